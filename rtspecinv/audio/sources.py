@@ -1,0 +1,64 @@
+"""Audio files, whole or block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rtspecinv.audio._soundfile import soundfile
+
+
+class AudioReader:
+    """Reads a WAV, FLAC, OGG or MP3 file block by block, so that memory does not grow with its length.
+
+    `sample_rate` is in Hz; `n_samples` (per channel) is what the file's header says, an estimate for MP3.
+    Raises `FileNotFoundError`, `IsADirectoryError`, and `ValueError` for a file that is not audio, is damaged
+    or holds no samples.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder, not an audio file")
+        if not self.path.exists():
+            raise FileNotFoundError(f"There is no file {self.path}")
+        self._sf = soundfile()
+        with self._open() as file:
+            self.sample_rate: int = file.samplerate
+            self.channels: int = file.channels
+            self.n_samples: int = file.frames
+        if self.n_samples == 0:
+            raise ValueError(f"{self.path} holds no samples")
+
+    def _open(self) -> Any:
+        try:
+            file = self._sf.SoundFile(os.fspath(self.path))
+        except (self._sf.LibsndfileError, TypeError) as error:  # TypeError: .raw
+            raise ValueError(f"{self.path} is not audio (WAV, FLAC, OGG, MP3)") from error
+        # soundfile seeks to where it is after each read of a seekable file, which makes the MP3 decoder lose
+        # its state: what follows comes out wrong (seen with soundfile 0.14, libsndfile 1.2.2).
+        file.seekable = lambda: False
+        return file
+
+    def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield float32 blocks `(channels, n_samples)` from the beginning; the last one may be shorter."""
+        with self._open() as file:
+            while True:
+                try:
+                    block = file.read(n_samples, dtype="float32", always_2d=True)
+                except self._sf.LibsndfileError as error:
+                    raise ValueError(f"{self.path} is damaged: {error}") from error
+                if len(block) == 0:
+                    return
+                yield np.ascontiguousarray(block.T)
+
+
+def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], int]:
+    """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
+    reader = AudioReader(path)
+    return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate

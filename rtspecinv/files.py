@@ -1,0 +1,337 @@
+"""Magnitude spectrograms from .npy, .npz, .pt and .safetensors files, read a few frames at a time.
+
+Nothing in such a file is ever run: pickled objects are refused. Memory does not grow with the file's length:
+every block maps the file anew, copies its frames and lets go of the mapping. Compressed .npz arrays are
+unpacked into a temporary file first.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+LAYOUTS = ("freq-time", "time-freq")
+_PREFERRED_NAMES = ("magnitude", "spectrogram")
+_PARAMETERS = ("sample_rate", "n_fft", "hop_length")
+_BLOCK_VALUES = 2**20  # values read at once: a few MB
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """A spectrogram file: its shape, what it says about its STFT (None where it says nothing), its frames."""
+
+    path: Path
+    shape: tuple[int, ...]
+    layout: str
+    sample_rate: int | None
+    n_fft: int | None
+    hop_length: int | None
+    load: Callable[[], Any] = field(repr=False)  # maps the file: something that slices like an array
+
+    @property
+    def n_freq(self) -> int:
+        """Frequencies in a frame."""
+        return self.shape[-2] if self.layout == "freq-time" else self.shape[-1]
+
+    @property
+    def n_frames(self) -> int:
+        """Frames in the file."""
+        return self.shape[-1] if self.layout == "freq-time" else self.shape[-2]
+
+    @property
+    def channels(self) -> int:
+        """Channels, 1 for a file with two axes."""
+        return self.shape[0] if len(self.shape) == 3 else 1
+
+    def settings(
+        self, *, n_fft: int | None = None, hop_length: int | None = None, sample_rate: int | None = None
+    ) -> tuple[int, int, int]:
+        """Return n_fft, hop_length and rate in Hz: as given, as the file says, or as its shape suggests.
+
+        Raises `ValueError` where file and arguments contradict each other, where the shape does not fit
+        n_fft, and where nobody knows the sample rate.
+        """
+        rate = self._agreed("sample_rate", sample_rate)
+        n_fft = self._agreed("n_fft", n_fft) or self._guess_n_fft()
+        hop_length = self._agreed("hop_length", hop_length) or max(1, n_fft // 4)
+        if self.n_freq != n_fft // 2 + 1:
+            raise ValueError(
+                f"{self.path} has {self.n_freq} frequencies, but n_fft={n_fft} has {n_fft // 2 + 1}"
+                f"{self._transposed(n_fft)}"
+            )
+        if rate is None:
+            raise ValueError(f"{self.path} does not say its sample rate: give --sample-rate")
+        return n_fft, hop_length, rate
+
+    def _agreed(self, name: str, given: int | None) -> int | None:
+        stored: int | None = getattr(self, name)
+        if given is not None and given < 1:
+            raise ValueError(f"Parameter {name}={given} is not an integer >= 1!")
+        if given is not None and stored is not None and given != stored:
+            raise ValueError(
+                f"{self.path} says {name}={stored}, but {name}={given} was given: leave one of them out"
+            )
+        return stored if given is None else given
+
+    def _guess_n_fft(self) -> int:
+        n_fft = 2 * (self.n_freq - 1)
+        if n_fft < 4 or n_fft & (n_fft - 1):
+            other = 2 * (self.n_frames - 1)
+            fits = self._transposed(other) if other >= 4 and not other & (other - 1) else ""
+            raise ValueError(
+                f"{self.path} has {self.n_freq} frequencies, which is not n_fft // 2 + 1 of a usual n_fft"
+                f"{fits or ' (is it a mel spectrogram?)'}; if it is right, give --n-fft {n_fft}"
+            )
+        return n_fft
+
+    def _transposed(self, n_fft: int) -> str:
+        if self.n_frames != n_fft // 2 + 1:
+            return ""
+        other = next(layout for layout in LAYOUTS if layout != self.layout)
+        return f": it looks transposed, try --layout {other}"
+
+    def frames(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield magnitude frames `(channels, n_freq)`; raises `ValueError` for negative or infinite values."""
+        step = max(1, _BLOCK_VALUES // (self.channels * self.n_freq))
+        for start in range(0, self.n_frames, step):
+            block = self._read(start, min(start + step, self.n_frames))
+            self._check_values(block, start)
+            yield from block
+
+    def _read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Return frames `start` to `stop` as `(n_frames, channels, n_freq)`."""
+        mapped = self.load()
+        part = mapped[..., start:stop] if self.layout == "freq-time" else mapped[..., start:stop, :]
+        if isinstance(part, torch.Tensor):
+            part = (part.abs() if part.is_complex() else part).detach().float().numpy()
+        if np.iscomplexobj(part):
+            part = np.abs(part)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is then reported
+            values = np.array(part, np.float32).reshape(self.channels, *part.shape[-2:])
+        axes = (2, 0, 1) if self.layout == "freq-time" else (1, 0, 2)
+        return np.ascontiguousarray(values.transpose(axes))
+
+    def _check_values(self, block: npt.NDArray[np.float32], start: int) -> None:
+        bad = ~np.isfinite(block)
+        if bad.any():
+            raise ValueError(f"{self.path}: frame {start + int(np.argmax(bad.any((1, 2))))} holds NaN or Inf")
+        if block.min() < 0:
+            raise ValueError(
+                f"{self.path}: values go down to {block.min():.4g}, but a magnitude is never negative: "
+                "this looks like decibels or a logarithm; undo it first: 10 ** (values / 20) for dB, "
+                "exp(values) for a natural logarithm"
+            )
+
+
+def open_spectrogram(path: str | os.PathLike[str], *, layout: str = "freq-time") -> Spectrogram:
+    """Open a magnitude spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
+
+    layout: `"freq-time"` or `"time-freq"`. Fields `sample_rate`, `n_fft`, `hop_length` of .npz and .pt files
+        and of .safetensors metadata are used. With several arrays in a file, the one named `magnitude` or
+        `spectrogram` is taken.
+    Raises `FileNotFoundError`, and `ValueError` for a file, shape or dtype that is none of these. Warns that
+    the phase of complex values is not used.
+    """
+    path = Path(path)
+    if layout not in LAYOUTS:
+        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}")
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise ValueError(f"{path} is not one of {', '.join(_READERS)}")
+    try:
+        load, shape, dtype, parameters = _READERS[suffix](path)
+    except ValueError as error:
+        if re.search("pickle|Python objects", str(error)):
+            raise ValueError(
+                f"{path} holds Python objects, not loaded because they could run code"
+            ) from error
+        raise ValueError(f"{path}: {_first_sentence(error)}") from error
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # damaged files make the parsers fail in all sorts of ways
+        reason = _first_sentence(error)
+        raise ValueError(f"{path} is damaged or not a {suffix} file of plain arrays: {reason}") from error
+    found = {name: _whole_number(path, name, parameters[name]) for name in _PARAMETERS if name in parameters}
+    _check_shape(path, shape)
+    _check_dtype(path, dtype)
+    return Spectrogram(
+        path=path,
+        shape=shape,
+        layout=layout,
+        sample_rate=found.get("sample_rate"),
+        n_fft=found.get("n_fft"),
+        hop_length=found.get("hop_length"),
+        load=load,
+    )
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+
+
+def _whole_number(path: Path, name: str, value: Any) -> int:
+    try:
+        number = float(value)  # of an int, a float, a text, an array or tensor with one value
+        whole = int(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number, whole = 0.0, 0
+    if whole < 1 or whole != number:
+        raise ValueError(f"{path}: {name}={value} is not a whole number above 0")
+    return whole
+
+
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3):
+        expected = "(n_freq, n_frames) or (channels, n_freq, n_frames)"
+        raise ValueError(f"{path} has shape {shape}, expected {expected}")
+    if 0 in shape:
+        raise ValueError(f"{path} has shape {shape}: there is nothing in it")
+
+
+def _check_dtype(path: Path, dtype: str) -> None:
+    """Check the name of a dtype in numpy's, torch's or safetensors' words: float32, torch.float32, F32."""
+    if re.match(r"(torch\.)?c", dtype, re.IGNORECASE):
+        warnings.warn(f"{path} holds complex values: only their magnitude is used", stacklevel=3)
+    elif not re.match(r"(torch\.)?b?f(loat)?\d", dtype, re.IGNORECASE):
+        image = " (an image?)" if dtype in ("uint8", "torch.uint8", "U8") else ""
+        raise ValueError(
+            f"{path} holds {dtype} values{image}: magnitudes must be floats, convert and scale them first"
+        )
+
+
+# One reader per format returns (a function that maps the array, its shape, its dtype's name, its parameters).
+
+_Opened = tuple[Callable[[], Any], tuple[int, ...], str, Mapping[str, Any]]
+
+
+def _open_npy(path: Path) -> _Opened:
+    def load() -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+
+    array = load()
+    return load, array.shape, array.dtype.name, {}
+
+
+def _open_npz(path: Path) -> _Opened:
+    with zipfile.ZipFile(path) as archive:
+        headers = {}
+        for member in archive.infolist():
+            if member.filename.endswith(".npy"):
+                headers[member.filename.removesuffix(".npy")] = _npy_header(archive, member)
+        chosen = _choose({name: shape for name, (shape, _) in headers.items()})
+        parameters = {}
+        for name in set(headers) & set(_PARAMETERS):
+            with archive.open(f"{name}.npy") as stream:
+                parameters[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        unpacked = tempfile.NamedTemporaryFile(suffix=".npy")  # noqa: SIM115 - lives as long as `load`
+        with archive.open(f"{chosen}.npy") as stream:
+            shutil.copyfileobj(stream, unpacked)
+        unpacked.flush()
+
+    def load() -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = np.load(unpacked.name, mmap_mode="r", allow_pickle=False)
+        return array
+
+    shape, dtype = headers[chosen]
+    return load, shape, dtype.name, parameters
+
+
+def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of an array in an archive, if they agree with its size there."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+        size = member.file_size - stream.tell()
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    if math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(
+            f"{member.filename} has {size} bytes of values, which is not shape {shape} of {dtype}"
+        )
+    return shape, dtype
+
+
+def _open_pt(path: Path) -> _Opened:
+    def load_all() -> Any:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:  # the old format of torch.save cannot be mapped
+            if "mmap" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+    content = load_all()
+    if isinstance(content, torch.Tensor):
+        return load_all, _dense_shape(content), str(content.dtype), {}
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, expected a tensor or a dictionary with one")
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    chosen = _choose({name: _dense_shape(value) for name, value in tensors.items()})
+    return lambda: load_all()[chosen], _dense_shape(tensors[chosen]), str(tensors[chosen].dtype), content
+
+
+def _dense_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise ValueError("it holds a sparse or quantized tensor, expected a plain one")
+    return tuple(tensor.shape)
+
+
+def _open_safetensors(path: Path) -> _Opened:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError('.safetensors files need safetensors: pip install "rtspecinv[files]"') from error
+
+    def load() -> Any:
+        file: Any = safe_open(path, framework="pt")
+        return file.get_slice(chosen)
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            chosen = _choose(shapes)
+            parameters = dict(file.metadata() or {})
+            parameters |= {name: file.get_tensor(name) for name in set(shapes) & set(_PARAMETERS)}
+            return load, shapes[chosen], slices[chosen].get_dtype(), parameters
+    except SafetensorError as error:
+        raise ValueError(f"not a whole .safetensors file: {error}") from error
+
+
+def _choose(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return the name of the spectrogram among the arrays of a file."""
+    candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
+    preferred = [name for name in _PREFERRED_NAMES if name in candidates]
+    if len(candidates) != 1 and not preferred:
+        raise ValueError(
+            f"it holds {len(candidates)} arrays of two or more axes ({', '.join(candidates) or 'none'}), "
+            f"expected one, or one named {_PREFERRED_NAMES[0]!r}"
+        )
+    return (preferred or candidates)[0]
+
+
+_READERS: dict[str, Callable[[Path], _Opened]] = {
+    ".npy": _open_npy,
+    ".npz": _open_npz,
+    ".pt": _open_pt,
+    ".safetensors": _open_safetensors,
+}

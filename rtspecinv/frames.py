@@ -1,0 +1,212 @@
+"""The frames that may still change and the samples that may not: all the state of an inversion.
+
+A frame is *committed* when its first hop of samples is heard. The rest of it is not heard yet, so for up to
+`look_back` pushes more it can still be *revised*. Frames come in on the right and leave on the left:
+
+    slot             0           1           2           3           4
+                  revised    committed     open        open       newest      n_revised = 1, look_ahead = 3
+    frame t-4  [  heard  :    hop    :           :           ]
+    frame t-3            [    hop    :           :           :           ]
+    frame t-2                        [           :           :           :           ]
+      ...
+    samples       heard  |    hop    |   may still change ...
+
+`committed` holds what the frames of the buffer cannot change: first what was heard, then the overlap-added
+remains of frames that left the buffer unheard. A batch run is the same buffer with every frame open.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rtspecinv.stft import STFT
+
+# Where only the tails of windows overlap, dividing by their small sum would amplify what is not known there.
+# Sums are taken as at least this share of the complete sum; three times more or less costs up to 1 dB.
+MIN_COVERAGE = 0.03
+# The start of the newest frame is used once, not iterated, and gains from a sharper division.
+MIN_COVERAGE_AT_START = 0.01
+
+N_PAST = 2  # frames remembered after they left the buffer, for starts that look back
+
+
+class FrameBuffer(torch.nn.Module):
+    """Frames that may still change in front of committed samples, for streams of any batch shape.
+
+    Args:
+        stft: the transform; the buffer lives on its device, in its dtype.
+        n_open: slots, those of revised frames included.
+        n_revised: slots on the left whose frames are committed already, at most `stft.look_back`.
+        n_waiting: magnitudes on the right that came in but take no part yet.
+        n_carried: spectra that the update rule carries along beside its iterate.
+        batch_shape: shape of the streams.
+        compensated: divide incomplete overlap by its window sum (Gnann & Spiertz 2010); else analyse the
+            newest frame with the asymmetric window of Zhu, Beauregard & Wyse (2007, section II-D).
+
+    State, zeros at first and after a reset, with `n_half = n_fft // 2 + 1`:
+        magnitude: targets `(*batch, n_open + n_waiting, n_half)`.
+        present: 1 for a frame, 0 for none (before the first, after the last), `(*batch, n_open + n_waiting)`.
+        spectra: the iterate and what is carried, `(*batch, 1 + n_carried, n_open, n_half, 2)`, pairs of reals
+            so that `.to(dtype)` casts them too.
+        past: the spectra that left last, `(*batch, N_PAST, n_half, 2)`.
+        committed: `(*batch, (n_open - 1) * hop_length + n_fft)` samples.
+        coverage: window sum of the committed samples, of their shape, 1 where it is complete.
+    """
+
+    STATE = ("magnitude", "present", "spectra", "past", "committed", "coverage")
+
+    stft: STFT
+    magnitude: Tensor
+    present: Tensor
+    spectra: Tensor
+    past: Tensor
+    committed: Tensor
+    coverage: Tensor
+
+    def __init__(
+        self,
+        stft: STFT,
+        n_open: int,
+        *,
+        n_revised: int = 0,
+        n_waiting: int = 0,
+        n_carried: int = 0,
+        batch_shape: tuple[int, ...] = (),
+        compensated: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stft, self.n_open, self.batch_shape, self.compensated = stft, n_open, batch_shape, compensated
+        self.n_heard = n_revised * stft.hop_length  # samples at the left end that are final
+        n_half, n_samples = stft.n_fft // 2 + 1, (n_open - 1) * stft.hop_length + stft.n_fft
+        shapes = {
+            "magnitude": (n_open + n_waiting, n_half),
+            "present": (n_open + n_waiting,),
+            "spectra": (1 + n_carried, n_open, n_half, 2),
+            "past": (N_PAST, n_half, 2),
+            "committed": (n_samples,),
+            "coverage": (n_samples,),
+        }
+        for name in self.STATE:
+            zeros = torch.zeros(batch_shape + shapes[name], dtype=stft.dtype, device=stft.device)
+            self.register_buffer(name, zeros, persistent=False)
+
+    def push(self, magnitude: Tensor | None) -> None:
+        """Shift by one frame and take in its magnitude `(*batch, n_half)`, None where there is none."""
+        _shift(self.magnitude, -2, magnitude)
+        _shift(self.present, -1, None if magnitude is None else torch.ones_like(self.present[..., 0]))
+        _shift(self.spectra, -3)
+        self._make_windows()
+
+    def start(self, spectra: tuple[Tensor, ...]) -> None:
+        """Give the newest frame its spectra, the iterate and what is carried, each `(*batch, n_half)`."""
+        newest = self.present[..., self.n_open - 1, None, None, None] * torch.stack(spectra, -2).unsqueeze(-2)
+        self.spectra[..., -1:, :, :] = torch.view_as_real(newest)
+
+    def store(self, spectra: tuple[Tensor, ...]) -> None:
+        """Keep the spectra, the iterate and what is carried, each `(*batch, n_open, n_half)`."""
+        self.spectra.copy_(torch.view_as_real(torch.stack(spectra, -3)))
+
+    def load(self) -> tuple[Tensor, ...]:
+        """Return the spectra, the iterate and what is carried, each `(*batch, n_open, n_half)`."""
+        return torch.view_as_complex(_fresh(self.spectra)).unbind(-3)
+
+    def target(self) -> Tensor:
+        """Magnitude of the frames that take part, `(*batch, n_open, n_half)`."""
+        return _fresh(self.magnitude[..., : self.n_open, :])
+
+    def overlap_add(self, spectrum: Tensor) -> Tensor:
+        """Samples of `(*batch, n_open, n_half)` on top of the committed ones; the heard ones stay.
+
+        The window sum is not divided out: `analyze` does that.
+        """
+        frames = self.stft.inverse_transform(spectrum) * self.stft.dual_window
+        samples = self.committed + self.stft.overlap_add(frames)
+        samples[..., : self.n_heard] = self.committed[..., : self.n_heard]
+        return samples
+
+    def analyze(self, samples: Tensor) -> Tensor:
+        """Spectrum `(*batch, n_open, n_half)` of samples as `overlap_add` gives them."""
+        return self.stft.transform(self.stft.frame(samples) * self._analysis)
+
+    def analyze_newest(self, spectrum: Tensor) -> Tensor:
+        """Spectrum of the newest frame, `(*batch, n_half)`, as the other frames `(*batch, n_open, n_half)` have it."""
+        others = torch.nn.functional.pad(spectrum[..., :-1, :], (0, 0, 0, 1))
+        samples = self.overlap_add(others)[..., -self.stft.n_fft :]
+        return self.stft.transform(samples * self._start_analysis)
+
+    def commit(self, spectrum: Tensor) -> Tensor:
+        """Hop of samples `(*batch, hop_length)` that is now final, of `(*batch, n_open, n_half)`."""
+        stft, heard, hop_length = self.stft, self.n_heard, self.stft.hop_length
+        hop = self.overlap_add(spectrum)[..., heard : heard + hop_length] * self._gain
+        leaving = stft.inverse_transform(spectrum[..., 0, :]) * stft.dual_window
+        envelope = self.present[..., :1] * stft.envelope
+        _retire(self.committed, heard, hop, leaving)
+        _retire(self.coverage, heard, torch.ones_like(hop), envelope)
+        _shift(self.past, -3, torch.view_as_real(spectrum[..., 0, :]))
+        return hop
+
+    def reset(self, streams: Tensor | None = None) -> None:
+        """Forget everything, in all streams or where the bool mask `streams`, of batch_shape, is true."""
+        for name in self.STATE:
+            state = self.get_buffer(name).detach_()
+            if streams is None:
+                state.zero_()
+            else:
+                state.masked_fill_(streams.reshape(streams.shape + (1,) * (state.ndim - streams.ndim)), 0)
+
+    def _make_windows(self) -> None:
+        """Windows for the frames of now, made of the envelopes of the frames that are there.
+
+        _analysis: `(*batch, n_open, n_fft)`, of overlap-added samples into the frames that take part.
+        _start_analysis: `(*batch, n_fft)`, the same for the newest frame before it adds anything itself.
+        _gain: `(*batch, hop_length)`, of overlap-added samples into the hop that is heard next.
+        """
+        stft, n_fft, present = self.stft, self.stft.n_fft, self.present[..., : self.n_open, None]
+        envelopes = present * stft.envelope
+        others = self.coverage + stft.overlap_add(torch.nn.functional.pad(envelopes[..., :-1, :], (0, 0, 0, 1)))
+        total = self.coverage + stft.overlap_add(envelopes)
+        for samples in (others, total):
+            samples[..., : self.n_heard] = self.coverage[..., : self.n_heard]
+        hop = total[..., self.n_heard : self.n_heard + stft.hop_length]
+        self._gain = hop.clamp_min(MIN_COVERAGE).reciprocal()
+        if self.compensated:
+            self._analysis = present * stft.window / stft.frame(total).clamp_min(MIN_COVERAGE)
+            self._start_analysis = stft.window / others[..., -n_fft:].clamp_min(MIN_COVERAGE_AT_START)
+        else:
+            start, newest = _asymmetric_windows(stft)
+            windows = stft.window.repeat(self.n_open, 1)
+            windows[-1] = newest
+            self._analysis, self._start_analysis = present * windows, start
+
+
+def _asymmetric_windows(stft: STFT) -> tuple[Tensor, Tensor]:
+    """Windows for the newest frame, before and after it adds itself, each `(n_fft,)`.
+
+    Earlier frames fade out towards the right. Multiplied by the mirror image of their envelope, the sum is
+    symmetric again: `W[n] = sum_q d[N - n + qH]`, d the dual window, over q >= 1 before and q >= 0 after
+    (Zhu, Beauregard & Wyse 2007, figure 4). At 50 % overlap the first does not meet its mirror image.
+    """
+    stacked = stft.overlap_add(stft.dual_window.repeat(stft.look_back + 1, 1))[-stft.n_fft :]
+    before, after = (w.flip(-1).roll(1, -1) for w in (stacked - stft.dual_window, stacked))
+    return (before if stft.look_back > 1 else stft.window), after
+
+
+def _shift(state: Tensor, dim: int, newest: Tensor | None = None) -> None:
+    """Move the slots along `dim` to the left and put `newest`, or zeros, into the last."""
+    kept = state.narrow(dim, 1, state.shape[dim] - 1)
+    last = torch.zeros_like(state.select(dim, 0)) if newest is None else newest
+    state.copy_(torch.cat([kept, last.unsqueeze(dim)], dim))
+
+
+def _retire(samples: Tensor, n_heard: int, hop: Tensor, leaving: Tensor) -> None:
+    """Add the frame that leaves the buffer to committed samples, make the hop final, shift by a hop."""
+    n_final = n_heard + hop.shape[-1]
+    remains = samples + torch.nn.functional.pad(leaving, (0, samples.shape[-1] - leaving.shape[-1]))
+    shifted = [samples[..., hop.shape[-1] : n_heard], hop, remains[..., n_final:], torch.zeros_like(hop)]
+    samples.copy_(torch.cat(shifted, -1)[..., -samples.shape[-1] :])
+
+
+def _fresh(state: Tensor) -> Tensor:
+    """State to compute with: what is saved for a gradient must not be written to by the next push."""
+    return state.clone() if state.requires_grad else state

@@ -1,0 +1,227 @@
+"""Starts: the phase that the newest frame gets from what is known when it comes in.
+
+Every start sees the recent past as a `Context` and returns the spectrum of one frame, `(*batch, n_half)`.
+Phases are built for a window centred at time 0 and turned to frames that begin at sample 0 in the end:
+without that turn (by pi k for bin k of an even window) neighbouring bins disagree and 13 to 18 dB are lost.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtspecinv.stft import STFT, unknown_name
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known when a frame starts.
+
+    magnitude: real `(*batch, n_known, n_half)`, the frame to start at index -1 - delay, the oldest first.
+    spectrum: complex `(*batch, n_half)`, the frame before it as it is now, 0 where there is none.
+    overlap: computes the spectrum `(*batch, n_half)` of what the other frames leave in this one.
+    """
+
+    stft: STFT
+    magnitude: Tensor
+    spectrum: Tensor
+    overlap: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all starts share: `delay` frames must have come in after the one that they start."""
+
+    @property
+    def n_waiting(self) -> int:
+        """Frames that must have come in after the one to start."""
+        return 0
+
+    def __call__(self, context: Context) -> Tensor:
+        """Spectrum of the frame, complex `(*batch, n_half)`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Overlap(Start):
+    """What is there already: the samples of the other frames, analysed (Beauregard, Zhu & Wyse 2005).
+
+    Its modulus says how much the past explains of a bin, and stays as it is.
+    """
+
+    def __call__(self, context: Context) -> Tensor:
+        """Spectrum of the overlap."""
+        return context.overlap()
+
+
+@dataclass(frozen=True)
+class Zeros(Start):
+    """Zero phase."""
+
+    def __call__(self, context: Context) -> Tensor:
+        """Magnitude as a complex number."""
+        magnitude = context.magnitude[..., -1, :]
+        return torch.complex(magnitude, torch.zeros_like(magnitude))
+
+
+@dataclass(frozen=True)
+class Peaks(Start):
+    """Single-pass spectrogram inversion: each spectral peak is a sinusoid that goes on.
+
+    `phi(peak) = phi_previous(peak) + 2 pi H (k + p) / N`, where `p = (a - c) / (2 (a - 2b + c))` is the vertex
+    of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to the
+    valleys, take its phase.
+
+    Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
+    """
+
+    def __call__(self, context: Context) -> Tensor:
+        """Magnitude with the phases of the peaks."""
+        stft, magnitude = context.stft, context.magnitude[..., -1, :]
+        log = magnitude.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
+        below, above = _neighbours(log)
+        # Peaks and valleys, plateaus counting once, at their left end.
+        peak, valley = (log > below) & (log >= above), (log < below) & (log <= above)
+        curvature = below - 2 * log + above
+        vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
+        bins = torch.arange(log.shape[-1], dtype=log.dtype, device=log.device)
+        advance = 2 * math.pi * stft.hop_length / stft.n_fft * (bins + vertex.clamp(-0.5, 0.5))
+        phase = (context.spectrum.detach() * _centring(stft).conj()).angle() + advance
+        # Valleys part the bins into regions with one peak each; bins that are no peak write to a spare slot.
+        region = valley.long().cumsum(-1)
+        slot = torch.where(peak, region, log.shape[-1])
+        phase_of = log.new_zeros(*log.shape[:-1], log.shape[-1] + 1).scatter(-1, slot, phase)
+        return _spectrum(stft, magnitude, phase_of.gather(-1, region))
+
+
+@dataclass(frozen=True)
+class Gradient(Start):
+    """Real-time phase gradient heap integration.
+
+    With `s = log S`, window `exp(-pi t^2 / gamma)`, hop H and frame length N, the phase grows by
+    `H N / (2 gamma) (s[k+1] - s[k-1]) + 2 pi H k / N` from frame to frame, and by
+    `-gamma / (2 H N) (3 s_n - 4 s_{n-1} + s_{n-2})` from bin to bin; with `delay=1` the latter is the
+    centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet, by the trapezoid
+    rule. Bins more than `tolerance` below the loudest go on at their own frequency.
+
+    The heap runs on the CPU, stream by stream. No gradient flows through the phases.
+
+    Source: Prusa & Sondergaard 2016, eq. 8 to 12 and algorithm 1.
+    """
+
+    delay: int = 0
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.delay not in (0, 1):
+            raise ValueError(f"Parameter delay={self.delay} of the phase gradient is not 0 or 1!")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"Parameter tolerance={self.tolerance} is not between 0 and 1!")
+
+    @property
+    def n_waiting(self) -> int:
+        """Frames that must have come in after the one to start."""
+        return self.delay
+
+    def __call__(self, context: Context) -> Tensor:
+        """Magnitude with the integrated phases."""
+        stft, magnitude = context.stft, context.magnitude[..., -1 - self.delay, :]
+        hop_length, n_fft = stft.hop_length, stft.n_fft
+        gamma = gaussian_width(stft.window.double().cpu().numpy())
+        known = context.magnitude.detach().double().cpu()
+        log = known.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
+        # A derivative over time needs frames that are there.
+        present = (known > 0).any(-1, keepdim=True)
+        now, before = log[..., -1 - self.delay, :], log[..., -2 - self.delay, :]
+        before = torch.where(present[..., -2 - self.delay, :], before, now)
+        if self.delay:
+            over_time = torch.where(present[..., -1, :], log[..., -1, :], now) - before
+        else:
+            earlier = torch.where(present[..., -3, :], log[..., -3, :], before)
+            over_time = 3 * now - 4 * before + earlier
+        bins = torch.arange(now.shape[-1], dtype=torch.float64)
+        slope = [torch.zeros_like(s).index_add(-1, bins[1:-1].long(), s[..., 2:] - s[..., :-2]) for s in (before, now)]
+        to_next_frame = hop_length * n_fft / (4 * gamma) * (slope[0] + slope[1]) + 2 * math.pi * hop_length / n_fft * bins
+        to_next_bin = -gamma / (4 * hop_length * n_fft) * (over_time[..., :-1] + over_time[..., 1:])
+        previous = (context.spectrum.detach() * _centring(stft).conj()).angle().double().cpu()
+        tensors = (before, now, previous + to_next_frame, previous + 2 * math.pi * hop_length / n_fft * bins, to_next_bin)
+        rows = zip(*(t.reshape(-1, t.shape[-1]).numpy() for t in tensors), strict=True)
+        phase = np.stack([_integrate(*row, math.log(self.tolerance)) for row in rows])
+        return _spectrum(stft, magnitude, torch.from_numpy(phase).reshape(magnitude.shape).to(magnitude))
+
+
+def _integrate(
+    before: np.ndarray, now: np.ndarray, by_frame: np.ndarray, by_itself: np.ndarray, to_next_bin: np.ndarray, log_tolerance: float
+) -> np.ndarray:
+    """Phase `(n_half,)` of one frame, each bin reached from its loudest neighbour that has a phase."""
+    floor = max(before.max(), now.max()) + log_tolerance
+    phase = by_itself.copy()
+    todo = now > floor
+    left = int(todo.sum())
+    heap = [(-before[k], -1, k) for k in np.flatnonzero(todo).tolist()]  # (-log magnitude, where, bin)
+    heapq.heapify(heap)
+    while left:
+        _, where, k = heapq.heappop(heap)
+        if where < 0:
+            reached = [(k, by_frame[k])]
+        else:
+            reached = [(k + 1, phase[k] + to_next_bin[k])] if k + 1 < len(now) else []
+            reached += [(k - 1, phase[k] - to_next_bin[k - 1])] if k else []
+        for bin_, value in reached:
+            if todo[bin_]:
+                phase[bin_], todo[bin_], left = value, False, left - 1
+                heapq.heappush(heap, (-now[bin_], 0, bin_))
+    return phase
+
+
+def gaussian_width(window: np.ndarray) -> float:
+    """Width gamma of the Gaussian `exp(-pi t^2 / gamma)` nearest to a window, in samples squared.
+
+    Nearest in direction: `argmax <g, w> / (|g| |w|)`, which gives the constants of Prusa & Sondergaard 2016,
+    table 1, to 1 % (Hann: 0.25645 n_fft^2).
+    """
+    centre = window @ np.arange(len(window)) / window.sum()
+    squared = (np.arange(len(window)) - centre) ** 2
+    low, high = 1e-3 * len(window) ** 2, 2.0 * len(window) ** 2
+    for _ in range(4):  # each round narrows the range by about 30
+        gammas = np.geomspace(low, high, 64)
+        gaussians = np.exp(-np.pi * squared / gammas[:, None])
+        best = int((gaussians @ window / np.linalg.norm(gaussians, axis=1)).argmax())
+        low, high = gammas[max(best - 1, 0)], gammas[min(best + 1, 63)]
+    return float(gammas[best])
+
+
+def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values one bin below and one above, -inf over the edges."""
+    edge = torch.full_like(values[..., :1], -math.inf)
+    return torch.cat([edge, values[..., :-1]], -1), torch.cat([values[..., 1:], edge], -1)
+
+
+def _centring(stft: STFT) -> Tensor:
+    """Factor `(n_half,)` that moves a window centred at time 0 to where it is in the frame."""
+    centre = (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
+    bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
+    turn = torch.polar(torch.ones_like(bins), -2 * math.pi * centre / stft.n_fft * bins)
+    return turn.to(torch.complex64 if stft.dtype == torch.float32 else torch.complex128)
+
+
+def _spectrum(stft: STFT, magnitude: Tensor, phase: Tensor) -> Tensor:
+    return magnitude * torch.polar(torch.ones_like(phase), phase) * _centring(stft)
+
+
+STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks": Peaks(), "zeros": Zeros()}
+
+
+def find(init: str | Start) -> Start:
+    """Start of a name, or the start itself."""
+    if isinstance(init, Start):
+        return init
+    if not isinstance(init, str) or init not in STARTS:
+        raise unknown_name("init", init, tuple(STARTS))
+    return STARTS[init]

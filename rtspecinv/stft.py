@@ -1,0 +1,367 @@
+"""Short-time Fourier transform and its least-squares inverse, in the pieces that inversion needs.
+
+Public tensors have torch's layout, spectra `(*batch, n_freq, n_frames)`. Inside, frames are contiguous
+`(*batch, n_frames, n_fft)` and spectra are half spectra `(*batch, n_frames, n_fft // 2 + 1)`:
+
+    samples --pad, frame--> frames --* window, transform--> spectrum
+    samples <--/ window sum, trim-- overlap_add <--* window, inverse_transform-- spectrum
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PAD_MODES = ("reflect", "constant", "replicate", "circular")
+# general_cosine has a mandatory argument, so its name alone does not say which window it is.
+WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - {"general_cosine"}))
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+# Below this coverage (window sum at a sample / steady-state window sum there) a sample is lost. A frame has
+# rounding errors of about eps times its amplitude; dividing by the window, sqrt(coverage) of its usual size,
+# leaves an error of eps / sqrt(coverage): at coverage = eps**2 nothing of the sample is left. float32's eps
+# serves both precisions, so that casting never changes which samples are silent. torch.istft refuses window
+# sums under 1e-11, far above this: where it is defined, both divide by the same sum.
+COVERAGE_FLOOR = torch.finfo(torch.float32).eps ** 2
+
+
+class STFT(torch.nn.Module):
+    """Short-time Fourier transform, equal to `torch.stft` and `torch.istft` wherever those are defined.
+
+    Args:
+        n_fft: samples in a frame, odd or even.
+        hop_length: samples from one frame to the next, at most `win_length`; None is `n_fft // 4`.
+        win_length: samples under the window, which zeros centre in the frame; None is `n_fft`.
+        window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
+        center: pad the samples so that frame `t` is centred on sample `t * hop_length`.
+        pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
+        normalized: scale the spectrum by `1 / sqrt(n_fft)`.
+        onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.
+        device: where the windows live; `.to(device)` moves them.
+        dtype: of samples and magnitudes, torch.float32 or torch.float64; `.to(dtype)` casts the windows anew
+            from float64, so nothing is lost on the way.
+
+    Attributes:
+        n_freq: frequencies in a public spectrum.
+        look_back: earlier frames that overlap a frame, `ceil(n_fft / hop_length) - 1`.
+        padding: samples padded on each side, `n_fft // 2` if `center`, else 0.
+        scale: `1 / sqrt(n_fft)` if `normalized`, else 1.
+        window: `g`, `(n_fft,)`.
+        dual_window: canonical dual `g[n] / sum_q g[n + qH]**2`, `(n_fft,)` (Griffin & Lim 1984, eq. 6).
+        envelope: `window * dual_window`, `(n_fft,)`; its hop-shifted sum is 1 where the overlap is complete.
+
+    Raises:
+        ValueError: a parameter is out of range, or the window sum has a zero, so that no inverse exists.
+        TypeError: a window that is not real, a dtype that is not float32 or float64.
+    """
+
+    window: Tensor
+    dual_window: Tensor
+    envelope: Tensor
+
+    def __init__(
+        self,
+        n_fft: int = 1024,
+        hop_length: int | None = 256,
+        *,
+        win_length: int | None = None,
+        window: str | Tensor | np.ndarray[Any, Any] = "hann",
+        center: bool = True,
+        pad_mode: str = "reflect",
+        normalized: bool = False,
+        onesided: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.n_fft = n_fft = _positive(n_fft=n_fft)
+        win_length = n_fft if win_length is None else _positive(win_length=win_length)
+        hop_length = max(1, n_fft // 4) if hop_length is None else _positive(hop_length=hop_length)
+        self.win_length, self.hop_length = win_length, hop_length
+        if win_length > n_fft:
+            raise ValueError(
+                f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame!"
+            )
+        if hop_length > win_length:
+            raise ValueError(
+                f"Parameter {hop_length=} is larger than {win_length=}: samples would be skipped!"
+            )
+        if pad_mode not in PAD_MODES:
+            raise unknown_name("pad_mode", pad_mode, PAD_MODES)
+        _check_real(dtype)
+        self.n_freq = n_fft // 2 + 1 if onesided else n_fft
+        self.look_back = -(-n_fft // hop_length) - 1
+        self.center, self.pad_mode, self.normalized, self.onesided = center, pad_mode, normalized, onesided
+        self.padding = n_fft // 2 if center else 0
+        self.scale = n_fft**-0.5 if normalized else 1.0
+        self._window_label = window if isinstance(window, str) else "<values>"
+
+        left = (n_fft - win_length) // 2
+        g = F.pad(_window_values(window, win_length), (left, n_fft - win_length - left))
+        window_sum = self._steady_sum(g.square())
+        _check_invertible(window_sum, self._window_label, hop_length, win_length)
+        dual = g / window_sum.repeat(self.look_back + 1)[:n_fft]
+        # float64 masters that .to() does not touch: the buffers are cast from them.
+        self._masters = {"window": g, "dual_window": dual, "envelope": g * dual}
+        for name, master in self._masters.items():
+            self.register_buffer(name, master.to(device, dtype, copy=True), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of samples and magnitudes."""
+        return self.window.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the windows live."""
+        return self.window.device
+
+    def analyze(self, samples: Tensor) -> Tensor:
+        """Spectrum of samples, `X[k, t] = scale * sum_n g[n] x[n + tH] exp(-2 pi i k n / n_fft)`.
+
+        Args:
+            samples: real `(*batch, n_samples)`.
+
+        Returns:
+            Complex `(*batch, n_freq, n_frames)`.
+
+        Raises:
+            ValueError: empty, on another device, or too short to pad or to fill a frame.
+            TypeError: not a tensor of the dtype of this STFT.
+        """
+        self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
+        n_samples, padding = samples.shape[-1], self.padding
+        needed = max(1, {"reflect": padding + 1, "circular": padding}.get(self.pad_mode, 1))
+        if self.center and n_samples < needed:
+            raise ValueError(
+                f"Parameter samples has {n_samples=}, but pad_mode={self.pad_mode!r} with n_fft={self.n_fft} "
+                f"needs at least {needed}: pass more samples, or use pad_mode='constant'!"
+            )
+        if padding:
+            flat = samples.reshape(-1, 1, n_samples)  # F.pad wants (batch, channel, n_samples)
+            samples = F.pad(flat, (padding, padding), mode=self.pad_mode).reshape(*samples.shape[:-1], -1)
+        frames = self.frame(samples) * self.window
+        if self.onesided:
+            return self.transform(frames).mT
+        spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
+        return spectrum
+
+    def magnitude(self, samples: Tensor) -> Tensor:
+        """Magnitude `|X|` of the spectrum of samples, real `(*batch, n_freq, n_frames)`; see `analyze`."""
+        return self.analyze(samples).abs()
+
+    def synthesize(self, spectrum: Tensor, length: int | None = None) -> Tensor:
+        """Samples with the nearest spectrum, `x[n] = sum_t g[n - tH] y_t[n - tH] / sum_t g[n - tH]**2`.
+
+        `y_t` is the inverse transform of frame `t`, H the hop length (Griffin & Lim 1984, eq. 6). The lower
+        sum is the actual one, incomplete at the edges; samples that no frame has seen are 0. With
+        `center=False` and a tapered window the outermost samples are seen through a window of almost 0:
+        right for a consistent spectrum, loud for others. Of a two-sided spectrum only the half from 0 Hz up
+        to the Nyquist frequency counts, as in `torch.istft`.
+
+        Args:
+            spectrum: complex `(*batch, n_freq, n_frames)`.
+            length: samples to return, trimmed or padded with zeros; None is all that the frames cover.
+
+        Returns:
+            Real `(*batch, n_samples)`.
+
+        Raises:
+            ValueError: wrong n_freq, no frames, on another device, or a length that is not positive.
+            TypeError: not a complex tensor of the precision of this STFT.
+        """
+        self._check("spectrum", spectrum, _COMPLEX[self.dtype], "(*batch, n_freq, n_frames)", 2)
+        n_freq, n_frames = spectrum.shape[-2:]
+        if n_freq != self.n_freq:
+            transposed = "; its frames look transposed: pass spectrum.mT" if n_frames == self.n_freq else ""
+            raise ValueError(
+                f"Parameter spectrum has {n_freq=} (shape {tuple(spectrum.shape)}), but n_fft={self.n_fft} "
+                f"with onesided={self.onesided} has {self.n_freq}{transposed}!"
+            )
+        half = spectrum[..., : self.n_fft // 2 + 1, :].mT
+        frames = self.inverse_transform(half) * self.dual_window
+        samples = self.overlap_add(frames) * self._edge_gain(n_frames)
+        if length is None:
+            samples = samples[..., self.padding : samples.shape[-1] - self.padding]
+            if samples.shape[-1] == 0:
+                raise ValueError(f"Parameter spectrum has {n_frames=}, all cut by center=True: pass length!")
+            return samples
+        samples = samples[..., self.padding : self.padding + _positive(length=length)]
+        return F.pad(samples, (0, length - samples.shape[-1]))
+
+    def frame(self, samples: Tensor) -> Tensor:
+        """Overlapping frames of `(*batch, n_samples)`, a view `(*batch, n_frames, n_fft)`; no window.
+
+        Nothing is padded: samples that do not fill a last frame are left out, none at all is a ValueError.
+        """
+        self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
+        if samples.shape[-1] < self.n_fft:
+            raise ValueError(
+                f"Parameter samples has n_samples={samples.shape[-1]}, but a frame needs n_fft={self.n_fft}: "
+                "pass more samples, or use center=True!"
+            )
+        return samples.unfold(-1, self.n_fft, self.hop_length)
+
+    def overlap_add(self, frames: Tensor) -> Tensor:
+        """Sum of `(*batch, n_frames, n_fft)` a hop apart, `(*batch, (n_frames - 1) * hop_length + n_fft)`.
+
+        The adjoint of `frame`. Every sample adds its frames from oldest to newest, for any n_frames and
+        gradient mode, so that a stream that adds one frame at a time gets the same bits.
+        """
+        self._check("frames", frames, self.dtype, "(*batch, n_frames, n_fft)", 2)
+        if frames.shape[-1] != self.n_fft:
+            raise ValueError(f"Parameter frames of shape {tuple(frames.shape)} is not (..., {self.n_fft})!")
+        return _overlap_add(frames, self.hop_length)
+
+    def transform(self, frames: Tensor) -> Tensor:
+        """Half spectra `(..., n_frames, n_fft // 2 + 1)` of frames `(..., n_frames, n_fft)`, no window."""
+        spectrum: Tensor = torch.fft.rfft(frames, norm=self._norm)
+        return spectrum
+
+    def inverse_transform(self, spectrum: Tensor) -> Tensor:
+        """Frames `(..., n_frames, n_fft)` of half spectra `(..., n_frames, n_fft // 2 + 1)`, no window.
+
+        The imaginary parts at 0 Hz and at the Nyquist frequency do not count.
+        """
+        frames: Tensor = torch.fft.irfft(spectrum, n=self.n_fft, norm=self._norm)
+        return frames
+
+    def extra_repr(self) -> str:
+        """Parameters, as `STFT` takes them."""
+        names = "n_fft hop_length win_length center pad_mode normalized onesided dtype"
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+        return f"{shown}, device={str(self.device)!r}, window={self._window_label!r}"
+
+    @property
+    def _norm(self) -> str:
+        return "ortho" if self.normalized else "backward"  # both ways: what `scale` says, and its inverse
+
+    def _steady_sum(self, values: Tensor) -> Tensor:
+        """Sum over all hop shifts of `(n_fft,)`, one period `(hop_length,)`."""
+        n_shifts = self.look_back + 1
+        padded = F.pad(values, (0, n_shifts * self.hop_length - self.n_fft))
+        return padded.view(n_shifts, self.hop_length).sum(0)
+
+    def _edge_gain(self, n_frames: int) -> Tensor:
+        """Steady-state over actual window sum, `(n_samples,)`, 0 where a sample is lost.
+
+        It is 1 but in the n_fft - hop_length samples of either edge: 2 * look_back + 1 frames have both edges
+        complete, and more frames only move them apart.
+        """
+        n_edge = min(n_frames, 2 * self.look_back + 1)
+        coverage = _overlap_add(self.envelope.double().expand(n_edge, -1), self.hop_length)
+        gain = torch.where(coverage > COVERAGE_FLOOR, coverage.reciprocal(), 0).to(self.dtype)
+        if n_edge == n_frames:
+            return gain
+        left, right = gain.tensor_split([self.n_fft - self.hop_length])
+        return torch.cat([left, gain.new_ones((n_frames - n_edge) * self.hop_length), right])
+
+    def _check(self, name: str, value: Tensor, dtype: torch.dtype, layout: str, n_axes: int) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"Parameter {name} is a {type(value).__name__}: use torch.as_tensor({name})!")
+        if value.dtype != dtype:
+            raise TypeError(f"Parameter {name} has {value.dtype}, not {dtype}: {_cast(value, dtype)}!")
+        if value.device != self.device:
+            raise ValueError(f"Parameter {name} is on {value.device}, the STFT on {self.device}: use .to()!")
+        if value.ndim < n_axes or value.numel() == 0:
+            state = "is empty" if value.numel() == 0 else "has too few axes"
+            raise ValueError(f"Parameter {name} of shape {tuple(value.shape)} {state}, it must be {layout}!")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> STFT:
+        _check_real(fn(self.window).dtype)
+        before = self.window
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.window is not before:
+            for name, master in self._masters.items():
+                self.get_buffer(name).copy_(master)
+        return self
+
+
+def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
+    *batch, n_frames, n_fft = frames.shape
+    n_samples, n_shifts = (n_frames - 1) * hop_length + n_fft, -(-n_fft // hop_length)
+    # unfold's own adjoint is one kernel with a cheap gradient, at 7 ns a sample on a CPU. Adding shifted hops
+    # costs 8 us a shift and little more a sample: faster there from 1200 samples a shift, up to ten times.
+    if frames.device.type != "cpu" or frames.requires_grad or frames.numel() < 1200 * n_shifts**2:
+        shape = [*batch, n_samples]
+        samples: Tensor = torch.ops.aten.unfold_backward(frames, shape, len(batch), n_fft, hop_length)
+        return samples
+    # hop:         0       1       2       3       4
+    # frame 0  [ 0 : 1 : 2 : 3 ]                        slice `shift` of frame t goes to hop t + shift;
+    # frame 1          [ 0 : 1 : 2 : 3 ]                counting shift down adds the oldest frame first.
+    hops = frames.new_zeros(*batch, n_frames + n_shifts - 1, hop_length)
+    for shift in reversed(range(n_shifts)):
+        part = frames[..., shift * hop_length : (shift + 1) * hop_length]
+        hops[..., shift : shift + n_frames, : part.shape[-1]] += part
+    return hops.flatten(-2)[..., :n_samples]
+
+
+def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int) -> Tensor:
+    if isinstance(window, str):
+        if window not in WINDOWS:
+            raise unknown_name("window", window, WINDOWS)
+        if window in ("rectangular", "boxcar"):
+            return torch.ones(win_length, dtype=torch.float64)
+        make: Callable[..., Tensor] = getattr(torch.signal.windows, window)
+        return make(win_length, sym=False, dtype=torch.float64)
+    if not isinstance(window, (Tensor, np.ndarray)):
+        raise TypeError(f"Parameter {window=} is no name, tensor or array: use 'rectangular' for none!")
+    values = window if isinstance(window, Tensor) else torch.from_numpy(window.copy())
+    if values.is_complex():
+        raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window!")
+    if values.shape != (win_length,):
+        shape = tuple(values.shape)
+        raise ValueError(f"Parameter window has {shape=}, but {win_length=}: pass the window's win_length!")
+    if not values.isfinite().all():
+        raise ValueError("Parameter window has values that are NaN or infinite: use a finite window!")
+    return values.detach().to("cpu", torch.float64, copy=True)
+
+
+def _check_invertible(window_sum: Tensor, window: str, hop_length: int, win_length: int) -> None:
+    lowest, offset = window_sum.min(0)
+    if lowest <= COVERAGE_FLOOR * window_sum.max():
+        raise ValueError(
+            f"Parameters {window=}, {win_length=}, {hop_length=} cannot be inverted: the sum of squared "
+            f"windows is 0 at sample offset {int(offset)} of every hop. Use a smaller hop_length, at most "
+            f"{max(1, min(win_length // 2, hop_length - 1))}, or a window without zeros, such as 'hamming'!"
+        )
+
+
+def _positive(**parameter: int) -> int:
+    ((name, value),) = parameter.items()
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"Parameter {name}={value!r} is not an integer >= 1!")
+    return number
+
+
+def _check_real(dtype: torch.dtype) -> None:
+    if dtype not in _COMPLEX:
+        raise TypeError(f"Parameter {dtype=} is not torch.float32 or torch.float64!")
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> str:
+    if dtype.is_complex and not value.is_complex():
+        return "a magnitude has no phase yet, invert it instead"
+    if value.is_complex() and not dtype.is_complex:
+        return "only a spectrum is complex"
+    if not value.is_complex() and not value.is_floating_point():
+        return f"scale integers to [-1, 1] and cast them with .to({dtype})"
+    return f"cast it with .to({dtype}), or the STFT with .to()"
+
+
+def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:
+    """Error for a name that is not one of `names`, with the nearest of them as a suggestion."""
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "!"
+    return ValueError(f"Parameter {parameter}={value!r} is not one of {', '.join(map(repr, names))}{hint}")

@@ -1,0 +1,261 @@
+"""Streaming inversion: push a magnitude frame, get a hop of samples."""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtspecinv import engines, phase, updates
+from rtspecinv.stft import STFT
+
+Array = np.ndarray[Any, Any]
+
+
+class StreamingInverter(torch.nn.Module):
+    """Turns magnitude frames into samples while they arrive, for any number of streams at once.
+
+    One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
+    in: its first hop of samples is final then, the rest of it may still be revised until it is heard.
+    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT and does
+    not depend, to the bit, on how the frames are cut into pushes.
+
+    Args:
+        stft: the transform that the magnitudes come from; it is copied.
+        update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
+            "fgla", "dm", "admm", "agla".
+        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros".
+        look_ahead: frames that come in after a frame before it is committed; None is `stft.look_back`.
+        revise: committed frames that are still revised where they have not been heard, from 0 (textbook) to
+            `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. Costs time, no latency.
+        n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
+        batch_shape: shape of the streams, `()` for one.
+        engine: "auto" or "eager".
+
+    Attributes:
+        latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
+
+    Raises:
+        ValueError: a parameter is out of range, or a name unknown.
+
+    The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
+    unless a magnitude requires one; they then reach back to the last reset.
+
+    Sources: Beauregard, Zhu & Wyse 2005 (RTISI); Zhu, Beauregard & Wyse 2007 (RTISI-LA); Gnann & Spiertz 2010
+    (compensated windows); Peer, Welker, Kolhoff & Gerkmann 2024 (any projection algorithm as a stream).
+    """
+
+    def __init__(
+        self,
+        stft: STFT,
+        *,
+        update: str | updates.Update = "raar",
+        init: str | phase.Start = "overlap",
+        look_ahead: int | None = None,
+        revise: int | None = None,
+        n_iter: int = 8,
+        batch_shape: tuple[int, ...] = (),
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(stft, STFT):
+            raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+        self.stft = copy.deepcopy(stft)
+        self.update, self.init = updates.find(update), phase.find(init)
+        look_back = stft.look_back
+        self.look_ahead = look_back if look_ahead is None else _count(look_ahead=look_ahead)
+        default = 0 if self.update.textbook else look_back // 2
+        self.revise = default if revise is None else _count(revise=revise)
+        self.n_iter = _count(n_iter=n_iter)
+        self.batch_shape = tuple(_count(batch_shape=size) for size in batch_shape)
+        if self.revise > look_back:
+            raise ValueError(
+                f"Parameter {revise=} is larger than look_back={look_back}: older frames have been heard in full!"
+            )
+        if self.update.textbook and self.revise:
+            raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise!")
+        if self.look_ahead < self.init.n_waiting:
+            raise ValueError(
+                f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs look_ahead >= {self.init.n_waiting}!"
+            )
+        self._engine = engines.find(engine)(
+            self.stft,
+            self.update,
+            self.init,
+            look_ahead=self.look_ahead,
+            n_revised=self.revise,
+            n_iter=self.n_iter,
+            batch_shape=self.batch_shape,
+        )
+        self._warned = False
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine at work."""
+        return self._engine.name
+
+    @property
+    def latency(self) -> int:
+        """Samples to drop from the beginning, so that stream and batch line up."""
+        return self.look_ahead * self.stft.hop_length + self.stft.padding
+
+    def push(self, magnitude: Tensor | Array) -> Tensor:
+        """Take in one frame and return the next hop of samples.
+
+        Args:
+            magnitude: real and non-negative, `(*batch_shape, n_freq)`, on the device and in the dtype of the
+                inverter; arrays are moved there. Of a complex frame, the phase is the start of this frame.
+
+        Returns:
+            Samples `(*batch_shape, hop_length)`.
+
+        Raises:
+            ValueError: wrong shape or device, negative, NaN, infinite or too large to add up.
+            TypeError: not a tensor or array, or not of the dtype of the inverter.
+
+        After an error the stream goes on with the next good frame as if nothing had happened.
+        """
+        return self._push(*self._check(magnitude, 1))
+
+    def push_many(self, magnitude: Tensor | Array) -> Tensor:
+        """Take in several frames and return as many hops; the same bits as pushing them one by one.
+
+        Args:
+            magnitude: `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
+
+        Returns:
+            Samples `(*batch_shape, n_frames * hop_length)`.
+
+        Raises:
+            ValueError, TypeError: as in `push`, before any frame is taken in.
+        """
+        magnitudes, spectra = self._check(magnitude, 2)
+        frames = magnitudes.unbind(-1)
+        starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
+        return torch.cat([self._push(*pair) for pair in zip(frames, starts, strict=True)], -1)
+
+    def flush(self) -> Tensor:
+        """Return the samples that are still owed, then reset.
+
+        Returns:
+            Samples `(*batch_shape, latency + n_fft - hop_length - 2 * stft.padding)`; silence if no frame
+            came in since the last reset.
+        """
+        stft = self.stft
+        owed = self.latency + stft.n_fft - stft.hop_length - 2 * stft.padding
+        hops = [self._engine.push(None) for _ in range(-(-owed // stft.hop_length))]
+        self.reset()
+        empty = stft.window.new_zeros(*self.batch_shape, 0)
+        return torch.cat([empty, *hops], -1)[..., :owed]
+
+    def reset(self, streams: Tensor | Array | None = None) -> None:
+        """Make streams as new.
+
+        Args:
+            streams: bool mask of shape `batch_shape`, True for those to reset; None is all.
+
+        Raises:
+            ValueError, TypeError: the mask has another shape or is not boolean.
+        """
+        if streams is None:
+            return self._engine.reset()
+        mask = torch.as_tensor(streams)
+        if mask.dtype != torch.bool:
+            raise TypeError(f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!")
+        if mask.shape != self.batch_shape:
+            raise ValueError(
+                f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}!"
+            )
+        self._engine.reset(mask.to(self.stft.device))
+
+    def extra_repr(self) -> str:
+        """Parameters, as they were resolved."""
+        names = "look_ahead revise n_iter batch_shape engine latency update init"
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
+
+    def _push(self, magnitude: Tensor, spectrum: Tensor | None) -> Tensor:
+        return self._engine.push(magnitude, spectrum)
+
+    def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
+        """Magnitude and, of complex frames, spectrum, as half spectra with the axes of `value`."""
+        stft = self.stft
+        real, complex_ = stft.dtype, stft.dtype.to_complex()
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "fc":
+                raise TypeError(f"Parameter magnitude has dtype {value.dtype}: use floats, magnitude.astype('float32')!")
+            value = torch.from_numpy(np.ascontiguousarray(value))
+            value = value.to(stft.device, complex_ if value.is_complex() else real)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
+        if value.dtype not in (real, complex_):
+            raise TypeError(
+                f"Parameter magnitude has {value.dtype}, not {real}: use magnitude.to({real}), or move the inverter with .to()!"
+            )
+        if value.device != stft.device:
+            raise ValueError(
+                f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one of them with .to()!"
+            )
+        self._check_shape(value, n_axes)
+        if value.is_complex() and self.init.n_waiting:
+            raise ValueError(f"Parameter magnitude is complex, but {self.init} finds the phase: use init='overlap'!")
+        half = value.narrow(-n_axes, 0, stft.n_fft // 2 + 1)
+        magnitude = half.abs() if half.is_complex() else half
+        self._check_range(magnitude.detach())
+        return magnitude, half if half.is_complex() else None
+
+    def _check_shape(self, value: Tensor, n_axes: int) -> None:
+        expected = (*self.batch_shape, self.stft.n_freq)
+        if n_axes == 1 and value.shape == expected:
+            return
+        if n_axes == 2 and value.shape[:-1] == expected and value.shape[-1]:
+            return
+        layout = f"batch_shape + (n_freq,) = {expected}" if n_axes == 1 else f"batch_shape + (n_freq, n_frames) = {(*expected, '...')}"
+        way_out = ""
+        if n_axes == 2 and value.shape[:-1] == expected:
+            way_out = ": there is no frame in it"
+        elif value.ndim == len(expected) + 1 and value.shape[:-2] == self.batch_shape and value.shape[-1] == self.stft.n_freq:
+            way_out = ": this looks like (frames, freq), use push_many(magnitude.mT)"
+        elif n_axes == 1 and value.shape[:-1] == expected:
+            way_out = ": these are several frames, use push_many"
+        elif n_axes == 2 and value.shape == expected:
+            way_out = ": this is one frame, use push"
+        elif value.ndim and value.shape[-n_axes if value.ndim >= n_axes else 0] != self.stft.n_freq:
+            way_out = f": n_fft={self.stft.n_fft} gives {self.stft.n_freq} frequencies; make the STFT with the n_fft of the magnitudes"
+        raise ValueError(f"Parameter magnitude has shape {tuple(value.shape)}, not {layout}{way_out}!")
+
+    def _check_range(self, magnitude: Tensor) -> None:
+        low, high = (float(x) for x in torch.aminmax(magnitude)) if magnitude.numel() else (0.0, 0.0)
+        limit = torch.finfo(magnitude.dtype).max / (100 * self.stft.n_fft)
+        if math.isnan(low) or math.isinf(high):
+            raise ValueError(f"Parameter magnitude has a value that is {low if math.isnan(low) else high}: only finite ones have a sound!")
+        if low < 0:
+            raise ValueError(
+                f"Parameter magnitude has {low:g}, less than 0: convert dB with 10 ** (x / 20), natural logarithms with exp(x)!"
+            )
+        if high > limit:
+            raise ValueError(f"Parameter magnitude has {high:g}, more than {limit:.2g}, and its sums would overflow: scale it down!")
+        loudest = float(self.stft.window.sum()) * self.stft.scale
+        if high > 2 * loudest and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"a magnitude of {high:g} is more than samples between -1 and 1 can have ({loudest:g}): the sound will be "
+                "louder than that; if these are powers, pass magnitude.sqrt()",
+                stacklevel=4,
+            )
+
+
+def _count(**parameter: Any) -> int:
+    ((name, value),) = parameter.items()
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"Parameter {name}={value!r} is not an integer >= 0!")
+    return number

@@ -1,0 +1,234 @@
+"""Update rules: what one iteration does to the spectrum, in terms of the two projections.
+
+A rule sees the iterate `c` and what it carries along as a tuple of spectra, `P_M` (`to_magnitude`) and `P_C`
+(`to_consistent`) as functions of one spectrum. It knows neither frames nor streams, so it serves both
+the stream and a whole spectrogram.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rtspecinv.stft import unknown_name
+
+Projection = Callable[[Tensor], Tensor]
+State = tuple[Tensor, ...]
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"Parameter {name}={value} is not between {low:g} and {high:g}!")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What all rules share.
+
+    Attributes:
+        n_carried: spectra carried from iteration to iteration beside the iterate.
+        textbook: as its authors stream it: a committed frame is never revised, and the newest frame is
+            analysed with the asymmetric window rather than the compensated one.
+    """
+
+    textbook: ClassVar[bool] = False
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along beside the iterate."""
+        return 0
+
+    def start(self, spectrum: Tensor) -> State:
+        """State of a frame whose phase starts with that of `spectrum`."""
+        return (spectrum,)
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """State after one more iteration."""
+        raise NotImplementedError
+
+    def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
+        """Spectrum to commit, of the given magnitude: `P_M(c)` if c is consistent, else `P_M(P_C(P_M(c)))`."""
+        return p_m(p_c(p_m(state[0])))
+
+
+@dataclass(frozen=True)
+class GriffinLim(Update):
+    """Griffin-Lim and, with momentum, fast Griffin-Lim.
+
+    `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`.
+
+    Sources: Griffin & Lim 1984, eq. 6; Perraudin, Balazs & Sondergaard 2013, algorithm 2. A stream of it
+    without momentum is RTISI-LA (Zhu, Beauregard & Wyse 2007) with the windows of Gnann & Spiertz 2010.
+    """
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_range("momentum", self.momentum, 0.0, 2.0)
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along: the last consistent one, if there is momentum."""
+        return 1 if self.momentum else 0
+
+    def start(self, spectrum: Tensor) -> State:
+        """Without a past, the momentum is zero."""
+        return (spectrum,) * (1 + self.n_carried)
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
+        s = p_c(p_m(state[0]))
+        if not self.momentum:
+            return (s,)
+        return s + self.momentum * (s - state[1]), s
+
+    def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
+        """`P_M(s)`, s being consistent."""
+        return p_m(state[-1])
+
+
+@dataclass(frozen=True)
+class RTISI(GriffinLim):
+    """Textbook RTISI-LA: plain Griffin-Lim, the newest frame analysed with the asymmetric window.
+
+    Source: Zhu, Beauregard & Wyse 2007, section II; with `look_ahead=0` RTISI (Beauregard, Zhu & Wyse 2005).
+    """
+
+    textbook: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class RAAR(Update):
+    """Relaxed averaged alternating reflections.
+
+    `A = P_M(c)`, `c' = beta (c + P_C(2A - c) - A) + (1 - beta) A`.
+
+    Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams 2024.
+    """
+
+    beta: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_range("beta", self.beta, 0.0, 1.0)
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """`c' = beta (c + P_C(2A - c) - A) + (1 - beta) A` with `A = P_M(c)`."""
+        (c,) = state
+        a = p_m(c)
+        return (self.beta * (c + p_c(2 * a - c)) + (1 - 2 * self.beta) * a,)
+
+
+@dataclass(frozen=True)
+class DifferenceMap(Update):
+    """Difference map.
+
+    `f_M = P_M(c) + (P_M(c) - c) / beta`, `f_C = P_C(c) - (P_C(c) - c) / beta`,
+    `c' = c + beta (P_C(f_M) - P_M(f_C))`; with `beta = 1` one `P_C` an iteration, otherwise two.
+
+    Sources: Elser 2003, eq. 8 and 9; for spectrograms Peer, Welker & Gerkmann 2022.
+    """
+
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("beta", self.beta, 0.0, 2.0)
+        if not self.beta:
+            raise ValueError(f"Parameter beta={self.beta} of the difference map is not > 0!")
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """`c' = c + beta (P_C(f_M) - P_M(f_C))`."""
+        (c,) = state
+        a = p_m(c)
+        if self.beta == 1:
+            return (c + p_c(2 * a - c) - a,)
+        s = p_c(c)
+        return (c + self.beta * (p_c(a + (a - c) / self.beta) - p_m(s - (s - c) / self.beta)),)
+
+
+@dataclass(frozen=True)
+class ADMM(Update):
+    """Alternating direction method of multipliers.
+
+    `x = P_M(z - u)`, `y = x + u`, `z' = (rho y + P_C(y)) / (1 + rho)`, `u' = y - z'`.
+
+    Source: Masuyama, Yatabe & Oikawa 2019, algorithm 2; `rho = 0` is their algorithm 1.
+    """
+
+    rho: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_range("rho", self.rho, 0.0, math.inf)
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along: the dual variable u."""
+        return 1
+
+    def start(self, spectrum: Tensor) -> State:
+        """`z` is the start, `u` zero."""
+        return spectrum, torch.zeros_like(spectrum)
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """`z' = (rho y + P_C(y)) / (1 + rho)` with `y = P_M(z - u) + u`."""
+        z, u = state
+        y = p_m(z - u) + u
+        z = (self.rho * y + p_c(y)) / (1 + self.rho)
+        return z, y - z
+
+
+@dataclass(frozen=True)
+class AcceleratedGriffinLim(Update):
+    """Accelerated Griffin-Lim.
+
+    `t' = (1 - gamma) d + gamma P_C(P_M(c))`, `c' = t' + alpha (t' - t)`, `d' = t' + beta (t' - t)`.
+
+    Source: Nenov, Nguyen, Balazs & Bot 2023, algorithm 1; `gamma = 1` is fast Griffin-Lim.
+    """
+
+    alpha: float = 0.99
+    beta: float = 0.99
+    gamma: float = 1.25
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "gamma"):
+            _check_range(name, getattr(self, name), 0.0, 2.0)
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along: t and d."""
+        return 2
+
+    def start(self, spectrum: Tensor) -> State:
+        """Without a past, both momenta are zero."""
+        return spectrum, spectrum, spectrum
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """`c' = t' + alpha (t' - t)` with `t' = (1 - gamma) d + gamma P_C(P_M(c))`."""
+        c, t, d = state
+        new = (1 - self.gamma) * d + self.gamma * p_c(p_m(c))
+        return new + self.alpha * (new - t), new, new + self.beta * (new - t)
+
+
+RULES: dict[str, Update] = {
+    "raar": RAAR(),
+    "rtisi": RTISI(),
+    "gla": GriffinLim(),
+    "fgla": GriffinLim(momentum=0.99),
+    "dm": DifferenceMap(),
+    "admm": ADMM(),
+    "agla": AcceleratedGriffinLim(),
+}
+
+
+def find(update: str | Update) -> Update:
+    """Rule of a name, or the rule itself."""
+    if isinstance(update, Update):
+        return update
+    if not isinstance(update, str) or update not in RULES:
+        raise unknown_name("update", update, tuple(RULES))
+    return RULES[update]

@@ -1,0 +1,28 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jackd
+import pytest
+import torch
+
+torch.set_num_threads(
+    1
+)  # a stream's operations are small: on a busy machine more threads take ten times as long
+
+
+@pytest.fixture(scope="module", params=["patient"])
+def card(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.
+
+    A patient one waits for late clients, so that it loses nothing on a busy machine. An impatient one, from
+    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)`, loses sound like a real card.
+    """
+    if reason := jackd.missing():
+        pytest.skip(reason)
+    with jackd.server(wait_for_clients=request.param == "patient") as name:
+        if not jackd.known_to_portaudio():
+            pytest.skip("this PortAudio does not know JACK")
+        yield name

@@ -1,0 +1,148 @@
+"""A sound card without a sound card: a private JACK server with a dummy driver, and a recorder process.
+
+Run as a script this is the recorder: `python jackd.py SERVER N_CHANNELS FILE` connects to what PortAudio
+plays, says "connected", records until its standard input is closed, and saves `(n_channels, n_samples)`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE = 48000
+PERIOD = 1024  # samples that JACK asks for at once
+DEVICE = "system, JACK"  # PortAudio's name for it
+CHANNELS = 2
+
+
+def missing() -> str:
+    """What this machine lacks for such a server; empty if nothing."""
+    if shutil.which("jackd") is None:
+        return "jackd is not installed (apt-get install jackd2)"
+    try:
+        import jack  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"JACK-Client does not work here: {error}"
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError) as error:
+        return f"sounddevice does not work here: {error}"
+    return ""
+
+
+def known_to_portaudio() -> bool:
+    """Whether PortAudio lists the server's outputs."""
+    import sounddevice
+
+    return any("JACK" in api["name"] for api in sounddevice.query_hostapis())
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextmanager
+def server(*, wait_for_clients: bool) -> Iterator[str]:
+    """Start a server and make PortAudio use it; yields its name.
+
+    With `wait_for_clients` a late client delays the server, so that nothing is lost; without, sound is
+    lost as on a real card.
+    """
+    import sounddevice
+
+    name = f"rtspecinv-{os.getpid()}-{int(wait_for_clients)}"
+    command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
+    command += ["-r", str(SAMPLE_RATE), "-p", str(PERIOD), "-C", "0", "-P", str(CHANNELS)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
+    )
+    before = {key: os.environ.get(key) for key in ("JACK_DEFAULT_SERVER", "JACK_NO_START_SERVER")}
+    os.environ.update(JACK_DEFAULT_SERVER=name, JACK_NO_START_SERVER="1")
+    try:
+        _wait_until_up(name, process)
+        sounddevice._terminate()  # PortAudio lists host APIs once
+        sounddevice._initialize()
+        yield name
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
+        sounddevice._terminate()  # before the server goes, or PortAudio aborts the process
+        process.terminate()
+        process.wait(10)
+        sounddevice._initialize()
+
+
+def _wait_until_up(name: str, process: subprocess.Popen[bytes]) -> None:
+    import jack
+
+    for _ in range(100):
+        assert process.poll() is None, f"jackd ended with status {process.returncode}"
+        try:
+            jack.Client("probe", servername=name, no_start_server=True).close()
+            return
+        except jack.JackOpenError:
+            time.sleep(0.05)
+    raise TimeoutError("jackd does not answer")
+
+
+class Recorder:
+    """Records what PortAudio plays on a server, from `connect` until `stop`."""
+
+    def __init__(self, name: str, n_channels: int, path: Path) -> None:
+        self._path = path
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, name, str(n_channels), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+        )
+
+    def connect(self) -> None:
+        """Wait until the recorder is connected to PortAudio's ports, which exist once a stream is open."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"connected\n"
+
+    def stop(self) -> np.ndarray:
+        """End recording; returns `(n_channels, n_samples)`."""
+        self._process.communicate(timeout=10)
+        return np.load(self._path)
+
+
+def sound_in(recording: np.ndarray, n_samples: int) -> np.ndarray:
+    """The `n_samples` of a recording `(n_channels, n)` from the first one that is not zero on."""
+    (sounding,) = np.nonzero(recording.any(0))
+    return recording[:, sounding[0] : sounding[0] + n_samples] if len(sounding) else recording[:, :0]
+
+
+def record(name: str, n_channels: int, path: str) -> None:
+    import jack
+
+    client = jack.Client("recorder", servername=name, no_start_server=True)
+    inputs = [client.inports.register(f"in_{i}") for i in range(n_channels)]
+    blocks = []
+    client.set_process_callback(lambda n: blocks.append([port.get_array().copy() for port in inputs]))
+    with client:
+        while (
+            len(outputs := client.get_ports("PortAudio.*:out_", is_audio=True, is_output=True)) < n_channels
+        ):
+            time.sleep(0.01)
+        for output, port in zip(outputs, inputs, strict=False):
+            client.connect(output, port)
+        print("connected", flush=True)
+        sys.stdin.read()
+    np.save(path, np.concatenate(blocks, -1))
+
+
+if __name__ == "__main__":
+    record(sys.argv[1], int(sys.argv[2]), sys.argv[3])

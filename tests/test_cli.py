@@ -1,0 +1,432 @@
+"""The command line, from real files to real files, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jackd
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rtspecinv
+from rtspecinv.audio import Progress, SoundDeviceSink, read_audio
+from rtspecinv.cli import main
+from rtspecinv.cli.analysis import Score, StreamingAnalysis, magnitude_frames
+from rtspecinv.cli.report import Report
+from rtspecinv.demo_clip import SAMPLE_RATE, pluck, render
+from rtspecinv.plots import before_and_after
+
+FAST = ["--n-iter", "2"]
+
+
+def tone(n_samples: int, channels: int = 1) -> np.ndarray:
+    """Chords with vibrato, a different one in each channel, `(channels, n_samples)` at 22050 Hz."""
+    seconds = np.arange(n_samples) / 22050
+    pitch = np.array([[1.0, 1.5, 2.5], [1.2, 1.9, 3.1]])[:channels, :, None] * 220
+    phase = 2 * np.pi * pitch * (seconds + 0.002 * np.sin(8 * seconds))
+    return (np.sin(phase).sum(1) / 5).astype(np.float32)
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    soundfile.write(tmp_path / "clip.wav", tone(30000).T, 22050)
+    return tmp_path / "clip.wav"
+
+
+def run(*args: object, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rtspecinv", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def lines(capsys) -> tuple[list[str], list[str]]:
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+def inverted(magnitude: torch.Tensor, stft: rtspecinv.STFT, **options) -> torch.Tensor:
+    """What a plain loop over the public interface gives for `(channels, n_freq, n_frames)`."""
+    inverter = rtspecinv.StreamingInverter(stft, batch_shape=magnitude.shape[:-2], **options)
+    pushed = [inverter.push(frame) for frame in magnitude.unbind(-1)]
+    return torch.cat([*pushed, inverter.flush()], -1)[..., inverter.latency :]
+
+
+# -- streaming analysis and score --
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    lengths=st.lists(st.integers(0, 300), max_size=8),
+    n_samples=st.integers(33, 1500),
+    setting=st.sampled_from([(64, 16), (64, 32), (64, 30), (63, 16), (64, 1)]),
+    center=st.booleans(),
+)
+def test_streaming_analysis_is_the_analysis_of_the_whole(lengths, n_samples, setting, center):
+    stft = rtspecinv.STFT(*setting, center=center)
+    samples = np.random.default_rng(0).standard_normal((2, max(n_samples, 64))).astype(np.float32)
+    analysis = StreamingAnalysis(stft)
+    blocks = np.split(samples, np.cumsum(lengths).clip(max=samples.shape[-1]), axis=-1)
+    parts = [analysis.push(block) for block in blocks] + [analysis.finish()]
+    whole = stft.magnitude(torch.from_numpy(samples))
+    torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-6, atol=1e-6)
+    frames = list(magnitude_frames(iter(blocks), stft))
+    torch.testing.assert_close(torch.stack(frames, -1), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_too_short_a_signal_says_so():
+    analysis = StreamingAnalysis(rtspecinv.STFT(64, 16))
+    assert analysis.push(np.zeros((1, 32), np.float32)).shape == (1, 33, 0)
+    with pytest.raises(ValueError, match="32 samples are too few for n_fft=64, which needs 33"):
+        analysis.finish()
+
+
+def test_score_is_spectral_convergence():
+    stft = rtspecinv.STFT(64, 16)
+    target, heard = (torch.from_numpy(tone(1600) * gain) for gain in (1.0, 0.7))
+    score = Score(stft)
+    for frame, hop in zip(
+        score.watch(stft.magnitude(target).unbind(-1)), [None, *heard.split(16, -1)], strict=True
+    ):
+        assert frame.shape == (1, 33)
+        if hop is not None:
+            score.write(hop)
+    score.drain()
+    expected = rtspecinv.metrics.spectral_convergence(stft.magnitude(heard), stft.magnitude(target))
+    assert score.convergence == pytest.approx(float(expected), abs=1e-4)
+    assert score.convergence == pytest.approx(20 * np.log10(0.3), abs=1e-3)
+
+
+# -- play --
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_play_writes_what_the_stream_gives(tmp_path, capsys, suffix):
+    source, result = tmp_path / f"a{suffix}", tmp_path / "b.flac"
+    soundfile.write(source, tone(30000, 2).T, 22050)
+    threads = torch.get_num_threads()
+    assert main(["play", str(source), "-o", str(result), "--no-device", *FAST]) == 0
+    assert torch.get_num_threads() == threads
+
+    stft, samples = rtspecinv.STFT(1024, 256), torch.from_numpy(read_audio(source)[0])
+    target = stft.magnitude(samples)
+    written, rate = read_audio(result)
+    assert (rate, written.shape) == (22050, (2, samples.shape[1] // 256 * 256))
+    np.testing.assert_allclose(written, inverted(target, stft, n_iter=2), atol=1e-4)
+
+    out, err = lines(capsys)
+    assert err == []
+    assert out[-1] == f"written       {result}"
+    stated = float(re.search(r"convergence +(-\d+\.\d) dB", "\n".join(out)).group(1))
+    difference = stft.magnitude(torch.from_numpy(written)) - target
+    assert stated == pytest.approx(20 * float(torch.log10(difference.norm() / target.norm())), abs=0.1)
+    assert re.search(r"speed +real-time factor 0\.\d{3}", "\n".join(out))
+    assert re.search(r"latency +\d+\.\d ms \(\d+ samples\)", "\n".join(out))
+
+
+def test_options_reach_the_stft_and_the_inverter(tmp_path, clip, capsys):
+    command = f"play {clip} --no-device --n-fft 512 --hop-length 128 --look-ahead 1 --n-iter 3 --update rtisi"
+    assert main([*command.split(), "-o", str(tmp_path / "a.wav")]) == 0
+    stft = rtspecinv.STFT(512, 128)
+    target = stft.magnitude(torch.from_numpy(read_audio(clip)[0]))
+    expected = inverted(target, stft, look_ahead=1, n_iter=3, update="rtisi")
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], expected, atol=1e-4)
+    assert "n_fft 512, hop 128, look-ahead 1 frames, 3 iterations" in capsys.readouterr().out
+    assert main([*command.split(), "-o", str(tmp_path / "b.wav"), "--init", "zeros"]) == 0
+    assert (read_audio(tmp_path / "b.wav")[0] != read_audio(tmp_path / "a.wav")[0]).any()
+
+
+def test_mono_mixes(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(9000, 2).T, 22050)
+    assert (
+        main(["play", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--no-device", "--mono"]) == 0
+    )
+    assert read_audio(tmp_path / "b.wav")[0].shape[0] == 1
+
+
+def test_without_a_device_it_says_so_and_writes_a_file(tmp_path, clip):
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = run("play", clip, *FAST, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert "apt-get install libportaudio2" in done.stderr
+    assert done.stderr.endswith("; writing a file instead of playing\n")
+    assert done.stdout.endswith("written       clip.rtspecinv.wav\n")
+    assert read_audio(tmp_path / "clip.rtspecinv.wav")[0].shape == (1, 29952)
+
+
+def test_device_that_was_asked_for_must_exist(tmp_path, clip, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["play", str(clip), "-d", "no such device"]) == 1
+    out, err = lines(capsys)
+    assert out == []
+    assert len(err) == 1
+    assert err[0].startswith("rtspecinv: error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.wav"]
+
+
+def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(40000).T, jackd.SAMPLE_RATE)
+    recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
+    start = SoundDeviceSink._start
+
+    def start_connected(sink):
+        if not sink._running:
+            recorder.connect()
+        start(sink)
+
+    monkeypatch.setattr(SoundDeviceSink, "_start", start_connected)
+    args = [str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "-d", jackd.DEVICE, "--latency", "low"]
+    assert main(["play", *args, *FAST]) == 0
+    written = read_audio(tmp_path / "b.wav")[0]
+    recorded = jackd.sound_in(recorder.stop(), written.shape[1])
+    np.testing.assert_allclose(recorded, written, atol=1 / 2**15)
+    assert "underflows    0 (0 ms of silence)" in capsys.readouterr().out
+
+
+def test_clipping_is_reported(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", 3 * tone(9000).T, 22050, subtype="FLOAT")
+    assert main(["play", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "--no-device"]) == 0
+    assert re.search(r"^rtspecinv: \d+ samples were beyond full scale", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_one_line_on_a_terminal_and_some_lines_elsewhere(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr("rtspecinv.cli.report._LINE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli.report._UPDATE_SECONDS", 0)
+    with Report(total_seconds=65, latency_seconds=0.05, sample_rate=8000, device=None) as report:
+        for n_samples in (8000, 61 * 8000):
+            report(Progress(1, n_samples, 0.1))
+    shown = [
+        "0:01.0 / 1:05.0   latency 50 ms   real-time factor 0.100",
+        "1:01.0 / 1:05.0   latency 50 ms   real-time factor 0.002",
+    ]
+    clear = "\r\033[K"
+    expected = "".join(clear + line for line in shown) + clear if terminal else "\n".join([*shown, ""])
+    assert capsys.readouterr().err == expected
+
+
+# -- interrupted --
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_leaves_nothing(tmp_path, number, status):
+    source = tmp_path / "long.wav"
+    soundfile.write(source, np.tile(tone(22050).T, (600, 1)), 22050)
+    # A parent in the background may have made Ctrl-C ignored for its children.
+    code = (
+        "import signal, sys\n"
+        "from rtspecinv.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "play", "long.wav", "--no-device", "-o", "out.wav"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for _ in range(300):
+        if any(part.stat().st_size > 10000 for part in tmp_path.glob(".out.wav.*.part")):
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    err = process.communicate(timeout=10)[1]
+    assert process.returncode == status
+    assert err == ("rtspecinv: interrupted\n" if number == signal.SIGINT else "")
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def test_ctrl_c_while_playing_closes_the_device(card, tmp_path, clip, monkeypatch, capsys):
+    calls = []
+
+    def interrupt(self, progress):
+        calls.append(self.device)
+        if progress.n_frames == 40:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rtspecinv.cli.report.Report.__call__", interrupt)
+    soundfile.write(clip, tone(90000).T, jackd.SAMPLE_RATE)
+    assert main(["play", str(clip), "-d", jackd.DEVICE, "-o", str(tmp_path / "b.wav"), *FAST]) == 130
+    assert calls[-1]._stream.closed
+    assert lines(capsys) == ([], ["rtspecinv: interrupted"])
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.wav"]
+
+
+# -- invert --
+
+
+@pytest.mark.parametrize("layout", ["freq-time", "time-freq"])
+@pytest.mark.parametrize("channels", [0, 2])
+def test_invert_gives_what_the_stream_gives(tmp_path, capsys, layout, channels):
+    stft = rtspecinv.STFT(512, 128)
+    magnitude = stft.magnitude(torch.from_numpy(tone(20000, max(1, channels))))
+    stored = magnitude if channels else magnitude[0]
+    np.save(tmp_path / "a.npy", stored.numpy() if layout == "freq-time" else stored.mT.numpy())
+    args = [
+        str(tmp_path / "a.npy"),
+        "-o",
+        str(tmp_path / "b.wav"),
+        "--sample-rate",
+        "22050",
+        "--layout",
+        layout,
+    ]
+    assert main(["invert", *args, *FAST]) == 0
+    expected = inverted(magnitude, stft, n_iter=2)
+    written, rate = read_audio(tmp_path / "b.wav")
+    assert rate == 22050
+    np.testing.assert_allclose(written, expected, atol=1e-4)
+    out, err = lines(capsys)
+    assert err == []
+    assert "n_fft 512, hop 128" in out[0]
+
+
+def test_invert_uses_what_the_file_says_and_passes_warnings_on(tmp_path, capsys):
+    magnitude = 1000 * rtspecinv.STFT(512, 100).analyze(torch.from_numpy(tone(8000)))[0]
+    np.savez(tmp_path / "a.npz", magnitude=magnitude.numpy(), sample_rate=16000, hop_length=100)
+    assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "b.wav"), *FAST]) == 0
+    out, err = lines(capsys)
+    assert "at 16000 Hz, n_fft 512, hop 100" in out[0]
+    assert soundfile.info(tmp_path / "b.wav").samplerate == 16000
+    for line, remark in zip(err, ["complex values", "if these are powers", "beyond full scale"], strict=True):
+        assert line.startswith("rtspecinv: ")
+        assert remark in line
+
+
+def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rtspecinv.files._BLOCK_VALUES", 257 * 100)
+    values = np.ones((257, 300), np.float32)
+    values[3, 290] = -3
+    np.save(tmp_path / "a.npy", values)
+    args = [str(tmp_path / "a.npy"), "-o", str(tmp_path / "b.wav"), "--sample-rate", "8000"]
+    assert main(["invert", *args, "--n-iter", "1"]) == 1
+    assert re.match("rtspecinv: error: .*decibels or a logarithm", lines(capsys)[1][0])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+# -- errors, help, devices --
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("play none.wav", "There is no file none.wav"),
+        ("play text.wav", "text.wav is not audio"),
+        ("play .", "is a folder"),
+        ("play short.wav", "100 samples are too few for n_fft=1024"),
+        ("play clip.wav -o clip.wav", "clip.wav is the input: choose another name"),
+        ("play clip.wav -o out.mp4", "must end in .wav, .flac, .ogg"),
+        ("play clip.wav -o none/out.wav", "there is no folder none"),
+        ("play clip.wav --update rarr", "raar"),
+        ("play clip.wav --look-ahead -1", "look_ahead"),
+        ("play clip.wav --hop-length 2000", "hop_length"),
+        ("play clip.wav --n-fft 0", "n_fft"),
+        ("invert none.npy -o out.wav", "There is no file none.npy"),
+        ("invert clip.wav -o out.wav", "not one of .npy, .npz, .pt, .safetensors"),
+        ("invert text.npy -o out.wav", "text.npy"),
+        ("invert turned.npy -o out.wav --sample-rate 8000", "it looks transposed, try --layout time-freq"),
+        ("invert right.npy -o out.wav", "give --sample-rate"),
+        (
+            "invert right.npy -o out.wav --sample-rate 8000 --n-fft 128",
+            "257 frequencies, but n_fft=128 has 65",
+        ),
+        ("invert frame.npy -o out.wav --sample-rate 8000", "frame.npy has one frame"),
+        ("invert right.npy -o out.wav --sample-rate 0", "sample_rate=0"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(tmp_path, clip, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("short.wav", np.zeros(100), 8000)
+    for name in ("text.wav", "text.npy"):
+        Path(name).write_text("hello")
+    for name, shape in (("turned", (300, 257)), ("right", (257, 300)), ("frame", (257, 1))):
+        np.save(name, np.ones(shape, np.float32))
+    before = sorted(tmp_path.iterdir())
+    no_device = ["--no-device"] if command.startswith("play") else []
+    assert main([*command.split(), *no_device]) == 1
+    out, err = lines(capsys)
+    assert out == []
+    assert len(err) == 1
+    assert err[0].startswith("rtspecinv: error: ")
+    assert message in err[0]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["play", "invert", "demo", "devices"])
+def test_help_shows_an_example(capsys, command):
+    with pytest.raises(SystemExit) as leaving:
+        main([command, "--help"])
+    assert leaving.value.code == 0
+    assert f"example:\n  rtspecinv {command}" in capsys.readouterr().out
+
+
+def test_wrong_usage_exits_with_2_and_version_is_shown(capsys):
+    for args in ([], ["sing"], ["play"], ["invert", "a.npy"], ["play", "a.wav", "--n-fft", "x"]):
+        with pytest.raises(SystemExit) as leaving:
+            main(args)
+        assert leaving.value.code == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"rtspecinv {rtspecinv.__version__}\n"
+
+
+def test_devices(card, capsys):
+    assert main(["devices"]) == 0
+    assert jackd.DEVICE in capsys.readouterr().out
+
+
+def test_devices_without_portaudio(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["devices"]) == 1
+    assert re.match("rtspecinv: error: Playing needs sounddevice: pip install", capsys.readouterr().err)
+
+
+# -- demo --
+
+
+def test_demo_writes_two_sounds_and_a_picture(tmp_path):
+    done = run("demo", "--no-device", *FAST, "-o", "new/folder", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = ["original.wav", "inverted.wav", "spectrograms.png"]
+    written = re.findall("^written +(.*)$", done.stdout, re.MULTILINE)
+    assert written == [str(Path("new/folder") / name) for name in names]
+    (original, rate), (result, _) = (read_audio(tmp_path / "new/folder" / name) for name in names[:2])
+    assert rate == SAMPLE_RATE
+    assert original.shape[1] - 256 < result.shape[1] <= original.shape[1]
+    assert (tmp_path / "new/folder/spectrograms.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "rtspecinv.plots", raising=False)
+    assert main(["demo", "--no-device", *FAST, "-o", str(tmp_path)]) == 0
+    err = lines(capsys)[1]
+    assert err == ['rtspecinv: Pictures need matplotlib: pip install "rtspecinv[plot]"; no picture drawn']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inverted.wav", "original.wav"]
+
+
+def test_picture_needs_two_of_one_shape(tmp_path):
+    with pytest.raises(ValueError, match=r"got \(3, 4\) and \(3, 5\)"):
+        before_and_after(tmp_path / "a.png", np.ones((3, 4)), np.ones((3, 5)), sample_rate=8000, hop_length=2)
+
+
+def test_the_clip_is_in_tune_full_and_always_the_same():
+    samples = render()
+    np.testing.assert_array_equal(samples, render())
+    assert np.abs(samples).max() == pytest.approx(0.8)
+    assert 6 < len(samples) / SAMPLE_RATE < 8
+    for frequency in (58.27, 220.0, 440.0):
+        string = pluck(frequency, 4 * SAMPLE_RATE, np.random.default_rng(0))[SAMPLE_RATE // 4 :]
+        spectrum = np.abs(np.fft.rfft(string * np.hanning(len(string)), 2**19))
+        bin_width = SAMPLE_RATE / 2**19
+        near = slice(int(frequency * 0.9 / bin_width), int(frequency * 1.1 / bin_width))
+        heard = (near.start + np.argmax(spectrum[near])) * bin_width
+        assert abs(1200 * np.log2(heard / frequency)) < 5  # cents
