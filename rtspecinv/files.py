@@ -104,7 +104,7 @@ class Spectrogram:
         return f": it looks transposed, try --layout {other}"
 
     def frames(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield magnitude frames `(channels, n_freq)`; raises `ValueError` for negative or infinite values."""
+        """Yield magnitude frames `(channels, n_freq)`; raises `ValueError` for negative or NaN values."""
         step = max(1, _BLOCK_VALUES // (self.channels * self.n_freq))
         for start in range(0, self.n_frames, step):
             block = self._read(start, min(start + step, self.n_frames))

@@ -100,7 +100,8 @@ class FrameBuffer(torch.nn.Module):
 
     def start(self, spectra: tuple[Tensor, ...]) -> None:
         """Give the newest frame its spectra, the iterate and what is carried, each `(*batch, n_half)`."""
-        newest = self.present[..., self.n_open - 1, None, None, None] * torch.stack(spectra, -2).unsqueeze(-2)
+        present = self.present[..., self.n_open - 1].clone()
+        newest = present[..., None, None, None] * torch.stack(spectra, -2).unsqueeze(-2)
         self.spectra[..., -1:, :, :] = torch.view_as_real(newest)
 
     def store(self, spectra: tuple[Tensor, ...]) -> None:
@@ -130,7 +131,7 @@ class FrameBuffer(torch.nn.Module):
         return self.stft.transform(self.stft.frame(samples) * self._analysis)
 
     def analyze_newest(self, spectrum: Tensor) -> Tensor:
-        """Spectrum of the newest frame, `(*batch, n_half)`, as the other frames `(*batch, n_open, n_half)` have it."""
+        """Spectrum `(*batch, n_half)` of the newest frame from the others of `(*batch, n_open, n_half)`."""
         others = torch.nn.functional.pad(spectrum[..., :-1, :], (0, 0, 0, 1))
         samples = self.overlap_add(others)[..., -self.stft.n_fft :]
         return self.stft.transform(samples * self._start_analysis)
@@ -164,7 +165,9 @@ class FrameBuffer(torch.nn.Module):
         """
         stft, n_fft, present = self.stft, self.stft.n_fft, self.present[..., : self.n_open, None]
         envelopes = present * stft.envelope
-        others = self.coverage + stft.overlap_add(torch.nn.functional.pad(envelopes[..., :-1, :], (0, 0, 0, 1)))
+        others = self.coverage + stft.overlap_add(
+            torch.nn.functional.pad(envelopes[..., :-1, :], (0, 0, 0, 1))
+        )
         total = self.coverage + stft.overlap_add(envelopes)
         for samples in (others, total):
             samples[..., : self.n_heard] = self.coverage[..., : self.n_heard]

@@ -22,6 +22,8 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
     Source: Sturmel & Daudet 2011, section 3. Zhu's SER is its negative.
     """
     if input.shape != target.shape:
-        raise ValueError(f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!")
+        raise ValueError(
+            f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!"
+        )
     distance = torch.linalg.vector_norm(input - target, dim=(-2, -1))
     return 20 * torch.log10(distance / torch.linalg.vector_norm(target, dim=(-2, -1)))

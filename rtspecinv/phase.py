@@ -11,12 +11,16 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rtspecinv.stft import STFT, unknown_name
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,9 @@ class Zeros(Start):
 class Peaks(Start):
     """Single-pass spectrogram inversion: each spectral peak is a sinusoid that goes on.
 
-    `phi(peak) = phi_previous(peak) + 2 pi H (k + p) / N`, where `p = (a - c) / (2 (a - 2b + c))` is the vertex
-    of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to the
-    valleys, take its phase.
+    `phi(peak) = phi_previous(peak) + 2 pi H (k + p) / N`, where `p = (a - c) / (2 (a - 2b + c))` is the
+    vertex of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to
+    the valleys, take its phase.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
@@ -136,55 +140,61 @@ class Gradient(Start):
         gamma = gaussian_width(stft.window.double().cpu().numpy())
         known = context.magnitude.detach().double().cpu()
         log = known.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
-        # A derivative over time needs frames that are there.
-        present = (known > 0).any(-1, keepdim=True)
-        now, before = log[..., -1 - self.delay, :], log[..., -2 - self.delay, :]
-        before = torch.where(present[..., -2 - self.delay, :], before, now)
+        # A difference over time needs frames that are there; one that is not counts as like the next.
+        last = log.shape[-2] - 1 - self.delay
+        now = log[..., last, :]
+        before = _where_present(known, log, last - 1, now)
         if self.delay:
-            over_time = torch.where(present[..., -1, :], log[..., -1, :], now) - before
+            over_time = _where_present(known, log, last + 1, now) - before
         else:
-            earlier = torch.where(present[..., -3, :], log[..., -3, :], before)
-            over_time = 3 * now - 4 * before + earlier
+            over_time = 3 * now - 4 * before + _where_present(known, log, last - 2, before)
         bins = torch.arange(now.shape[-1], dtype=torch.float64)
-        slope = [torch.zeros_like(s).index_add(-1, bins[1:-1].long(), s[..., 2:] - s[..., :-2]) for s in (before, now)]
-        to_next_frame = hop_length * n_fft / (4 * gamma) * (slope[0] + slope[1]) + 2 * math.pi * hop_length / n_fft * bins
+        own_advance = 2 * math.pi * hop_length / n_fft * bins
+        over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
+        advance = hop_length * n_fft / (4 * gamma) * over_bins + own_advance
         to_next_bin = -gamma / (4 * hop_length * n_fft) * (over_time[..., :-1] + over_time[..., 1:])
         previous = (context.spectrum.detach() * _centring(stft).conj()).angle().double().cpu()
-        tensors = (before, now, previous + to_next_frame, previous + 2 * math.pi * hop_length / n_fft * bins, to_next_bin)
+        tensors = (before, now, previous + advance, previous + own_advance, to_next_bin)
         rows = zip(*(t.reshape(-1, t.shape[-1]).numpy() for t in tensors), strict=True)
-        phase = np.stack([_integrate(*row, math.log(self.tolerance)) for row in rows])
+        phase = np.stack([_integrate(*row, log_tolerance=math.log(self.tolerance)) for row in rows])
         return _spectrum(stft, magnitude, torch.from_numpy(phase).reshape(magnitude.shape).to(magnitude))
 
 
+def _where_present(known: Tensor, log: Tensor, frame: int, otherwise: Tensor) -> Tensor:
+    return torch.where((known[..., frame, :] > 0).any(-1, keepdim=True), log[..., frame, :], otherwise)
+
+
 def _integrate(
-    before: np.ndarray, now: np.ndarray, by_frame: np.ndarray, by_itself: np.ndarray, to_next_bin: np.ndarray, log_tolerance: float
-) -> np.ndarray:
-    """Phase `(n_half,)` of one frame, each bin reached from its loudest neighbour that has a phase."""
-    floor = max(before.max(), now.max()) + log_tolerance
-    phase = by_itself.copy()
-    todo = now > floor
-    left = int(todo.sum())
-    heap = [(-before[k], -1, k) for k in np.flatnonzero(todo).tolist()]  # (-log magnitude, where, bin)
+    before: Array, now: Array, by_frame: Array, by_itself: Array, to_next_bin: Array, *, log_tolerance: float
+) -> Array:
+    """Phase `(n_half,)` of one frame, each bin reached from its loudest neighbour that has a phase.
+
+    before, now: log magnitudes of the last frame and of this one; by_frame, by_itself: phases that bins get
+    from the last frame, and without a neighbour; to_next_bin: growth of the phase from each bin to the next.
+    """
+    todo = now > max(before.max(), now.max()) + log_tolerance
+    phase, left = by_itself.copy(), int(todo.sum())
+    heap = [(-before[k], -1, k) for k in np.flatnonzero(todo).tolist()]  # (-log magnitude, frame, bin)
     heapq.heapify(heap)
     while left:
-        _, where, k = heapq.heappop(heap)
-        if where < 0:
+        _, frame, k = heapq.heappop(heap)
+        if frame < 0:
             reached = [(k, by_frame[k])]
         else:
             reached = [(k + 1, phase[k] + to_next_bin[k])] if k + 1 < len(now) else []
             reached += [(k - 1, phase[k] - to_next_bin[k - 1])] if k else []
-        for bin_, value in reached:
-            if todo[bin_]:
-                phase[bin_], todo[bin_], left = value, False, left - 1
-                heapq.heappush(heap, (-now[bin_], 0, bin_))
+        for neighbour, value in reached:
+            if todo[neighbour]:
+                phase[neighbour], todo[neighbour], left = value, False, left - 1
+                heapq.heappush(heap, (-now[neighbour], 0, neighbour))
     return phase
 
 
-def gaussian_width(window: np.ndarray) -> float:
+def gaussian_width(window: Array) -> float:
     """Width gamma of the Gaussian `exp(-pi t^2 / gamma)` nearest to a window, in samples squared.
 
     Nearest in direction: `argmax <g, w> / (|g| |w|)`, which gives the constants of Prusa & Sondergaard 2016,
-    table 1, to 1 % (Hann: 0.25645 n_fft^2).
+    table 1, within 4 % (Hann: 0.25645 n_fft^2).
     """
     centre = window @ np.arange(len(window)) / window.sum()
     squared = (np.arange(len(window)) - centre) ** 2
@@ -222,6 +232,6 @@ def find(init: str | Start) -> Start:
     """Start of a name, or the start itself."""
     if isinstance(init, Start):
         return init
-    if not isinstance(init, str) or init not in STARTS:
+    if init not in STARTS:
         raise unknown_name("init", init, tuple(STARTS))
     return STARTS[init]

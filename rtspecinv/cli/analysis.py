@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv import STFT
+import rtspecinv
 from rtspecinv.audio import Sink
 
 Block = npt.NDArray[np.float32]
@@ -24,7 +24,7 @@ class StreamingAnalysis:
     `stft` must pad with "reflect", "replicate" or "constant", or not at all.
     """
 
-    def __init__(self, stft: STFT) -> None:
+    def __init__(self, stft: rtspecinv.STFT) -> None:
         self.stft = stft
         self._pending: Tensor | None = None  # (channels, n): from the next frame's first sample on
         self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
@@ -71,7 +71,7 @@ class StreamingAnalysis:
         return like.new_zeros(like.shape[0], self.stft.n_freq, 0)
 
 
-def magnitude_frames(blocks: Iterable[Block], stft: STFT) -> Iterator[Tensor]:
+def magnitude_frames(blocks: Iterable[Block], stft: rtspecinv.STFT) -> Iterator[Tensor]:
     """Yield the magnitude frames `(channels, n_freq)` of a signal given in blocks `(channels, n_samples)`."""
     analysis = StreamingAnalysis(stft)
     for block in blocks:
@@ -85,7 +85,7 @@ class Score(Sink):
     Pass the frames through `watch` on their way to the inverter, and write the sound here.
     """
 
-    def __init__(self, stft: STFT) -> None:
+    def __init__(self, stft: rtspecinv.STFT) -> None:
         self._analysis = StreamingAnalysis(stft)
         self._targets: deque[Tensor] = deque()
         self._error = self._energy = 0.0

@@ -22,7 +22,7 @@ class Engine(Protocol):
 
         Args:
             magnitude: real `(*batch, n_fft // 2 + 1)`, None after the last frame.
-            spectrum: complex, of the same shape, whose phase is the frame's start; None leaves that to `init`.
+            spectrum: complex, of the same shape: the frame starts with its phase; None leaves that to `init`.
 
         Returns:
             Real `(*batch, hop_length)`.

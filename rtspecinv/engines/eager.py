@@ -78,11 +78,15 @@ class Eager(torch.nn.Module):
         past = torch.view_as_complex(buffer.past.clone())
         known = torch.cat([past, estimate[..., :-1, :]], -2)  # every frame before the newest
         magnitude = torch.cat([past.abs(), buffer.magnitude], -2)
-        return self.init(Context(buffer.stft, magnitude, known[..., -1, :], partial(buffer.analyze_newest, estimate)))
+        return self.init(
+            Context(buffer.stft, magnitude, known[..., -1, :], partial(buffer.analyze_newest, estimate))
+        )
 
     def _wants_grad(self, magnitude: Tensor | None) -> bool:
         state = self.buffer.spectra
-        wanted = torch.is_grad_enabled() and (state.requires_grad or (magnitude is not None and magnitude.requires_grad))
+        wanted = torch.is_grad_enabled() and (
+            state.requires_grad or (magnitude is not None and magnitude.requires_grad)
+        )
         if not wanted:
             for name in FrameBuffer.STATE:
                 self.buffer.get_buffer(name).detach_()

@@ -1,0 +1,86 @@
+"""Times of the parts and of one push; run by pytest --benchmark-enable --benchmark-only bench."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+
+import pytest
+import torch
+from protocol import A, B, C, Configuration, D
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.frames import FrameBuffer
+from rtspecinv.projections import to_consistent, to_magnitude
+
+LOOK_AHEAD, N_ITER = 3, 8
+N_FRAMES = 64
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def noise(configuration: Configuration, *batch: int) -> Tensor:
+    """Magnitude of white noise, `(*batch, n_freq, N_FRAMES)`."""
+    n_samples = (N_FRAMES - 1) * configuration.hop_length
+    samples = 0.1 * torch.randn(*batch, n_samples, generator=torch.Generator().manual_seed(0))
+    return configuration.magnitude(samples)
+
+
+@pytest.fixture(scope="module")
+def buffer() -> FrameBuffer:
+    """A buffer of configuration A in mid-stream, all its frames open."""
+    buffer = FrameBuffer(rtspecinv.STFT(A.n_fft, A.hop_length), LOOK_AHEAD + 1)
+    for magnitude in noise(A).unbind(-1):
+        buffer.push(magnitude)
+        buffer.start((torch.complex(magnitude, torch.zeros_like(magnitude)),))
+        buffer.commit(buffer.load()[0])
+    return buffer
+
+
+@pytest.fixture(scope="module")
+def spectrum(buffer: FrameBuffer) -> Tensor:
+    phase = torch.rand(buffer.target().shape, generator=torch.Generator().manual_seed(0))
+    return torch.polar(buffer.target(), 2 * torch.pi * phase)
+
+
+@pytest.mark.benchmark(group="parts, A, 4 frames")
+def test_to_magnitude(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
+    result = benchmark(to_magnitude, spectrum, buffer.target())
+    torch.testing.assert_close(result.abs(), buffer.target())
+
+
+@pytest.mark.benchmark(group="parts, A, 4 frames")
+def test_to_consistent(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
+    result = benchmark(to_consistent, spectrum, buffer)
+    assert result.shape == spectrum.shape
+
+
+@pytest.mark.benchmark(group="parts, A, 4 frames")
+def test_overlap_add(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
+    stft = buffer.stft
+    samples = benchmark(stft.overlap_add, stft.inverse_transform(spectrum))
+    assert samples.shape == (LOOK_AHEAD * A.hop_length + A.n_fft,)
+
+
+@pytest.mark.benchmark(group=f"a push, look_ahead {LOOK_AHEAD}, n_iter {N_ITER}")
+@pytest.mark.parametrize("n_streams", [1, 16])
+@pytest.mark.parametrize("configuration", [A, B, C, D], ids=str)
+def test_push(benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int) -> None:
+    options = {"look_ahead": LOOK_AHEAD, "n_iter": N_ITER, "batch_shape": (n_streams,)}
+    inverter = configuration.inverter(**options)
+    frames = cycle(noise(configuration, n_streams).movedim(-1, 0).contiguous())
+    for _ in range(2 * LOOK_AHEAD):
+        inverter.push(next(frames))
+    hop = benchmark(lambda: inverter.push(next(frames)))
+    assert hop.shape == (n_streams, configuration.hop_length)
+    if benchmark.stats is not None:  # None unless benchmarks are enabled
+        seconds = n_streams * configuration.hop_length / configuration.sample_rate
+        benchmark.extra_info["real_time_factor"] = benchmark.stats.stats.median / seconds

@@ -1,0 +1,229 @@
+"""How quality and cost are measured: recordings in, numbers out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pesq
+import pystoi
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv import demo_clip
+
+CLIP_SECONDS = 4.0
+WARM_UP = 50  # pushes whose time does not count
+EDGE = 4  # frames that do not count, at each end
+SPEECH_RATE = 16000  # Hz, what PESQ wideband wants
+SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
+
+
+class NoRecordings(Exception):
+    """There is nothing to measure; says what to pass."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Sample rate and transform of the magnitudes."""
+
+    name: str
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sample_rate / 1000:g} kHz {self.n_fft}/{self.hop_length}"
+
+    def magnitude(self, samples: Tensor) -> Tensor:
+        """Magnitude `(*batch, n_freq, n_frames)` by torch's own transform, periodic Hann window."""
+        window = torch.hann_window(self.n_fft)
+        return torch.stft(
+            samples, self.n_fft, self.hop_length, window=window, center=True, return_complex=True
+        ).abs()
+
+    def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
+        return rtspecinv.StreamingInverter(rtspecinv.STFT(self.n_fft, self.hop_length), **options)
+
+
+A, B = Configuration("A", 22050, 1024, 256), Configuration("B", 22050, 2048, 512)
+C, D = Configuration("C", 16000, 512, 128), Configuration("D", 22050, 1024, 128)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of one length, `samples` being `(n_clips, n_samples)`."""
+
+    names: tuple[str, ...]
+    samples: Tensor
+
+    def __add__(self, other: Clips) -> Clips:
+        return Clips(self.names + other.names, torch.cat([self.samples, other.samples]))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Recordings in a folder, sorted by name."""
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise NoRecordings(f"No recordings (WAV, FLAC, OGG, MP3) in {folder}: pass --audio DIR!")
+    return found
+
+
+def read_clips(files: Sequence[Path], rate: int, begin: float = 0.5, speed: float = 1.0) -> Clips:
+    """Read 4 s of every file in mono, or the demo clip if there are no files.
+
+    Files that end too early are read from as late as is possible, those under 4 s are left out.
+    """
+    clips = {}
+    for path in files:
+        audio = _read(path, begin, CLIP_SECONDS * speed)
+        if audio is not None:
+            clips[path.stem] = _to_length(soxr.resample(audio[0], audio[1] * speed, rate), rate)
+    if not files:
+        start, audio = round(begin * demo_clip.SAMPLE_RATE), demo_clip.render()
+        stop = start + round(CLIP_SECONDS * speed * demo_clip.SAMPLE_RATE)
+        cut = audio[start:stop] if stop <= len(audio) else audio[start - stop :]
+        clips["demo"] = _to_length(soxr.resample(cut, demo_clip.SAMPLE_RATE * speed, rate), rate)
+    if not clips:
+        raise NoRecordings(
+            f"No recording is as long as {CLIP_SECONDS:g} s: pass --audio DIR with longer ones!"
+        )
+    return Clips(tuple(clips), torch.from_numpy(np.stack(list(clips.values()))))
+
+
+def _read(path: Path, begin: float, seconds: float) -> tuple[np.ndarray, int] | None:
+    """Mono samples and their rate."""
+    with soundfile.SoundFile(path) as file:
+        n_samples = round(seconds * file.samplerate)
+        if len(file) < n_samples:
+            return None
+        file.seek(min(round(begin * file.samplerate), len(file) - n_samples))
+        return file.read(n_samples, dtype="float32", always_2d=True).mean(1), file.samplerate
+
+
+def _to_length(samples: np.ndarray, rate: int) -> np.ndarray:
+    n_samples = round(CLIP_SECONDS * rate)
+    return np.pad(samples, (0, max(0, n_samples - len(samples))))[:n_samples]
+
+
+def invert(configuration: Configuration, magnitude: Tensor, **options: Any) -> Tensor:
+    """Samples `(*batch, n_samples)` of `(*batch, n_freq, n_frames)`, clips being streams of one inverter."""
+    inverter = configuration.inverter(batch_shape=magnitude.shape[:-2], **options)
+    return torch.cat([inverter.push_many(magnitude), inverter.flush()], -1)[..., inverter.latency :]
+
+
+def convergence(configuration: Configuration, output: Tensor, magnitude: Tensor, begin: int = EDGE) -> Tensor:
+    """Spectral convergence of samples against magnitudes from frame `begin` on, `(n_clips,)` dB."""
+    counted = slice(begin, magnitude.shape[-1] - EDGE)
+    actual = configuration.magnitude(output)
+    return rtspecinv.metrics.spectral_convergence(actual[..., counted], magnitude[..., counted])
+
+
+def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: Tensor) -> Tensor:
+    """Spectral convergence on another transform, Gauss window 2048/128, `(n_clips,)` dB."""
+    n_fft, hop_length = 2048, 128
+    time_ = torch.arange(n_fft) - n_fft / 2
+    window = torch.exp(-torch.pi * time_**2 / (n_fft * hop_length))
+    edge = EDGE * configuration.hop_length
+    magnitudes = [
+        torch.stft(
+            s[..., edge : output.shape[-1] - edge],
+            n_fft,
+            hop_length,
+            window=window,
+            center=False,
+            return_complex=True,
+        )
+        for s in (output, clean)
+    ]
+    return rtspecinv.metrics.spectral_convergence(magnitudes[0].abs(), magnitudes[1].abs())
+
+
+def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -> tuple[float, float]:
+    """Return PESQ wideband and ESTOI, means over the clips named speech_*; nan if there are none."""
+    rate, scores = configuration.sample_rate, []
+    for name, clean, samples in zip(clips.names, clips.samples, output, strict=True):
+        if name.startswith("speech_"):
+            pair = (clean[: len(samples)].numpy(), samples.numpy())
+            scores.append(_speech_scores(*(soxr.resample(s, rate, SPEECH_RATE) for s in pair)))
+    means = np.mean(scores, 0) if scores else (np.nan, np.nan)
+    return float(means[0]), float(means[1])
+
+
+def _speech_scores(clean: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    try:
+        opinion = pesq.pesq(SPEECH_RATE, clean, samples, "wb")
+    except pesq.PesqError:  # for instance, no speech in it
+        opinion = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # too few frames that are not silent
+        return opinion, pystoi.stoi(clean, samples, SPEECH_RATE, extended=True)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality of one inversion; convergences are `(n_clips,)` dB, the others means over the speech clips."""
+
+    convergence: Tensor
+    elsewhere: Tensor
+    pesq: float
+    estoi: float
+
+
+def score(
+    configuration: Configuration, clips: Clips, magnitude: Tensor | None = None, **options: Any
+) -> Score:
+    """Invert the magnitudes of clips, or others in their place, and judge the result."""
+    given = configuration.magnitude(clips.samples) if magnitude is None else magnitude
+    output = invert(configuration, given, **options)
+    return Score(
+        convergence(configuration, output, given),
+        convergence_elsewhere(configuration, output, clips.samples),
+        *speech_quality(configuration, output, clips),
+    )
+
+
+def seam_ratio(output: Tensor, hop_length: int, latency: int) -> Tensor:
+    """RMS second difference across hop boundaries over that at all other samples, `(n_clips,)`."""
+    bent = output.diff(n=2).double()  # item i is centred on sample i + 1
+    phase = (torch.arange(bent.shape[-1]) + 1 + latency) % hop_length
+    across = (phase == 0) | (phase == hop_length - 1)
+    return (bent[..., across].square().mean(-1) / bent[..., ~across].square().mean(-1)).sqrt()
+
+
+def tone(rate: int) -> Tensor:
+    """A trembling tone of 110 Hz with harmonics up to 2 kHz, `(n_samples,)`."""
+    seconds = torch.arange(round(CLIP_SECONDS * rate), dtype=torch.float64) / rate
+    harmonics = torch.arange(1, 20, dtype=torch.float64)[:, None]
+    parts = torch.sin(2 * torch.pi * 110 * harmonics * seconds) / harmonics.square()
+    return (0.3 * parts.sum(0) * (1 + 0.5 * torch.sin(2 * torch.pi * 6 * seconds))).float()
+
+
+def energy_above(samples: Tensor, rate: int, frequency: float) -> float:
+    """Energy above a frequency over all energy in the middle half of samples `(n_samples,)`, dB."""
+    n_samples = samples.shape[-1] // 2
+    middle = samples[n_samples // 2 :][:n_samples].double()
+    window = torch.signal.windows.blackman(n_samples, dtype=torch.float64)
+    power = torch.fft.rfft(middle * window).abs().square()
+    return float(10 * torch.log10(power[round(frequency / rate * n_samples) :].sum() / power.sum()))
+
+
+def push_seconds(
+    configuration: Configuration, magnitude: Tensor, n_pushes: int = 300, **options: Any
+) -> tuple[float, float]:
+    """Median and least time of a push of one stream, the frames being those of `(n_freq, n_frames)`."""
+    inverter, frames, times = configuration.inverter(**options), magnitude.mT.contiguous(), []
+    for i in range(WARM_UP + n_pushes):
+        begin = time.perf_counter()
+        inverter.push(frames[i % len(frames)])
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[WARM_UP:]), min(times[WARM_UP:])

@@ -1,0 +1,123 @@
+"""Prints how good and how fast streaming inversion is; see bench/README.md.
+
+python bench/quality.py                    every table
+python bench/quality.py --only a,d         some of them
+python bench/quality.py --write            put them into bench/README.md as well
+python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import protocol
+import torch
+from tables import SECTIONS, Bench
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
+README = ROOT / "bench" / "README.md"
+
+
+def render(letter: str, bench: Bench, command: str) -> str:
+    section = SECTIONS[letter]
+    title, _, caption = " ".join((section.__doc__ or "").split()).partition(".")
+    begin = time.perf_counter()
+    rows = section(bench)
+    parts = [f"### {letter}. {title}", caption.strip(), rows, stamp(command, time.perf_counter() - begin)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def stamp(command: str, seconds: float) -> str:
+    """Where and when a table was made."""
+    today = datetime.date.today()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
+    return f"<sub>{today}, commit {commit()}, {cpu()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+
+
+def commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", "rtspecinv")
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changes else "")
+    except OSError:
+        return "unknown"
+
+
+def cpu() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def write(sections: dict[str, str]) -> None:
+    """Put sections between the markers of the README, those not given staying as they are."""
+    before, begin, rest = README.read_text().partition("<!-- quality:begin -->")
+    old, end, after = rest.partition("<!-- quality:end -->")
+    if not end:
+        raise SystemExit(f"{README.name} has no lines <!-- quality:begin --> and <!-- quality:end -->.")
+    kept = {part[4]: part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()}
+    body = "\n".join(text for _, text in sorted((kept | sections).items()))
+    README.write_text(f"{before}{begin}\n\n{body}\n{end}{after}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="DIR", help="recordings; default ../shared/audio, else the demo clip"
+    )
+    parser.add_argument("--only", metavar="a,b,...", default=",".join(SECTIONS), help="tables to make")
+    parser.add_argument("--clips-from", type=float, metavar="SECONDS", default=0.5, help="where clips begin")
+    parser.add_argument("--write", action="store_true", help="put the tables into bench/README.md too")
+    args = parser.parse_args(arguments)
+    args.only = args.only.split(",")
+    if unknown := sorted(set(args.only) - set(SECTIONS)):
+        parser.error(f"no table {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
+    return args
+
+
+def recordings(folder: Path | None) -> list[Path]:
+    """Files to measure; none means the demo clip."""
+    if folder is None and not DEFAULT_AUDIO.is_dir():
+        print(
+            "No ../shared/audio here: this measures the package's demo clip, pass --audio DIR for others.\n"
+        )
+        return []
+    return protocol.files_in(folder or DEFAULT_AUDIO)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    torch.set_num_threads(1)
+    only = "" if args.only == list(SECTIONS) else f" --only {','.join(args.only)}"
+    command = f"bench/quality.py{only}"
+    try:
+        bench, made = Bench(recordings(args.audio), args.clips_from), {}
+        print(f"Clips: {', '.join(bench.clips(protocol.A).names)}\n")
+    except protocol.NoRecordings as error:
+        print(error, file=sys.stderr)
+        return 1
+    for letter in args.only:
+        made[letter] = render(letter, bench, command)
+        print(made[letter], flush=True)
+    if args.write:
+        write(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,297 @@
+"""The tables of bench/quality.py, a function each: its docstring is title and caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import protocol
+import torch
+from protocol import A, B, C, Clips, Configuration, D, Score
+from torch import Tensor
+
+from rtspecinv import frames, phase, updates
+
+TEXTBOOK = {"update": "rtisi"}
+RULES: dict[str, dict[str, Any]] = {
+    "textbook": TEXTBOOK,
+    "textbook, compensated": {"update": "gla", "revise": 0},
+    "default": {},
+}
+SETTINGS = [  # configuration, look_ahead, n_iter, what issue 2 wants
+    (A, 3, 8, "-33.0, 4.30, .994"),
+    (A, 3, 32, "-37.0, 4.42"),
+    (A, 1, 8, "-29.5"),
+    (A, 0, 8, "-24.5, 3.90"),
+    (B, 3, 8, "-31.5"),
+    (C, 3, 8, "-32.5"),
+    (D, 3, 8, "-36.5"),
+]
+USUAL: dict[str, Any] = {"look_ahead": 3, "n_iter": 8}
+STARTS: dict[str, str | phase.Start] = {
+    "overlap": "overlap",
+    "gradient": "gradient",
+    "gradient, delay 1": phase.Gradient(delay=1),
+    "peaks": "peaks",
+    "zeros": "zeros",
+}
+JUDGED = ["SC dB", "PESQ", "ESTOI", "SC dB, Gauss 2048/128"]
+TIMED = ["µs a push (fastest)", "real-time factor"]
+
+
+class Bench:
+    """The recordings, and what more than one table asks of them."""
+
+    def __init__(self, files: Sequence[Path], begin: float) -> None:
+        self.files, self.begin = files, begin
+        self.clips, self._known = cache(self._clips), dict[str, Score]()
+
+    def _clips(self, configuration: Configuration) -> Clips:
+        return protocol.read_clips(self.files, configuration.sample_rate, self.begin)
+
+    def magnitude(self, configuration: Configuration) -> Tensor:
+        return configuration.magnitude(self.clips(configuration).samples)
+
+    def score(self, configuration: Configuration, **options: Any) -> Score:
+        key = f"{configuration} {sorted(options.items())}"
+        if key not in self._known:
+            self._known[key] = protocol.score(configuration, self.clips(configuration), **options)
+        return self._known[key]
+
+    def cost(self, configuration: Configuration, **options: Any) -> list[str]:
+        """Microseconds of a push, median and fastest, and real-time factor of the median."""
+        median, fastest = protocol.push_seconds(configuration, self.magnitude(configuration)[0], **options)
+        factor = median * configuration.sample_rate / configuration.hop_length
+        return [f"{1e6 * median:.0f} ({1e6 * fastest:.0f})", f"{factor:.2f}"]
+
+    def least(self, gains: Tensor) -> str:
+        """Smallest of `(n_clips,)` dB and whose it is."""
+        gain, clip = gains.min(0)
+        return f"{float(gain):+.2f} {self.clips(A).names[int(clip)]}"
+
+
+def section_a(bench: Bench) -> str:
+    """Default and textbook at the settings of issue 2.
+
+    A setting is configuration, look_ahead, n_iter. "Reach" is what issue 2 asks of the six shared clips:
+    SC, PESQ, ESTOI. The second textbook has the compensated windows of Gnann & Spiertz (2010). "Least
+    gain": SC of the better of the two minus SC of the default, for the clip where it is smallest; below 0 a
+    clip is worse than the textbook.
+    """
+    rows = []
+    for configuration, look_ahead, n_iter, reach in SETTINGS:
+        options = {"look_ahead": look_ahead, "n_iter": n_iter}
+        scores = {rule: bench.score(configuration, **options, **extra) for rule, extra in RULES.items()}
+        *others, default = (score.convergence for score in scores.values())
+        last = [reach, bench.least(torch.stack(others).amin(0) - default)]
+        for rule, score in scores.items():
+            goal, gain = last if rule == "default" else ("", "")
+            cost = bench.cost(configuration, **options, **RULES[rule])
+            name = f"{configuration.name}, {look_ahead}, {n_iter}"
+            rows.append([name, rule, goal, *judged(score), gain, *cost])
+    return table(["setting", "rule", "reach", *JUDGED, "least gain, dB", *TIMED], rows)
+
+
+def section_b(bench: Bench) -> str:
+    """Every rule at A, look_ahead 3, n_iter 8.
+
+    "Least gain" is over "rtisi", the textbook, for the clip where it is smallest.
+    """
+    textbook, rows = bench.score(A, **USUAL, **TEXTBOOK).convergence, []
+    for rule in updates.RULES:
+        score, cost = (measure(A, update=rule, **USUAL) for measure in (bench.score, bench.cost))
+        rows.append([rule, *judged(score), bench.least(textbook - score.convergence), *cost])
+    return table(["rule", *JUDGED, "least gain, dB", *TIMED], rows)
+
+
+def section_c(bench: Bench) -> str:
+    """Starts of the newest frame at A, default rule.
+
+    With n_iter 0 the start is the answer.
+    """
+    rows = []
+    for look_ahead, n_iter in ((1, 0), (1, 8), (3, 0), (3, 8)):
+        for name, start in STARTS.items():
+            options = {"look_ahead": look_ahead, "n_iter": n_iter, "init": start}
+            score, cost = (measure(A, **options) for measure in (bench.score, bench.cost))
+            rows.append([str(look_ahead), str(n_iter), name, *judged(score), *cost])
+    return table(["look_ahead", "n_iter", "start", *JUDGED, *TIMED], rows)
+
+
+def section_d(bench: Bench) -> str:
+    """Magnitudes that no sound has, at A, look_ahead 3, n_iter 8.
+
+    Magnitudes times log-normal noise, `10 ** (sigma randn / 20)`, one seed for all. SC against the noisy
+    magnitudes, which the inverter got, and against the clean ones; PESQ and ESTOI against the clean
+    recording. "Least gain" is that of "SC, given" over the textbook, for the clip where it is smallest.
+    """
+    others: dict[str, Any] = {
+        "fgla": "fgla",
+        "raar, beta 0.7": updates.RAAR(beta=0.7),
+        "raar, beta 0.8": updates.RAAR(beta=0.8),
+        "admm, rho 0.3": updates.ADMM(rho=0.3),
+    }
+    rules = RULES | {name: {"update": update} for name, update in others.items()}
+    clean, rows = bench.magnitude(A), []
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for sigma in (1, 3):
+        noisy = clean * 10 ** (sigma * noise / 20)
+        outputs = {name: protocol.invert(A, noisy, **USUAL, **options) for name, options in rules.items()}
+        textbook = protocol.convergence(A, outputs["textbook"], noisy)
+        for name, output in outputs.items():
+            given, truth = (protocol.convergence(A, output, magnitude) for magnitude in (noisy, clean))
+            opinion, estoi = protocol.speech_quality(A, output, bench.clips(A))
+            numbers = [db(given), bench.least(textbook - given), db(truth), number(opinion), number(estoi, 3)]
+            rows.append([f"{sigma} dB", name, *numbers])
+    header = ["noise", "rule", "SC dB, given", "least gain, dB", "SC dB, clean", "PESQ", "ESTOI"]
+    return table(header, rows)
+
+
+def section_e(bench: Bench) -> str:
+    """After silence, at A, look_ahead 3, n_iter 8.
+
+    SC of the frames after the silence, without the first 4 of them, with and without zeros in the
+    recording. A gain below 0 is a loss; the last column is the clip that loses most.
+    """
+    samples, rows = bench.clips(A).samples, []
+    for name, begin, end in (("2 s of zeros in the middle", 1, 3), ("first second zero", 0, 1)):
+        silenced = samples.clone()
+        silenced[:, begin * A.sample_rate : end * A.sample_rate] = 0
+        first = math.ceil(end * A.sample_rate / A.hop_length) + protocol.EDGE
+        for rule, options in RULES.items():
+            before, after = (_convergence_from(first, clips, **options) for clips in (samples, silenced))
+            gain = f"{float((before - after).mean()):+.2f}"
+            rows.append([name, rule, db(before), db(after), gain, bench.least(before - after)])
+    header = ["silence", "rule", "SC dB without", "SC dB with", "gain, dB", "least gain, dB"]
+    return table(header, rows)
+
+
+def _convergence_from(first: int, samples: Tensor, **options: Any) -> Tensor:
+    magnitude = A.magnitude(samples)
+    output = protocol.invert(A, magnitude, **USUAL, **options)
+    return protocol.convergence(A, output, magnitude, begin=first)
+
+
+def section_f(bench: Bench) -> str:
+    """Clicks between hops.
+
+    "Ratio": RMS second difference of the samples across hop boundaries over that at all other samples, mean
+    over the clips and, in brackets, largest; 1 is no seam, the recording's own shows how much of it is
+    chance. "Tone": what is above 4 kHz in a trembling tone that has nothing there, dB under the whole.
+    Clips hide seams that a tone shows.
+    """
+    rows = []
+    for configuration, look_ahead, n_iter, _ in SETTINGS:
+        clean, options = bench.clips(configuration).samples, {"look_ahead": look_ahead, "n_iter": n_iter}
+        latency = configuration.inverter(**options).latency
+        tone = protocol.tone(configuration.sample_rate)
+        cells = [f"{configuration.name}, {look_ahead}, {n_iter}"]
+        for rule in (RULES["default"], RULES["textbook"], None):
+            sounds = [clean, tone]
+            if rule is not None:
+                given = (configuration.magnitude(sound) for sound in sounds)
+                sounds = [protocol.invert(configuration, magnitude, **options, **rule) for magnitude in given]
+            ratio = protocol.seam_ratio(sounds[0], configuration.hop_length, latency)
+            cells.append(f"{float(ratio.mean()):.2f} ({float(ratio.max()):.2f})")
+            cells.append(f"{protocol.energy_above(sounds[1], configuration.sample_rate, 4000):.0f}")
+        rows.append(cells)
+    header = (
+        f"{name}, {sound}" for sound in ("default", "textbook", "recording") for name in ("ratio", "tone")
+    )
+    return table(["setting", *header], rows)
+
+
+def section_g(bench: Bench) -> str:
+    """Constants and choices at A, look_ahead 3, n_iter 8.
+
+    Each row changes one thing. Three clips of every recording: as above, from 4 s on, and from 2 s on
+    slowed to 0.8x, because on few clips near-equal choices differ by chance. "Above": the clips of the
+    tables above. Changes are to the first row, below 0 better; "worst" is the clip that loses most.
+    """
+    above = bench.clips(A)
+    clips = above + protocol.read_clips(bench.files, A.sample_rate, 4.0)
+    clips += protocol.read_clips(bench.files, A.sample_rate, 2.0, speed=0.8)
+    magnitude, rows, first = A.magnitude(clips.samples), [], None
+    for name, options, constants in _variants():
+        options = USUAL | options
+        with changed(**constants):
+            result = protocol.convergence(A, protocol.invert(A, magnitude, **options), magnitude)
+            cost = bench.cost(A, **options)[0]
+        first = result if first is None else first
+        change = [f"{float(x):+.2f}" for x in ((result - first).mean(), (result - first).max())]
+        rows.append([name, db(result), *change, db(result[: len(above.names)]), cost])
+    header = [
+        "changed",
+        f"SC dB, all {len(clips.names)}",
+        "change",
+        "worst",
+        f"SC dB, {len(above.names)} above",
+    ]
+    return table([*header, TIMED[0]], rows)
+
+
+def _variants() -> Iterator[tuple[str, dict[str, Any], dict[str, float]]]:
+    """Name, options and constants of `rtspecinv.frames`."""
+    inverter = A.inverter()
+    floors = f"MIN_COVERAGE {frames.MIN_COVERAGE:g}, AT_START {frames.MIN_COVERAGE_AT_START:g}"
+    yield f"nothing: {inverter.update}, {inverter.init}, revise {inverter.revise}, {floors}", {}, {}
+    for beta in (0.7, 0.8, 0.85, 0.9, 0.95, 1.0):
+        yield f"RAAR, beta {beta:g}", {"update": updates.RAAR(beta=beta)}, {}
+    for revise in range(4):
+        yield f"revise {revise}", {"revise": revise}, {}
+    for floor in (0.01, 0.02, 0.03, 0.05, 0.1):
+        yield f"MIN_COVERAGE {floor:g}", {}, {"MIN_COVERAGE": floor}
+    for floor in (0.003, 0.01, 0.03, 0.1):
+        yield f"MIN_COVERAGE_AT_START {floor:g}", {}, {"MIN_COVERAGE_AT_START": floor}
+    for name, start in STARTS.items():
+        yield f"start: {name}", {"init": start}, {}
+    for n_iter in (4, 8, 16, 32):
+        yield f"n_iter {n_iter}", {"n_iter": n_iter}, {}
+
+
+@contextmanager
+def changed(**constants: float) -> Iterator[None]:
+    """Give constants of `rtspecinv.frames` other values for a while."""
+    before = {name: getattr(frames, name) for name in constants}
+    vars(frames).update(constants)
+    try:
+        yield
+    finally:
+        vars(frames).update(before)
+
+
+SECTIONS = {
+    "a": section_a,
+    "b": section_b,
+    "c": section_c,
+    "d": section_d,
+    "e": section_e,
+    "f": section_f,
+    "g": section_g,
+}
+
+
+def judged(score: Score) -> list[str]:
+    return [db(score.convergence), number(score.pesq), number(score.estoi, 3), db(score.elsewhere)]
+
+
+def db(values: Tensor) -> str:
+    """Mean over the clips."""
+    return number(float(values.mean()))
+
+
+def number(value: float, digits: int = 2) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """GitHub markdown, padded so that it reads well as text too."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [" | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
+    rule = " | ".join("-" * w for w in widths)
+    return "\n".join(f"| {text} |" for text in (texts[0], rule, *texts[1:]))

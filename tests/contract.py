@@ -1,0 +1,152 @@
+"""The contract of a streaming inverter, as properties that any engine, rule and setting must have."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from rtspecinv import StreamingInverter
+
+MakeInverter = Callable[[], StreamingInverter]
+
+
+def run(inverter: StreamingInverter, magnitude: Tensor, chunks: Sequence[int] = ()) -> Tensor:
+    """All samples of a stream, pushed one by one or, where `chunks` says so, several at once."""
+    hops, at = [], 0
+    for size in chunks:
+        if at + size < magnitude.shape[-1]:
+            hops.append(inverter.push_many(magnitude[..., at : at + size]))
+            at += size
+    hops += [inverter.push(frame) for frame in magnitude[..., at:].unbind(-1)]
+    return torch.cat([*hops, inverter.flush()], -1)
+
+
+def verify_contract(make_inverter: MakeInverter, magnitude: Tensor, chunks: Sequence[int] = (2, 3)) -> None:
+    """Check properties 1 to 5 of the contract; 6, agreement of engines, compares two of them.
+
+    Args:
+        make_inverter: makes the inverter under test, the same every time.
+        magnitude: what is pushed, `(*batch_shape, n_freq, n_frames)` with at least 4 frames.
+        chunks: numbers of frames for the first calls of push_many.
+    """
+    samples = run(make_inverter(), magnitude)
+    one_frame_in_one_hop_out(make_inverter(), magnitude)
+    does_not_depend_on_chunks(make_inverter(), magnitude, samples, chunks)
+    is_causal(make_inverter(), magnitude, samples)
+    streams_are_independent(make_inverter(), magnitude, samples)
+    reset_is_complete(make_inverter(), magnitude, samples)
+    is_finite(make_inverter(), magnitude)
+    bad_input_changes_nothing(make_inverter(), magnitude, samples)
+
+
+def does_not_depend_on_chunks(
+    inverter: StreamingInverter, magnitude: Tensor, samples: Tensor, chunks: Sequence[int]
+) -> None:
+    """1. The same bits however the frames are cut; once aligned, as long as the inverse STFT."""
+    assert torch.equal(run(inverter, magnitude, chunks), samples)
+    assert torch.equal(run(inverter, magnitude, (magnitude.shape[-1] - 1,)), samples)
+    stft = inverter.stft
+    n_samples = (magnitude.shape[-1] - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
+    n_pushed = magnitude.shape[-1] * stft.hop_length  # can be more only if hardly anything overlaps
+    assert samples.shape[-1] == max(n_pushed, inverter.latency + n_samples)
+
+
+def one_frame_in_one_hop_out(inverter: StreamingInverter, magnitude: Tensor) -> None:
+    """2. Constant shapes, and a latency known before the first push."""
+    latency, hop_length = inverter.latency, inverter.stft.hop_length
+    assert isinstance(latency, int)
+    assert latency == inverter.look_ahead * hop_length + inverter.stft.padding
+    for frame in magnitude.unbind(-1):
+        assert inverter.push(frame).shape == (*inverter.batch_shape, hop_length)
+        assert inverter.latency == latency
+    assert inverter.push_many(magnitude).shape == (*inverter.batch_shape, hop_length * magnitude.shape[-1])
+
+
+def is_causal(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
+    """3a. A hop depends on no frame later than the one just pushed."""
+    n_known = magnitude.shape[-1] // 2
+    other = torch.cat([magnitude[..., :n_known], magnitude[..., n_known:].flip(-1) + 1.0], -1)
+    changed = run(inverter, other)
+    n_samples = n_known * inverter.stft.hop_length
+    assert torch.equal(changed[..., :n_samples], samples[..., :n_samples])
+    assert not torch.equal(changed, samples)
+
+
+def streams_are_independent(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
+    """3b. A hop depends on no other stream of the batch."""
+    if inverter.stft.window.numel() * len(inverter.batch_shape) == 0 or samples[..., 0].numel() < 2:
+        return
+    flat = magnitude.clone().flatten(0, -3)
+    flat[1:] = flat[1:].flip(-1) + 1.0
+    changed = run(inverter, flat.reshape(magnitude.shape)).flatten(0, -2)
+    assert torch.equal(changed[0], samples.flatten(0, -2)[0])
+    assert not torch.equal(changed[1], samples.flatten(0, -2)[1])
+
+
+def reset_is_complete(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
+    """4. After a flush or a reset, streams are as new, and only those that were reset."""
+    assert torch.equal(run(inverter, magnitude), samples)  # flushes at the end ...
+    assert not inverter.flush().any()  # ... so that nothing is owed any more ...
+    assert torch.equal(run(inverter, magnitude), samples)  # ... and all is as new.
+    inverter.push_many(magnitude)
+    inverter.reset()
+    assert torch.equal(run(inverter, magnitude), samples)
+
+    fresh = torch.zeros(inverter.batch_shape, dtype=torch.bool)
+    fresh.view(-1)[:1] = True
+    inverter.push_many(magnitude)
+    inverter.reset(fresh)
+    again = torch.cat([inverter.push_many(magnitude), inverter.flush()], -1)
+    twice = run(inverter, torch.cat([magnitude, magnitude], -1))[..., -again.shape[-1] :]
+    assert torch.equal(again, torch.where(fresh.to(again.device).unsqueeze(-1), samples, twice))
+
+
+def is_finite(inverter: StreamingInverter, magnitude: Tensor) -> None:
+    """5a. Finite in, finite out; silence gives silence and sound comes back after it."""
+    silence = torch.zeros_like(magnitude)
+    assert not run(inverter, silence).any()
+    gap = torch.cat([magnitude, silence, silence, silence, magnitude], -1)
+    late = torch.cat([silence[..., :1], magnitude], -1)
+    assert run(inverter, late).isfinite().all()
+    samples = run(inverter, gap)
+    assert samples.isfinite().all()
+    n_samples = magnitude.shape[-1] * inverter.stft.hop_length
+    before = samples[..., inverter.latency : inverter.latency + n_samples].square().mean(-1)
+    after = samples[..., -n_samples:].square().mean(-1)
+    assert (after > 0.1 * before).all()
+    assert run(inverter, magnitude[..., :1]).isfinite().all()
+    for scale in (1e-30, 1e30):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # more than full scale
+            scaled = run(inverter, magnitude * scale)
+        assert scaled.isfinite().all()
+        assert scaled.any() or not magnitude.any()
+
+
+def bad_input_changes_nothing(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
+    """5b. An error names the value, and the next good frame continues as if nothing had happened."""
+    good = magnitude[..., 0]
+    bad: list[tuple[type[Exception], str, object]] = [
+        (ValueError, "nan", torch.full_like(good, torch.nan)),
+        (ValueError, "inf", torch.full_like(good, torch.inf)),
+        (ValueError, "-1 < 0.*dB", torch.full_like(good, -1.0)),
+        (ValueError, "overflow", torch.full_like(good, torch.finfo(good.dtype).max)),
+        (ValueError, "shape", good[..., :-1]),
+        (ValueError, "shape", good.unsqueeze(0)),
+        (TypeError, "int64", torch.ones_like(good, dtype=torch.int64)),
+        (TypeError, "float16", good.half()),
+        (TypeError, "list", [0.0]),
+        (ValueError, "meta", good.to("meta")),
+    ]
+    hops = []
+    for index, frame in enumerate(magnitude.unbind(-1)):
+        error, words, value = bad[index % len(bad)]
+        for push in (inverter.push, inverter.push_many):
+            with pytest.raises(error, match=words if push == inverter.push else None):
+                push(value)  # type: ignore[arg-type]
+        hops.append(inverter.push(frame))
+    assert torch.equal(torch.cat([*hops, inverter.flush()], -1), samples)

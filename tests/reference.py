@@ -1,0 +1,162 @@
+"""Streaming inversion written straight from the equations: absolute positions, loops, float64, no state tricks.
+
+Slow on purpose, one stream, whole spectrogram in, whole signal out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rtspecinv import STFT
+from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START
+
+Frames = dict[int, np.ndarray]
+Projection = Callable[[Frames], Frames]
+
+
+def each(function: Callable[..., np.ndarray], *frames: Frames) -> Frames:
+    return {t: function(*(f[t] for f in frames)) for t in frames[0]}
+
+
+def griffin_lim(momentum: float):
+    def step(
+        c: Frames, carried: list[Frames], p_m: Projection, p_c: Projection
+    ) -> tuple[Frames, list[Frames]]:
+        s = p_c(p_m(c))
+        return each(lambda s, previous: s + momentum * (s - previous), s, carried[0]), [s]
+
+    return step
+
+
+def raar(beta: float):
+    def step(c, carried, p_m, p_c):
+        a = p_m(c)
+        s = p_c(each(lambda a, c: 2 * a - c, a, c))
+        return each(lambda c, s, a: beta * (c + s - a) + (1 - beta) * a, c, s, a), []
+
+    return step
+
+
+def difference_map(beta: float):
+    def step(c, carried, p_m, p_c):
+        a, s = p_m(c), p_c(c)
+        f_m = each(lambda a, c: a + (a - c) / beta, a, c)
+        f_c = each(lambda s, c: s - (s - c) / beta, s, c)
+        return each(lambda c, x, y: c + beta * (x - y), c, p_c(f_m), p_m(f_c)), []
+
+    return step
+
+
+def admm(rho: float):
+    def step(z, carried, p_m, p_c):
+        (u,) = carried
+        x = p_m(each(np.subtract, z, u))
+        y = each(np.add, x, u)
+        z = each(lambda y, s: (rho * y + s) / (1 + rho), y, p_c(y))
+        return z, [each(lambda u, x, z: u + x - z, u, x, z)]
+
+    return step
+
+
+def accelerated(alpha: float, beta: float, gamma: float):
+    def step(c, carried, p_m, p_c):
+        t, d = carried
+        new = each(lambda d, s: (1 - gamma) * d + gamma * s, d, p_c(p_m(c)))
+        c = each(lambda new, t: new + alpha * (new - t), new, t)
+        return c, [new, each(lambda new, t: new + beta * (new - t), new, t)]
+
+    return step
+
+
+#          name: (step, carried arrays of a new frame as multiples of its start, what is committed)
+RULES = {
+    "gla": (griffin_lim(0.0), [1.0], "consistent"),
+    "rtisi": (griffin_lim(0.0), [1.0], "consistent"),
+    "fgla": (griffin_lim(0.99), [1.0], "consistent"),
+    "raar": (raar(0.9), [], "shadow"),
+    "dm": (difference_map(1.0), [], "shadow"),
+    "admm": (admm(0.1), [0.0], "shadow"),
+    "agla": (accelerated(0.99, 0.99, 1.25), [1.0, 1.0], "shadow"),
+}
+
+
+def invert(
+    S: np.ndarray, stft: STFT, update: str, *, look_ahead: int, revise: int, n_iter: int
+) -> np.ndarray:
+    """Samples of magnitudes (n_freq, n_frames), as long as the inverse STFT; newest frames start from overlap."""
+    step, carried_start, committed = RULES[update]
+    n_fft, hop, n_frames = stft.n_fft, stft.hop_length, S.shape[-1]
+    w, d = stft.window.double().numpy(), stft.dual_window.double().numpy()
+    norm = "ortho" if stft.normalized else "backward"
+    S = S[: n_fft // 2 + 1]
+    n_samples = (n_frames - 1) * hop + n_fft
+    heard, n_heard = np.zeros(n_samples), 0  # final samples
+    left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # of frames that can change no more
+    c: Frames = {}
+    carried: list[Frames] = [{} for _ in carried_start]
+
+    def p_m(y: Frames) -> Frames:
+        return {t: S[:, t] * np.where(y[t] == 0, 1, np.exp(1j * np.angle(y[t]))) for t in y}
+
+    def overlap_add(y: Frames) -> np.ndarray:
+        x = left.copy()
+        for t, frame in y.items():
+            x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft, norm=norm)
+        x[:n_heard] = heard[:n_heard]
+        return x
+
+    def window_sum(frames: list[int]) -> np.ndarray:
+        e = left_sum.copy()
+        for t in frames:
+            e[t * hop : t * hop + n_fft] += w * d
+        e[:n_heard] = 1
+        return e
+
+    def analyze(x: np.ndarray, t: int, window: np.ndarray) -> np.ndarray:
+        return np.fft.rfft(x[t * hop : t * hop + n_fft] * window, norm=norm)
+
+    def p_c(y: Frames) -> Frames:
+        x, e = overlap_add(y), np.maximum(window_sum(list(y)), MIN_COVERAGE)
+        return {t: analyze(x, t, window_of(t, e)) for t in y}
+
+    def window_of(t: int, e: np.ndarray) -> np.ndarray:
+        if update != "rtisi":
+            return w / e[t * hop : t * hop + n_fft]
+        return mirrored_envelope(0) if t == now else w
+
+    def mirrored_envelope(first: int) -> np.ndarray:
+        envelope = np.zeros(n_fft)
+        for q in range(first, stft.look_back + 1):
+            for n in range(n_fft - q * hop):
+                envelope[n] += d[n + q * hop]
+        return np.array([envelope[-1 - (n - 1) % n_fft] for n in range(n_fft)])
+
+    for now in range(n_frames + look_ahead + stft.look_back):
+        if now < n_frames:
+            x = overlap_add(p_m(c))
+            e = np.maximum(window_sum(list(c)), MIN_COVERAGE_AT_START)[now * hop : now * hop + n_fft]
+            window = w / e if update != "rtisi" else mirrored_envelope(1) if stft.look_back > 1 else w
+            c[now] = analyze(x, now, window)
+            for array, factor in zip(carried, carried_start, strict=True):
+                array[now] = factor * c[now]
+        for _ in range(n_iter):
+            c, carried = step(c, carried, p_m, p_c)
+        estimate = (
+            p_m(p_c(p_m(c)))
+            if committed == "shadow" and n_iter
+            else p_m(carried[0] if committed == "consistent" and n_iter else c)
+        )
+        due = (now - look_ahead) * hop  # the hop that is heard now
+        if 0 <= due < n_samples:
+            span = slice(due, min(due + hop, n_samples))
+            heard[span] = overlap_add(estimate)[span] / np.maximum(window_sum(list(c))[span], MIN_COVERAGE)
+            n_heard = span.stop
+        gone = now - look_ahead - revise
+        if gone in c:
+            left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)
+            left_sum[gone * hop : gone * hop + n_fft] += w * d
+            for frames in (c, *carried):
+                del frames[gone]
+    return heard[stft.padding : n_samples - stft.padding]

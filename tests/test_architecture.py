@@ -1,0 +1,57 @@
+"""Who imports whom: only along the arrows of the package's map."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import rtspecinv
+
+PACKAGE = Path(rtspecinv.__file__).parent
+#         module: what of rtspecinv it may import
+ARROWS = {
+    "stft": set(),
+    "frames": {"stft"},
+    "projections": {"frames", "stft"},
+    "updates": {"stft"},
+    "phase": {"stft"},
+    "metrics": {"stft"},
+    "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
+    "streaming": {"engines", "updates", "phase", "stft"},
+    "audio": {"audio"},
+    "files": set(),
+    "demo_clip": set(),
+    "plots": set(),
+    "__init__": {"metrics", "phase", "updates", "audio", "stft", "streaming"},
+    "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
+    "__main__": {"cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms of rtspecinv that a module imports; "" for the package itself."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            base = node.module or ""
+            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "rtspecinv" else {base}
+    return {(name.split(".") + [""])[1] for name in found if name.split(".")[0] == "rtspecinv"}
+
+
+def test_imports_follow_the_arrows():
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert room in ARROWS, f"{path} is in no room of the map"
+        rooms = {name for name in imports(path)}
+        assert rooms <= ARROWS[room], f"{room} imports {rooms - ARROWS[room]}"
+
+
+def test_import_is_light():
+    code = "import sys, rtspecinv; print(sorted({'sounddevice', 'soundfile', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

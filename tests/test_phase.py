@@ -1,0 +1,75 @@
+"""Starts: sinusoids go on, impulses stay in place, windows have known widths."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rtspecinv import STFT
+from rtspecinv.phase import Context, Gradient, Peaks, Zeros, gaussian_width
+
+
+def context(stft: STFT, samples: torch.Tensor, frame: int, n_next: int = 0) -> tuple[Context, torch.Tensor]:
+    spectrum = stft.analyze(samples).mT
+    known = spectrum[frame - 2 : frame + 1 + n_next]
+    return Context(stft, known.abs(), spectrum[frame - 1], lambda: spectrum[frame]), spectrum[frame]
+
+
+def error(estimate: torch.Tensor, true: torch.Tensor) -> float:
+    return float((estimate - true).norm() / true.norm())
+
+
+@pytest.mark.parametrize("setting", [(256, 64, 256), (255, 50, 255), (256, 32, 200)])
+@pytest.mark.parametrize("start", [Peaks(), Gradient(), Gradient(delay=1)], ids=str)
+def test_a_sinusoid_goes_on(start, setting):
+    n_fft, hop_length, win_length = setting
+    stft = STFT(n_fft, hop_length, win_length=win_length, dtype=torch.float64)
+    samples = torch.sin(2 * math.pi * 0.1234 * torch.arange(4000, dtype=torch.float64))
+    what, true = context(stft, samples, 10, start.n_waiting)
+    assert error(start(what), true) < 0.1
+    assert torch.allclose(start(what).abs(), true.abs())
+    assert error(Zeros()(what), true) > 0.5
+
+
+@pytest.mark.parametrize("start", [Gradient(), Gradient(delay=1)], ids=str)
+def test_an_impulse_stays_in_place(start):
+    stft = STFT(256, 32, window="blackman", dtype=torch.float64)
+    samples = torch.zeros(4000, dtype=torch.float64)
+    samples[1000] = 1
+    what, true = context(stft, samples, 32, start.n_waiting)
+    estimate = start(what)
+    peak = stft.inverse_transform(estimate).abs().argmax()
+    assert abs(int(peak) - int(stft.inverse_transform(true).abs().argmax())) <= 8
+
+
+def test_starts_treat_streams_alike():
+    stft = STFT(64, 16, dtype=torch.float64)
+    samples = torch.randn(3, 400, dtype=torch.float64)
+    spectrum = stft.analyze(samples).mT
+    for start in (Peaks(), Gradient(), Zeros()):
+        together = start(Context(stft, spectrum[:, 5:8].abs(), spectrum[:, 6], lambda: spectrum[:, 7]))
+        for i in range(3):
+            one = start(Context(stft, spectrum[i, 5:8].abs(), spectrum[i, 6], lambda: spectrum[0, 7]))
+            assert torch.allclose(together[i], one)
+
+
+@pytest.mark.parametrize(
+    ("window", "constant"),  # Prusa & Sondergaard 2016, table 1
+    [
+        ("hann", 0.25645),
+        ("cosine", 0.41532),
+        ("hamming", 0.29794),
+        ("blackman", 0.17954),
+        ("nuttall", 0.12807),
+    ],
+)
+def test_gaussian_width_has_the_published_constants(window, constant):
+    width = gaussian_width(STFT(512, 64, window=window, dtype=torch.float64).window.numpy())
+    assert width / 512**2 == pytest.approx(constant, rel=0.04)
+
+
+def test_gaussian_width_of_a_gaussian_is_exact():
+    t = torch.arange(512, dtype=torch.float64) - 256
+    assert gaussian_width(torch.exp(-math.pi * t**2 / 9000).numpy()) == pytest.approx(9000, rel=1e-3)

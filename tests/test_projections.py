@@ -1,0 +1,63 @@
+"""The two projections."""
+
+from __future__ import annotations
+
+import torch
+
+from rtspecinv import STFT
+from rtspecinv.frames import FrameBuffer
+from rtspecinv.projections import to_consistent, to_magnitude
+
+
+def test_to_magnitude_has_the_magnitude_and_keeps_the_phase():
+    spectrum = torch.randn(5, 33, dtype=torch.complex64)
+    magnitude = torch.rand(5, 33)
+    result = to_magnitude(spectrum, magnitude)
+    assert torch.allclose(result.abs(), magnitude)
+    assert torch.allclose((result * spectrum.conj()).imag, torch.zeros(5, 33), atol=1e-6)
+
+
+def test_to_magnitude_of_zero_and_of_almost_zero():
+    tiny = torch.tensor([0, 1e-45, 1e-40j, -1e-37, 1e37j, 1e-30 + 1e-30j], dtype=torch.complex64)
+    for magnitude in (0.0, 1e-30, 1.0, 1e30):
+        result = to_magnitude(tiny, torch.full((6,), magnitude))
+        assert torch.allclose(result.abs(), torch.full((6,), magnitude))
+    assert to_magnitude(tiny, torch.ones(6))[0] == 1
+
+
+def test_to_magnitude_has_finite_gradients_at_zero():
+    spectrum = torch.zeros(4, dtype=torch.complex64, requires_grad=True)
+    magnitude = torch.ones(4, requires_grad=True)
+    torch.view_as_real(to_magnitude(spectrum, magnitude)).sum().backward()
+    assert spectrum.grad.isfinite().all()
+    assert torch.equal(magnitude.grad, torch.ones(4))
+
+
+def all_open(stft: STFT, n_frames: int) -> FrameBuffer:
+    buffer = FrameBuffer(stft, n_frames)
+    for _ in range(n_frames):
+        buffer.push(torch.ones(stft.n_fft // 2 + 1, dtype=stft.dtype))
+    return buffer
+
+
+def test_with_every_frame_open_to_consistent_is_stft_of_istft():
+    stft = STFT(64, 16, dtype=torch.float64)
+    buffer = all_open(stft, 12)
+    spectrum = torch.randn(12, 33, dtype=torch.complex128)
+    # Away from the edges, where torch.istft divides by window sums that are kept above a floor here.
+    expected = stft.analyze(stft.synthesize(spectrum.mT)).mT
+    assert torch.allclose(to_consistent(spectrum, buffer)[5:-5], expected[5:-5])
+
+
+def test_to_consistent_is_a_projection():
+    stft = STFT(64, 16, window="hamming", center=False, dtype=torch.float64)
+    buffer = all_open(stft, 8)
+    spectrum = torch.randn(8, 33, dtype=torch.complex128)
+    once = to_consistent(spectrum, buffer)
+    assert torch.allclose(to_consistent(once, buffer)[3:-3], once[3:-3], atol=1e-2)
+    signal = torch.randn(7 * 16 + 64, dtype=torch.float64)
+    consistent = stft.analyze(signal).mT
+    away = buffer.stft.frame(signal).shape[-2]
+    assert away == 8
+    assert torch.allclose(to_consistent(consistent, buffer)[3:-3], consistent[3:-3])
+    assert (to_consistent(spectrum, buffer) - consistent).norm() <= (spectrum - consistent).norm()

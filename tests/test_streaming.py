@@ -1,0 +1,422 @@
+"""StreamingInverter: the contract over rules, settings and shapes, the reference, and what users meet."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import reference
+import torch
+from contract import run, verify_contract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rtspecinv
+from rtspecinv import STFT, StreamingInverter
+from rtspecinv.phase import STARTS, Gradient
+from rtspecinv.updates import RULES, ADMM, RAAR, AcceleratedGriffinLim, DifferenceMap, GriffinLim
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    ),
+]
+SETTINGS = [
+    {"n_fft": 32, "hop_length": 8},
+    {"n_fft": 32, "hop_length": 4},
+    {"n_fft": 33, "hop_length": 10},
+    {"n_fft": 32, "hop_length": 8, "win_length": 24, "window": "blackman"},
+    {"n_fft": 32, "hop_length": 16, "window": "hamming"},
+    {"n_fft": 32, "hop_length": 32, "window": "rectangular"},
+    {"n_fft": 32, "hop_length": 8, "center": False},
+    {"n_fft": 31, "hop_length": 8, "normalized": True, "onesided": False},
+]
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def magnitudes(stft: STFT, *batch: int, n_frames: int = 10, seed: int = 0) -> torch.Tensor:
+    n_samples = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
+    samples = 0.2 * noise(*batch, n_samples, seed=seed, dtype=stft.dtype)
+    return stft.magnitude(samples.to(stft.device))
+
+
+# --- The contract ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("update", "setting"),
+    [*(("raar", setting) for setting in SETTINGS), *((update, SETTINGS[0]) for update in RULES)],
+    ids=str,
+)
+def test_contract_of_rules_and_settings(update, setting, device):
+    stft = STFT(**setting, device=device)
+    verify_contract(
+        lambda: StreamingInverter(stft, update=update, batch_shape=(2,), n_iter=2), magnitudes(stft, 2)
+    )
+
+
+@pytest.mark.parametrize("init", [*STARTS.values(), Gradient(delay=1)], ids=str)
+@pytest.mark.parametrize(("setting", "n_iter"), [(SETTINGS[0], 0), (SETTINGS[2], 2)], ids=str)
+def test_contract_of_starts(init, setting, n_iter):
+    stft = STFT(**setting)
+    verify_contract(
+        lambda: StreamingInverter(stft, init=init, look_ahead=1, n_iter=n_iter, batch_shape=(2,)),
+        magnitudes(stft, 2),
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    update=st.sampled_from(sorted(RULES)),
+    n_fft=st.integers(4, 40),
+    overlap=st.integers(2, 6),
+    center=st.booleans(),
+    batch=st.sampled_from([(), (1,), (3,), (2, 2)]),
+    look_ahead=st.integers(0, 3),
+    revise=st.integers(0, 8),
+    n_iter=st.integers(0, 2),
+    double=st.booleans(),
+    chunks=st.lists(st.integers(1, 6), max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_contract_of_anything(
+    update, n_fft, overlap, center, batch, look_ahead, revise, n_iter, double, chunks, seed
+):
+    dtype = torch.float64 if double else torch.float32
+    hop_length = max(1, n_fft // overlap)
+    stft = STFT(n_fft, hop_length, window="hamming", center=center, pad_mode="constant", dtype=dtype)
+    revise = 0 if RULES[update].textbook else min(revise, stft.look_back)
+    verify_contract(
+        lambda: StreamingInverter(
+            stft, update=update, look_ahead=look_ahead, revise=revise, n_iter=n_iter, batch_shape=batch
+        ),
+        magnitudes(stft, *batch, n_frames=6, seed=seed),
+        chunks,
+    )
+
+
+# --- Against the reference, and numbers ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("look_ahead", "revise"), [(0, 0), (1, 1), (3, 0), (2, 99)])
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s["hop_length"] < 32], ids=str)
+@pytest.mark.parametrize("update", RULES)
+def test_equals_the_reference(update, setting, look_ahead, revise):
+    stft = STFT(**setting, dtype=torch.float64)
+    revise = 0 if RULES[update].textbook else min(revise, stft.look_back)
+    # Iterations amplify rounding errors, some rules by more than 10 a push: a few frames say it all.
+    S = magnitudes(stft, n_frames=7)
+    inverter = StreamingInverter(stft, update=update, look_ahead=look_ahead, revise=revise, n_iter=2)
+    samples = run(inverter, S)[inverter.latency :].numpy()
+    expected = reference.invert(S.numpy(), stft, update, look_ahead=look_ahead, revise=revise, n_iter=2)
+    np.testing.assert_allclose(samples, expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("update", RULES)
+def test_float32_is_near_float64(update):
+    stft = STFT(64, 16, dtype=torch.float64)
+    S = magnitudes(stft, n_frames=6)
+    make = lambda stft: StreamingInverter(stft, update=update, n_iter=2)  # noqa: E731
+    exact = run(make(stft), S)
+    rounded = run(make(STFT(64, 16)), S.float())
+    assert (exact - rounded).norm() < 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("update", RULES)
+def test_true_phase_stays(update):
+    """A consistent spectrum is a fixed point: with its phase given, the recording comes back."""
+    stft = STFT(64, 16, dtype=torch.float64)
+    samples = noise(800, dtype=torch.float64)
+    inverter = StreamingInverter(stft, update=update, n_iter=4)
+    for n_iter in (0, 4):
+        inverter = StreamingInverter(stft, update=update, n_iter=n_iter)
+        result = run(inverter, stft.analyze(samples))[inverter.latency :]
+        # Until the frames that overlap it have come in, the newest frame cannot be told to be right.
+        assert (result - samples).norm() < (1e-9 if n_iter == 0 else 0.1) * samples.norm()
+
+
+def test_complex_frames_start_with_their_phase():
+    stft = STFT(64, 16)
+    spectrum = stft.analyze(noise(800))
+    by_phase = run(StreamingInverter(stft), spectrum)
+    assert not torch.equal(by_phase, run(StreamingInverter(stft), spectrum.abs()))
+    assert torch.equal(by_phase, run(StreamingInverter(stft), spectrum, (5, 7)))
+
+
+def voice(n_samples: int = 8000, rate: int = 16000) -> torch.Tensor:
+    """Harmonics of a gliding fundamental with a decaying envelope: something to converge on."""
+    t = torch.arange(n_samples, dtype=torch.float64) / rate
+    phase = 2 * torch.pi * (140 * t + 20 * torch.sin(2 * torch.pi * 3 * t) / (2 * torch.pi * 3) * 2)
+    tone = sum(torch.sin(k * phase) / k for k in range(1, 30))
+    return (0.1 * tone * (1 + torch.sin(2 * torch.pi * 5 * t))).float()
+
+
+def convergence(stft: STFT, samples: torch.Tensor, **options: object) -> float:
+    S = stft.magnitude(samples)
+    inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
+    result = run(inverter, S)[inverter.latency :]
+    return float(rtspecinv.metrics.spectral_convergence(stft.magnitude(result)[:, 4:-4], S[:, 4:-4]))
+
+
+def test_more_of_everything_is_better():
+    stft, samples = STFT(512, 128), voice()
+    default = convergence(stft, samples)
+    assert default < -30
+    assert default < convergence(stft, samples, update="rtisi") - 3
+    assert default < convergence(stft, samples, look_ahead=0) - 2
+    assert default < convergence(stft, samples, n_iter=2) - 1
+    assert convergence(stft, samples, look_ahead=0) < convergence(stft, samples, look_ahead=0, revise=0) - 1
+    assert convergence(stft, samples, init="overlap") < convergence(stft, samples, init="zeros") - 1
+
+
+@pytest.mark.parametrize(("init", "look_ahead"), [("gradient", 0), (Gradient(delay=1), 1), ("peaks", 0)])
+def test_starts_alone_are_algorithms(init, look_ahead):
+    stft, samples = STFT(512, 64, window="blackman"), voice()
+    alone = convergence(stft, samples, init=init, n_iter=0, look_ahead=look_ahead)
+    nothing = convergence(stft, samples, init="zeros", n_iter=0, look_ahead=look_ahead)
+    assert alone < nothing - 10
+
+
+def test_sound_after_silence_is_as_good_as_before():
+    stft, samples = STFT(512, 128), voice()
+    gap = torch.cat([samples, torch.zeros(16000), samples])
+    S = stft.magnitude(gap)
+    inverter = StreamingInverter(stft)
+    result = stft.magnitude(run(inverter, S)[inverter.latency :])
+    n_frames = len(samples) // stft.hop_length - 4  # but the frames at the edges, as in convergence()
+    error = rtspecinv.metrics.spectral_convergence(result[:, -n_frames:-4], S[:, -n_frames:-4])
+    assert float(error) < convergence(stft, samples) + 5
+
+
+def test_scale_is_only_scale():
+    stft = STFT(64, 16)
+    S = magnitudes(stft)
+    for exponent in (-40, 2):  # a power of two: not even rounding changes
+        scaled = run(StreamingInverter(stft), S * 2.0**exponent)
+        assert torch.equal(scaled, run(StreamingInverter(stft), S) * 2.0**exponent)
+
+
+def test_no_clicks_between_hops():
+    stft, samples = STFT(512, 128), voice()
+    inverter = StreamingInverter(stft)
+    result = run(inverter, stft.magnitude(samples))[inverter.latency + 512 : -512]
+    jumps = result.diff(n=2).square()
+    seams = torch.zeros_like(jumps, dtype=torch.bool)
+    seams[(-512 - stft.padding - 2) % 128 :: 128] = True
+    seams[(-512 - stft.padding - 1) % 128 :: 128] = True
+    assert jumps[seams].mean() < 2 * jumps[~seams].mean()
+
+
+# --- Life of a stream ------------------------------------------------------------------------------------
+
+
+def test_streams_of_a_batch_are_those_of_one():
+    stft = STFT(64, 16, dtype=torch.float64)
+    S = magnitudes(stft, 3, 2, n_frames=6)
+    together = run(StreamingInverter(stft, batch_shape=(3, 2)), S)
+    for index in np.ndindex(3, 2):
+        assert torch.allclose(together[index], run(StreamingInverter(stft), S[index]), atol=1e-8)
+    assert not torch.allclose(together[0, 0], together[1, 0], atol=1e-3)
+
+
+def test_to_in_mid_stream():
+    stft = STFT(64, 16)
+    S = magnitudes(stft)
+    inverter = StreamingInverter(stft, n_iter=2)
+    expected = run(StreamingInverter(stft.to(torch.float64), n_iter=2), S.double())
+    hops = [inverter.push_many(S[:, :5])]
+    inverter.to(torch.float64)
+    hops += [inverter.push_many(S[:, 5:].double()), inverter.flush()]
+    assert hops[1].dtype == torch.float64
+    assert (torch.cat([h.double() for h in hops]) - expected).norm() < 0.05 * expected.norm()
+    with pytest.raises(TypeError, match=r"magnitude.to\(torch.float64\)"):
+        inverter.push(S[:, 0])
+    inverter.to(torch.float32)
+    assert torch.equal(run(inverter, S), run(StreamingInverter(STFT(64, 16), n_iter=2), S))
+
+
+def test_the_inverter_has_an_stft_of_its_own():
+    stft = STFT(64, 16)
+    inverter = StreamingInverter(stft)
+    inverter.to(torch.float64)
+    assert stft.dtype == torch.float32
+
+
+def test_state_is_written_in_place_and_does_not_grow():
+    stft = STFT(64, 16)
+    inverter = StreamingInverter(stft, update="agla", batch_shape=(2,))
+    where = {name: (b.data_ptr(), b.shape) for name, b in inverter.named_buffers()}
+    run(inverter, magnitudes(stft, 2))
+    inverter.reset(torch.tensor([True, False]))
+    assert {name: (b.data_ptr(), b.shape) for name, b in inverter.named_buffers()} == where
+
+
+def test_a_copy_goes_its_own_way():
+    stft = STFT(64, 16)
+    S = magnitudes(stft)
+    inverter = StreamingInverter(stft)
+    inverter.push_many(S[:, :5])
+    twin = copy.deepcopy(inverter)
+    rest = torch.cat([inverter.push_many(S[:, 5:]), inverter.flush()])
+    assert torch.equal(torch.cat([twin.push_many(S[:, 5:]), twin.flush()]), rest)
+
+
+def test_arrays_are_converted():
+    stft = STFT(64, 16)
+    S = magnitudes(stft)
+    expected = run(StreamingInverter(stft), S)
+    inverter = StreamingInverter(stft)
+    array = S.double().numpy()
+    hops = [inverter.push(array[:, t]) for t in range(4)] + [inverter.push_many(array[:, 4:])]
+    assert torch.equal(torch.cat([*hops, inverter.flush()]), expected)
+    with pytest.raises(TypeError, match="int16.*astype"):
+        inverter.push(np.ones(33, np.int16))
+
+
+@pytest.mark.parametrize("update", RULES)
+def test_gradients_are_right(update):
+    stft = STFT(8, 2, dtype=torch.float64)
+    # Seeded so that no c passes through 0 within eps: there the phase, and so the derivative, jumps.
+    S = magnitudes(stft, n_frames=4, seed=1).requires_grad_()
+    inverter = StreamingInverter(stft, update=update, n_iter=2, look_ahead=1)
+    assert torch.autograd.gradcheck(lambda S: run(inverter, S), S, eps=1e-7, atol=1e-4)
+    assert not run(inverter, S.detach()).requires_grad
+    with torch.no_grad():
+        assert not run(inverter, S).requires_grad
+
+
+@pytest.mark.parametrize("init", ["peaks", "gradient", "zeros", "overlap"])
+def test_gradients_are_finite(init):
+    stft = STFT(32, 8)
+    S = magnitudes(stft)
+    S[:, 3:6] = 0
+    S.requires_grad_()
+    run(StreamingInverter(stft, init=init), S).square().sum().backward()
+    assert S.grad is not None
+    assert S.grad.isfinite().all()
+    assert S.grad.any()
+
+
+# --- What every argument does, and what it refuses -------------------------------------------------------
+
+
+def test_every_argument_matters():
+    stft = STFT(64, 16)
+    S = magnitudes(stft, n_frames=12)
+
+    def result(**options: object) -> torch.Tensor:
+        inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
+        return run(inverter, S)[inverter.latency :]
+
+    results = [
+        result(),
+        result(update="rtisi"),
+        result(update="gla"),
+        *(result(update=GriffinLim(momentum=m)) for m in (0.5, 0.99)),
+        *(result(update=RAAR(beta=b)) for b in (0.5, 0.7)),
+        *(result(update=DifferenceMap(beta=b)) for b in (0.8, 1.0)),
+        *(result(update=ADMM(rho=r)) for r in (0.0, 0.1, 0.5)),
+        *(result(update=AcceleratedGriffinLim(gamma=g)) for g in (1.1, 1.25)),
+        *(result(init=i) for i in ("gradient", Gradient(tolerance=0.1), Gradient(delay=1), "peaks", "zeros")),
+        *(result(look_ahead=k) for k in (0, 1, 2, 5)),
+        *(result(revise=r) for r in (0, 2, 3)),
+        *(result(n_iter=n) for n in (0, 1, 9)),
+    ]
+    for i, one in enumerate(results):
+        for other in results[:i]:
+            assert not torch.allclose(one, other, atol=1e-4)
+
+
+def test_defaults():
+    inverter = StreamingInverter(STFT(1024, 256))
+    assert (inverter.look_ahead, inverter.revise, inverter.n_iter, inverter.engine) == (3, 1, 8, "eager")
+    assert inverter.latency == 3 * 256 + 512
+    assert StreamingInverter(STFT(1024, 128)).look_ahead == 7
+    assert StreamingInverter(STFT(), update="rtisi").revise == 0
+    assert repr(inverter).startswith("StreamingInverter(\n  look_ahead=3, revise=1, n_iter=8")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"update": "raarr"}, ValueError, "update='raarr'.*did you mean 'raar'"),
+        ({"init": "overlapp"}, ValueError, "did you mean 'overlap'"),
+        ({"engine": "eagre"}, ValueError, "did you mean 'eager'"),
+        ({"look_ahead": -1}, ValueError, "look_ahead=-1 is not an integer >= 0"),
+        ({"look_ahead": 1.5}, ValueError, "look_ahead=1.5 is not an integer"),
+        ({"n_iter": -8}, ValueError, "n_iter=-8"),
+        ({"revise": 4}, ValueError, "revise=4 is larger than look_back=3"),
+        ({"update": "rtisi", "revise": 1}, ValueError, "GriffinLim"),
+        ({"init": Gradient(delay=1), "look_ahead": 0}, ValueError, "look_ahead=0 is too small"),
+        ({"batch_shape": (2, -1)}, ValueError, "batch_shape=-1"),
+    ],
+)
+def test_bad_options(options, error, words):
+    with pytest.raises(error, match=words):
+        StreamingInverter(STFT(1024, 256), **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: RAAR(beta=1.5), "beta=1.5 is not between 0 and 1"),
+        (lambda: GriffinLim(momentum=-1), "momentum=-1"),
+        (lambda: DifferenceMap(beta=0), "not > 0"),
+        (lambda: ADMM(rho=-0.1), "rho=-0.1"),
+        (lambda: AcceleratedGriffinLim(gamma=float("nan")), "gamma=nan"),
+        (lambda: Gradient(delay=2), "delay=2"),
+        (lambda: Gradient(tolerance=0), "tolerance=0"),
+    ],
+)
+def test_bad_rules(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "words"),
+    [
+        ("push", (10, 33), "looks like .frames, freq., use push_many.magnitude.mT"),
+        ("push", (33, 10), "several frames, use push_many"),
+        ("push", (65,), "64 gives 33"),
+        ("push", (), "axes"),
+        ("push_many", (33,), "one frame, use push"),
+        ("push_many", (33, 0), "no frame in it"),
+        ("push_many", (10, 33), "looks like .frames, freq."),
+        ("push_many", (65, 10), "n_fft"),
+        ("push_many", (2, 33, 10), "axes"),
+    ],
+)
+def test_wrong_shapes_say_the_way_out(method, shape, words):
+    inverter = StreamingInverter(STFT(64, 16))
+    with pytest.raises(ValueError, match=words):
+        getattr(inverter, method)(torch.ones(shape))
+
+
+def test_other_misuse():
+    stft = STFT(64, 16)
+    with pytest.raises(TypeError, match="dict"):
+        StreamingInverter({})  # type: ignore[arg-type]
+    inverter = StreamingInverter(stft, batch_shape=(2,))
+    with pytest.raises(TypeError, match="bool"):
+        inverter.reset(torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="batch_shape"):
+        inverter.reset(torch.tensor([True]))
+    with pytest.raises(ValueError, match=r"complex.*overlap"):
+        StreamingInverter(stft, init=Gradient(delay=1)).push(stft.analyze(noise(200))[:, 0])
+
+
+def test_powers_are_noticed_once():
+    stft = STFT(64, 16)
+    inverter = StreamingInverter(stft)
+    power = torch.full((33,), (0.5 * 16) ** 2)  # of a full-scale sinusoid: |X| = 16
+    inverter.push(power.sqrt())
+    with pytest.warns(UserWarning, match=r"powers.*sqrt"):
+        inverter.push(10 * power)
+    inverter.push(10 * power)
