@@ -25,6 +25,7 @@ from tables import SECTIONS, Bench
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
 README = ROOT / "bench" / "README.md"
+BEGIN = 0.5  # seconds
 
 
 def render(letter: str, bench: Bench, command: str) -> str:
@@ -81,13 +82,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--audio", type=Path, metavar="DIR", help="recordings; default ../shared/audio, else the demo clip"
     )
     parser.add_argument("--only", metavar="a,b,...", default=",".join(SECTIONS), help="tables to make")
-    parser.add_argument("--clips-from", type=float, metavar="SECONDS", default=0.5, help="where clips begin")
+    parser.add_argument(
+        "--clips-from", type=float, metavar="SECONDS", default=BEGIN, help="where clips begin"
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into bench/README.md too")
     args = parser.parse_args(arguments)
     args.only = args.only.split(",")
     if unknown := sorted(set(args.only) - set(SECTIONS)):
         parser.error(f"no table {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
     return args
+
+
+def command(args: argparse.Namespace, letter: str) -> str:
+    """What makes one table again; of a folder, only its name."""
+    audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
+    begin = f" --clips-from {args.clips_from:g}" if args.clips_from != BEGIN else ""
+    return f"bench/quality.py --only {letter}{audio}{begin}"
 
 
 def recordings(folder: Path | None) -> list[Path]:
@@ -103,19 +113,17 @@ def recordings(folder: Path | None) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
     torch.set_num_threads(1)
-    only = "" if args.only == list(SECTIONS) else f" --only {','.join(args.only)}"
-    command = f"bench/quality.py{only}"
     try:
-        bench, made = Bench(recordings(args.audio), args.clips_from), {}
+        bench = Bench(recordings(args.audio), args.clips_from)
         print(f"Clips: {', '.join(bench.clips(protocol.A).names)}\n")
     except protocol.NoRecordings as error:
         print(error, file=sys.stderr)
         return 1
     for letter in args.only:
-        made[letter] = render(letter, bench, command)
-        print(made[letter], flush=True)
-    if args.write:
-        write(made)
+        text = render(letter, bench, command(args, letter))
+        print(text, flush=True)
+        if args.write:
+            write({letter: text})
     return 0
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from rtspecinv.stft import STFT
 
 # Where only the tails of windows overlap, dividing by their small sum would amplify what is not known there.
-# Sums are taken as at least this share of the complete sum; three times more or less costs up to 1 dB.
-MIN_COVERAGE = 0.03
+# Sums are taken as at least this share of the complete sum; half or double costs a few tenths of a dB.
+MIN_COVERAGE = 0.04
 # The start of the newest frame is used once, not iterated, and gains from a sharper division.
 MIN_COVERAGE_AT_START = 0.01
 
@@ -99,18 +99,18 @@ class FrameBuffer(torch.nn.Module):
         self._make_windows()
 
     def start(self, spectra: tuple[Tensor, ...]) -> None:
-        """Give the newest frame its spectra, the iterate and what is carried, each `(*batch, n_half)`."""
+        """Give the newest frame its spectra, the iterate and what is carried, each `(*batch, n_half, 2)`."""
         present = self.present[..., self.n_open - 1].clone()
-        newest = present[..., None, None, None] * torch.stack(spectra, -2).unsqueeze(-2)
-        self.spectra[..., -1:, :, :] = torch.view_as_real(newest)
+        newest = present[..., None, None, None, None] * torch.stack(spectra, -3).unsqueeze(-3)
+        self.spectra.copy_(torch.cat([self.spectra[..., :-1, :, :], newest], -3))
 
     def store(self, spectra: tuple[Tensor, ...]) -> None:
-        """Keep the spectra, the iterate and what is carried, each `(*batch, n_open, n_half)`."""
-        self.spectra.copy_(torch.view_as_real(torch.stack(spectra, -3)))
+        """Keep the spectra, the iterate and what is carried, each `(*batch, n_open, n_half, 2)`."""
+        self.spectra.copy_(torch.stack(spectra, -4))
 
     def load(self) -> tuple[Tensor, ...]:
-        """Return the spectra, the iterate and what is carried, each `(*batch, n_open, n_half)`."""
-        return torch.view_as_complex(_fresh(self.spectra)).unbind(-3)
+        """Return the spectra, the iterate and what is carried, each `(*batch, n_open, n_half, 2)`."""
+        return _fresh(self.spectra).unbind(-4)
 
     def target(self) -> Tensor:
         """Magnitude of the frames that take part, `(*batch, n_open, n_half)`."""

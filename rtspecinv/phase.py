@@ -25,16 +25,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What is known when a frame starts.
+    """What is known when a frame starts, each computed when it is asked for.
 
-    magnitude: real `(*batch, n_known, n_half)`, the frame to start at index -1 - delay, the oldest first.
-    spectrum: complex `(*batch, n_half)`, the frame before it as it is now, 0 where there is none.
-    overlap: computes the spectrum `(*batch, n_half)` of what the other frames leave in this one.
+    magnitude: real `(*batch, n_known, n_half)`, the oldest first, the frame to start at index -1 - n_waiting.
+    previous: complex `(*batch, n_half)`, the frame before it as it is now, 0 where there is none.
+    overlap: complex `(*batch, n_half)`, what the other frames leave in this one.
     """
 
     stft: STFT
-    magnitude: Tensor
-    spectrum: Tensor
+    magnitude: Callable[[], Tensor]
+    previous: Callable[[], Tensor]
     overlap: Callable[[], Tensor]
 
 
@@ -70,7 +70,7 @@ class Zeros(Start):
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude as a complex number."""
-        magnitude = context.magnitude[..., -1, :]
+        magnitude = context.magnitude()[..., -1, :]
         return torch.complex(magnitude, torch.zeros_like(magnitude))
 
 
@@ -87,7 +87,7 @@ class Peaks(Start):
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the phases of the peaks."""
-        stft, magnitude = context.stft, context.magnitude[..., -1, :]
+        stft, magnitude = context.stft, context.magnitude()[..., -1, :]
         log = magnitude.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
         below, above = _neighbours(log)
         # Peaks and valleys, plateaus counting once, at their left end.
@@ -96,7 +96,7 @@ class Peaks(Start):
         vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
         bins = torch.arange(log.shape[-1], dtype=log.dtype, device=log.device)
         advance = 2 * math.pi * stft.hop_length / stft.n_fft * (bins + vertex.clamp(-0.5, 0.5))
-        phase = (context.spectrum.detach() * _centring(stft).conj()).angle() + advance
+        phase = (context.previous().detach() * _centring(stft).conj()).angle() + advance
         # Valleys part the bins into regions with one peak each; bins that are no peak write to a spare slot.
         region = valley.long().cumsum(-1)
         slot = torch.where(peak, region, log.shape[-1])
@@ -135,10 +135,11 @@ class Gradient(Start):
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the integrated phases."""
-        stft, magnitude = context.stft, context.magnitude[..., -1 - self.delay, :]
+        stft, known = context.stft, context.magnitude()
+        magnitude = known[..., -1 - self.delay, :]
         hop_length, n_fft = stft.hop_length, stft.n_fft
         gamma = gaussian_width(stft.window.double().cpu().numpy())
-        known = context.magnitude.detach().double().cpu()
+        known = known.detach().double().cpu()
         log = known.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
         # A difference over time needs frames that are there; one that is not counts as like the next.
         last = log.shape[-2] - 1 - self.delay
@@ -153,7 +154,7 @@ class Gradient(Start):
         over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
         advance = hop_length * n_fft / (4 * gamma) * over_bins + own_advance
         to_next_bin = -gamma / (4 * hop_length * n_fft) * (over_time[..., :-1] + over_time[..., 1:])
-        previous = (context.spectrum.detach() * _centring(stft).conj()).angle().double().cpu()
+        previous = (context.previous().detach() * _centring(stft).conj()).angle().double().cpu()
         tensors = (before, now, previous + advance, previous + own_advance, to_next_bin)
         rows = zip(*(t.reshape(-1, t.shape[-1]).numpy() for t in tensors), strict=True)
         phase = np.stack([_integrate(*row, log_tolerance=math.log(self.tolerance)) for row in rows])

@@ -23,8 +23,8 @@ class StreamingInverter(torch.nn.Module):
 
     One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
     in: its first hop of samples is final then, the rest of it may still be revised until it is heard.
-    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT (longer only
-    if the frames hardly overlap) and does not depend, to the bit, on how the frames are cut into pushes.
+    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT (longer
+    only if frames hardly overlap) and does not depend, to the bit, on how the frames are cut into pushes.
 
     Args:
         stft: the transform that the magnitudes come from; it is copied.

@@ -1,8 +1,9 @@
 """Update rules: what one iteration does to the spectrum, in terms of the two projections.
 
 A rule sees the iterate `c` and what it carries along as a tuple of spectra, `P_M` (`to_magnitude`) and `P_C`
-(`to_consistent`) as functions of one spectrum. It knows neither frames nor streams, so it serves both
-the stream and a whole spectrogram.
+(`to_consistent`) as functions of one spectrum. It does not know what a stream is, so it serves a whole
+spectrogram as well. Complex numbers are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed: all that
+rules do with them are sums and real multiples.
 """
 
 from __future__ import annotations
@@ -107,23 +108,52 @@ class RTISI(GriffinLim):
 
 @dataclass(frozen=True)
 class RAAR(Update):
-    """Relaxed averaged alternating reflections.
+    """Relaxed averaged alternating reflections, bolder on newer frames and with momentum.
 
-    `A = P_M(c)`, `c' = beta (c + P_C(2A - c) - A) + (1 - beta) A`.
+    `A = P_M(c)`, `s = P_C(2A - c)`, `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`.
 
-    Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams 2024.
+    A newest frame is wrong in ways that only a bold search mends; an old one is about to be heard and should
+    settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp`, at most 1, for
+    the newest. `RAAR(beta, ramp=0, momentum=0)` is the rule of the paper. Less beta suits magnitudes that are
+    further from any real signal's.
+
+    Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
+    Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has what they give.
     """
 
-    beta: float = 0.9
+    beta: float = 0.8
+    ramp: float = 0.18
+    momentum: float = 0.3
 
     def __post_init__(self) -> None:
         _check_range("beta", self.beta, 0.0, 1.0)
+        _check_range("ramp", self.ramp, 0.0, self.beta)
+        _check_range("momentum", self.momentum, 0.0, 1.0)
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along: the last consistent one, if there is momentum."""
+        return 1 if self.momentum else 0
+
+    def start(self, spectrum: Tensor) -> State:
+        """Without a past, the momentum is zero."""
+        return (spectrum,) * (1 + self.n_carried)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """`c' = beta (c + P_C(2A - c) - A) + (1 - beta) A` with `A = P_M(c)`."""
-        (c,) = state
+        """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
+        c = state[0]
         a = p_m(c)
-        return (self.beta * (c + p_c(2 * a - c)) + (1 - 2 * self.beta) * a,)
+        s = p_c(2 * a - c)
+        beta = self._betas(c) if self.ramp else self.beta
+        new = beta * (c + s) + (1 - 2 * beta) * a
+        return (new + self.momentum * (s - state[1]), s) if self.momentum else (new,)
+
+    def _betas(self, c: Tensor) -> Tensor:
+        """Relaxation `(n_open, 1, 1)` of frames from old to new; one frame alone has `beta`."""
+        n_open = c.shape[-3]
+        ramp = self.ramp if n_open > 1 else 0.0
+        low, high = self.beta - ramp, self.beta + ramp
+        return torch.linspace(low, high, n_open, dtype=c.dtype, device=c.device).clamp_max(1).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Streaming inversion written straight from the equations: absolute positions, loops, float64, no state tricks.
+"""Streaming inversion straight from the equations: absolute positions, loops, float64, no state tricks.
 
 Slow on purpose, one stream, whole spectrogram in, whole signal out.
 """
@@ -14,6 +14,7 @@ from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START
 
 Frames = dict[int, np.ndarray]
 Projection = Callable[[Frames], Frames]
+Place = Callable[[int], float]  # of a frame in the buffer, from -1 for the oldest slot to 1 for the newest
 
 
 def each(function: Callable[..., np.ndarray], *frames: Frames) -> Frames:
@@ -22,7 +23,7 @@ def each(function: Callable[..., np.ndarray], *frames: Frames) -> Frames:
 
 def griffin_lim(momentum: float):
     def step(
-        c: Frames, carried: list[Frames], p_m: Projection, p_c: Projection
+        c: Frames, carried: list[Frames], p_m: Projection, p_c: Projection, place: Place
     ) -> tuple[Frames, list[Frames]]:
         s = p_c(p_m(c))
         return each(lambda s, previous: s + momentum * (s - previous), s, carried[0]), [s]
@@ -30,17 +31,22 @@ def griffin_lim(momentum: float):
     return step
 
 
-def raar(beta: float):
-    def step(c, carried, p_m, p_c):
+def raar(beta: float, ramp: float, momentum: float):
+    def step(c, carried, p_m, p_c, place):
         a = p_m(c)
         s = p_c(each(lambda a, c: 2 * a - c, a, c))
-        return each(lambda c, s, a: beta * (c + s - a) + (1 - beta) * a, c, s, a), []
+        (previous,) = carried
+        new = {}
+        for t in c:
+            b = min(1.0, beta + ramp * place(t))
+            new[t] = b * (c[t] + s[t] - a[t]) + (1 - b) * a[t] + momentum * (s[t] - previous[t])
+        return new, [s]
 
     return step
 
 
 def difference_map(beta: float):
-    def step(c, carried, p_m, p_c):
+    def step(c, carried, p_m, p_c, place):
         a, s = p_m(c), p_c(c)
         f_m = each(lambda a, c: a + (a - c) / beta, a, c)
         f_c = each(lambda s, c: s - (s - c) / beta, s, c)
@@ -50,7 +56,7 @@ def difference_map(beta: float):
 
 
 def admm(rho: float):
-    def step(z, carried, p_m, p_c):
+    def step(z, carried, p_m, p_c, place):
         (u,) = carried
         x = p_m(each(np.subtract, z, u))
         y = each(np.add, x, u)
@@ -61,7 +67,7 @@ def admm(rho: float):
 
 
 def accelerated(alpha: float, beta: float, gamma: float):
-    def step(c, carried, p_m, p_c):
+    def step(c, carried, p_m, p_c, place):
         t, d = carried
         new = each(lambda d, s: (1 - gamma) * d + gamma * s, d, p_c(p_m(c)))
         c = each(lambda new, t: new + alpha * (new - t), new, t)
@@ -75,7 +81,7 @@ RULES = {
     "gla": (griffin_lim(0.0), [1.0], "consistent"),
     "rtisi": (griffin_lim(0.0), [1.0], "consistent"),
     "fgla": (griffin_lim(0.99), [1.0], "consistent"),
-    "raar": (raar(0.9), [], "shadow"),
+    "raar": (raar(0.8, 0.18, 0.3), [1.0], "shadow"),
     "dm": (difference_map(1.0), [], "shadow"),
     "admm": (admm(0.1), [0.0], "shadow"),
     "agla": (accelerated(0.99, 0.99, 1.25), [1.0, 1.0], "shadow"),
@@ -85,7 +91,7 @@ RULES = {
 def invert(
     S: np.ndarray, stft: STFT, update: str, *, look_ahead: int, revise: int, n_iter: int
 ) -> np.ndarray:
-    """Samples of magnitudes (n_freq, n_frames), as long as the inverse STFT; newest frames start from overlap."""
+    """Samples of magnitudes (n_freq, n_frames), as long as the inverse STFT; starts come from overlap."""
     step, carried_start, committed = RULES[update]
     n_fft, hop, n_frames = stft.n_fft, stft.hop_length, S.shape[-1]
     w, d = stft.window.double().numpy(), stft.dual_window.double().numpy()
@@ -96,6 +102,10 @@ def invert(
     left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # of frames that can change no more
     c: Frames = {}
     carried: list[Frames] = [{} for _ in carried_start]
+
+    def place(t: int) -> float:
+        n_slots = revise + 1 + look_ahead
+        return 1 - 2 * (now - t) / (n_slots - 1) if n_slots > 1 else 0.0
 
     def p_m(y: Frames) -> Frames:
         return {t: S[:, t] * np.where(y[t] == 0, 1, np.exp(1j * np.angle(y[t]))) for t in y}
@@ -142,7 +152,7 @@ def invert(
             for array, factor in zip(carried, carried_start, strict=True):
                 array[now] = factor * c[now]
         for _ in range(n_iter):
-            c, carried = step(c, carried, p_m, p_c)
+            c, carried = step(c, carried, p_m, p_c, place)
         estimate = (
             p_m(p_c(p_m(c)))
             if committed == "shadow" and n_iter

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import rtspecinv
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.phase import STARTS, Gradient
-from rtspecinv.updates import RULES, ADMM, RAAR, AcceleratedGriffinLim, DifferenceMap, GriffinLim
+from rtspecinv.updates import ADMM, RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim
 
 DEVICES = [
     "cpu",
@@ -169,7 +169,7 @@ def test_more_of_everything_is_better():
     default = convergence(stft, samples)
     assert default < -30
     assert default < convergence(stft, samples, update="rtisi") - 3
-    assert default < convergence(stft, samples, look_ahead=0) - 2
+    assert default < convergence(stft, samples, look_ahead=0) - 0.5
     assert default < convergence(stft, samples, n_iter=2) - 1
     assert convergence(stft, samples, look_ahead=0) < convergence(stft, samples, look_ahead=0, revise=0) - 1
     assert convergence(stft, samples, init="overlap") < convergence(stft, samples, init="zeros") - 1
@@ -275,7 +275,7 @@ def test_arrays_are_converted():
     array = S.double().numpy()
     hops = [inverter.push(array[:, t]) for t in range(4)] + [inverter.push_many(array[:, 4:])]
     assert torch.equal(torch.cat([*hops, inverter.flush()]), expected)
-    with pytest.raises(TypeError, match="int16.*astype"):
+    with pytest.raises(TypeError, match=r"int16.*astype"):
         inverter.push(np.ones(33, np.int16))
 
 
