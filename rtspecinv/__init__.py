@@ -21,7 +21,7 @@ The map of the package, each module using only those before it:
 """
 
 from rtspecinv import metrics, phase, updates
-from rtspecinv.audio import ArraySink, FileSink, SoundDeviceSink, play
+from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 
@@ -30,11 +30,14 @@ __version__ = "0.1.0"
 __all__ = [
     "STFT",
     "ArraySink",
+    "DeviceError",
     "FileSink",
     "SoundDeviceSink",
     "StreamingInverter",
+    "TeeSink",
     "metrics",
     "phase",
     "play",
+    "read_audio",
     "updates",
 ]

@@ -156,15 +156,21 @@ def _add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_le
 
 def _add_inverter_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inversion")
-    group.add_argument("--update", metavar="NAME", help="update rule: raar, fgla, agla, dm, admm, rtisi")
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
     group.add_argument(
-        "--init", metavar="NAME", help="start of the newest frame: overlap, gradient, peaks, zeros"
+        "--init", metavar="NAME", help=f"start of the newest frame: {', '.join(rtspecinv.phase.STARTS)}"
     )
     group.add_argument(
         "--look-ahead",
         metavar="K",
         type=int,
         help="future frames used before a frame is final; more is later",
+    )
+    group.add_argument(
+        "--revise",
+        metavar="R",
+        type=int,
+        help="final frames still revised until they are heard; more is slower",
     )
     group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
 

@@ -134,7 +134,7 @@ def _stream(
     stft, rate = source.stft, source.sample_rate
     options: dict[str, Any] = {
         name: getattr(args, name)
-        for name in ("update", "init", "look_ahead", "n_iter")
+        for name in ("update", "init", "look_ahead", "revise", "n_iter")
         if getattr(args, name) is not None
     }
     inverter = rtspecinv.StreamingInverter(stft, batch_shape=(source.channels,), **options)
