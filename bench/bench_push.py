@@ -36,12 +36,10 @@ def noise(configuration: Configuration, *batch: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def buffer() -> FrameBuffer:
-    """A buffer of configuration A in mid-stream, all its frames open."""
+    """A buffer of configuration A, all its frames open."""
     buffer = FrameBuffer(rtspecinv.STFT(A.n_fft, A.hop_length), LOOK_AHEAD + 1)
     for magnitude in noise(A).unbind(-1):
         buffer.push(magnitude)
-        buffer.start((torch.complex(magnitude, torch.zeros_like(magnitude)),))
-        buffer.commit(buffer.load()[0])
     return buffer
 
 

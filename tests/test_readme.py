@@ -1,0 +1,58 @@
+"""The README's snippets run, its commands exist, and its numbers are the bench's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rtspecinv.cli import _parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in snippets("python"):
+        if "SoundDeviceSink" not in code:
+            exec(compile(code, "README.md", "exec"), names)
+    assert names["samples"].shape == (44032,)  # type: ignore[attr-defined]
+    assert (tmp_path / "sound.wav").stat().st_size == 44 + 2 * 44032
+
+
+@pytest.mark.parametrize("card", ["patient"], indirect=True)
+def test_the_device_snippet_plays(card, capsys):
+    names: dict[str, object] = {}
+    first, *others = snippets("python")
+    (code,) = (code for code in others if "SoundDeviceSink" in code)
+    # The virtual card has one rate.
+    exec(compile(first + code.replace("22050", "48000"), "README.md", "exec"), names)
+    assert capsys.readouterr().out == "0 underflows\n"
+
+
+def test_commands_exist():
+    lines = [line.split("#")[0].strip() for block in snippets("sh") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("rtspecinv ")]
+    assert len(commands) >= 4
+    for command in commands:
+        _parser().parse_args(command)
+    targets = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert targets == {"demo", "test", "bench"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_numbers_are_those_of_the_bench():
+    table = README.split("<!-- measured:begin -->")[1].split("<!-- measured:end -->")[0]
+    measured = (ROOT / "bench" / "README.md").read_text()
+    numbers = re.findall(r"-\d+\.\d+|\b4\.\d\d\b", table)
+    assert len(numbers) >= 8
+    assert all(number in measured for number in numbers)
