@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rtspecinv import STFT
-from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START
+from rtspecinv.frames import FADE, MIN_COVERAGE, MIN_COVERAGE_AT_START
 
 Frames = dict[int, np.ndarray]
 Projection = Callable[[Frames], Frames]
@@ -99,6 +99,8 @@ def invert(
     S = S[: n_fft // 2 + 1]
     n_samples = (n_frames - 1) * hop + n_fft
     heard, n_heard = np.zeros(n_samples), 0  # final samples
+    n_fade = min(round(FADE * hop), n_fft - hop) if revise else 0
+    expected = np.zeros(n_fade)  # what the last push made of the samples that are heard next
     left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # of frames that can change no more
     c: Frames = {}
     carried: list[Frames] = [{} for _ in carried_start]
@@ -159,10 +161,15 @@ def invert(
             else p_m(carried[0] if committed == "consistent" and n_iter else c)
         )
         due = (now - look_ahead) * hop  # the hop that is heard now
+        known = overlap_add(estimate) / np.maximum(window_sum(list(c)), MIN_COVERAGE)
         if 0 <= due < n_samples:
-            span = slice(due, min(due + hop, n_samples))
-            heard[span] = overlap_add(estimate)[span] / np.maximum(window_sum(list(c))[span], MIN_COVERAGE)
-            n_heard = span.stop
+            n_heard = min(due + hop, n_samples)
+            heard[due:n_heard] = known[due:n_heard]
+            for i in range(min(n_fade, n_heard - due)):
+                fade = 0.5 - 0.5 * np.cos(np.pi * i / n_fade)
+                heard[due + i] = expected[i] + fade * (known[due + i] - expected[i])
+        if due + hop >= 0:
+            expected = np.append(known[due + hop :], np.zeros(n_fade))[:n_fade]
         gone = now - look_ahead - revise
         if gone in c:
             left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)
