@@ -148,12 +148,10 @@ class FrameBuffer(torch.nn.Module):
         """Hop of samples `(*batch, hop_length)` that is now final, of `(*batch, n_open, n_half)`."""
         stft, heard, hop_length = self.stft, self.n_heard, self.stft.hop_length
         known = self.overlap_add(spectrum)[..., heard : heard + hop_length + self.n_fade] * self._gain
-        hop, expected = known.split([hop_length, self.n_fade], -1)
-        if self.n_fade:
-            became = hop[..., : self.n_fade]
-            faded = self.expected + self._fade() * (became - self.expected)
-            hop = torch.cat([faded, hop[..., self.n_fade :]], -1)
-            self.expected.copy_(expected)
+        hop, ahead = known.tensor_split([hop_length], -1)
+        became, rest = hop.tensor_split([self.n_fade], -1)
+        hop = torch.cat([torch.lerp(_fresh(self.expected), became, self._fade()), rest], -1)
+        self.expected.copy_(ahead)
         leaving = stft.inverse_transform(spectrum[..., 0, :]) * stft.dual_window
         envelope = self.present[..., :1] * stft.envelope
         _retire(self.committed, heard, hop, leaving)
@@ -172,8 +170,8 @@ class FrameBuffer(torch.nn.Module):
 
     def _fade(self) -> Tensor:
         """Half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""
-        n = torch.arange(self.n_fade, dtype=self.expected.dtype, device=self.expected.device)
-        return 0.5 - 0.5 * torch.cos(torch.pi / self.n_fade * n)
+        phase = torch.linspace(0, torch.pi, self.n_fade + 1, dtype=self.stft.dtype, device=self.stft.device)
+        return 0.5 - 0.5 * phase[:-1].cos()
 
     def _make_windows(self) -> None:
         """Windows for the frames of now, made of the envelopes of the frames that are there.
