@@ -1,8 +1,8 @@
 """Prints how good and how fast streaming inversion is; see bench/README.md.
 
-python bench/quality.py                    every table
+python bench/quality.py                    every table but g, the slow one
 python bench/quality.py --only a,d         some of them
-python bench/quality.py --write            put them into bench/README.md as well
+python bench/quality.py --all --write      every table, put into bench/README.md as well
 python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
 """
 
@@ -20,12 +20,13 @@ from pathlib import Path
 
 import protocol
 import torch
-from tables import SECTIONS, Bench
+from tables import SECTIONS, Bench, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
 README = ROOT / "bench" / "README.md"
 BEGIN = 0.5  # seconds
+USUAL = "a,b,c,d,e,f"  # g takes as long as all the others
 
 
 def render(letter: str, bench: Bench, command: str) -> str:
@@ -64,14 +65,37 @@ def cpu() -> str:
 
 
 def write(sections: dict[str, str]) -> None:
-    """Put sections between the markers of the README, those not given staying as they are."""
-    before, begin, rest = README.read_text().partition("<!-- quality:begin -->")
-    old, end, after = rest.partition("<!-- quality:end -->")
-    if not end:
-        raise SystemExit(f"{README.name} has no lines <!-- quality:begin --> and <!-- quality:end -->.")
+    """Put sections between the markers of bench/README.md, those not given staying as they are."""
+    old = between(README, "quality")
     kept = {part[4]: part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()}
-    body = "\n".join(text for _, text in sorted((kept | sections).items()))
-    README.write_text(f"{before}{begin}\n\n{body}\n{end}{after}")
+    replace_between(README, "quality", "\n".join(text for _, text in sorted((kept | sections).items())))
+
+
+def write_summary(bench: Bench) -> None:
+    """Put the few rows that sum up section a into the README of the project."""
+    caption = (
+        f"Mean of {len(bench.clips(protocol.A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
+        "SC is spectral convergence, the lower the better; PESQ (wideband) and ESTOI are of the speech among "
+        "them; textbook is RTISI-LA; latency is that of the inverter. Real-time factor: seconds of work per "
+        "second of sound, engine `eager` on one core.\n\n"
+    )
+    origin = (
+        f"From [bench/README.md](bench/README.md), commit {commit()}, {cpu()}, torch {torch.__version__}."
+    )
+    replace_between(ROOT / "README.md", "measured", f"{summary(bench)}\n\n{caption}{origin}\n")
+
+
+def between(page: Path, name: str) -> str:
+    found = re.search(rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->", page.read_text(), re.S)
+    if not found:
+        raise SystemExit(f"{page.name} has no lines <!-- {name}:begin --> and <!-- {name}:end -->.")
+    return found[1]
+
+
+def replace_between(page: Path, name: str, text: str) -> None:
+    begin, end = (f"<!-- {name}:{side} -->" for side in ("begin", "end"))
+    old = f"{begin}{between(page, name)}{end}"
+    page.write_text(page.read_text().replace(old, f"{begin}\n\n{text}\n{end}"))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -81,13 +105,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--audio", type=Path, metavar="DIR", help="recordings; default ../shared/audio, else the demo clip"
     )
-    parser.add_argument("--only", metavar="a,b,...", default=",".join(SECTIONS), help="tables to make")
+    parser.add_argument("--only", metavar="a,b,...", default=USUAL, help=f"tables to make, else {USUAL}")
+    parser.add_argument("--all", action="store_true", help="make all tables")
     parser.add_argument(
         "--clips-from", type=float, metavar="SECONDS", default=BEGIN, help="where clips begin"
     )
     parser.add_argument("--write", action="store_true", help="put the tables into bench/README.md too")
     args = parser.parse_args(arguments)
-    args.only = args.only.split(",")
+    args.only = list(SECTIONS) if args.all else args.only.split(",")
     if unknown := sorted(set(args.only) - set(SECTIONS)):
         parser.error(f"no table {', '.join(unknown)}: there are {', '.join(SECTIONS)}")
     return args
@@ -124,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(text, flush=True)
         if args.write:
             write({letter: text})
+            if letter == "a" and bench.files:
+                write_summary(bench)
     return 0
 
 

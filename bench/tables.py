@@ -79,7 +79,8 @@ class Bench:
 def section_a(bench: Bench) -> str:
     """Default and textbook.
 
-    A setting is configuration, look_ahead, n_iter. "Target" was set before the work began: SC, PESQ, ESTOI. The second textbook has the compensated windows of Gnann & Spiertz (2010). "Least
+    A setting is configuration, look_ahead, n_iter. "Target" was set before the work began: SC,
+    PESQ, ESTOI. The second textbook has the compensated windows of Gnann & Spiertz (2010). "Least
     gain": SC of the better of the two minus SC of the default, for the clip where it is smallest; below 0 a
     clip is worse than the textbook.
     """
@@ -95,6 +96,21 @@ def section_a(bench: Bench) -> str:
             name = f"{configuration.name}, {look_ahead}, {n_iter}"
             rows.append([name, rule, goal, *judged(score), gain, *cost])
     return table(["setting", "rule", "target", *JUDGED, "least gain, dB", *TIMED], rows)
+
+
+def summary(bench: Bench) -> str:
+    """A few rows of section a for the README of the project."""
+    rows = []
+    for look_ahead, n_iter in ((0, 8), (1, 8), (3, 8), (3, 32)):
+        options = {"look_ahead": look_ahead, "n_iter": n_iter}
+        textbook, default = (bench.score(A, **options, **RULES[rule]) for rule in ("textbook", "default"))
+        latency = 1000 * A.inverter(**options).latency / A.sample_rate
+        before = [db(textbook.convergence), number(textbook.pesq), number(textbook.estoi, 3)]
+        after = [f"**{db(default.convergence)}**", number(default.pesq), number(default.estoi, 3)]
+        factor = bench.cost(A, **options)[1]
+        rows.append([str(look_ahead), str(n_iter), f"{latency:.0f} ms", *before, *after, factor])
+    names = [f"{name}, {rule}" for rule in ("textbook", "rtspecinv") for name in ("SC dB", "PESQ", "ESTOI")]
+    return table(["look_ahead", "n_iter", "latency", *names, "real-time factor"], rows)
 
 
 def section_b(bench: Bench) -> str:

@@ -159,10 +159,16 @@ class FrameBuffer(torch.nn.Module):
         _shift(self.past, -3, torch.view_as_real(spectrum[..., 0, :]))
         return hop
 
+    def detach(self) -> None:
+        """Cut the state off from the gradients of the frames so far."""
+        for name in self.STATE:
+            self.get_buffer(name).detach_()
+
     def reset(self, streams: Tensor | None = None) -> None:
         """Forget everything, in all streams or where the bool mask `streams`, of batch_shape, is true."""
+        self.detach()
         for name in self.STATE:
-            state = self.get_buffer(name).detach_()
+            state = self.get_buffer(name)
             if streams is None:
                 state.zero_()
             else:

@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.stft import STFT, named
 
 Array = np.ndarray[Any, Any]
 
@@ -138,7 +139,7 @@ class Gradient(Start):
         stft, known = context.stft, context.magnitude()
         magnitude = known[..., -1 - self.delay, :]
         hop_length, n_fft = stft.hop_length, stft.n_fft
-        gamma = gaussian_width(stft.window.double().cpu().numpy())
+        gamma = _width(stft.window.double().cpu().numpy().tobytes())
         known = known.detach().double().cpu()
         log = known.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
         # A difference over time needs frames that are there; one that is not counts as like the next.
@@ -208,6 +209,11 @@ def gaussian_width(window: Array) -> float:
     return float(gammas[best])
 
 
+@lru_cache
+def _width(window: bytes) -> float:
+    return gaussian_width(np.frombuffer(window))
+
+
 def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values one bin below and one above, -inf over the edges."""
     edge = torch.full_like(values[..., :1], -math.inf)
@@ -231,8 +237,4 @@ STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks
 
 def find(init: str | Start) -> Start:
     """Start of a name, or the start itself."""
-    if isinstance(init, Start):
-        return init
-    if init not in STARTS:
-        raise unknown_name("init", init, tuple(STARTS))
-    return STARTS[init]
+    return named("init", init, STARTS, Start)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+T = TypeVar("T")
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
 # general_cosine has a mandatory argument, so its name alone does not say which window it is.
@@ -358,6 +360,17 @@ def _cast(value: Tensor, dtype: torch.dtype) -> str:
     if not value.is_complex() and not value.is_floating_point():
         return f"scale integers to [-1, 1] and cast them with .to({dtype})"
     return f"cast it with .to({dtype}), or the STFT with .to()"
+
+
+def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) -> T:
+    """Object that `value` names in `table`, or `value` itself if it is of that kind."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str) and value in table:
+        return table[value]
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(f"Parameter {parameter} is the class {value.__name__}: use {value.__name__}()!")
+    raise unknown_name(parameter, value, tuple(table))
 
 
 def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:

@@ -46,7 +46,7 @@ class StreamingInverter(torch.nn.Module):
         ValueError: a parameter is out of range, or a name unknown.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
-    unless a magnitude requires one; they then reach back to the last reset.
+    unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
 
     Sources: Beauregard, Zhu & Wyse 2005 (RTISI); Zhu, Beauregard & Wyse 2007 (RTISI-LA); Gnann & Spiertz 2010
     (compensated windows); Peer, Welker, Kolhoff & Gerkmann 2024 (any projection algorithm as a stream).
@@ -76,7 +76,7 @@ class StreamingInverter(torch.nn.Module):
         default = 0 if self.update.textbook else look_back // 2
         self.revise = default if revise is None else _count(revise=revise)
         self.n_iter = _count(n_iter=n_iter)
-        self.batch_shape = tuple(_count(batch_shape=size) for size in batch_shape)
+        self.batch_shape = _shape(batch_shape)
         if self.revise > look_back:
             raise ValueError(
                 f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full!"
@@ -88,15 +88,16 @@ class StreamingInverter(torch.nn.Module):
                 f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs at least "
                 f"{self.init.n_waiting}!"
             )
-        self._engine = engines.find(engine)(
-            self.stft,
-            self.update,
-            self.init,
-            look_ahead=self.look_ahead,
-            n_revised=self.revise,
-            n_iter=self.n_iter,
-            batch_shape=self.batch_shape,
-        )
+        with torch.inference_mode(False):  # the state is written to later on, in whatever mode
+            self._engine: engines.Engine = engines.find(engine)(
+                self.stft,
+                self.update,
+                self.init,
+                look_ahead=self.look_ahead,
+                n_revised=self.revise,
+                n_iter=self.n_iter,
+                batch_shape=self.batch_shape,
+            )
         self._warned = False
 
     @property
@@ -125,7 +126,7 @@ class StreamingInverter(torch.nn.Module):
 
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
-        return self._push(*self._check(magnitude, 1))
+        return self._engine.push(*self._check(magnitude, 1))
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
         """Take in several frames and return as many hops; the same bits as pushing them one by one.
@@ -142,7 +143,7 @@ class StreamingInverter(torch.nn.Module):
         magnitudes, spectra = self._check(magnitude, 2)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
-        return torch.cat([self._push(*pair) for pair in zip(frames, starts, strict=True)], -1)
+        return torch.cat([self._engine.push(*pair) for pair in zip(frames, starts, strict=True)], -1)
 
     def flush(self) -> Tensor:
         """Return the samples that are still owed, then reset.
@@ -180,13 +181,14 @@ class StreamingInverter(torch.nn.Module):
             )
         self._engine.reset(mask.to(self.stft.device))
 
+    def detach(self) -> None:
+        """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""
+        self._engine.detach()
+
     def extra_repr(self) -> str:
         """Parameters, as they were resolved."""
         names = "look_ahead revise n_iter batch_shape engine latency update init"
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
-
-    def _push(self, magnitude: Tensor, spectrum: Tensor | None) -> Tensor:
-        return self._engine.push(magnitude, spectrum)
 
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
@@ -197,11 +199,11 @@ class StreamingInverter(torch.nn.Module):
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
             )
-        half = value.narrow(-n_axes, 0, stft.n_fft // 2 + 1)
-        magnitude = half.abs() if half.is_complex() else half
-        if magnitude.numel():
-            self._check_range(*(float(extreme) for extreme in torch.aminmax(magnitude.detach())))
-        return magnitude, half if half.is_complex() else None
+        magnitude = value.abs() if value.is_complex() else value
+        self._check_range(*(float(extreme) for extreme in torch.aminmax(magnitude.detach())))
+        n_half = stft.n_fft // 2 + 1
+        spectrum = value.narrow(-n_axes, 0, n_half) if value.is_complex() else None
+        return magnitude.narrow(-n_axes, 0, n_half), spectrum
 
     def _check_range(self, low: float, high: float) -> None:
         limit = torch.finfo(self.stft.dtype).max / (100 * self.stft.n_fft)
@@ -233,7 +235,9 @@ def _as_tensor(value: Tensor | Array, stft: STFT) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fc":
             raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
-        return torch.from_numpy(np.ascontiguousarray(value)).to(stft.device, dtypes[value.dtype.kind == "c"])
+        is_complex = value.dtype.kind == "c"
+        native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
+        return torch.from_numpy(native).to(stft.device, dtypes[is_complex])
     if not isinstance(value, Tensor):
         raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
     if value.dtype not in dtypes:
@@ -270,6 +274,16 @@ def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
     raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}!")
+
+
+def _shape(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(size) for size in batch_shape)
+    except TypeError:
+        shape = (0,)
+    if any(size < 1 for size in shape):
+        raise ValueError(f"Parameter {batch_shape=} is not a tuple of integers >= 1, () for one stream!")
+    return shape
 
 
 def _count(**parameter: Any) -> int:

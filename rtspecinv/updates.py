@@ -1,14 +1,13 @@
 """Update rules: what one iteration does to the spectrum, in terms of the two projections.
 
 A rule sees the iterate `c` and what it carries along as a tuple of spectra, `P_M` (`to_magnitude`) and `P_C`
-(`to_consistent`) as functions of one spectrum. It does not know what a stream is, so it serves a whole
-spectrogram as well. Complex numbers are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed: all that
-rules do with them are sums and real multiples.
+(`to_consistent`) as functions of one spectrum; it does not know where the frames come from. Complex numbers
+are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed: all that rules do with them are sums and real
+multiples. With its default constants every rule stays finite.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rtspecinv.stft import unknown_name
+from rtspecinv.stft import named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
@@ -60,8 +59,23 @@ class Update:
         return p_m(p_c(p_m(state[0])))
 
 
+class _WithMomentum(Update):
+    """Rules that carry along the last consistent spectrum, if they have momentum."""
+
+    momentum: float
+
+    @property
+    def n_carried(self) -> int:
+        """Spectra carried along: the last consistent one, if there is momentum."""
+        return 1 if self.momentum else 0
+
+    def start(self, spectrum: Tensor) -> State:
+        """Without a past, the momentum is zero."""
+        return (spectrum,) * (1 + self.n_carried)
+
+
 @dataclass(frozen=True)
-class GriffinLim(Update):
+class GriffinLim(_WithMomentum):
     """Griffin-Lim and, with momentum, fast Griffin-Lim.
 
     `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`.
@@ -74,15 +88,6 @@ class GriffinLim(Update):
 
     def __post_init__(self) -> None:
         _check_range("momentum", self.momentum, 0.0, 2.0)
-
-    @property
-    def n_carried(self) -> int:
-        """Spectra carried along: the last consistent one, if there is momentum."""
-        return 1 if self.momentum else 0
-
-    def start(self, spectrum: Tensor) -> State:
-        """Without a past, the momentum is zero."""
-        return (spectrum,) * (1 + self.n_carried)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
         """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
@@ -107,15 +112,16 @@ class RTISI(GriffinLim):
 
 
 @dataclass(frozen=True)
-class RAAR(Update):
+class RAAR(_WithMomentum):
     """Relaxed averaged alternating reflections, bolder on newer frames and with momentum.
 
     `A = P_M(c)`, `s = P_C(2A - c)`, `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`.
 
     A newest frame is wrong in ways that only a bold search mends; an old one is about to be heard and should
-    settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp`, at most 1, for
-    the newest. `RAAR(beta, ramp=0, momentum=0)` is the rule of the paper. Less beta suits magnitudes that are
-    further from any real signal's.
+    settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the newest,
+    kept within 0 to 1. `RAAR(beta, ramp=0, momentum=0)` is the rule of the paper. A whole
+    spectrogram has no old and new frames: use `ramp=0` there. Less beta suits magnitudes that are further
+    from any real signal's.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
     Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has what they give.
@@ -127,17 +133,8 @@ class RAAR(Update):
 
     def __post_init__(self) -> None:
         _check_range("beta", self.beta, 0.0, 1.0)
-        _check_range("ramp", self.ramp, 0.0, self.beta)
+        _check_range("ramp", self.ramp, 0.0, 1.0)
         _check_range("momentum", self.momentum, 0.0, 1.0)
-
-    @property
-    def n_carried(self) -> int:
-        """Spectra carried along: the last consistent one, if there is momentum."""
-        return 1 if self.momentum else 0
-
-    def start(self, spectrum: Tensor) -> State:
-        """Without a past, the momentum is zero."""
-        return (spectrum,) * (1 + self.n_carried)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
         """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
@@ -153,7 +150,7 @@ class RAAR(Update):
         n_open = c.shape[-3]
         ramp = self.ramp if n_open > 1 else 0.0
         low, high = self.beta - ramp, self.beta + ramp
-        return torch.linspace(low, high, n_open, dtype=c.dtype, device=c.device).clamp_max(1).view(-1, 1, 1)
+        return torch.linspace(low, high, n_open, dtype=c.dtype, device=c.device).clamp(0, 1).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -169,9 +166,7 @@ class DifferenceMap(Update):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("beta", self.beta, 0.0, 2.0)
-        if not self.beta:
-            raise ValueError(f"Parameter beta={self.beta} of the difference map is not > 0!")
+        _check_range("beta", self.beta, 0.1, 2.0)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
         """`c' = c + beta (P_C(f_M) - P_M(f_C))`."""
@@ -195,7 +190,7 @@ class ADMM(Update):
     rho: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_range("rho", self.rho, 0.0, math.inf)
+        _check_range("rho", self.rho, 0.0, 10.0)
 
     @property
     def n_carried(self) -> int:
@@ -260,8 +255,4 @@ RULES: dict[str, Update] = {
 
 def find(update: str | Update) -> Update:
     """Rule of a name, or the rule itself."""
-    if isinstance(update, Update):
-        return update
-    if update not in RULES:
-        raise unknown_name("update", update, tuple(RULES))
-    return RULES[update]
+    return named("update", update, RULES, Update)

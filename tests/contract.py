@@ -78,8 +78,8 @@ def is_causal(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -
 
 def streams_are_independent(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
     """3b. A hop depends on no other stream of the batch."""
-    if inverter.stft.window.numel() * len(inverter.batch_shape) == 0 or samples[..., 0].numel() < 2:
-        return
+    if samples[..., 0].numel() < 2:
+        return  # a single stream
     flat = magnitude.clone().flatten(0, -3)
     flat[1:] = flat[1:].flip(-1) + 1.0
     changed = run(inverter, flat.reshape(magnitude.shape)).flatten(0, -2)
@@ -130,11 +130,18 @@ def is_finite(inverter: StreamingInverter, magnitude: Tensor) -> None:
 def bad_input_changes_nothing(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
     """5b. An error names the value, and the next good frame continues as if nothing had happened."""
     good = magnitude[..., 0]
+
+    def poisoned(value: float, where: int) -> Tensor:
+        """One bad bin of one stream."""
+        frame = good.clone()
+        frame.view(-1)[where] = value
+        return frame
+
     bad: list[tuple[type[Exception], str, object]] = [
-        (ValueError, "nan", torch.full_like(good, torch.nan)),
-        (ValueError, "inf", torch.full_like(good, torch.inf)),
-        (ValueError, "-1 < 0.*dB", torch.full_like(good, -1.0)),
-        (ValueError, "overflow", torch.full_like(good, torch.finfo(good.dtype).max)),
+        (ValueError, "nan", poisoned(torch.nan, -1)),
+        (ValueError, "inf", poisoned(torch.inf, 0)),
+        (ValueError, "-1 < 0.*dB", poisoned(-1.0, -1)),
+        (ValueError, "overflow", poisoned(torch.finfo(good.dtype).max, 0)),
         (ValueError, "shape", good[..., :-1]),
         (ValueError, "shape", good.unsqueeze(0)),
         (TypeError, "int64", torch.ones_like(good, dtype=torch.int64)),

@@ -74,6 +74,10 @@ def test_contract_of_starts(init, setting, n_iter):
 @settings(max_examples=20, deadline=None)
 @given(
     update=st.sampled_from(sorted(RULES)),
+    init=st.sampled_from(["overlap", "overlap", "peaks", "gradient"]),
+    window=st.sampled_from(["hann", "hamming", "blackman"]),
+    onesided=st.booleans(),
+    normalized=st.booleans(),
     n_fft=st.integers(4, 40),
     overlap=st.integers(2, 6),
     center=st.booleans(),
@@ -86,15 +90,44 @@ def test_contract_of_starts(init, setting, n_iter):
     seed=st.integers(0, 99),
 )
 def test_contract_of_anything(
-    update, n_fft, overlap, center, batch, look_ahead, revise, n_iter, double, chunks, seed
+    update,
+    init,
+    window,
+    onesided,
+    normalized,
+    n_fft,
+    overlap,
+    center,
+    batch,
+    look_ahead,
+    revise,
+    n_iter,
+    double,
+    chunks,
+    seed,
 ):
     dtype = torch.float64 if double else torch.float32
     hop_length = max(1, n_fft // overlap)
-    stft = STFT(n_fft, hop_length, window="hamming", center=center, pad_mode="constant", dtype=dtype)
+    stft = STFT(
+        n_fft,
+        hop_length,
+        window=window if overlap > 2 else "hamming",
+        center=center,
+        pad_mode="constant",
+        onesided=onesided,
+        normalized=normalized,
+        dtype=dtype,
+    )
     revise = 0 if RULES[update].textbook else min(revise, stft.look_back)
     verify_contract(
         lambda: StreamingInverter(
-            stft, update=update, look_ahead=look_ahead, revise=revise, n_iter=n_iter, batch_shape=batch
+            stft,
+            update=update,
+            init=init,
+            look_ahead=look_ahead,
+            revise=revise,
+            n_iter=n_iter,
+            batch_shape=batch,
         ),
         magnitudes(stft, *batch, n_frames=6, seed=seed),
         chunks,
@@ -295,6 +328,28 @@ def test_gradients_are_right(update):
         assert not run(inverter, S).requires_grad
 
 
+def test_gradients_can_be_cut():
+    stft = STFT(32, 8)
+    S = magnitudes(stft)
+    inverter = StreamingInverter(stft)
+    for t in range(4):
+        frame = S[:, t].clone().requires_grad_()
+        inverter.push(frame).square().sum().backward()
+        inverter.detach()
+        assert frame.grad is not None or t < inverter.look_ahead
+    assert not inverter.push(S[:, 4]).requires_grad
+
+
+def test_inference_mode_leaves_no_trace():
+    stft = STFT(32, 8)
+    S = magnitudes(stft)
+    with torch.inference_mode():
+        inverter = StreamingInverter(STFT(32, 8))
+        head = inverter.push_many(S[:, :5])
+    samples = torch.cat([head, inverter.push_many(S[:, 5:]), inverter.flush()])
+    assert torch.equal(samples, run(StreamingInverter(stft), S))
+
+
 @pytest.mark.parametrize("init", ["peaks", "gradient", "zeros", "overlap"])
 def test_gradients_are_finite(init):
     stft = STFT(32, 8)
@@ -358,7 +413,9 @@ def test_defaults():
         ({"revise": 4}, ValueError, "revise=4 is larger than look_back=3"),
         ({"update": "rtisi", "revise": 1}, ValueError, "GriffinLim"),
         ({"init": Gradient(delay=1), "look_ahead": 0}, ValueError, "look_ahead=0 is too small"),
-        ({"batch_shape": (2, -1)}, ValueError, "batch_shape=-1"),
+        ({"batch_shape": (2, 0)}, ValueError, r"batch_shape=\(2, 0\) is not a tuple of integers >= 1"),
+        ({"batch_shape": 3}, ValueError, "batch_shape=3 is not a tuple"),
+        ({"update": RAAR}, TypeError, r"use RAAR\(\)"),
     ],
 )
 def test_bad_options(options, error, words):
@@ -371,7 +428,7 @@ def test_bad_options(options, error, words):
     [
         (lambda: RAAR(beta=1.5), "beta=1.5 is not between 0 and 1"),
         (lambda: GriffinLim(momentum=-1), "momentum=-1"),
-        (lambda: DifferenceMap(beta=0), "not > 0"),
+        (lambda: DifferenceMap(beta=0), "beta=0 is not between 0.1 and 2"),
         (lambda: ADMM(rho=-0.1), "rho=-0.1"),
         (lambda: AcceleratedGriffinLim(gamma=float("nan")), "gamma=nan"),
         (lambda: Gradient(delay=2), "delay=2"),

@@ -140,16 +140,17 @@ class FileSink(Sink):
         if not sf.check_format(container, self._subtype):
             known = ", ".join(sf.available_subtypes(container))
             raise ValueError(f"{container} has no subtype {self._subtype!r}, only {known}")
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
         name = os.fspath(self._temporary)
         try:
             self._file = sf.SoundFile(
                 name, "w", self.sample_rate, self.channels, self._subtype, format=container
             )
-        except (sf.LibsndfileError, TypeError, ValueError) as error:
+        except (sf.LibsndfileError, TypeError, ValueError, OverflowError) as error:
             self._temporary.unlink(missing_ok=True)
             raise ValueError(
-                f"Cannot write {self.path} with {self.sample_rate=} and {self.channels=}: {error}"
+                f"Cannot write {self.path} with sample_rate={self.sample_rate} and channels={self.channels}: "
+                f"{str(error).replace(name, str(self.path))}"
             ) from error
 
     def write(self, samples: npt.ArrayLike) -> None:

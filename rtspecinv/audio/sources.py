@@ -55,6 +55,10 @@ class AudioReader:
                     raise ValueError(f"{self.path} is damaged: {error}") from error
                 if len(block) == 0:
                     return
+                if not np.isfinite(block).all():
+                    raise ValueError(
+                        f"{self.path} has samples that are NaN or infinite: only finite ones are sound"
+                    )
                 yield np.ascontiguousarray(block.T)
 
 

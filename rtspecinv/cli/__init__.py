@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rtspecinv
-from rtspecinv.audio import DeviceError
 from rtspecinv.cli import commands
 from rtspecinv.cli.report import note
 from rtspecinv.files import LAYOUTS
@@ -32,15 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has stopped reading
         sys.stdout = None
         return 1
-    except (OSError, ValueError, ImportError, DeviceError) as error:
-        note(f"error: {' '.join(str(error).split())}")
+    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
+        note(f"error: {' '.join(str(error).split()) or 'out of memory'}")
         return 1
     return 0
 
 
 @contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that files and devices are closed; exit status 143."""
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that files and devices are closed; status 128 + n."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -48,11 +47,13 @@ def _terminated_cleanly() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

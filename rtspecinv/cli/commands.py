@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,9 @@ def _stream(
         f"inverted      {progress.n_samples / rate:.2f} s, {channels} at {rate} Hz, n_fft {stft.n_fft}, hop "
         f"{stft.hop_length}, look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations"
     )
-    print(f"convergence   {score.convergence:.1f} dB spectral convergence against the input")
+    known = not math.isnan(score.convergence)
+    convergence = f"{score.convergence:.1f} dB" if known else "not to be had: silent or too short;"
+    print(f"convergence   {convergence} spectral convergence against the input")
     print(
         f"latency       {1000 * inverter.latency / rate:.1f} ms ({inverter.latency} samples) in the inverter"
     )

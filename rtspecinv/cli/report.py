@@ -31,7 +31,7 @@ class Report:
         self.sample_rate = sample_rate
         self.device = device
         self.playback_seconds = 0.0  # the longest that a sample had to wait to be heard
-        self._updates = sys.stderr.isatty()
+        self._updates = sys.stderr is not None and sys.stderr.isatty()
         self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:

@@ -28,6 +28,9 @@ class Engine(Protocol):
             Real `(*batch, hop_length)`.
         """
 
+    def detach(self) -> None:
+        """Cut the state off from the gradients of the frames so far."""
+
     def reset(self, streams: Tensor | None = None) -> None:
         """Forget everything, in all streams or where the bool mask `streams` is true."""
 

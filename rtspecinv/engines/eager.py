@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,7 +11,7 @@ from rtspecinv.frames import FrameBuffer
 from rtspecinv.phase import Context, Start
 from rtspecinv.projections import to_consistent, to_magnitude
 from rtspecinv.stft import STFT
-from rtspecinv.updates import Update
+from rtspecinv.updates import Projection, Update
 
 
 class Eager(torch.nn.Module):
@@ -60,7 +59,7 @@ class Eager(torch.nn.Module):
             buffer.push(magnitude)
             p_m = _of_pairs(partial(to_magnitude, magnitude=buffer.target()))
             p_c = _of_pairs(partial(to_consistent, buffer=buffer))
-            start = self._start(p_m(buffer.load()[0])) if spectrum is None else spectrum
+            start = self._start(p_m) if spectrum is None else spectrum
             buffer.start(self.update.start(torch.view_as_real(start)))
             state = buffer.load()
             for _ in range(self.n_iter):
@@ -69,34 +68,40 @@ class Eager(torch.nn.Module):
             estimate = self.update.estimate(state, p_m, p_c) if self.n_iter else p_m(state[0])
             return buffer.commit(torch.view_as_complex(estimate))
 
+    def detach(self) -> None:
+        """Cut the state off from the gradients of the frames so far."""
+        self.buffer.detach()
+
     def reset(self, streams: Tensor | None = None) -> None:
         """Forget everything, in all streams or where the bool mask `streams` is true."""
         self.buffer.reset(streams)
 
-    def _start(self, estimate: Tensor) -> Tensor:
-        """Spectrum `(*batch, n_half)` that the newest frame starts from; `estimate` has the other frames."""
-        buffer, estimates = self.buffer, torch.view_as_complex(estimate)
-        past = torch.view_as_complex(buffer.past.clone())
+    def _start(self, p_m: Projection) -> Tensor:
+        """Spectrum `(*batch, n_half)` that the newest frame starts from."""
+        buffer = self.buffer
+
+        def past() -> Tensor:
+            return torch.view_as_complex(buffer.past.clone())
+
+        def estimate() -> Tensor:
+            return torch.view_as_complex(p_m(buffer.load()[0]))
+
         return self.init(
             Context(
                 buffer.stft,
-                magnitude=lambda: torch.cat([past.abs(), buffer.magnitude], -2),
-                previous=lambda: torch.cat([past, estimates[..., :-1, :]], -2)[..., -1, :],
-                overlap=lambda: buffer.analyze_newest(estimates),
+                magnitude=lambda: torch.cat([past().abs(), buffer.magnitude], -2),
+                previous=lambda: torch.cat([past(), estimate()[..., :-1, :]], -2)[..., -1, :],
+                overlap=lambda: buffer.analyze_newest(estimate()),
             )
         )
 
     def _wants_grad(self, magnitude: Tensor | None) -> bool:
-        state = self.buffer.spectra
-        wanted = torch.is_grad_enabled() and (
-            state.requires_grad or (magnitude is not None and magnitude.requires_grad)
-        )
-        if not wanted:
-            for name in FrameBuffer.STATE:
-                self.buffer.get_buffer(name).detach_()
+        requires = self.buffer.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
+        if not (wanted := torch.is_grad_enabled() and requires):
+            self.buffer.detach()
         return wanted
 
 
-def _of_pairs(projection: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _of_pairs(projection: Projection) -> Projection:
     """Projection of complex numbers that are pairs of reals: sums and multiples of those are much faster."""
     return lambda pairs: torch.view_as_real(projection(torch.view_as_complex(pairs)))
