@@ -113,15 +113,15 @@ class RTISI(GriffinLim):
 
 @dataclass(frozen=True)
 class RAAR(_WithMomentum):
-    """Relaxed averaged alternating reflections, bolder on newer frames and with momentum.
+    """Relaxed averaged alternating reflections, bolder on newer frames.
 
     `A = P_M(c)`, `s = P_C(2A - c)`, `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`.
 
     A newest frame is wrong in ways that only a bold search mends; an old one is about to be heard and should
     settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the newest,
-    kept within 0 to 1. `RAAR(beta, ramp=0, momentum=0)` is the rule of the paper. A whole
-    spectrogram has no old and new frames: use `ramp=0` there. Less beta suits magnitudes that are further
-    from any real signal's.
+    kept within 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
+    and new frames: use `ramp=0` there. A momentum of 0.3 gains 1 dB where magnitudes are those of a real
+    signal, and loses where they are far from it; there, less beta gains.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
     Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has what they give.
@@ -129,7 +129,7 @@ class RAAR(_WithMomentum):
 
     beta: float = 0.8
     ramp: float = 0.18
-    momentum: float = 0.3
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         _check_range("beta", self.beta, 0.0, 1.0)
