@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 import warnings
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pesq
 import pystoi
 import soundfile
 import soxr
@@ -20,6 +20,11 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv import demo_clip
+
+try:
+    import pesq
+except ImportError:  # it has to be compiled
+    pesq = None
 
 CLIP_SECONDS = 4.0
 WARM_UP = 50  # pushes whose time does not count
@@ -160,10 +165,10 @@ def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -
 
 
 def _speech_scores(clean: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    try:
-        opinion = pesq.pesq(SPEECH_RATE, clean, samples, "wb")
-    except pesq.PesqError:  # for instance, no speech in it
-        opinion = np.nan
+    opinion = np.nan
+    if pesq is not None:
+        with contextlib.suppress(pesq.PesqError):  # for instance, no speech in it
+            opinion = pesq.pesq(SPEECH_RATE, clean, samples, "wb")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # too few frames that are not silent
         return opinion, pystoi.stoi(clean, samples, SPEECH_RATE, extended=True)
