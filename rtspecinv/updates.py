@@ -127,8 +127,8 @@ class RAAR(_WithMomentum):
     Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has what they give.
     """
 
-    beta: float = 0.8
-    ramp: float = 0.18
+    beta: float = 0.78
+    ramp: float = 0.2
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
