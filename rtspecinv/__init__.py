@@ -20,10 +20,16 @@ The map of the package, each module using only those before it:
     cli          the command line
 """
 
-from rtspecinv import metrics, phase, updates
-from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
-from rtspecinv.stft import STFT
-from rtspecinv.streaming import StreamingInverter
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtspecinv import metrics, phase, updates
+    from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
+    from rtspecinv.stft import STFT
+    from rtspecinv.streaming import StreamingInverter
 
 __version__ = "0.1.0"
 
@@ -41,3 +47,24 @@ __all__ = [
     "read_audio",
     "updates",
 ]
+
+# Names are loaded when they are first used: torch takes a second or two, which not every command needs.
+_HOMES = {
+    "STFT": "stft",
+    "StreamingInverter": "streaming",
+    **dict.fromkeys(
+        ("ArraySink", "DeviceError", "FileSink", "SoundDeviceSink", "TeeSink", "play", "read_audio"), "audio"
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    globals()[name] = getattr(module, name) if name in _HOMES else module
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

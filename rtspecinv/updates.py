@@ -120,7 +120,7 @@ class RAAR(_WithMomentum):
     A newest frame is wrong in ways that only a bold search mends; an old one is about to be heard and should
     settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the newest,
     kept within 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
-    and new frames: use `ramp=0` there. A momentum of 0.3 gains 1 dB where magnitudes are those of a real
+    and new frames: use `ramp=0` there. Momentum, up to 0.3, can gain where magnitudes are those of a real
     signal, and loses where they are far from it; there, less beta gains.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,

@@ -434,3 +434,12 @@ def test_the_clip_is_in_tune_full_and_always_the_same():
         near = slice(int(frequency * 0.9 / bin_width), int(frequency * 1.1 / bin_width))
         heard = (near.start + np.argmax(spectrum[near])) * bin_width
         assert abs(1200 * np.log2(heard / frequency)) < 5  # cents
+
+
+def test_ctrl_c_while_torch_loads():
+    code = (
+        "import sys, threading, _thread; threading.Timer(0.1, _thread.interrupt_main).start();"
+        "from rtspecinv.cli import main; sys.exit(main(['devices']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "rtspecinv: interrupted\n")

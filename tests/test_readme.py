@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtspecinv.cli import _parser
+from rtspecinv.cli.program import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,7 +43,7 @@ def test_commands_exist():
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("rtspecinv ")]
     assert len(commands) >= 4
     for command in commands:
-        _parser().parse_args(command)
+        parser().parse_args(command)
     targets = {line.split()[1] for line in lines if line.startswith("make ")}
     assert targets == {"demo", "test", "bench"}
     makefile = (ROOT / "Makefile").read_text()

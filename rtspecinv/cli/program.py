@@ -1,0 +1,202 @@
+"""The parser, and what happens around every subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import rtspecinv
+from rtspecinv.cli import commands
+from rtspecinv.cli.report import note
+from rtspecinv.files import LAYOUTS
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error."""
+    args = parser().parse_args(argv)
+    try:
+        with _terminated_cleanly(), warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *rest, **more: note(f"warning: {message}")
+            args.run(args)
+    except BrokenPipeError:  # whoever read our output has stopped reading
+        sys.stdout = None
+        return 1
+    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
+        note(f"error: {' '.join(str(error).split()) or 'out of memory'}")
+        return 1
+    return 0
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that files and devices are closed; status 128 + n."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands."""
+    top = argparse.ArgumentParser(
+        prog="rtspecinv", description="Turn magnitude spectrograms into sound while they arrive."
+    )
+    top.add_argument("--version", action="version", version=f"rtspecinv {rtspecinv.__version__}")
+    subparsers = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        run: Callable[[argparse.Namespace], None], help: str, description: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            run.__name__,
+            help=help,
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    play = add(
+        commands.play,
+        "throw an audio file's phase away and play what the inverter makes of the rest",
+        "Analyse AUDIO (WAV, FLAC, OGG, MP3), throw the phase away, and invert the magnitudes frame by\n"
+        "frame while playing.",
+        "rtspecinv play song.flac --look-ahead 1 -o song-inverted.wav",
+    )
+    play.add_argument("audio", metavar="AUDIO", type=Path)
+    play.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the sound to FILE (.wav, .flac, .ogg) as well",
+    )
+    play.add_argument("--mono", action="store_true", help="mix all channels into one")
+    _add_stft_options(play, n_fft=1024, hop_length=256)
+    _add_inverter_options(play)
+    _add_device_options(play)
+
+    invert = add(
+        commands.invert,
+        "invert a file of magnitudes",
+        "Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames) or\n"
+        "(channels, n_freq, n_frames), frame by frame, in memory that does not grow with their number.\n"
+        "Fields or metadata called sample_rate, n_fft and hop_length are used.",
+        "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav",
+    )
+    invert.add_argument("spectrogram", metavar="SPECTROGRAM", type=Path)
+    invert.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="sound file: .wav, .flac or .ogg"
+    )
+    invert.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
+    invert.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="order of the last two axes (default: %(default)s)",
+    )
+    _add_stft_options(invert, n_fft=None, hop_length=None)
+    _add_inverter_options(invert)
+
+    demo = add(
+        commands.demo,
+        "do the same as play on a clip rendered by code",
+        "Render a few seconds of plucked strings and a voice, play them as `play` does, and write the\n"
+        "original, the inverted sound and a picture of both spectrograms.",
+        "rtspecinv demo -o demo-folder",
+    )
+    demo.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("rtspecinv-demo"),
+        help="default: %(default)s",
+    )
+    _add_stft_options(demo, n_fft=1024, hop_length=256)
+    _add_inverter_options(demo)
+    _add_device_options(demo)
+
+    add(commands.devices, "list the sound devices", "List the sound devices.", "rtspecinv devices")
+    return top
+
+
+def _add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:
+    group = parser.add_argument_group("spectrogram")
+    known = "default: %(default)s" if n_fft else "default: what the file says or its shape suggests"
+    group.add_argument("--n-fft", metavar="N", type=int, default=n_fft, help=f"samples in a frame ({known})")
+    known = "default: %(default)s" if hop_length else "default: what the file says, else n_fft / 4"
+    group.add_argument(
+        "--hop-length",
+        metavar="N",
+        type=int,
+        default=hop_length,
+        help=f"samples from one frame to the next ({known})",
+    )
+
+
+def _add_inverter_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inversion")
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
+    group.add_argument(
+        "--init", metavar="NAME", help=f"start of the newest frame: {', '.join(rtspecinv.phase.STARTS)}"
+    )
+    group.add_argument(
+        "--look-ahead",
+        metavar="K",
+        type=int,
+        help="future frames used before a frame is final; more is later",
+    )
+    group.add_argument(
+        "--revise",
+        metavar="R",
+        type=int,
+        help="final frames still revised until they are heard; more is slower",
+    )
+    group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
+
+
+def _add_device_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sound device")
+    group.add_argument(
+        "-d",
+        "--device",
+        metavar="DEVICE",
+        type=device,
+        help="number or part of a name, see `rtspecinv devices`",
+    )
+    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
+    group.add_argument(
+        "--latency",
+        type=latency,
+        default="high",
+        help="the device's buffering: low, high or seconds (default: %(default)s)",
+    )
+
+
+def device(text: str) -> int | str:
+    """Parse a number or a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def latency(text: str) -> float | str:
+    """Parse "low", "high" or seconds."""
+    return text if text in ("low", "high") else float(text)
