@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 import operator
-import warnings
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rtspecinv import engines, phase, updates
+from rtspecinv.inputs import Array, as_magnitude, check_values, count, warn_of_power
 from rtspecinv.stft import STFT
-
-Array = np.ndarray[Any, Any]
 
 
 class StreamingInverter(torch.nn.Module):
@@ -72,10 +67,10 @@ class StreamingInverter(torch.nn.Module):
         self.stft = copy.deepcopy(stft)
         self.update, self.init = updates.find(update), phase.find(init)
         look_back = stft.look_back
-        self.look_ahead = look_back if look_ahead is None else _count(look_ahead=look_ahead)
+        self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         default = 0 if self.update.textbook else look_back // 2
-        self.revise = default if revise is None else _count(revise=revise)
-        self.n_iter = _count(n_iter=n_iter)
+        self.revise = default if revise is None else count(revise=revise)
+        self.n_iter = count(n_iter=n_iter)
         self.batch_shape = _shape(batch_shape)
         if self.revise > look_back:
             raise ValueError(
@@ -193,63 +188,19 @@ class StreamingInverter(torch.nn.Module):
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
         stft = self.stft
-        value = _as_tensor(value, stft)
+        value = as_magnitude(value, stft)
         _check_shape(value.shape, self.batch_shape, stft, n_axes)
         if value.is_complex() and self.init.n_waiting:
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
             )
         magnitude = value.abs() if value.is_complex() else value
-        self._check_range(*(float(extreme) for extreme in torch.aminmax(magnitude.detach())))
+        if check_values(magnitude, stft) and not self._warned:
+            self._warned = True
+            warn_of_power(magnitude, stft, stacklevel=4)
         n_half = stft.n_fft // 2 + 1
         spectrum = value.narrow(-n_axes, 0, n_half) if value.is_complex() else None
         return magnitude.narrow(-n_axes, 0, n_half), spectrum
-
-    def _check_range(self, low: float, high: float) -> None:
-        limit = torch.finfo(self.stft.dtype).max / (100 * self.stft.n_fft)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            odd = high if math.isfinite(low) else low
-            raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted!")
-        if low < 0:
-            raise ValueError(
-                f"Parameter magnitude has the value {low:g} < 0. Convert dB with 10 ** (x / 20), natural "
-                "logarithms with exp(x)!"
-            )
-        if high > limit:
-            raise ValueError(
-                f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
-            )
-        full_scale = float(self.stft.window.abs().sum()) * self.stft.scale
-        if high > 2 * full_scale and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"magnitudes up to {high:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
-                "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
-                stacklevel=4,
-            )
-
-
-def _as_tensor(value: Tensor | Array, stft: STFT) -> Tensor:
-    """Magnitude or spectrum on the device and in the precision of the STFT; only arrays are converted."""
-    dtypes = stft.dtype, stft.dtype.to_complex()
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fc":
-            raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
-        is_complex = value.dtype.kind == "c"
-        native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
-        return torch.from_numpy(native).to(stft.device, dtypes[is_complex])
-    if not isinstance(value, Tensor):
-        raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
-    if value.dtype not in dtypes:
-        raise TypeError(
-            f"Parameter magnitude has {value.dtype}, not {stft.dtype}: use magnitude.to({stft.dtype}), or "
-            "inverter.to() for the other precision!"
-        )
-    if value.device != stft.device:
-        raise ValueError(
-            f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one with .to()!"
-        )
-    return value
 
 
 def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:
@@ -284,14 +235,3 @@ def _shape(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
     if any(size < 1 for size in shape):
         raise ValueError(f"Parameter {batch_shape=} is not a tuple of integers >= 1, () for one stream!")
     return shape
-
-
-def _count(**parameter: Any) -> int:
-    ((name, value),) = parameter.items()
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if number < 0:
-        raise ValueError(f"Parameter {name}={value!r} is not an integer >= 0!")
-    return number
