@@ -13,9 +13,15 @@ The map of the package, each module using only those before it:
     projections  to_magnitude, to_consistent
     updates      the rules that combine the two projections: RAAR, GriffinLim, ADMM, ...
     phase        starts of the newest frame: overlap, phase gradient, peaks, zeros
+    inputs       what counts as a magnitude
     engines      how one frame is advanced
     streaming    StreamingInverter
-    metrics      spectral_convergence
+    batch        invert, invert_many: whole spectrograms, the stream being the start
+    blocks       invert_blocks: spectrograms of any length
+    descent      lbfgs: any differentiable transform
+    methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
+    mel          Mel: mel spectrograms, and back to magnitudes
+    metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
     audio        sinks, sources and play: samples only
     cli          the command line
 """
@@ -26,23 +32,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import metrics, phase, updates
+    from rtspecinv import methods, metrics, phase, updates
     from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
+    from rtspecinv.batch import Hybrid, invert, invert_many
+    from rtspecinv.blocks import invert_blocks
+    from rtspecinv.descent import lbfgs
+    from rtspecinv.mel import Mel
+    from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADMM",
+    "L_BFGS",
+    "RTISI_LA",
     "STFT",
     "ArraySink",
     "DeviceError",
     "FileSink",
+    "Hybrid",
+    "Mel",
     "SoundDeviceSink",
     "StreamingInverter",
     "TeeSink",
+    "griffin_lim",
+    "invert",
+    "invert_blocks",
+    "invert_many",
+    "lbfgs",
+    "methods",
     "metrics",
     "phase",
+    "phase_init",
     "play",
     "read_audio",
     "updates",
@@ -52,6 +75,11 @@ __all__ = [
 _HOMES = {
     "STFT": "stft",
     "StreamingInverter": "streaming",
+    "Mel": "mel",
+    "invert_blocks": "blocks",
+    "lbfgs": "descent",
+    **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
+    **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         ("ArraySink", "DeviceError", "FileSink", "SoundDeviceSink", "TeeSink", "play", "read_audio"), "audio"
     ),

@@ -66,19 +66,20 @@ def check_values(magnitude: Tensor, stft: STFT) -> bool:
         raise ValueError(
             f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
         )
-    return high > 2 * _full_scale(stft)
+    return high > 2 * full_scale(stft)
 
 
 def warn_of_power(magnitude: Tensor, stft: STFT, stacklevel: int) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
     warnings.warn(
         f"magnitudes up to {float(magnitude.max()):g} are more than samples within -1 to 1 can have "
-        f"({_full_scale(stft):g}): the sound will exceed that; if they are powers, pass magnitude.sqrt()",
+        f"({full_scale(stft):g}): the sound will exceed that; if they are powers, pass magnitude.sqrt()",
         stacklevel=stacklevel + 1,
     )
 
 
-def _full_scale(stft: STFT) -> float:
+def full_scale(stft: STFT) -> float:
+    """Largest magnitude that samples within -1 to 1 can have."""
     return float(stft.window.abs().sum()) * stft.scale
 
 

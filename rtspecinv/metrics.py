@@ -1,13 +1,56 @@
-"""How near a result is to its target."""
+"""How near a result is to its target.
+
+`sc`, `snr` and `ser` are single numbers over all that they are given, with torch_specinv's names, order
+of arguments and signs; the others tell the items of a batch apart.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from rtspecinv.stft import STFT
+
+
+def sc(input: Tensor, target: Tensor) -> Tensor:
+    """Spectral convergence `20 log10(|input - target| / |target|)` over all values, a scalar in dB.
+
+    Args:
+        input: any real values, for instance magnitudes `(*batch, n_freq, n_frames)`.
+        target: what they should be, of the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Sturmel & Daudet 2011, section 3.
+    """
+    _check(input, target)
+    return _db(torch.linalg.vector_norm(input - target) / torch.linalg.vector_norm(target))
+
+
+def snr(input: Tensor, target: Tensor) -> Tensor:
+    """Signal-to-noise ratio `-10 log10 sum (input / |input| - target / |target|)^2`, a scalar in dB.
+
+    The higher the better; blind to loudness. Arguments and errors as in `sc`.
+    """
+    _check(input, target)
+    distance = input / torch.linalg.vector_norm(input) - target / torch.linalg.vector_norm(target)
+    return -_db(torch.linalg.vector_norm(distance))
+
+
+def ser(input: Tensor, target: Tensor) -> Tensor:
+    """Signal-to-error ratio `10 log10(sum input^2 / sum (input - target)^2)`, a scalar in dB.
+
+    The higher the better. Arguments and errors as in `sc`.
+
+    Source: Zhu, Beauregard & Wyse 2007, eq. 14, whose numerator is the target's power.
+    """
+    _check(input, target)
+    return _db(torch.linalg.vector_norm(input) / torch.linalg.vector_norm(input - target))
+
 
 def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence `20 log10(|input - target| / |target|)` in dB, the lower the better.
+    """Spectral convergence `20 log10(|input - target| / |target|)` of every item in dB, the lower the better.
 
     Args:
         input: magnitudes `(*batch, n_freq, n_frames)`.
@@ -21,9 +64,61 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
 
     Source: Sturmel & Daudet 2011, section 3. Zhu's SER is its negative.
     """
+    _check(input, target)
+    distance = torch.linalg.vector_norm(input - target, dim=(-2, -1))
+    return _db(distance / torch.linalg.vector_norm(target, dim=(-2, -1)))
+
+
+def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float = 100.0) -> Tensor:
+    """Log-spectral distance of every item in dB, the lower the better.
+
+    `mean_t sqrt(mean_k (20 log10(input / target))^2)`, k being frequencies and t frames.
+
+    Args:
+        input: magnitudes `(*batch, n_freq, n_frames)`.
+        target: magnitudes of the same shape.
+        dynamic_range: dB; values further under the target's peak count as if they were there.
+
+    Returns:
+        `(*batch)` dB; nan where the target is silent.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Source: Gray & Markel 1976, eq. 5.
+    """
+    _check(input, target)
+    floor = target.amax((-2, -1), keepdim=True) * 10 ** (-dynamic_range / 20)
+    ratio = _db(input.maximum(floor) / target.maximum(floor))
+    return ratio.square().mean(-2).sqrt().mean(-1)
+
+
+def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
+    """How far spectra are from those of any signal, `20 log10(|STFT(iSTFT(c)) - c| / |c|)`, in dB.
+
+    Args:
+        spectrum: complex `(*batch, n_freq, n_frames)`, with enough frames to be padded as `stft` does.
+        stft: the transform.
+
+    Returns:
+        `(*batch)` dB; about -140 in float32 for the spectrum of a signal, nan for silence.
+
+    Raises:
+        ValueError, TypeError: as in `stft.synthesize`.
+
+    Source: Le Roux, Ono & Sagayama 2008, section 2.
+    """
+    consistent = stft.analyze(stft.synthesize(spectrum))
+    distance = torch.linalg.vector_norm(consistent - spectrum, dim=(-2, -1))
+    return _db(distance / torch.linalg.vector_norm(spectrum, dim=(-2, -1)))
+
+
+def _check(input: Tensor, target: Tensor) -> None:
     if input.shape != target.shape:
         raise ValueError(
             f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!"
         )
-    distance = torch.linalg.vector_norm(input - target, dim=(-2, -1))
-    return 20 * torch.log10(distance / torch.linalg.vector_norm(target, dim=(-2, -1)))
+
+
+def _db(ratio: Tensor) -> Tensor:
+    return 20 * torch.log10(ratio)

@@ -89,20 +89,54 @@ class Peaks(Start):
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the phases of the peaks."""
         stft, magnitude = context.stft, context.magnitude()[..., -1, :]
-        log = magnitude.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
-        below, above = _neighbours(log)
-        # Peaks and valleys, plateaus counting once, at their left end.
-        peak, valley = (log > below) & (log >= above), (log < below) & (log <= above)
-        curvature = below - 2 * log + above
-        vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
-        bins = torch.arange(log.shape[-1], dtype=log.dtype, device=log.device)
-        advance = 2 * math.pi * stft.hop_length / stft.n_fft * (bins + vertex.clamp(-0.5, 0.5))
-        phase = (context.previous().detach() * _centring(stft).conj()).angle() + advance
-        # Valleys part the bins into regions with one peak each; bins that are no peak write to a spare slot.
-        region = valley.long().cumsum(-1)
-        slot = torch.where(peak, region, log.shape[-1])
-        phase_of = log.new_zeros(*log.shape[:-1], log.shape[-1] + 1).scatter(-1, slot, phase)
-        return _spectrum(stft, magnitude, phase_of.gather(-1, region))
+        previous = (context.previous().detach() * _centring(stft).conj()).angle()
+        advance, peak = _peaks(stft, magnitude.detach())
+        return _spectrum(stft, magnitude, _from_peaks(previous + advance, peak))
+
+
+def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
+    """Spectrum that `Peaks` makes of all frames one after another, without iterating.
+
+    Args:
+        stft: the transform that the magnitudes come from.
+        magnitude: real `(*batch, n_frames, n_half)`. No gradient flows through the phases.
+
+    Returns:
+        Complex, of the same shape.
+
+    Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
+    """
+    advance, peak = _peaks(stft, magnitude.detach())
+    phases = [torch.zeros_like(magnitude[..., 0, :])]
+    for step, index in zip(advance.unbind(-2), peak.unbind(-2), strict=True):
+        phases.append(_from_peaks(phases[-1] + step, index))
+    return _spectrum(stft, magnitude, torch.stack(phases[1:], -2))
+
+
+def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+    """Phase advance of every bin over a hop, and the bin of the peak whose phase it takes, n_half for none.
+
+    Both are of the shape of the magnitudes, `(..., n_half)`.
+    """
+    log = magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
+    n_half = log.shape[-1]
+    below, above = _neighbours(log)
+    # Peaks and valleys, plateaus counting once, at their left end.
+    peak, valley = (log > below) & (log >= above), (log < below) & (log <= above)
+    curvature = below - 2 * log + above
+    vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
+    bins = torch.arange(n_half, device=log.device)
+    advance = 2 * math.pi * stft.hop_length / stft.n_fft * (bins + vertex.clamp(-0.5, 0.5))
+    # Valleys part the bins into regions with one peak each; bins that are no peak write to a spare slot.
+    region = valley.long().cumsum(-1)
+    slot = torch.where(peak, region, n_half)
+    peak_of = bins.new_full((*log.shape[:-1], n_half + 1), n_half).scatter(-1, slot, bins.expand_as(slot))
+    return advance, peak_of.gather(-1, region)
+
+
+def _from_peaks(phase: Tensor, peak: Tensor) -> Tensor:
+    """Phase of the peak that each bin belongs to, 0 where there is none."""
+    return F.pad(phase, (0, 1)).gather(-1, peak)
 
 
 @dataclass(frozen=True)

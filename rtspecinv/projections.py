@@ -25,6 +25,17 @@ def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
     return magnitude * torch.sgn(spectrum.masked_fill(zero, 1.0))
 
 
+def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
+    """`to_magnitude` for spectra whose squares neither overflow nor underflow: twice as fast, no gradient.
+
+    Values under `eps^2` count as 0, eps being the precision of the dtype; magnitudes should be around 1.
+    """
+    limits = torch.finfo(magnitude.dtype)
+    shifted = spectrum + limits.eps**2  # decides the phase of 0 and is lost in anything else
+    gain = (shifted * shifted.conj()).real.clamp_min(limits.tiny).rsqrt_().mul_(magnitude)
+    return shifted.mul_(gain)
+
+
 def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
     """Spectrum of the samples that a spectrum stands for, `P_C(c) = STFT(iSTFT(c))`.
 

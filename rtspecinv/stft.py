@@ -9,6 +9,7 @@ Public tensors have torch's layout, spectra `(*batch, n_freq, n_frames)`. Inside
 
 from __future__ import annotations
 
+import copy
 import difflib
 import operator
 from collections.abc import Callable, Sequence
@@ -125,6 +126,13 @@ class STFT(torch.nn.Module):
         """Where the windows live."""
         return self.window.device
 
+    @property
+    def n_needed(self) -> int:
+        """Samples that `analyze` needs at least."""
+        if not self.center:
+            return self.n_fft
+        return max(1, {"reflect": self.padding + 1, "circular": self.padding}.get(self.pad_mode, 1))
+
     def analyze(self, samples: Tensor) -> Tensor:
         """Spectrum of samples, `X[k, t] = scale * sum_n g[n] x[n + tH] exp(-2 pi i k n / n_fft)`.
 
@@ -140,11 +148,10 @@ class STFT(torch.nn.Module):
         """
         self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
         n_samples, padding = samples.shape[-1], self.padding
-        needed = max(1, {"reflect": padding + 1, "circular": padding}.get(self.pad_mode, 1))
-        if self.center and n_samples < needed:
+        if self.center and n_samples < self.n_needed:
             raise ValueError(
                 f"Parameter samples has {n_samples=}, but pad_mode={self.pad_mode!r} with n_fft={self.n_fft} "
-                f"needs at least {needed}: pass more samples, or use pad_mode='constant'!"
+                f"needs at least {self.n_needed}: pass more samples, or use pad_mode='constant'!"
             )
         if padding:
             flat = samples.reshape(-1, 1, n_samples)  # F.pad wants (batch, channel, n_samples)
@@ -159,7 +166,9 @@ class STFT(torch.nn.Module):
         """Magnitude `|X|` of the spectrum of samples, real `(*batch, n_freq, n_frames)`; see `analyze`."""
         return self.analyze(samples).abs()
 
-    def synthesize(self, spectrum: Tensor, length: int | None = None) -> Tensor:
+    def synthesize(
+        self, spectrum: Tensor, length: int | None = None, *, min_coverage: float = COVERAGE_FLOOR
+    ) -> Tensor:
         """Samples with the nearest spectrum, `x[n] = sum_t g[n - tH] y_t[n - tH] / sum_t g[n - tH]**2`.
 
         `y_t` is the inverse transform of frame `t`, H the hop length (Griffin & Lim 1984, eq. 6). The lower
@@ -171,6 +180,8 @@ class STFT(torch.nn.Module):
         Args:
             spectrum: complex `(*batch, n_freq, n_frames)`.
             length: samples to return, trimmed or padded with zeros; None is all that the frames cover.
+            min_coverage: share of the steady-state sum that every actual sum counts as at least, so that
+                edges fade where dividing would be loud.
 
         Returns:
             Real `(*batch, n_samples)`.
@@ -189,7 +200,7 @@ class STFT(torch.nn.Module):
             )
         half = spectrum[..., : self.n_fft // 2 + 1, :].mT
         frames = self.inverse_transform(half) * self.dual_window
-        samples = self.overlap_add(frames) * self._edge_gain(n_frames)
+        samples = self.overlap_add(frames) * self._edge_gain(n_frames, min_coverage)
         if length is None:
             samples = samples[..., self.padding : samples.shape[-1] - self.padding]
             if samples.shape[-1] == 0:
@@ -197,6 +208,13 @@ class STFT(torch.nn.Module):
             return samples
         samples = samples[..., self.padding : self.padding + _positive(length=length)]
         return F.pad(samples, (0, length - samples.shape[-1]))
+
+    def with_center(self, center: bool) -> STFT:
+        """This transform with half spectra, centred or not; it shares the windows."""
+        other = copy.copy(self)
+        other.center, other.padding = center, self.n_fft // 2 if center else 0
+        other.onesided, other.n_freq = True, self.n_fft // 2 + 1
+        return other
 
     def frame(self, samples: Tensor) -> Tensor:
         """Overlapping frames of `(*batch, n_samples)`, a view `(*batch, n_frames, n_fft)`; no window.
@@ -251,7 +269,7 @@ class STFT(torch.nn.Module):
         padded = F.pad(values, (0, n_shifts * self.hop_length - self.n_fft))
         return padded.view(n_shifts, self.hop_length).sum(0)
 
-    def _edge_gain(self, n_frames: int) -> Tensor:
+    def _edge_gain(self, n_frames: int, min_coverage: float) -> Tensor:
         """Steady-state over actual window sum, `(n_samples,)`, 0 where a sample is lost.
 
         It is 1 but in the n_fft - hop_length samples of either edge: 2 * look_back + 1 frames have both edges
@@ -259,7 +277,9 @@ class STFT(torch.nn.Module):
         """
         n_edge = min(n_frames, 2 * self.look_back + 1)
         coverage = _overlap_add(self.envelope.double().expand(n_edge, -1), self.hop_length)
-        gain = torch.where(coverage > COVERAGE_FLOOR, coverage.reciprocal(), 0).to(self.dtype)
+        gain = (
+            coverage.clamp_min(min_coverage).reciprocal().where(coverage > COVERAGE_FLOOR, 0).to(self.dtype)
+        )
         if n_edge == n_frames:
             return gain
         left, right = gain.tensor_split([self.n_fft - self.hop_length])

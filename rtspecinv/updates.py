@@ -21,6 +21,11 @@ Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
 
 
+def of_pairs(projection: Projection) -> Projection:
+    """Projection of complex numbers that are pairs of reals."""
+    return lambda pairs: torch.view_as_real(projection(torch.view_as_complex(pairs)))
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"Parameter {name}={value} is not between {low:g} and {high:g}!")

@@ -18,6 +18,12 @@ ARROWS = {
     "updates": {"stft"},
     "phase": {"stft"},
     "metrics": {"stft"},
+    "progress": set(),
+    "batch": {"streaming", "updates", "projections", "phase", "frames", "inputs", "progress", "stft"},
+    "blocks": {"batch", "streaming", "inputs", "stft"},
+    "descent": {"batch", "inputs", "progress", "stft"},
+    "mel": {"inputs", "stft"},
+    "methods": {"descent", "batch", "streaming", "updates", "metrics", "phase", "progress", "stft"},
     "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
     "inputs": {"stft"},
     "streaming": {"engines", "updates", "phase", "inputs", "stft"},
@@ -25,7 +31,10 @@ ARROWS = {
     "files": set(),
     "demo_clip": set(),
     "plots": set(),
-    "__init__": {"metrics", "phase", "updates", "audio", "stft", "streaming"},
+    "__init__": {
+        *("metrics", "phase", "updates", "audio", "stft", "streaming"),
+        *("batch", "blocks", "descent", "mel", "methods"),
+    },
     "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
     "__main__": {"cli"},
 }

@@ -11,7 +11,7 @@ from rtspecinv.frames import FrameBuffer
 from rtspecinv.phase import Context, Start
 from rtspecinv.projections import to_consistent, to_magnitude
 from rtspecinv.stft import STFT
-from rtspecinv.updates import Projection, Update
+from rtspecinv.updates import Projection, Update, of_pairs
 
 
 class Eager(torch.nn.Module):
@@ -57,8 +57,8 @@ class Eager(torch.nn.Module):
         buffer = self.buffer
         with torch.set_grad_enabled(self._wants_grad(magnitude)):
             buffer.push(magnitude)
-            p_m = _of_pairs(partial(to_magnitude, magnitude=buffer.target()))
-            p_c = _of_pairs(partial(to_consistent, buffer=buffer))
+            p_m = of_pairs(partial(to_magnitude, magnitude=buffer.target()))
+            p_c = of_pairs(partial(to_consistent, buffer=buffer))
             start = self._start(p_m) if spectrum is None else spectrum
             buffer.start(self.update.start(torch.view_as_real(start)))
             state = buffer.load()
@@ -100,8 +100,3 @@ class Eager(torch.nn.Module):
         if not (wanted := torch.is_grad_enabled() and requires):
             self.buffer.detach()
         return wanted
-
-
-def _of_pairs(projection: Projection) -> Projection:
-    """Projection of complex numbers that are pairs of reals: sums and multiples of those are much faster."""
-    return lambda pairs: torch.view_as_real(projection(torch.view_as_complex(pairs)))

@@ -1,0 +1,364 @@
+"""Inversion of whole spectrograms: the stream's update rules with every frame open.
+
+Without a committed tail the consistent spectra are those of the transform itself, `P_C(c) = STFT(iSTFT(c))`,
+with its padding. The streaming inverter's result is the start: what it gets wrong is rare and local, and
+mending that takes a batch run a tenth of the iterations that it needs from random phases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.frames import MIN_COVERAGE
+from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
+from rtspecinv.phase import single_pass
+from rtspecinv.progress import bar
+from rtspecinv.projections import to_magnitude, to_magnitude_in_range
+from rtspecinv.stft import STFT, named, unknown_name
+from rtspecinv.streaming import StreamingInverter
+from rtspecinv.updates import RAAR, RULES, Projection, Update, of_pairs
+
+INITS = ("stream", "peaks", "random", "zeros")
+
+# A stream that is heard should settle, one that is a start should not get stuck: bolder than the default.
+STREAM = RAAR(beta=0.9, ramp=0.1)
+
+# Items of a batch are iterated together up to this many values of a spectrum: more leave the cache of a CPU.
+CACHE_VALUES = 2**18
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """A rule that searches, then one that settles.
+
+    Args:
+        search: rule of the first iterations.
+        settle: rule of the others, which begin anew from the estimate of the first.
+        share: of the iterations that go to `search`, rounded down.
+
+    Source: Peer, Welker & Gerkmann 2022, who combine difference map and Griffin-Lim.
+    """
+
+    search: Update = RULES["dm"]
+    settle: Update = RULES["agla"]
+    share: float = 0.35
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"Parameter share={self.share} is not between 0 and 1!")
+
+    def legs(self, n_iter: int) -> list[tuple[Update, int]]:
+        """Rules and their iterations."""
+        n_search = int(self.share * n_iter)
+        return [(self.search, n_search), (self.settle, n_iter - n_search)]
+
+
+BATCH_RULES: dict[str, Update | Hybrid] = {"hybrid": Hybrid(), **RULES, "raar": RAAR(beta=0.9, ramp=0.0)}
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What a callback sees of an inversion.
+
+    items: which items of the flattened batch this is about: on a CPU a few at a time, elsewhere all of them.
+    number: iterations done, 0 before the first.
+    n_iter: iterations to do.
+    convergence: spectral convergence of the iterate, `(n_items,)` dB.
+    samples: the best so far, `(n_items, n_samples)`.
+    actual: magnitude of the iterate's samples, `(n_items, n_freq, n_frames)`, one-sided.
+    target: the given magnitude, of the same shape; both are scaled alike.
+    """
+
+    items: slice
+    number: int
+    n_iter: int
+    convergence: Tensor
+    samples: Tensor
+    actual: Tensor
+    target: Tensor
+
+
+Callback = Callable[[Iteration], object]
+
+
+def invert(
+    magnitude: Tensor | Array,
+    stft: STFT,
+    *,
+    update: str | Update | Hybrid = "hybrid",
+    n_iter: int = 100,
+    init: str | Tensor = "stream",
+    length: int | None = None,
+    tol: float = 0.0,
+    evaluate_every: int = 25,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Samples whose magnitudes are nearest to the given ones, as far as iterating finds them.
+
+    Args:
+        magnitude: real and non-negative, `(*batch, n_freq, n_frames)`. Of complex values, the
+            phase is the start.
+        stft: the transform that the magnitudes come from.
+        update: a rule or its name: "hybrid" (difference map, then accelerated Griffin-Lim), "gla", "fgla",
+            "agla", "raar", "dm", "admm". Rules take their frames as equally old: `RAAR` has no ramp here.
+        n_iter: iterations; with 0 the start is the answer.
+        init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
+            (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
+            without the batch axes, whose phase is taken.
+        length: samples to return; None is what the frames cover, `(n_frames - 1) * hop_length` if centred.
+        tol: stop when the squared error of an item's magnitudes falls by no more than this share of its first
+            value per iteration.
+        evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
+            is never worse than its start.
+        generator: of random phases, every item getting the same; None is one with seed 0.
+        callback: called with an `Iteration` at every evaluation; stops these items if it returns True.
+        progress: show a progress bar; needs tqdm.
+
+    Returns:
+        Real `(*batch, n_samples)`, on the device and in the dtype of `stft`.
+
+    Raises:
+        ValueError: a parameter is out of range; magnitudes of a wrong shape, negative, NaN, infinite or too
+            large.
+        TypeError: not a tensor or array, or not of the dtype of `stft`.
+        ImportError: `progress` without tqdm.
+
+    If the magnitude requires a gradient, the samples have one. Where the start is made here it counts as
+    constant; the phase of a complex magnitude does not.
+
+    Sources: Griffin & Lim 1984; the rules name theirs.
+    """
+    rule = _find(update)
+    n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    target, start, batch_shape = _check(magnitude, init, stft)
+    space = _Space(stft, target.shape[-2], None if length is None else count(1, length=length))
+    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (target, start))
+    with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
+        scale = _scale(target.detach(), stft)
+        target = target / scale
+        start = _start(str(init), target, space, generator) if start is None else start / scale
+        results = [target.new_zeros(0, space.n_out)]
+        for items in _groups(target):
+            wanted = target[items]
+            project = to_magnitude if needs_grad else to_magnitude_in_range
+            p_m, p_c = of_pairs(partial(project, magnitude=wanted)), of_pairs(space.consistent)
+            best, energy = Best(tol), wanted.square().sum((-2, -1))
+            for number, estimate in _iterates(rule, n_iter, every, start[items], p_m, p_c):
+                n_new, sound = number - best.number, space.samples(estimate)
+                actual = space.analyze(sound).abs()
+                error = (actual - wanted).square().sum((-2, -1))
+                best.offer(number, sound, error)
+                convergence = 10 * torch.log10(error / energy)
+                samples = space.finish(best.samples) * scale[items, 0]
+                show(n_new * len(wanted), f"{float(convergence.mean()):.1f} dB")
+                now = Iteration(items, number, n_iter, convergence, samples, actual.mT, wanted.mT)
+                if (callback is not None and callback(now) is True) or best.settled:
+                    break
+            results.append(samples)
+    return torch.cat(results).reshape(*batch_shape, space.n_out)
+
+
+def invert_many(
+    magnitudes: Sequence[Tensor | Array], stft: STFT, *, lengths: Sequence[int] | None = None, **options: Any
+) -> list[Tensor]:
+    """Samples of spectrograms of any lengths; those of one length are inverted together.
+
+    Args:
+        magnitudes: each as in `invert`.
+        stft: the transform that they come from.
+        lengths: samples to return of each; None as in `invert`.
+        options: of `invert`, for all alike.
+
+    Returns:
+        The samples of each, in their order; what `invert` gives of each alone, up to rounding.
+
+    Raises:
+        ValueError, TypeError: as in `invert`, or another number of lengths than of magnitudes.
+    """
+    if lengths is not None and len(lengths) != len(magnitudes):
+        raise ValueError(f"Parameter lengths has {len(lengths)} values for {len(magnitudes)} magnitudes!")
+    wanted = [None] * len(magnitudes) if lengths is None else lengths
+    alike: dict[Any, list[int]] = {}
+    tensors = [as_magnitude(m, stft) for m in magnitudes]
+    for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
+        alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
+    samples: dict[int, Tensor] = {}
+    for (_, _, length), members in alike.items():
+        together = invert(torch.stack([tensors[i] for i in members]), stft, length=length, **options)
+        samples |= zip(members, together, strict=True)
+    return [samples[i] for i in range(len(tensors))]
+
+
+class _Space:
+    """Where batch runs live: the transform to be consistent with, and how its samples become the result.
+
+    That is the transform of the magnitudes, padding included, or, where the samples are too few to be padded
+    so, the same without centring.
+    """
+
+    def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
+        covered = (n_frames - 1) * stft.hop_length + stft.n_fft
+        natural = covered - 2 * stft.padding
+        # A signal of this length has n_frames frames too, and its last samples are in them.
+        n_centred = length if length and natural <= length < natural + stft.hop_length else natural
+        centred = stft.center and n_centred >= stft.n_needed
+        self.stft = stft.with_center(centred)
+        self.n_samples = n_centred if centred else covered
+        self.n_out = natural if length is None else length
+        self._offset = stft.padding if stft.center and not centred else 0
+
+    def samples(self, spectrum: Tensor) -> Tensor:
+        """Samples `(n_items, n_samples)` of spectra `(n_items, n_frames, n_half)`, edges fading in."""
+        return self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE)
+
+    def consistent(self, spectrum: Tensor) -> Tensor:
+        """`P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6) of `(n_items, n_frames, n_half)`."""
+        return self.analyze(self.stft.synthesize(spectrum.mT, self.n_samples))
+
+    def analyze(self, samples: Tensor) -> Tensor:
+        """Spectrum `(n_items, n_frames, n_half)` of samples, zeros following if they are too few."""
+        return self.stft.analyze(F.pad(samples, (0, self.n_samples - samples.shape[-1]))).mT
+
+    def finish(self, samples: Tensor) -> Tensor:
+        """Samples `(n_items, n_out)` to return."""
+        wanted = samples[..., self._offset : self._offset + self.n_out]
+        return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
+
+
+class Best:
+    """The best samples so far of every item, and whether they have settled.
+
+    tol: an item settles when its error falls by no more than this share of its first one per iteration.
+    """
+
+    samples: Tensor
+    error: Tensor
+    _last: Tensor
+
+    def __init__(self, tol: float) -> None:
+        if not tol >= 0:
+            raise ValueError(f"Parameter {tol=} is not a number >= 0!")
+        self.tol = tol
+        self.number = 0
+
+    def offer(self, number: int, samples: Tensor, error: Tensor) -> None:
+        """Take in samples `(n_items, n_samples)` and their squared errors `(n_items,)`."""
+        if number == 0:
+            self.samples, self.error, self._first = samples, error, error
+            self._done = error == 0
+        else:
+            better = (error < self.error) & ~self._done
+            self.samples = torch.where(better[:, None], samples, self.samples)
+            self.error = torch.where(better, error, self.error)
+            fall = self._last - error
+            self._done |= (fall >= 0) & (fall <= self.tol * self._first * (number - self.number))
+        self._last, self.number = error, number
+
+    @property
+    def settled(self) -> bool:
+        """Whether every item has."""
+        return bool(self._done.all())
+
+
+def _iterates(
+    rule: Update | Hybrid, n_iter: int, every: int, start: Tensor, p_m: Projection, p_c: Projection
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of iterations and the estimate, before the first, after every few, after the last."""
+    spectrum, number = torch.view_as_real(start), 0
+    yield number, torch.view_as_complex(p_m(spectrum))
+    for leg, n in rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]:
+        state = leg.start(spectrum)
+        for i in range(1, n + 1):
+            state = leg.step(state, p_m, p_c)
+            number += 1
+            if number % every == 0 or i == n:
+                spectrum = leg.estimate(state, p_m, p_c)
+                yield number, torch.view_as_complex(spectrum)
+
+
+def _find(update: str | Update | Hybrid) -> Update | Hybrid:
+    rule = update if isinstance(update, Hybrid) else named("update", update, BATCH_RULES, Update)
+    return replace(rule, ramp=0.0) if isinstance(rule, RAAR) else rule
+
+
+def _check(
+    magnitude: Tensor | Array, init: str | Tensor, stft: STFT
+) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+    """Magnitude and, if there is one, the given start, `(n_items, n_frames, n_half)`, and the batch shape."""
+    if not isinstance(stft, STFT):
+        raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+    value = as_magnitude(magnitude, stft)
+    if value.ndim < 2 or value.shape[-2] != stft.n_freq or not value.shape[-1]:
+        transposed = value.ndim >= 2 and value.shape[-1] == stft.n_freq
+        way_out = "it looks transposed, pass magnitude.mT" if transposed else "make the STFT for its n_fft"
+        raise ValueError(
+            f"Parameter magnitude has shape {tuple(value.shape)}, not (*batch, n_freq, n_frames) with "
+            f"n_freq={stft.n_freq} and frames in it: {way_out}!"
+        )
+    if isinstance(init, Tensor):
+        if value.is_complex():
+            raise ValueError(
+                "Parameter init is a spectrum, but magnitude is complex: its phase is the start!"
+            )
+        start: Tensor | None = as_magnitude(init, stft)
+        if not init.is_complex() or init.shape[-2:] != value.shape[-2:]:
+            raise ValueError(
+                f"Parameter init has {init.dtype} and shape {tuple(init.shape)}: it must be complex "
+                f"and of the shape {tuple(value.shape)} of magnitude!"
+            )
+        start = init.expand(value.shape)
+    else:
+        if init not in INITS:
+            raise unknown_name("init", init, INITS)
+        start = value if value.is_complex() else None
+    target = value.abs() if value.is_complex() else value
+    if check_values(target, stft):
+        warn_of_power(target, stft, stacklevel=3)
+    n_half, batch_shape = stft.n_fft // 2 + 1, value.shape[:-2]
+    n_items = math.prod(batch_shape)
+
+    def items(tensor: Tensor) -> Tensor:
+        return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half)
+
+    return items(target), None if start is None else items(start), batch_shape
+
+
+def _scale(target: Tensor, stft: STFT) -> Tensor:
+    """Power of two `(n_items, 1, 1)` that brings samples to about -1 to 1; 1 for silence."""
+    peak = target.amax((-2, -1), keepdim=True) if target.numel() else target.new_zeros(len(target), 1, 1)
+    exponent = torch.frexp(peak / full_scale(stft)).exponent
+    return torch.ldexp(torch.ones_like(peak), exponent.where(peak > 0, 0))
+
+
+@torch.no_grad()
+def _start(init: str, target: Tensor, space: _Space, generator: torch.Generator | None) -> Tensor:
+    """Spectrum to start from, `(n_items, n_frames, n_half)`."""
+    if init == "stream" and len(target):
+        stream = StreamingInverter(space.stft, update=STREAM, batch_shape=(len(target),))
+        samples = torch.cat([stream.push_many(target.mT), stream.flush()], -1)
+        return space.analyze(samples[:, stream.latency :][:, : space.n_samples])
+    if init == "peaks":
+        return single_pass(space.stft, target)
+    if init == "random":
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        turns = torch.rand(target.shape[1:], generator=generator, dtype=target.dtype, device=generator.device)
+        return torch.polar(target, 2 * torch.pi * turns.to(target.device).expand_as(target))
+    return torch.complex(target, torch.zeros_like(target))
+
+
+def _groups(target: Tensor) -> list[slice]:
+    """Items to iterate together."""
+    size = max(1, len(target))
+    if target.device.type == "cpu":
+        size = max(1, min(size, CACHE_VALUES // math.prod(target.shape[1:])))
+    return [slice(i, min(i + size, len(target))) for i in range(0, len(target), size)]

@@ -1,0 +1,113 @@
+"""Inversion of spectrograms of any length, block by block, in memory that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtspecinv.batch import STREAM, invert
+from rtspecinv.inputs import Array, as_magnitude, count
+from rtspecinv.stft import STFT
+from rtspecinv.streaming import StreamingInverter
+
+
+def invert_blocks(
+    frames: Iterable[Tensor | Array],
+    stft: STFT,
+    *,
+    block_frames: int = 1024,
+    overlap_frames: int = 32,
+    **options: Any,
+) -> Iterator[Tensor]:
+    """Samples of a spectrogram of any length, in memory that does not grow with it.
+
+    One stream runs through all frames; blocks of its result are the start of one batch run each. What a run
+    made of a block fades into what the next one made in the middle of the frames that both have.
+
+    Args:
+        frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
+        stft: the transform that they come from.
+        block_frames: frames in a block, at least twice `overlap_frames`.
+        overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`.
+        options: of `invert` but `init`, `length` and `generator`.
+
+    Yields:
+        Samples `(*batch, n)`, together as many as `invert` gives.
+
+    Raises:
+        ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames.
+    """
+    count(2 * (stft.look_back + 1), overlap_frames=overlap_frames)
+    count(2 * overlap_frames, block_frames=block_frames)
+    if unfit := sorted({"init", "length", "generator"} & set(options)):
+        raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
+    source = (as_magnitude(frame, stft) for frame in frames)
+    first = list(islice(source, block_frames))
+    if not first:
+        raise ValueError("Parameter frames is empty: there is nothing to invert!")
+    if len(first) < block_frames:
+        yield invert(torch.stack(first, -1), stft, **options)
+        return
+    yield from _trimmed(
+        _blocks(chain(first, source), stft, block_frames, overlap_frames, options), stft.padding
+    )
+
+
+def _blocks(
+    frames: Iterable[Tensor], stft: STFT, block_frames: int, overlap_frames: int, options: dict[str, Any]
+) -> Iterator[Tensor]:
+    """Yield all samples that the frames cover, those of the padding too.
+
+    samples, frames        |<------------------ block ------------------>|
+    of the stream          ...............................................-------- not there yet
+    weight of the batch    ___________/#########################\\___________
+    run                       shared                              shared   with the next block
+    """
+    stft = stft.with_center(False)
+    hop_length, n_fft = stft.hop_length, stft.n_fft
+    n_block = (block_frames - 1) * hop_length + n_fft
+    n_shared = (overlap_frames - 1) * hop_length + n_fft
+    rise = (torch.arange(n_shared, dtype=torch.float64) - n_shared / 2) / n_fft + 0.5
+    fade = (0.5 - 0.5 * torch.cos(torch.pi * rise.clamp(0, 1))).to(stft.device, stft.dtype)
+
+    def improve(magnitudes: list[Tensor], samples: Tensor, first: bool, last: bool) -> Tensor:
+        spectrum = stft.analyze(samples)
+        better = invert(torch.stack(magnitudes, -1).abs(), stft, init=spectrum, **options)
+        weight = torch.ones_like(samples)
+        if not first:
+            weight[..., :n_shared] *= fade
+        if not last:
+            weight[..., -n_shared:] *= fade.flip(-1)
+        return torch.lerp(samples, better, weight)
+
+    stream, known, samples, first = None, [], None, True
+    for frame in frames:
+        if stream is None or samples is None:
+            stream = StreamingInverter(stft, update=STREAM, batch_shape=tuple(frame.shape[:-1]))
+            samples, n_late = stft.window.new_zeros(*frame.shape[:-1], 0), stream.latency
+        known.append(frame)
+        hop = stream.push(frame)[..., min(n_late, hop_length) :]
+        n_late = max(0, n_late - hop_length)
+        samples = torch.cat([samples, hop], -1)
+        if samples.shape[-1] >= n_block:
+            block = improve(known[:block_frames], samples[..., :n_block], first, last=False)
+            n_done = n_block - n_shared
+            yield block[..., :n_done]
+            samples = torch.cat([block[..., n_done:], samples[..., n_block:]], -1)
+            known, first = known[block_frames - overlap_frames :], False
+    if stream is not None and samples is not None:
+        samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
+        yield improve(known, samples, first, last=True)
+
+
+def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:
+    """Yield samples without the first and the last `padding` of them."""
+    held = None
+    for part in parts:
+        held = part[..., padding:] if held is None else torch.cat([held, part], -1)
+        yield held[..., : max(0, held.shape[-1] - padding)]
+        held = held[..., max(0, held.shape[-1] - padding) :]

@@ -1,0 +1,197 @@
+"""Inversion of any differentiable transform by L-BFGS on the samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rtspecinv.batch import Best, Callback, Iteration, invert
+from rtspecinv.inputs import count
+from rtspecinv.progress import bar
+from rtspecinv.stft import STFT
+
+Transform = Callable[[Tensor], Tensor]
+
+AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # of noise to start from, where nothing better is known
+
+
+DEFAULTS: dict[str, Any] = {
+    "history_size": 20,
+    "line_search_fn": "strong_wolfe",
+    "tolerance_grad": 0.0,
+    "tolerance_change": 0.0,
+}
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A transform with a known way back to the magnitudes of `stft`."""
+
+    stft: STFT
+
+    def inverse(self, target: Tensor, /) -> Tensor:
+        """Magnitude `(*batch, n_freq, n_frames)` that nearly has this target."""
+
+
+def lbfgs(
+    target: Tensor,
+    transform: Transform,
+    *,
+    length: int | tuple[int, ...] | None = None,
+    initial: Tensor | None = None,
+    n_iter: int = 100,
+    max_evaluations: int | None = None,
+    tol: float = 0.0,
+    evaluate_every: int = 10,
+    optimizer: Mapping[str, Any] | None = None,
+    generator: torch.Generator | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Samples x that minimise `|transform(x) - target|^2`.
+
+    Args:
+        target: what the transform should give, real, of any shape.
+        transform: from samples to what `target` is, differentiable.
+        length: samples, or the shape of x; None is that of `initial` or of what the inverse gives.
+        initial: where to start. None is what the stream makes of the magnitudes, if the transform is
+            `stft.magnitude` of an `STFT` or has `stft` and `inverse` as `Mel` has; else noise, as loud as
+            fits the target best.
+        n_iter: iterations.
+        max_evaluations: of the transform and its gradient; None is no limit. An iteration takes one or two.
+        tol: stop when the squared error falls by less than this share of its first value per iteration.
+        evaluate_every: iterations between evaluations; the best evaluated samples are returned.
+        optimizer: options of `torch.optim.LBFGS` other than these: strong-Wolfe line search, `lr` 1,
+            `history_size` 20, no tolerances. Samples are scaled to a level of 1 and the error to `target`.
+        generator: of noise; None is one with seed 0.
+        callback: called with an `Iteration` at every evaluation, `items` being everything and `convergence`
+            a scalar; stops if it returns True.
+        progress: show a progress bar; needs tqdm.
+
+    Returns:
+        Samples of the shape of the start, on the device and in the dtype of `target`.
+
+    Raises:
+        ValueError: neither `length` nor `initial` where noise is needed; the transform gives another shape
+            than that of `target`, or something that is not finite at the start.
+
+    Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
+    """
+    n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    wanted = target.detach().clone()  # the gradients here are those of the samples alone
+    with torch.inference_mode(False), torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
+        start = _start(wanted, transform, length, initial, generator)
+        search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
+        best = Best(tol)
+        while True:
+            value, error = search.evaluate()
+            if not best.number and not math.isfinite(error):
+                raise ValueError(
+                    "Parameter transform gives values that are not finite at the start: pass another "
+                    "initial, or keep logarithms away from 0!"
+                )
+            n_new = search.n_iter - best.number
+            best.offer(search.n_iter, search.samples[None], error[None])
+            convergence = 10 * torch.log10(error)
+            show(n_new, f"{float(convergence):.1f} dB")
+            now = Iteration(slice(None), search.n_iter, n_iter, convergence, best.samples[0], value, wanted)
+            stopped = (callback is not None and callback(now) is True) or best.settled
+            left = math.inf if max_evaluations is None else max_evaluations - search.n_evaluations
+            if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
+                return best.samples[0]
+            search.advance(min(every, n_iter - search.n_iter), left)
+
+
+class _Search:
+    """L-BFGS over samples scaled to a level of 1, their error being scaled to the target."""
+
+    def __init__(self, start: Tensor, target: Tensor, transform: Transform, options: dict[str, Any]) -> None:
+        self.target, self.transform = target, transform
+        self.level = float(start.double().square().mean().sqrt()) or 1.0
+        self.energy = float(target.double().square().sum()) or 1.0
+        self.scaled = torch.nn.Parameter(start / self.level)
+        self.n_iter = self.n_evaluations = 0
+        self.optimizer = torch.optim.LBFGS([self.scaled], **(DEFAULTS | options))
+        self.step_iter = self.optimizer.param_groups[0]["max_iter"]
+
+    @property
+    def samples(self) -> Tensor:
+        """Samples as they are now."""
+        return self.scaled.detach() * self.level
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """What the transform gives, and the squared error over the squared target."""
+        value = self.transform(self.samples)
+        if value.shape != self.target.shape:
+            raise ValueError(
+                f"Parameter transform makes {tuple(value.shape)} of samples {tuple(self.scaled.shape)}, but "
+                f"target is {tuple(self.target.shape)}: pass the length of the signal!"
+            )
+        return value, (value - self.target).double().square().sum() / self.energy
+
+    def advance(self, n_iter: int, max_evaluations: float) -> None:
+        """Iterate; an iteration whose line search found nothing better counts too."""
+        (group,) = self.optimizer.param_groups
+        end, last = self.n_iter + n_iter, self.n_evaluations + max_evaluations
+        while self.n_iter < end and self.n_evaluations < last:
+            group["max_iter"] = min(self.step_iter, end - self.n_iter)
+            group["max_eval"] = min(2 * group["max_iter"], last - self.n_evaluations)
+            self.optimizer.step(self._closure)  # type: ignore[no-untyped-call]
+            self.n_iter += group["max_iter"]
+
+    def _closure(self) -> Tensor:
+        self.n_evaluations += 1
+        self.optimizer.zero_grad()
+        difference = self.transform(self.scaled * self.level) - self.target
+        # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
+        loss = difference.square().sum() * (self.scaled.numel() / self.energy)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+
+@torch.no_grad()
+def _start(
+    target: Tensor,
+    transform: Transform,
+    length: int | tuple[int, ...] | None,
+    initial: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Samples to start from."""
+    if initial is not None:
+        if length is not None and initial.shape[-1:] != (length,) and initial.shape != length:
+            raise ValueError(
+                f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out!"
+            )
+        return initial.detach().to(target)
+    known = _known_inverse(target, transform)
+    if known is not None:
+        magnitude, stft = known
+        if isinstance(length, tuple):
+            length = length[-1]
+        return invert(magnitude, stft, n_iter=0, length=length)
+    if length is None:
+        raise ValueError("Parameters length and initial are both None: say how many samples there are!")
+    shape = (length,) if isinstance(length, int) else tuple(length)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)
+
+    def error(amplitude: float) -> float:
+        value = float((transform(amplitude * noise) - target).square().sum())
+        return value if math.isfinite(value) else math.inf
+
+    return min(AMPLITUDES, key=error) * noise
+
+
+def _known_inverse(target: Tensor, transform: Transform) -> tuple[Tensor, STFT] | None:
+    """Magnitude that has the target, and its transform, where there is a way back."""
+    owner = getattr(transform, "__self__", None)
+    if isinstance(owner, STFT) and transform == owner.magnitude:
+        return target, owner
+    way_back: object = transform
+    return (way_back.inverse(target), way_back.stft) if isinstance(way_back, Invertible) else None

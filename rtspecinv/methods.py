@@ -1,0 +1,346 @@
+"""The names and signatures of `torch_specinv`: change the import and nothing else.
+
+Settings of the transform are those of `torch.stft`, with its defaults: a rectangular window, `hop_length` of
+`n_fft // 4`, `n_fft` from the number of frequencies (of an odd one, say `n_fft=`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtspecinv import metrics
+from rtspecinv.batch import Iteration, invert
+from rtspecinv.descent import Transform, lbfgs
+from rtspecinv.phase import single_pass
+from rtspecinv.progress import Show, bar
+from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.streaming import StreamingInverter
+from rtspecinv.updates import ADMM as ADMMRule
+from rtspecinv.updates import RTISI, GriffinLim, Update
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sc": metrics.sc,
+    "snr": metrics.snr,
+    "ser": metrics.ser,
+}
+
+# Keywords of torch.stft that say something here; those that change no number are taken and ignored.
+STFT_KEYWORDS = (
+    "n_fft",
+    "hop_length",
+    "win_length",
+    "window",
+    "center",
+    "pad_mode",
+    "normalized",
+    "onesided",
+)
+IGNORED_KEYWORDS = ("return_complex",)
+
+
+def griffin_lim(
+    spec: Tensor,
+    max_iter: int = 200,
+    tol: float = 1e-6,
+    alpha: float = 0.99,
+    verbose: bool = True,
+    eva_iter: int = 10,
+    metric: str = "sc",
+    **stft_kwargs: Any,
+) -> Tensor:
+    """Griffin-Lim or, for alpha above 0, fast Griffin-Lim.
+
+    Args:
+        spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
+            spectrum, whose own phase is the start.
+        max_iter: iterations at most.
+        tol: stop when the squared error falls by no more than this share of its first value per iteration.
+        alpha: momentum, 0 to 2; above 1 it may not converge.
+        verbose: show a progress bar.
+        eva_iter: iterations between evaluations; the best evaluated iterate is returned.
+        metric: what the bar shows: "sc", "snr" or "ser".
+        stft_kwargs: of `torch.stft`.
+
+    Returns:
+        Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
+
+    Raises:
+        TypeError: a keyword that `torch.stft` does not have.
+        ValueError: a parameter is out of range.
+
+    Sources: Griffin & Lim 1984; Perraudin, Balazs & Sondergaard 2013, algorithm 2.
+    """
+    names = ("spec", "max_iter", "tol", "alpha", "verbose", "eva_iter", "metric")
+    stft = _stft(spec, stft_kwargs, names)
+    return _invert(spec, stft, GriffinLim(momentum=alpha), max_iter, tol, verbose, eva_iter, metric)
+
+
+def RTISI_LA(
+    spec: Tensor,
+    look_ahead: int = -1,
+    asymmetric_window: bool = False,
+    max_iter: int = 25,
+    alpha: float = 0.99,
+    verbose: int = 1,
+    **stft_kwargs: Any,
+) -> Tensor:
+    """Real-time iterative spectrogram inversion with look-ahead: the stream, all at once.
+
+    Args:
+        spec: magnitude `(*batch, n_freq, n_frames)`.
+        look_ahead: future frames that a frame waits for; -1 is `(win_length - 1) // hop_length`, 0 is RTISI.
+        asymmetric_window: analyse the newest frame with the asymmetric window of the paper rather than with
+            the compensated one (Gnann & Spiertz 2010), which is better.
+        max_iter: iterations per frame.
+        alpha: momentum, 0 to 2; 0 is the paper's.
+        verbose: show a progress bar.
+        stft_kwargs: of `torch.stft`.
+
+    Returns:
+        Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
+
+    Raises:
+        TypeError: a complex spectrum, or a keyword that `torch.stft` does not have.
+        ValueError: a parameter is out of range.
+
+    Source: Zhu, Beauregard & Wyse 2007, section II.
+    """
+    names = ("spec", "look_ahead", "asymmetric_window", "max_iter", "alpha", "verbose")
+    stft = _stft(spec, stft_kwargs, names)
+    if spec.is_complex():
+        raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()!")
+    rule = RTISI(momentum=alpha) if asymmetric_window else GriffinLim(momentum=alpha)
+    if look_ahead < -1:
+        raise ValueError(f"Parameter {look_ahead=} is not an integer >= -1!")
+    if look_ahead == -1:
+        look_ahead = (stft.win_length - 1) // stft.hop_length
+    batch_shape = spec.shape[:-2]
+    flat = spec.reshape(-1, *spec.shape[-2:])
+    if not len(flat):
+        return invert(spec, stft)
+    inverter = StreamingInverter(
+        stft, update=rule, look_ahead=look_ahead, revise=0, n_iter=max_iter, batch_shape=(len(flat),)
+    )
+    hops = []
+    with _bar(spec.shape[-1], "RTISI_LA", bool(verbose)) as show:
+        for frame in flat.unbind(-1):
+            hops.append(inverter.push(frame))
+            show(1, "")
+    samples = torch.cat([*hops, inverter.flush()], -1)[..., inverter.latency :]
+    return samples.reshape(*batch_shape, -1)
+
+
+def ADMM(
+    spec: Tensor,
+    max_iter: int = 1000,
+    tol: float = 1e-6,
+    rho: float = 0.1,
+    verbose: int = 1,
+    eva_iter: int = 10,
+    metric: str = "sc",
+    **stft_kwargs: Any,
+) -> Tensor:
+    """Griffin-Lim like phase recovery by the alternating direction method of multipliers.
+
+    Args:
+        spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
+            spectrum, whose own phase is the start.
+        max_iter: iterations at most.
+        tol: stop when the squared error falls by no more than this share of its first value per iteration.
+        rho: penalty, 0 to 10; small for magnitudes that are not quite those of a signal, 1 is Griffin-Lim.
+        verbose: show a progress bar.
+        eva_iter: iterations between evaluations; the best evaluated iterate is returned.
+        metric: what the bar shows: "sc", "snr" or "ser".
+        stft_kwargs: of `torch.stft`.
+
+    Returns:
+        Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
+
+    Raises:
+        TypeError: a keyword that `torch.stft` does not have.
+        ValueError: a parameter is out of range.
+
+    Source: Masuyama, Yatabe & Oikawa 2019, algorithm 2.
+    """
+    names = ("spec", "max_iter", "tol", "rho", "verbose", "eva_iter", "metric")
+    stft = _stft(spec, stft_kwargs, names)
+    return _invert(spec, stft, ADMMRule(rho=rho), max_iter, tol, bool(verbose), eva_iter, metric)
+
+
+def L_BFGS(
+    spec: Tensor,
+    transform_fn: Transform,
+    samples: int | tuple[int, ...] | None = None,
+    init_x0: Tensor | None = None,
+    outer_max_iter: int = 1000,
+    tol: float = 1e-6,
+    verbose: int = 1,
+    eva_iter: int = 10,
+    metric: str = "sc",
+    **kwargs: Any,
+) -> Tensor:
+    """Samples whose transform is nearest to `spec`, for any differentiable transform.
+
+    Args:
+        spec: what the transform should give, of any shape.
+        transform_fn: from samples to what `spec` is.
+        samples: how many there are, or their shape.
+        init_x0: where to start; None as in `rtspecinv.lbfgs`.
+        outer_max_iter: calls of the optimizer at most, each of `max_iter` iterations (20 unless said).
+        tol: stop when the squared error falls by no more than this share of its first value per call.
+        verbose: show a progress bar.
+        eva_iter: calls between evaluations; the best evaluated samples are returned.
+        metric: what the bar shows: "sc", "snr" or "ser".
+        kwargs: of `torch.optim.LBFGS`; a strong-Wolfe line search unless said otherwise.
+
+    Returns:
+        Samples of the shape of the start.
+
+    Raises:
+        TypeError: a keyword that `torch.optim.LBFGS` does not have.
+        ValueError: as in `rtspecinv.lbfgs`.
+
+    Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
+    """
+    own = ("samples", "init_x0", "outer_max_iter", "tol", "verbose", "eva_iter", "metric")
+    known = (
+        "lr",
+        "max_iter",
+        "max_eval",
+        "tolerance_grad",
+        "tolerance_change",
+        "history_size",
+        "line_search_fn",
+    )
+    _refuse_unknown(kwargs, known, own)
+    inner = kwargs.get("max_iter", 20)
+    with _bar(outer_max_iter, "L_BFGS", bool(verbose)) as show:
+        return lbfgs(
+            spec,
+            transform_fn,
+            length=samples,
+            initial=init_x0,
+            n_iter=outer_max_iter * inner,
+            tol=tol / inner,
+            evaluate_every=eva_iter * inner,
+            optimizer={"max_iter": inner, **kwargs},
+            callback=_Shown(show, metric, inner),
+        )
+
+
+def phase_init(spec: Tensor, **stft_kwargs: Any) -> Tensor:
+    """Spectrum with phases from single-pass spectrogram inversion, no iterations.
+
+    Args:
+        spec: magnitude `(*batch, n_freq, n_frames)`.
+        stft_kwargs: of `torch.stft`.
+
+    Returns:
+        Complex, of the same shape. No gradient flows through the phases.
+
+    Raises:
+        TypeError: a complex spectrum, or a keyword that `torch.stft` does not have.
+        ValueError: a setting is out of range.
+
+    Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
+    """
+    stft = _stft(spec, stft_kwargs, ("spec",))
+    if spec.is_complex():
+        raise TypeError("Parameter spec is complex: pass spec.abs()!")
+    half = single_pass(stft, spec[..., : stft.n_fft // 2 + 1, :].mT).mT
+    if stft.onesided:
+        return half
+    return torch.cat([half, half[..., 1 : stft.n_fft - half.shape[-2] + 1, :].conj().flip(-2)], -2)
+
+
+def _invert(
+    spec: Tensor,
+    stft: STFT,
+    rule: Update,
+    max_iter: int,
+    tol: float,
+    verbose: bool,
+    eva_iter: int,
+    metric: str,
+) -> Tensor:
+    with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
+        return invert(
+            spec,
+            stft,
+            update=rule,
+            n_iter=max_iter,
+            init="peaks",
+            tol=tol,
+            evaluate_every=eva_iter,
+            callback=_Shown(show, metric),
+        )
+
+
+class _Shown:
+    """Callback that moves a bar and shows a metric."""
+
+    def __init__(self, show: Show, metric: str, per_step: int = 1) -> None:
+        if metric.lower() not in METRICS:
+            raise unknown_name("metric", metric, tuple(METRICS))
+        self.show, self.name, self.per_step, self.shown = show, metric.lower(), per_step, 0
+
+    def __call__(self, now: Iteration) -> None:
+        if now.number == 0:
+            self.shown = 0
+        n_items = 1 if now.items.stop is None else now.items.stop - now.items.start
+        value = float(METRICS[self.name](now.actual, now.target))
+        self.show((now.number - self.shown) * n_items // self.per_step, f"{self.name} {value:.2f} dB")
+        self.shown = now.number
+
+
+def _bar(total: int, label: str, verbose: bool) -> Any:
+    """Progress bar; without tqdm, a warning in its place."""
+    try:
+        import tqdm  # noqa: F401
+    except ImportError:
+        if verbose:
+            warnings.warn(
+                'no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False',
+                stacklevel=4,
+            )
+        verbose = False
+    return bar(total, label, verbose)
+
+
+def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STFT:
+    """Transform that `torch.stft` would be with these settings."""
+    _refuse_unknown(settings, STFT_KEYWORDS + IGNORED_KEYWORDS, names)
+    if not isinstance(spec, Tensor):
+        raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)!")
+    if spec.ndim < 2:
+        raise ValueError(f"Parameter spec has shape {tuple(spec.shape)}, not (*batch, n_freq, n_frames)!")
+    given = {name: value for name, value in settings.items() if value is not None}
+    onesided = bool(given.get("onesided", True))
+    n_freq = spec.shape[-2]
+    n_fft = given.get("n_fft", max(1, 2 * (n_freq - 1)) if onesided else n_freq)
+    return STFT(
+        n_fft,
+        given.get("hop_length"),
+        win_length=given.get("win_length"),
+        window=given.get("window", "rectangular"),
+        center=bool(given.get("center", True)),
+        pad_mode=given.get("pad_mode", "reflect"),
+        normalized=bool(given.get("normalized", False)),
+        onesided=onesided,
+        device=spec.device,
+        dtype=spec.dtype.to_real() if spec.is_complex() else spec.dtype,
+    )
+
+
+def _refuse_unknown(given: dict[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known + own, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            raise TypeError(f"unexpected keyword argument {name!r}: {hint}")
