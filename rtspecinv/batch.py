@@ -74,7 +74,7 @@ class Iteration:
     convergence: spectral convergence of the iterate, `(n_items,)` dB.
     samples: the best so far, `(n_items, n_samples)`.
     actual: magnitude of the iterate's samples, `(n_items, n_freq, n_frames)`, one-sided.
-    target: the given magnitude, of the same shape; both are scaled alike.
+    target: the given magnitude, of the same shape.
     """
 
     items: slice
@@ -97,6 +97,7 @@ def invert(
     n_iter: int = 100,
     init: str | Tensor = "stream",
     length: int | None = None,
+    known: Tensor | None = None,
     tol: float = 0.0,
     evaluate_every: int = 25,
     generator: torch.Generator | None = None,
@@ -116,8 +117,9 @@ def invert(
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
             without the batch axes, whose phase is taken.
         length: samples to return; None is what the frames cover, `(n_frames - 1) * hop_length` if centred.
-        tol: stop when the squared error of an item's magnitudes falls by no more than this share of its first
-            value per iteration.
+        known: samples `(*batch, n_known)` that the result begins with and that stay as they are.
+        tol: stop when the squared error of an item's magnitudes falls by less than this share of its first
+            value per iteration; 0 never stops.
         evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
             is never worse than its start.
         generator: of random phases, every item getting the same; None is one with seed 0.
@@ -146,23 +148,32 @@ def invert(
     with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
         scale = _scale(target.detach(), stft)
         target = target / scale
+        fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, space)
+        fixed = fixed / scale[:, 0]
         start = _start(str(init), target, space, generator) if start is None else start / scale
         results = [target.new_zeros(0, space.n_out)]
         for items in _groups(target):
             wanted = target[items]
             project = to_magnitude if needs_grad else to_magnitude_in_range
-            p_m, p_c = of_pairs(partial(project, magnitude=wanted)), of_pairs(space.consistent)
+            p_m, p_c = (
+                of_pairs(partial(project, magnitude=wanted)),
+                of_pairs(partial(space.consistent, known=fixed[items])),
+            )
             best, energy = Best(tol), wanted.square().sum((-2, -1))
             for number, estimate in _iterates(rule, n_iter, every, start[items], p_m, p_c):
-                n_new, sound = number - best.number, space.samples(estimate)
+                n_new, sound = number - best.number, space.samples(estimate, fixed[items])
                 actual = space.analyze(sound).abs()
                 error = (actual - wanted).square().sum((-2, -1))
                 best.offer(number, sound, error)
                 convergence = 10 * torch.log10(error / energy)
                 samples = space.finish(best.samples) * scale[items, 0]
-                show(n_new * len(wanted), f"{float(convergence.mean()):.1f} dB")
-                now = Iteration(items, number, n_iter, convergence, samples, actual.mT, wanted.mT)
-                if (callback is not None and callback(now) is True) or best.settled:
+                show(n_new * len(wanted), f"{float(convergence.detach().mean()):.1f} dB")
+                if callback is not None:
+                    shown = (convergence, samples, actual.mT * scale[items], wanted.mT * scale[items])
+                    now = Iteration(items, number, n_iter, *(tensor.detach() for tensor in shown))
+                    if callback(now) is True:
+                        break
+                if best.settled:
                     break
             results.append(samples)
     return torch.cat(results).reshape(*batch_shape, space.n_out)
@@ -180,7 +191,7 @@ def invert_many(
         options: of `invert`, for all alike.
 
     Returns:
-        The samples of each, in their order; what `invert` gives of each alone, up to rounding.
+        The samples of each, in their order; what `invert` gives of each alone, but for rounding.
 
     Raises:
         ValueError, TypeError: as in `invert`, or another number of lengths than of magnitudes.
@@ -215,15 +226,22 @@ class _Space:
         self.stft = stft.with_center(centred)
         self.n_samples = n_centred if centred else covered
         self.n_out = natural if length is None else length
-        self._offset = stft.padding if stft.center and not centred else 0
+        self.offset = stft.padding if stft.center and not centred else 0
 
-    def samples(self, spectrum: Tensor) -> Tensor:
-        """Samples `(n_items, n_samples)` of spectra `(n_items, n_frames, n_half)`, edges fading in."""
-        return self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE)
+    def samples(self, spectrum: Tensor, known: Tensor) -> Tensor:
+        """Samples `(n_items, n_samples)` of `(n_items, n_frames, n_half)`, fading in at edges."""
+        return self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE))
 
-    def consistent(self, spectrum: Tensor) -> Tensor:
+    def consistent(self, spectrum: Tensor, known: Tensor) -> Tensor:
         """`P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6) of `(n_items, n_frames, n_half)`."""
-        return self.analyze(self.stft.synthesize(spectrum.mT, self.n_samples))
+        return self.analyze(self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples)))
+
+    def _keep(self, known: Tensor, samples: Tensor) -> Tensor:
+        """Samples `(n_items, n_samples)` with those that are known, `(n_items, n_known)`, in their place."""
+        if not known.shape[-1]:
+            return samples
+        before, after = samples[..., : self.offset], samples[..., self.offset + known.shape[-1] :]
+        return torch.cat([before, known, after], -1)
 
     def analyze(self, samples: Tensor) -> Tensor:
         """Spectrum `(n_items, n_frames, n_half)` of samples, zeros following if they are too few."""
@@ -231,14 +249,14 @@ class _Space:
 
     def finish(self, samples: Tensor) -> Tensor:
         """Samples `(n_items, n_out)` to return."""
-        wanted = samples[..., self._offset : self._offset + self.n_out]
+        wanted = samples[..., self.offset : self.offset + self.n_out]
         return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
 
 
 class Best:
     """The best samples so far of every item, and whether they have settled.
 
-    tol: an item settles when its error falls by no more than this share of its first one per iteration.
+    tol: an item settles when its error falls by less than this share of its first one per iteration.
     """
 
     samples: Tensor
@@ -255,13 +273,13 @@ class Best:
         """Take in samples `(n_items, n_samples)` and their squared errors `(n_items,)`."""
         if number == 0:
             self.samples, self.error, self._first = samples, error, error
-            self._done = error == 0
+            self._done = torch.zeros_like(error, dtype=torch.bool)
         else:
             better = (error < self.error) & ~self._done
             self.samples = torch.where(better[:, None], samples, self.samples)
             self.error = torch.where(better, error, self.error)
             fall = self._last - error
-            self._done |= (fall >= 0) & (fall <= self.tol * self._first * (number - self.number))
+            self._done |= (fall >= 0) & (fall < self.tol * self._first * (number - self.number))
         self._last, self.number = error, number
 
     @property
@@ -331,6 +349,17 @@ def _check(
         return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half)
 
     return items(target), None if start is None else items(start), batch_shape
+
+
+def _known(known: Tensor, batch_shape: tuple[int, ...], space: _Space) -> Tensor:
+    """Known samples `(n_items, n_known)`."""
+    n_most = space.n_samples - 2 * space.offset
+    if known.shape[:-1] != batch_shape or known.shape[-1] > n_most:
+        raise ValueError(
+            f"Parameter known has shape {tuple(known.shape)}, it must be {batch_shape} + (n_known,) with "
+            f"n_known <= {n_most}!"
+        )
+    return known.reshape(math.prod(batch_shape), known.shape[-1])
 
 
 def _scale(target: Tensor, stft: STFT) -> Tensor:

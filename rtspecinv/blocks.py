@@ -25,8 +25,8 @@ def invert_blocks(
 ) -> Iterator[Tensor]:
     """Samples of a spectrogram of any length, in memory that does not grow with it.
 
-    One stream runs through all frames; blocks of its result are the start of one batch run each. What a run
-    made of a block fades into what the next one made in the middle of the frames that both have.
+    One stream runs through all frames; blocks of its result are the start of one batch run each, which begins
+    with the samples that the run before has made final and fades into the stream at its end.
 
     Args:
         frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
@@ -62,29 +62,40 @@ def _blocks(
 ) -> Iterator[Tensor]:
     """Yield all samples that the frames cover, those of the padding too.
 
-    samples, frames        |<------------------ block ------------------>|
-    of the stream          ...............................................-------- not there yet
-    weight of the batch    ___________/#########################\\___________
-    run                       shared                              shared   with the next block
+    samples, frames      |<-------------------- block -------------------->|
+    of the stream        ................................................... -------- not there yet
+    already final        |------|
+    weight of the run    ########################################\\__________
+    then final           |-------------------------------------|<- shared with the next block ->|
     """
-    stft = stft.with_center(False)
+    padded, stft = stft.with_center(stft.center), stft.with_center(False)
     hop_length, n_fft = stft.hop_length, stft.n_fft
     n_block = (block_frames - 1) * hop_length + n_fft
     n_shared = (overlap_frames - 1) * hop_length + n_fft
-    rise = (torch.arange(n_shared, dtype=torch.float64) - n_shared / 2) / n_fft + 0.5
-    fade = (0.5 - 0.5 * torch.cos(torch.pi * rise.clamp(0, 1))).to(stft.device, stft.dtype)
+    # The run fades into the stream around the middle of the frames that blocks share, over a frame.
+    n_sure = (n_shared - n_fft) // 2
+    fall = (torch.arange(n_shared, dtype=torch.float64) - n_sure) / n_fft
+    fade = (0.5 + 0.5 * torch.cos(torch.pi * fall.clamp(0, 1))).to(stft.device, stft.dtype)
 
-    def improve(magnitudes: list[Tensor], samples: Tensor, first: bool, last: bool) -> Tensor:
-        spectrum = stft.analyze(samples)
-        better = invert(torch.stack(magnitudes, -1).abs(), stft, init=spectrum, **options)
+    def improve(magnitudes: list[Tensor], samples: Tensor, n_final: int, last: bool) -> Tensor:
+        # Padding tells something about the outermost frames. Elsewhere it is wrong, but there either the
+        # samples are known or the stream is heard.
+        at_edge = padded if not n_final or last else stft
+        inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding)
+        better = samples.clone()
+        better[..., inside] = invert(
+            torch.stack(magnitudes, -1).abs(),
+            at_edge,
+            init=stft.analyze(samples),
+            known=samples[..., :n_final][..., inside],
+            **options,
+        )
         weight = torch.ones_like(samples)
-        if not first:
-            weight[..., :n_shared] *= fade
         if not last:
-            weight[..., -n_shared:] *= fade.flip(-1)
+            weight[..., -n_shared:] = fade
         return torch.lerp(samples, better, weight)
 
-    stream, known, samples, first = None, [], None, True
+    stream, known, samples, n_final = None, [], None, 0
     for frame in frames:
         if stream is None or samples is None:
             stream = StreamingInverter(stft, update=STREAM, batch_shape=tuple(frame.shape[:-1]))
@@ -94,14 +105,14 @@ def _blocks(
         n_late = max(0, n_late - hop_length)
         samples = torch.cat([samples, hop], -1)
         if samples.shape[-1] >= n_block:
-            block = improve(known[:block_frames], samples[..., :n_block], first, last=False)
+            block = improve(known[:block_frames], samples[..., :n_block], n_final, last=False)
             n_done = n_block - n_shared
             yield block[..., :n_done]
             samples = torch.cat([block[..., n_done:], samples[..., n_block:]], -1)
-            known, first = known[block_frames - overlap_frames :], False
+            known, n_final = known[block_frames - overlap_frames :], n_sure
     if stream is not None and samples is not None:
         samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
-        yield improve(known, samples, first, last=True)
+        yield improve(known, samples, n_final, last=True)
 
 
 def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:

@@ -16,6 +16,8 @@ from rtspecinv.stft import STFT
 
 Transform = Callable[[Tensor], Tensor]
 
+STALLED = 1e-15  # where no line search finds anything better any more, whatever the tolerance
+
 AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # of noise to start from, where nothing better is known
 
 
@@ -86,7 +88,7 @@ def lbfgs(
     with torch.inference_mode(False), torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
         start = _start(wanted, transform, length, initial, generator)
         search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
-        best = Best(tol)
+        best = Best(max(tol, STALLED))
         while True:
             value, error = search.evaluate()
             if not best.number and not math.isfinite(error):
@@ -127,12 +129,7 @@ class _Search:
     def evaluate(self) -> tuple[Tensor, Tensor]:
         """What the transform gives, and the squared error over the squared target."""
         value = self.transform(self.samples)
-        if value.shape != self.target.shape:
-            raise ValueError(
-                f"Parameter transform makes {tuple(value.shape)} of samples {tuple(self.scaled.shape)}, but "
-                f"target is {tuple(self.target.shape)}: pass the length of the signal!"
-            )
-        return value, (value - self.target).double().square().sum() / self.energy
+        return value, _squared_error(value, self.target, self.samples) / self.energy
 
     def advance(self, n_iter: int, max_evaluations: float) -> None:
         """Iterate; an iteration whose line search found nothing better counts too."""
@@ -152,6 +149,15 @@ class _Search:
         loss = difference.square().sum() * (self.scaled.numel() / self.energy)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
+
+
+def _squared_error(value: Tensor, target: Tensor, samples: Tensor) -> Tensor:
+    if value.shape != target.shape:
+        raise ValueError(
+            f"Parameter transform makes {tuple(value.shape)} of samples {tuple(samples.shape)}, target is "
+            f"{tuple(target.shape)}: pass the length of the signal!"
+        )
+    return (value - target).double().square().sum()
 
 
 @torch.no_grad()
@@ -182,7 +188,7 @@ def _start(
     noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)
 
     def error(amplitude: float) -> float:
-        value = float((transform(amplitude * noise) - target).square().sum())
+        value = float(_squared_error(transform(amplitude * noise), target, noise))
         return value if math.isfinite(value) else math.inf
 
     return min(AMPLITUDES, key=error) * noise

@@ -60,7 +60,7 @@ def griffin_lim(
         spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
             spectrum, whose own phase is the start.
         max_iter: iterations at most.
-        tol: stop when the squared error falls by no more than this share of its first value per iteration.
+        tol: stop when the squared error falls by less than this share of its first value per iteration.
         alpha: momentum, 0 to 2; above 1 it may not converge.
         verbose: show a progress bar.
         eva_iter: iterations between evaluations; the best evaluated iterate is returned.
@@ -152,7 +152,7 @@ def ADMM(
         spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
             spectrum, whose own phase is the start.
         max_iter: iterations at most.
-        tol: stop when the squared error falls by no more than this share of its first value per iteration.
+        tol: stop when the squared error falls by less than this share of its first value per iteration.
         rho: penalty, 0 to 10; small for magnitudes that are not quite those of a signal, 1 is Griffin-Lim.
         verbose: show a progress bar.
         eva_iter: iterations between evaluations; the best evaluated iterate is returned.
@@ -193,7 +193,7 @@ def L_BFGS(
         samples: how many there are, or their shape.
         init_x0: where to start; None as in `rtspecinv.lbfgs`.
         outer_max_iter: calls of the optimizer at most, each of `max_iter` iterations (20 unless said).
-        tol: stop when the squared error falls by no more than this share of its first value per call.
+        tol: stop when the squared error falls by less than this share of its first value per call.
         verbose: show a progress bar.
         eva_iter: calls between evaluations; the best evaluated samples are returned.
         metric: what the bar shows: "sc", "snr" or "ser".
