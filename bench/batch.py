@@ -1,0 +1,268 @@
+"""Prints how good and how fast batch inversion is, beside its peers; see bench/README.md.
+
+python bench/batch.py                    every table
+python bench/batch.py --only h,i         some of them
+python bench/batch.py --write            put into bench/README.md as well
+python bench/batch.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import protocol
+import torch
+from page import run
+from protocol import A, Clips
+from tables import Bench, db, number, table
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.metrics import spectral_convergence
+
+try:
+    import librosa
+except ImportError:  # a peer, not a part
+    librosa = None
+
+STFT = rtspecinv.STFT(A.n_fft, A.hop_length)
+N_MELS, FMAX = 80, 8000.0
+Method = Callable[[Tensor, int], Tensor]  # magnitude (*batch, n_freq, n_frames), iterations -> samples
+
+
+def ours(update: str, init: str) -> Method:
+    def method(magnitude: Tensor, n_iter: int) -> Tensor:
+        return rtspecinv.invert(magnitude, STFT, update=update, init=init, n_iter=n_iter)
+
+    return method
+
+
+def plain(magnitude: Tensor, n_iter: int) -> Tensor:
+    """Fast Griffin-Lim from random phase by `torch.stft` and `torch.istft`, as one would write it."""
+    sizes, window = (A.n_fft, A.hop_length), torch.hann_window(A.n_fft)
+    turns = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0))
+    angles, previous = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns), torch.tensor(0.0)
+    for _ in range(n_iter):
+        samples = torch.istft(magnitude * angles, *sizes, window=window)
+        rebuilt = torch.stft(samples, *sizes, window=window, return_complex=True)
+        angles = rebuilt - 0.99 / 1.99 * previous
+        angles, previous = angles / angles.abs().clamp_min(1e-16), rebuilt
+    return torch.istft(magnitude * angles, *sizes, window=window)
+
+
+def by_librosa(magnitude: Tensor, n_iter: int) -> Tensor:
+    options = {"n_iter": n_iter, "n_fft": A.n_fft, "hop_length": A.hop_length, "random_state": 0}
+    return torch.from_numpy(librosa.griffinlim(magnitude.numpy(), **options))
+
+
+def by_descent(magnitude: Tensor, n_iter: int) -> Tensor:
+    return rtspecinv.lbfgs(magnitude, STFT.magnitude, n_iter=n_iter)
+
+
+METHODS: dict[str, Method] = {
+    **({"librosa.griffinlim, random start": by_librosa} if librosa else {}),
+    "plain loop of torch.stft, random start": plain,
+    "fgla, random start": ours("fgla", "random"),
+    "hybrid, random start": ours("hybrid", "random"),
+    "hybrid, peaks": ours("hybrid", "peaks"),
+    "gla, stream": ours("gla", "stream"),
+    "admm, stream": ours("admm", "stream"),
+    "raar, stream": ours("raar", "stream"),
+    "dm, stream": ours("dm", "stream"),
+    "fgla, stream": ours("fgla", "stream"),
+    "agla, stream": ours("agla", "stream"),
+    "**hybrid, stream (the default)**": ours("hybrid", "stream"),
+    "lbfgs, stream": by_descent,
+}
+FIRST = next(iter(METHODS))  # what times are compared with
+
+
+def one_by_one(method: Method, magnitude: Tensor, n_iter: int) -> Tensor:
+    return torch.stack([method(item, n_iter) for item in magnitude])
+
+
+def section_h(bench: Bench) -> str:
+    """Batch inversion at A by method and iterations.
+
+    Clips one after another. SC as in table a; PESQ and ESTOI after 100 iterations; "s": seconds for one clip
+    of 4 s, start included. Targets of the default: -38, -41, -43.
+    """
+    clips, rows = bench.clips(A), []
+    magnitude = A.magnitude(clips.samples)
+    for name, method in METHODS.items():
+        cells, judged = [], []
+        for n_iter in (32, 100, 200):
+            begin = time.perf_counter()
+            samples = one_by_one(method, magnitude, n_iter)
+            seconds = (time.perf_counter() - begin) / len(magnitude)
+            cells += [db(protocol.convergence(A, samples, magnitude)), number(seconds)]
+            if n_iter == 100:
+                opinion, intelligible = protocol.speech_quality(A, samples, clips)
+                judged = [number(opinion), number(intelligible, 3)]
+        rows.append([name, *cells, *judged])
+    header = [f"{what}, {n}" for n in (32, 100, 200) for what in ("SC dB", "s")]
+    return table(["method, start", *header, "PESQ", "ESTOI"], rows)
+
+
+def section_i(bench: Bench) -> str:
+    """Time at A, against the first row of table h after 100 iterations.
+
+    Medians of 5 runs, all methods in turn in each. "To pass": the least iterations, of 0, 5, 10, ..., after
+    which the mean SC is under that of the first row after 100, and the time that they take. Clips are inverted
+    one after another or "together", in one call. Targets: 0.8 at 100 iterations, 0.5 to pass.
+    """
+    magnitude = A.magnitude(bench.clips(A).samples)
+    reached = float(protocol.convergence(A, one_by_one(METHODS[FIRST], magnitude, 100), magnitude).mean())
+    names = [FIRST, "plain loop of torch.stft, random start", "fgla, random start", "hybrid, random start"]
+    names += ["fgla, stream", "**hybrid, stream (the default)**"]
+    jobs: dict[tuple[str, str], Callable[[], Tensor]] = {}
+    needed = {}
+    for name in dict.fromkeys(names):
+        method = METHODS[name]
+        needed[name] = _iterations_to_pass(method, magnitude, reached) if name != FIRST else 100
+        for n_iter, what in ((100, "100"), (needed[name], "pass")):
+            jobs[name, what] = lambda m=method, n=n_iter: one_by_one(m, magnitude, n)
+            jobs[name, what + " together"] = lambda m=method, n=n_iter: m(magnitude, n)
+    times = _medians(jobs, 5)
+    rows = []
+    for name in needed:
+        row = [times[name, what] for what in ("100", "100 together", "pass", "pass together")]
+        ratios = [row[i] / times[FIRST, "100" + (" together" if i % 2 else "")] for i in range(4)]
+        cells = [
+            f"{1000 * seconds / len(magnitude):.0f} ({ratio:.2f})"
+            for seconds, ratio in zip(row, ratios, strict=True)
+        ]
+        rows.append([name, *cells[:2], str(needed[name]), *cells[2:]])
+    header = ["100 iterations: ms a clip (ratio)", "together", f"iterations to pass {reached:.2f} dB"]
+    return table(["method, start", *header, "to pass: ms a clip (ratio)", "together"], rows)
+
+
+def _iterations_to_pass(method: Method, magnitude: Tensor, reached: float) -> int:
+    for n_iter in (0, *range(5, 200, 5)):
+        if n_iter == 0 and method is plain:
+            continue
+        if float(protocol.convergence(A, method(magnitude, n_iter), magnitude).mean()) < reached:
+            return n_iter
+    return 200
+
+
+def _medians(jobs: dict[Any, Callable[[], Tensor]], n_runs: int) -> dict[Any, float]:
+    times: dict[Any, list[float]] = {key: [] for key in jobs}
+    for _ in range(n_runs):
+        for key, job in jobs.items():
+            begin = time.perf_counter()
+            job()
+            times[key].append(time.perf_counter() - begin)
+    return {key: float(np.median(seconds)) for key, seconds in times.items()}
+
+
+def section_j(bench: Bench) -> str:
+    """Mel spectrograms with 80 bands up to 8 kHz, at A, of the speech.
+
+    "SC dB, mel" is spectral convergence in the mel domain; "evaluations": of the transform and its gradient;
+    "s": for one clip. Targets within 200 evaluations: -25 dB in the mel domain, PESQ 3.2.
+    """
+    clips = bench.clips(A)
+    chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")] or list(
+        range(len(clips.names))
+    )
+    speech = Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
+    mel, rows = rtspecinv.Mel(STFT, A.sample_rate, n_mels=N_MELS, fmax=FMAX), []
+    target, length = mel(speech.samples), speech.samples.shape[-1]
+    for name, evaluations, method in _mel_methods(mel, length):
+        begin = time.perf_counter()
+        samples = torch.stack([method(item) for item in target])
+        seconds = (time.perf_counter() - begin) / len(target)
+        opinion, intelligible = protocol.speech_quality(A, samples, speech)
+        convergence = db(spectral_convergence(mel(samples), target))
+        rows.append(
+            [name, evaluations, convergence, number(opinion), number(intelligible, 3), number(seconds)]
+        )
+    return table(["method", "evaluations", "SC dB, mel", "PESQ", "ESTOI", "s"], rows)
+
+
+def _mel_methods(mel: rtspecinv.Mel, length: int) -> Iterator[tuple[str, str, Callable[[Tensor], Tensor]]]:
+    def log_mel(samples: Tensor) -> Tensor:
+        return torch.log1p(mel(samples))
+
+    def nnls(target: Tensor) -> Tensor:
+        options = {"sr": A.sample_rate, "n_fft": A.n_fft, "power": 1.0, "fmax": FMAX}
+        magnitude = librosa.feature.inverse.mel_to_stft(target.numpy(), **options)
+        return torch.nn.functional.pad(
+            by_librosa(torch.from_numpy(magnitude), 32), (0, length % A.hop_length)
+        )
+
+    def unsearched(target: Tensor) -> Tensor:
+        """No line search, almost silent noise: torch_specinv's defaults."""
+        start = 1e-6 * torch.randn(length, generator=torch.Generator().manual_seed(0))
+        optimizer = {
+            "line_search_fn": None,
+            "history_size": 100,
+            "tolerance_grad": 1e-7,
+            "tolerance_change": 1e-9,
+        }
+        return rtspecinv.lbfgs(torch.log1p(target), log_mel, initial=start, n_iter=100, optimizer=optimizer)
+
+    def through_inverse(n_iter: int) -> Callable[[Tensor], Tensor]:
+        return lambda target: rtspecinv.invert(mel.inverse(target), STFT, n_iter=n_iter, length=length)
+
+    def descent(transform: Any, of: Callable[[Tensor], Tensor], n: int) -> Callable[[Tensor], Tensor]:
+        return lambda target: rtspecinv.lbfgs(
+            of(target), transform, length=length, n_iter=n, max_evaluations=n
+        )
+
+    if librosa:
+        yield "librosa: NNLS, griffinlim 32", "", nnls
+    yield "Mel.inverse, the stream", "", through_inverse(0)
+    yield "Mel.inverse, invert 100", "", through_inverse(100)
+    yield "lbfgs of Mel", "50", descent(mel, lambda m: m, 50)
+    yield "**lbfgs of Mel**", "200", descent(mel, lambda m: m, 200)
+    yield "lbfgs of log1p(Mel), from noise", "200", descent(log_mel, torch.log1p, 200)
+    yield "no line search, from noise of 1e-6", "about 125", unsearched
+
+
+def section_k(bench: Bench) -> str:
+    """Blocks: what constant memory costs, at A, 100 iterations.
+
+    15 s of each recording, or what there is, from the same place on. "Change" is to the whole at once.
+    """
+    rows: list[list[str]] = []
+    whole: list[float] = []
+    clips = list(_long(bench, 15.0))
+    magnitudes = [A.magnitude(s) for s in clips]
+    for block_frames in (None, 1024, 512, 256, 128):
+        scores = []
+        for magnitude in magnitudes:
+            if block_frames is None:
+                samples = rtspecinv.invert(magnitude, STFT)
+            else:
+                samples = torch.cat(
+                    list(rtspecinv.invert_blocks(magnitude.mT, STFT, block_frames=block_frames))
+                )
+            scores.append(float(protocol.convergence(A, samples[None], magnitude[None])))
+        whole = whole or scores
+        change = np.subtract(scores, whole)
+        name = "whole" if block_frames is None else str(block_frames)
+        rows.append([name, number(float(np.mean(scores))), f"{change.mean():+.2f}", f"{change.max():+.2f}"])
+    return table(["block_frames", "SC dB", "change", "worst"], rows)
+
+
+def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:
+    for path in bench.files:
+        samples, rate = rtspecinv.read_audio(path)
+        cut = samples.mean(0)[round(bench.begin * rate) :][: round(seconds * rate)]
+        yield torch.from_numpy(protocol.soxr.resample(cut, rate, A.sample_rate)).float()
+    if not bench.files:
+        yield from bench.clips(A).samples
+
+
+SECTIONS = {"h": section_h, "i": section_i, "j": section_j, "k": section_k}
+
+if __name__ == "__main__":
+    if librosa is None:
+        print('librosa is not installed: rows without it (pip install "rtspecinv[bench]").\n')
+    sys.exit(run(__doc__, SECTIONS, ",".join(SECTIONS), "batch"))

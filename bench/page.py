@@ -1,0 +1,141 @@
+"""Runs the tables of a script, prints them, and puts them into bench/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import protocol
+import torch
+from tables import Bench
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
+README = ROOT / "bench" / "README.md"
+BEGIN = 0.5  # seconds
+
+Section = Callable[[Bench], str]
+
+
+def run(
+    description: str,
+    sections: Mapping[str, Section],
+    usual: str,
+    script: str,
+    after: Callable[[str, Bench], None] = lambda letter, bench: None,
+) -> int:
+    """Make the tables that the command line asks for; call `after` with the letter of each that is written."""
+    args = parse(description, sections, usual)
+    torch.set_num_threads(1)
+    try:
+        bench = Bench(recordings(args.audio), args.clips_from)
+        print(f"Clips: {', '.join(bench.clips(protocol.A).names)}\n")
+    except protocol.NoRecordings as error:
+        print(error, file=sys.stderr)
+        return 1
+    for letter in args.only:
+        text = render(letter, sections[letter], bench, command(args, script, letter))
+        print(text, flush=True)
+        if args.write:
+            write(script, letter, text)
+            after(letter, bench)
+    return 0
+
+
+def parse(description: str, sections: Mapping[str, Section], usual: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="DIR", help="recordings; default ../shared/audio, else the demo clip"
+    )
+    parser.add_argument("--only", metavar="a,b,...", default=usual, help=f"tables to make, else {usual}")
+    parser.add_argument("--all", action="store_true", help="make all tables")
+    parser.add_argument(
+        "--clips-from", type=float, metavar="SECONDS", default=BEGIN, help="where clips begin"
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into bench/README.md too")
+    args = parser.parse_args()
+    args.only = list(sections) if args.all else args.only.split(",")
+    if unknown := sorted(set(args.only) - set(sections)):
+        parser.error(f"no table {', '.join(unknown)}: there are {', '.join(sections)}")
+    return args
+
+
+def command(args: argparse.Namespace, script: str, letter: str) -> str:
+    """What makes one table again; of a folder, only its name."""
+    audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
+    begin = f" --clips-from {args.clips_from:g}" if args.clips_from != BEGIN else ""
+    return f"bench/{script}.py --only {letter}{audio}{begin}"
+
+
+def recordings(folder: Path | None) -> list[Path]:
+    """Files to measure; none means the demo clip."""
+    if folder is None and not DEFAULT_AUDIO.is_dir():
+        print(
+            "No ../shared/audio here: this measures the package's demo clip, pass --audio DIR for others.\n"
+        )
+        return []
+    return protocol.files_in(folder or DEFAULT_AUDIO)
+
+
+def render(letter: str, section: Section, bench: Bench, command: str) -> str:
+    title, _, caption = " ".join((section.__doc__ or "").split()).partition(".")
+    begin = time.perf_counter()
+    rows = section(bench)
+    parts = [f"### {letter}. {title}", caption.strip(), rows, stamp(command, time.perf_counter() - begin)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def stamp(command: str, seconds: float) -> str:
+    """Where and when a table was made."""
+    today = datetime.date.today()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
+    return f"<sub>{today}, commit {commit()}, {cpu()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+
+
+def commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--", "rtspecinv")
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changes else "")
+    except OSError:
+        return "unknown"
+
+
+def cpu() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def write(name: str, letter: str, section: str) -> None:
+    """Put a section between the markers of bench/README.md, the others there staying as they are."""
+    old = between(README, name)
+    kept = {part[4]: part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()}
+    sections = sorted((kept | {letter: section}).items())
+    replace_between(README, name, "\n".join(text for _, text in sections))
+
+
+def between(page: Path, name: str) -> str:
+    found = re.search(rf"<!-- {name}:begin -->(.*)<!-- {name}:end -->", page.read_text(), re.S)
+    if not found:
+        raise SystemExit(f"{page.name} has no lines <!-- {name}:begin --> and <!-- {name}:end -->.")
+    return found[1]
+
+
+def replace_between(page: Path, name: str, text: str) -> None:
+    begin, end = (f"<!-- {name}:{side} -->" for side in ("begin", "end"))
+    old = f"{begin}{between(page, name)}{end}"
+    page.write_text(page.read_text().replace(old, f"{begin}\n\n{text}\n{end}"))
