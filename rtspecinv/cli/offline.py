@@ -158,7 +158,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
         reason = one_line(error)
         tally.note(f"error: {reason if str(path) in reason else f'{path}: {reason}'}")
         return False
-    for remark in remarks:
+    for remark in {(r.filename, r.lineno): r for r in reversed(remarks)}.values():  # blocks may all have one
         text = str(remark.message)
         tally.note(f"warning: {text if str(path) in text else f'{path}: {text}'}")
     if outcome.clipped:

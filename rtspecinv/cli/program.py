@@ -10,9 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rtspecinv
 from rtspecinv.cli import commands, offline
+from rtspecinv.cli.compare import N_ITER, compare
+from rtspecinv.cli.contest import CONTESTANTS
 from rtspecinv.cli.report import note, one_line
 from rtspecinv.files import LAYOUTS
 
@@ -23,7 +26,7 @@ def run(argv: Sequence[str] | None) -> int:
     try:
         with _terminated_cleanly(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *rest, **more: note(f"warning: {message}")
+            warnings.showwarning = _show_once()
             status: int | None = args.run(args)
     except BrokenPipeError:  # whoever read our output has stopped reading
         sys.stdout = None
@@ -32,6 +35,18 @@ def run(argv: Sequence[str] | None) -> int:
         note(f"error: {one_line(error)}")
         return 1
     return status or 0
+
+
+def _show_once() -> Callable[..., None]:
+    """Give a function that notes a warning, the first from each line of code: blocks may share one."""
+    shown = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        if (filename, lineno) not in shown:
+            shown.add((filename, lineno))
+            note(f"warning: {message}")
+
+    return show
 
 
 @contextmanager
@@ -145,6 +160,36 @@ def parser() -> argparse.ArgumentParser:
         f"all frames (default: {offline.N_ITER}). More is slower",
     )
     _add_stream_options(invert.add_argument_group("inversion with --method stream"))
+
+    versus = add(
+        compare,
+        "invert a recording by every method, and compare",
+        "Analyse AUDIO (WAV, FLAC, OGG, MP3; its channels mixed into one), throw the phase away, and invert\n"
+        "the magnitudes by every method. Prints a table and writes a folder: index.html, one page with\n"
+        "table, plot, spectrograms and sounds; results.json; a WAV file of each method.",
+        "rtspecinv compare song.flac --seconds 10 -o report",
+    )
+    versus.add_argument("audio", metavar="AUDIO", type=Path)
+    versus.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("rtspecinv-report"),
+        help="default: %(default)s",
+    )
+    versus.add_argument("--seconds", metavar="S", type=float, help="take the first S seconds only")
+    names = ", ".join(contestant.name for contestant in CONTESTANTS)
+    versus.add_argument("--methods", metavar="A,B,...", help=f"some only of {names} (default: all)")
+    versus.add_argument(
+        "--n-iter",
+        metavar="N",
+        type=int,
+        default=N_ITER,
+        help="iterations of the methods that have the whole recording at hand; streams have 8 per frame "
+        "(default: %(default)s)",
+    )
+    _add_stft_options(versus, n_fft=1024, hop_length=256)
 
     demo = add(
         commands.demo,
