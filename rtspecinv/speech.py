@@ -60,6 +60,8 @@ def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> floa
     except ImportError as error:
         raise ImportError('ESTOI needs pystoi: pip install "rtspecinv[bench]"') from error
     samples, clean = _resampled(input, target, sample_rate)
+    if not clean.any():
+        return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # too few frames that are not silent
         try:

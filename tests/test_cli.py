@@ -363,7 +363,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path, clip, capsys, monkeypat
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["play", "invert", "demo", "devices"])
+@pytest.mark.parametrize("command", ["play", "invert", "compare", "demo", "devices"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])
