@@ -112,6 +112,7 @@ def convergence_plot(curves: Sequence[Curve], *, dark: bool) -> bytes:
                 linewidth=2,
                 marker=curve.marker if alone else "none",
                 markersize=9,
+                clip_on=False,
             )
         ax.set_xlabel("seconds of work per second of sound", color=text)
         ax.set_ylabel("spectral convergence in dB", color=text)

@@ -24,7 +24,7 @@ def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float
         sample_rate: Hz.
 
     Returns:
-        The opinion of the first 30 seconds; nan where PESQ finds no speech.
+        The opinion of the first 30 seconds; nan where the target has no speech, as far as PESQ can tell.
 
     Raises:
         ImportError: pesq or soxr is missing.
@@ -36,6 +36,8 @@ def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float
     except ImportError as error:
         raise ImportError('PESQ needs pesq, which compiles C: pip install "rtspecinv[pesq]"') from error
     samples, clean = (part[:LONGEST_PESQ] for part in _resampled(input, target, sample_rate))
+    if not clean.any():
+        return float("nan")
     try:
         return float(package.pesq(SAMPLE_RATE, clean, samples, "wb"))
     except package.PesqError:

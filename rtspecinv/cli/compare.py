@@ -18,7 +18,7 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv.audio import AudioReader, FileSink
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.contest import CONTESTANTS, Contest, Contestant, Result
+from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.cli.transfer import one_thread
 
@@ -81,7 +81,7 @@ def _contest(args: argparse.Namespace) -> Contest:
         raise NotADirectoryError(f"{args.output} is a file: the report needs a folder")
     mono, rate = _mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
-    if n_samples < max(stft.n_needed, stft.n_fft):
+    if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):
         raise ValueError(f"{len(mono)} samples are too few for n_fft={stft.n_fft}: use a smaller n_fft")
     if n_samples / rate > LONG_SECONDS:
         note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")

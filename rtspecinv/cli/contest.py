@@ -14,14 +14,21 @@ from torch import Tensor
 import rtspecinv
 
 EVALUATE_EVERY = 10  # iterations, for the curves
+EDGE_FRAMES = 4  # that do not count, at each end
 WARM_UP_FRAMES = 16
+
+
+def convergence(actual: Tensor, target: Tensor) -> float:
+    """Spectral convergence in dB of all frames but those at the edges, which hang on where sound was cut."""
+    inner = slice(EDGE_FRAMES, target.shape[-1] - EDGE_FRAMES)
+    return float(rtspecinv.metrics.sc(actual[..., inner], target[..., inner]))
 
 
 @dataclass
 class Task:
     """Magnitudes `(n_freq, n_frames)` to invert, and the watch that runs meanwhile.
 
-    curve: seconds of work so far and the best spectral convergence so far in dB.
+    curve: seconds of work so far and the spectral convergence in dB of what a stop there returns.
     """
 
     stft: rtspecinv.STFT
@@ -30,15 +37,21 @@ class Task:
     n_iter: int
     curve: list[tuple[float, float]] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
+    _least: float = math.inf  # convergence of all frames, by which methods choose what to return
 
     def seconds(self) -> float:
-        """Return the time since the task was made."""
+        """Return the time since the task was made, without that of `watch`."""
         return time.perf_counter() - self._begin
 
     def watch(self, now: Any) -> None:
         """Put a point on the curve: a callback for `rtspecinv.invert` and `lbfgs`."""
-        convergence = float(now.convergence)
-        self.curve.append((self.seconds(), min(convergence, self.curve[-1][1] if self.curve else math.inf)))
+        seconds, overall = self.seconds(), float(now.convergence)
+        if overall < self._least or not self.curve:
+            self._least, level = overall, convergence(now.actual, now.target)
+        else:
+            level = self.curve[-1][1]
+        self.curve.append((seconds, level))
+        self._begin += self.seconds() - seconds
 
 
 @dataclass(frozen=True)
@@ -164,18 +177,19 @@ class Contest:
     def _judge(
         self, contestant: Contestant, samples: Tensor, seconds: float, curve: list[tuple[float, float]]
     ) -> Result:
-        actual = self.stft.magnitude(samples)
-        convergence = float(rtspecinv.metrics.spectral_convergence(actual, self.magnitude))
+        actual, inner = self.stft.magnitude(samples), slice(EDGE_FRAMES, -EDGE_FRAMES)
+        level = convergence(actual, self.magnitude)
+        distance = rtspecinv.metrics.log_spectral_distance(actual[:, inner], self.magnitude[:, inner])
         return Result(
             contestant=contestant,
             samples=samples,
-            convergence=convergence,
-            log_spectral_distance=float(rtspecinv.metrics.log_spectral_distance(actual, self.magnitude)),
+            convergence=level,
+            log_spectral_distance=float(distance),
             pesq=self._speech("pesq", rtspecinv.speech.pesq, samples),
             estoi=self._speech("estoi", rtspecinv.speech.estoi, samples),
             seconds=seconds,
             real_time_factor=seconds / self.n_seconds,
-            curve=curve or [(seconds, convergence)],
+            curve=curve or [(seconds, level)],
         )
 
     def _speech(self, name: str, measure: Callable[[Tensor, Tensor, int], float], samples: Tensor) -> float:

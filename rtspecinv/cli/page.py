@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.cli.contest import Contest, Result
+from rtspecinv.cli.contest import EDGE_FRAMES, EVALUATE_EVERY, Contest, Result
 from rtspecinv.plots import Curve, convergence_plot, small_picture
 
 try:
@@ -97,6 +97,8 @@ def render(contest: Contest, results: Sequence[Result], title: str, facts: dict[
         plots={mode: _plot(contest, results, dark=mode == "dark") for mode in ("light", "dark")},
         part=PAGE_SECONDS if contest.n_seconds > PAGE_SECONDS else None,
         n_iter=contest.n_iter,
+        edge=EDGE_FRAMES,
+        every=EVALUATE_EVERY,
         duration=f"{contest.n_seconds:.1f}",
         top_hertz=f"{contest.sample_rate / 2000:g}",
     )
