@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv.audio import Progress, Sink
 from rtspecinv.cli.commands import STREAM_OPTIONS, inverter_of, refuse_same_file, stream
-from rtspecinv.cli.report import Report, Tally, one_line
+from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
 from rtspecinv.cli.transfer import (
     Outcome,
+    Run,
     Source,
     clipping,
     print_convergence,
@@ -91,9 +93,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source:
     return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
 
 
-def _batch(
-    stft: rtspecinv.STFT, args: argparse.Namespace
-) -> Callable[[Iterable[Tensor], Sink, Callable[[Progress], None]], Progress]:
+def _batch(stft: rtspecinv.STFT, args: argparse.Namespace) -> Run:
     """Give a function that inverts frames into a sink by the method of the command line."""
 
     def run(frames: Iterable[Tensor], sink: Sink, show: Callable[[Progress], None]) -> Progress:
@@ -115,7 +115,9 @@ def _batch(
 def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Namespace) -> Iterator[Tensor]:
     n_iter = N_ITER if args.n_iter is None else args.n_iter
     if args.method == "lbfgs":
-        yield rtspecinv.lbfgs(torch.stack(list(frames), -1), stft.magnitude, n_iter=n_iter)
+        alone = on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
+        target = torch.stack(list(frames), -1)
+        yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=alone)
         return
     overlap_frames = max(OVERLAP_FRAMES, 2 * (stft.look_back + 1))
     yield from rtspecinv.invert_blocks(
