@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pystoi
 import soundfile
 import soxr
 import torch
@@ -21,15 +18,9 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv import demo_clip
 
-try:
-    import pesq
-except ImportError:  # it has to be compiled
-    pesq = None
-
 CLIP_SECONDS = 4.0
 WARM_UP = 50  # pushes whose time does not count
 EDGE = 4  # frames that do not count, at each end
-SPEECH_RATE = 16000  # Hz, what PESQ wideband wants
 SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
 
 
@@ -155,23 +146,21 @@ def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: T
 
 def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -> tuple[float, float]:
     """Return PESQ wideband and ESTOI, means over the clips named speech_*; nan if there are none."""
-    rate, scores = configuration.sample_rate, []
-    for name, clean, samples in zip(clips.names, clips.samples, output, strict=True):
-        if name.startswith("speech_"):
-            pair = (clean[: len(samples)].numpy(), samples.numpy())
-            scores.append(_speech_scores(*(soxr.resample(s, rate, SPEECH_RATE) for s in pair)))
+    scores = [
+        _speech_scores(samples, clean, configuration.sample_rate)
+        for name, clean, samples in zip(clips.names, clips.samples, output, strict=True)
+        if name.startswith("speech_")
+    ]
     means = np.mean(scores, 0) if scores else (np.nan, np.nan)
     return float(means[0]), float(means[1])
 
 
-def _speech_scores(clean: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    opinion = np.nan
-    if pesq is not None:
-        with contextlib.suppress(pesq.PesqError):  # for instance, no speech in it
-            opinion = pesq.pesq(SPEECH_RATE, clean, samples, "wb")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # too few frames that are not silent
-        return opinion, pystoi.stoi(clean, samples, SPEECH_RATE, extended=True)
+def _speech_scores(samples: Tensor, clean: Tensor, rate: int) -> tuple[float, float]:
+    try:
+        opinion = rtspecinv.speech.pesq(samples, clean, rate)
+    except ImportError:  # it has to be compiled
+        opinion = np.nan
+    return opinion, rtspecinv.speech.estoi(samples, clean, rate)
 
 
 @dataclass(frozen=True)

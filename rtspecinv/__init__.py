@@ -22,6 +22,7 @@ The map of the package, each module using only those before it:
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
     mel          Mel: mel spectrograms, and back to magnitudes
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
+    speech       pesq, estoi
     audio        sinks, sources and play: samples only
     cli          the command line
 """
@@ -32,7 +33,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import methods, metrics, phase, updates
+    from rtspecinv import methods, metrics, phase, speech, updates
     from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
@@ -68,6 +69,7 @@ __all__ = [
     "phase_init",
     "play",
     "read_audio",
+    "speech",
     "updates",
 ]
 

@@ -335,3 +335,5 @@ _READERS: dict[str, Callable[[Path], _Opened]] = {
     ".pt": _open_pt,
     ".safetensors": _open_safetensors,
 }
+
+SUFFIXES = tuple(_READERS)

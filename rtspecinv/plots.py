@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 try:
+    from matplotlib import colormaps, rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from PIL import Image
 except ImportError as _error:
     raise ImportError('Pictures need matplotlib: pip install "rtspecinv[plot]"') from _error
 
@@ -75,3 +81,75 @@ def _draw(ax: Any, magnitude: npt.NDArray[np.float64], sample_rate: int, hop_len
         vmax=0,
         interpolation="nearest",
     )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points `(x, y)` to draw in a colour, with a marker where there is one point alone."""
+
+    points: Sequence[tuple[float, float]]
+    color: str
+    dashed: bool = False
+    marker: str = "o"
+
+
+def convergence_plot(curves: Sequence[Curve], *, dark: bool) -> bytes:
+    """Draw spectral convergence in dB against seconds of work per second of sound; returns an SVG file."""
+    text, grid = ("#d5dae1", "#3a424d") if dark else ("#333a44", "#dde1e6")
+    with rc_context({"svg.hashsalt": "rtspecinv", "font.size": 11, "svg.fonttype": "path"}):
+        figure = Figure(figsize=(6.6, 4.2), layout="constrained", facecolor="none")
+        FigureCanvasSVG(figure)
+        ax = figure.subplots()
+        ax.set_facecolor("none")
+        for curve in curves:
+            x, y = zip(*curve.points, strict=True)
+            alone = len(curve.points) == 1
+            ax.plot(
+                x,
+                y,
+                color=curve.color,
+                linestyle="none" if alone else "--" if curve.dashed else "-",
+                linewidth=2,
+                marker=curve.marker if alone else "none",
+                markersize=9,
+                clip_on=False,
+            )
+        ax.set_xlabel("seconds of work per second of sound", color=text)
+        ax.set_ylabel("spectral convergence in dB", color=text)
+        ax.set_xlim(left=0)
+        ax.tick_params(colors=text, length=0)
+        ax.grid(color=grid, linewidth=0.8)
+        ax.set_axisbelow(True)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+        return file.getvalue()
+
+
+_COLORS = 64  # of a small picture
+
+
+def small_picture(
+    magnitude: npt.ArrayLike, *, reference: float, width: int = 480, height: int = 160
+) -> bytes:
+    """Draw a magnitude spectrogram `(n_freq, n_frames)` without axes; returns a PNG file of a few kilobytes.
+
+    reference: the magnitude of 0 dB. Where a pixel stands for several values, it shows the root of their
+        mean square; where there are fewer values than pixels, the picture is as small as they are.
+    """
+    power = np.asarray(magnitude, np.float64) ** 2
+    for axis, size in ((0, height), (1, width)):
+        begins = np.linspace(0, power.shape[axis], min(size, power.shape[axis]), endpoint=False).astype(int)
+        counts = np.diff(begins, append=power.shape[axis])
+        shape = [-1 if i == axis else 1 for i in range(2)]
+        power = np.add.reduceat(power, begins, axis) / counts.reshape(shape)
+    floor = 10 ** (-_RANGE_DB / 10)
+    decibels = 10 * np.log10(np.maximum(power / (reference**2 or 1.0), floor))
+    levels = np.clip((1 + decibels / _RANGE_DB) * (_COLORS - 1), 0, _COLORS - 1).round().astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(levels[::-1]))
+    palette = (colormaps["magma"](np.linspace(0, 1, _COLORS))[:, :3] * 255).round().astype(np.uint8)
+    image.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -30,9 +30,10 @@ ARROWS = {
     "audio": {"audio"},
     "files": set(),
     "demo_clip": set(),
+    "speech": set(),
     "plots": set(),
     "__init__": {
-        *("metrics", "phase", "updates", "audio", "stft", "streaming"),
+        *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
         *("batch", "blocks", "descent", "mel", "methods"),
     },
     "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names

@@ -1,4 +1,4 @@
-"""The command line: `rtspecinv play`, `invert`, `demo`, `devices`."""
+"""The command line: `rtspecinv play`, `invert`, `compare`, `demo`, `devices`."""
 
 from __future__ import annotations
 

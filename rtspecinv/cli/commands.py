@@ -1,44 +1,30 @@
-"""The subcommands."""
+"""The subcommands that play: `play`, `demo`, `devices`, and the stream that `invert` has too."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import (
     AudioReader,
     DeviceError,
     FileSink,
-    Sink,
     SoundDeviceSink,
-    TeeSink,
     device_table,
     read_audio,
 )
-from rtspecinv.cli.analysis import Score, magnitude_frames
+from rtspecinv.cli.analysis import magnitude_frames
 from rtspecinv.cli.report import Report, note
+from rtspecinv.cli.transfer import Source, print_convergence, print_source, print_written, transfer
 from rtspecinv.demo_clip import SAMPLE_RATE, render
-from rtspecinv.files import open_spectrogram
 
-
-@dataclass
-class Source:
-    """Magnitude frames `(channels, n_freq)` and what is known about them."""
-
-    frames: Iterable[Tensor]
-    stft: rtspecinv.STFT
-    sample_rate: int
-    channels: int
-    n_frames: int
+STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 
 def play(args: argparse.Namespace) -> None:
@@ -56,23 +42,9 @@ def play(args: argparse.Namespace) -> None:
         n_frames=1 + reader.n_samples // stft.hop_length,
     )
     default = Path(f"{args.audio.stem}.rtspecinv.wav")
-    _refuse_same_file(args.audio, args.output or default)
+    refuse_same_file(args.audio, args.output or default)
     with _device(args, source) as device:
-        _stream(args, source, device, args.output or (default if device is None else None))
-
-
-def invert(args: argparse.Namespace) -> None:
-    """Invert a file of magnitudes as a stream and write the sound."""
-    spectrogram = open_spectrogram(args.spectrogram, layout=args.layout)
-    n_fft, hop_length, sample_rate = spectrogram.settings(
-        n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
-    )
-    stft = rtspecinv.STFT(n_fft, hop_length)
-    if spectrogram.n_frames < 2:
-        raise ValueError(f"{args.spectrogram} has one frame: there is sound only between two")
-    frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
-    source = Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
-    _stream(args, source, None, args.output)
+        stream(args, source, device, args.output or (default if device is None else None))
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -105,7 +77,8 @@ def devices(args: argparse.Namespace) -> None:
     print(device_table())
 
 
-def _refuse_same_file(source: Path, output: Path) -> None:
+def refuse_same_file(source: Path, output: Path) -> None:
+    """Raise `ValueError` if the output is the input."""
     if output.exists() and output.samefile(source):
         raise ValueError(f"{output} is the input: choose another name for the output")
 
@@ -128,55 +101,33 @@ def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSin
         yield sink
 
 
-def _stream(
+def inverter_of(args: argparse.Namespace, source: Source) -> rtspecinv.StreamingInverter:
+    """Inverter with the options of the command line."""
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None
+    }
+    return rtspecinv.StreamingInverter(source.stft, batch_shape=(source.channels,), **options)
+
+
+def stream(
     args: argparse.Namespace, source: Source, device: SoundDeviceSink | None, output: Path | None
 ) -> None:
     """Invert `source` frame by frame into `device` and `output`, and say how it went."""
-    stft, rate = source.stft, source.sample_rate
-    options: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("update", "init", "look_ahead", "revise", "n_iter")
-        if getattr(args, name) is not None
-    }
-    inverter = rtspecinv.StreamingInverter(stft, batch_shape=(source.channels,), **options)
-    score = Score(stft)
-    report = Report(
-        total_seconds=(source.n_frames - 1) * stft.hop_length / rate,
-        latency_seconds=inverter.latency / rate,
-        sample_rate=rate,
+    inverter, rate = inverter_of(args, source), source.sample_rate
+    report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate, device=device)
+    outcome = transfer(
+        source,
+        lambda frames, sink, show: rtspecinv.play(frames, inverter, sink, progress=show),
+        report,
+        output=output,
         device=device,
     )
-    with ExitStack() as stack:
-        stack.enter_context(_one_thread())
-        file = stack.enter_context(FileSink(output, rate, source.channels)) if output else None
-        stack.enter_context(report)
-        sinks: list[Sink] = [score, *filter(None, (file, device))]
-        progress = rtspecinv.play(score.watch(source.frames), inverter, TeeSink(*sinks), progress=report)
-
-    channels = f"{source.channels} channel{'' if source.channels == 1 else 's'}"
-    print(
-        f"inverted      {progress.n_samples / rate:.2f} s, {channels} at {rate} Hz, n_fft {stft.n_fft}, hop "
-        f"{stft.hop_length}, look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations"
-    )
-    known = not math.isnan(score.convergence)
-    convergence = f"{score.convergence:.1f} dB" if known else "not to be had: silent or too short;"
-    print(f"convergence   {convergence} spectral convergence against the input")
+    how = f"look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations"
+    print_source(source, outcome.progress.n_samples, how)
+    print_convergence(outcome)
     print(
         f"latency       {1000 * inverter.latency / rate:.1f} ms ({inverter.latency} samples) in the inverter"
     )
-    report.print_summary(progress)
-    if file is not None:
-        if file.clipped:
-            note(f"{file.clipped} samples were beyond full scale and are clipped in {output}")
-        print(f"written       {output}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one thread: a stream's operations are too small to be worth sharing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    report.print_summary(outcome.progress)
+    if output is not None:
+        print_written(outcome, output)

@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rtspecinv
-from rtspecinv.cli import commands
-from rtspecinv.cli.report import note
+from rtspecinv.cli import commands, offline
+from rtspecinv.cli.compare import N_ITER, compare
+from rtspecinv.cli.contest import CONTESTANTS
+from rtspecinv.cli.report import note, one_line
 from rtspecinv.files import LAYOUTS
 
 
@@ -23,15 +26,27 @@ def run(argv: Sequence[str] | None) -> int:
     try:
         with _terminated_cleanly(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *rest, **more: note(f"warning: {message}")
-            args.run(args)
+            warnings.showwarning = _show_once()
+            status: int | None = args.run(args)
     except BrokenPipeError:  # whoever read our output has stopped reading
         sys.stdout = None
         return 1
     except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
-        note(f"error: {' '.join(str(error).split()) or 'out of memory'}")
+        note(f"error: {one_line(error)}")
         return 1
-    return 0
+    return status or 0
+
+
+def _show_once() -> Callable[..., None]:
+    """Give a function that notes a warning, the first from each line of code: blocks may share one."""
+    shown = set()
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        if (filename, lineno) not in shown:
+            shown.add((filename, lineno))
+            note(f"warning: {message}")
+
+    return show
 
 
 @contextmanager
@@ -62,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
 
     def add(
-        run: Callable[[argparse.Namespace], None], help: str, description: str, example: str
+        run: Callable[[argparse.Namespace], int | None], help: str, description: str, example: str
     ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             run.__name__,
@@ -95,16 +110,27 @@ def parser() -> argparse.ArgumentParser:
     _add_device_options(play)
 
     invert = add(
-        commands.invert,
-        "invert a file of magnitudes",
-        "Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames) or\n"
-        "(channels, n_freq, n_frames), frame by frame, in memory that does not grow with their number.\n"
-        "Fields or metadata called sample_rate, n_fft and hop_length are used.",
+        offline.invert,
+        "invert a file of magnitudes, or a folder of them",
+        "Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames)\n"
+        "or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft and hop_length are\n"
+        "used.\n"
+        "\n"
+        "If SPECTROGRAM is a folder, every such file in it and below (but hidden ones) becomes a sound\n"
+        "file of the same name in the folder OUTPUT. What is there already is finished and skipped; a\n"
+        "file that cannot be inverted does not stop the others.\n"
+        "\n"
+        "Memory does not grow with the number of frames, except for lbfgs.",
         "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav",
     )
     invert.add_argument("spectrogram", metavar="SPECTROGRAM", type=Path)
     invert.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="sound file: .wav, .flac or .ogg"
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        type=Path,
+        required=True,
+        help="sound file: .wav, .flac or .ogg; or folder",
     )
     invert.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
     invert.add_argument(
@@ -113,8 +139,57 @@ def parser() -> argparse.ArgumentParser:
         default=LAYOUTS[0],
         help="order of the last two axes (default: %(default)s)",
     )
+    invert.add_argument("--format", choices=offline.FORMATS, help="of the files in a folder (default: wav)")
+    invert.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
     _add_stft_options(invert, n_fft=None, hop_length=None)
-    _add_inverter_options(invert)
+    group = invert.add_argument_group("inversion")
+    group.add_argument(
+        "--method",
+        choices=offline.METHODS,
+        default=offline.METHODS[0],
+        help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
+        "memory. The others: rules that iterate over blocks of frames, starting from the stream; hybrid, "
+        "the difference map and then accelerated Griffin-Lim, is the best of them as a rule "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--n-iter",
+        metavar="N",
+        type=int,
+        help="stream: sweeps over the open frames at each frame (default: 8). The others: iterations over "
+        f"all frames (default: {offline.N_ITER}). More is slower",
+    )
+    _add_stream_options(invert.add_argument_group("inversion with --method stream"))
+
+    versus = add(
+        compare,
+        "invert a recording by every method, and compare",
+        "Analyse AUDIO (WAV, FLAC, OGG, MP3; its channels mixed into one), throw the phase away, and invert\n"
+        "the magnitudes by every method. Prints a table and writes a folder: index.html, one page with\n"
+        "table, plot, spectrograms and sounds; results.json; a WAV file of each method.",
+        "rtspecinv compare song.flac --seconds 10 -o report",
+    )
+    versus.add_argument("audio", metavar="AUDIO", type=Path)
+    versus.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("rtspecinv-report"),
+        help="default: %(default)s",
+    )
+    versus.add_argument("--seconds", metavar="S", type=float, help="take the first S seconds only")
+    names = ", ".join(contestant.name for contestant in CONTESTANTS)
+    versus.add_argument("--methods", metavar="A,B,...", help=f"some only of {names} (default: all)")
+    versus.add_argument(
+        "--n-iter",
+        metavar="N",
+        type=int,
+        default=N_ITER,
+        help="iterations of the methods that have the whole recording at hand; streams have 8 per frame "
+        "(default: %(default)s)",
+    )
+    _add_stft_options(versus, n_fft=1024, hop_length=256)
 
     demo = add(
         commands.demo,
@@ -155,6 +230,11 @@ def _add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_le
 
 def _add_inverter_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inversion")
+    _add_stream_options(group)
+    group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
+
+
+def _add_stream_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
     group.add_argument(
         "--init", metavar="NAME", help=f"start of the newest frame: {', '.join(rtspecinv.phase.STARTS)}"
@@ -171,7 +251,6 @@ def _add_inverter_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="final frames still revised until they are heard; more is slower",
     )
-    group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
 
 
 def _add_device_options(parser: argparse.ArgumentParser) -> None:

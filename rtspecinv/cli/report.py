@@ -1,10 +1,11 @@
-"""What the command line says while it plays and when it is done."""
+"""What the command line says while it works and when it is done."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
+from typing import Any, TextIO
 
 from rtspecinv.audio import Progress, SoundDeviceSink
 
@@ -17,21 +18,39 @@ def note(message: str) -> None:
     print(f"rtspecinv: {message}", file=sys.stderr)
 
 
+def one_line(error: BaseException) -> str:
+    """Say what an error is."""
+    return " ".join(str(error).split()) or "out of memory"
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees stderr as it is written."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class Report:
     """Shows progress on stderr: one updating line on a terminal, else a line every few seconds.
 
-    `total_seconds` is the length of the sound, `latency_seconds` the inverter's share of the latency.
+    `total_seconds` is the length of the sound, `latency_seconds` the inverter's share of the latency, None
+    for one that is not a stream. A silent one shows nothing.
     """
 
     def __init__(
-        self, total_seconds: float, latency_seconds: float, sample_rate: int, device: SoundDeviceSink | None
+        self,
+        total_seconds: float,
+        sample_rate: int,
+        *,
+        latency_seconds: float | None = None,
+        device: SoundDeviceSink | None = None,
+        silent: bool = False,
     ) -> None:
         self.total_seconds = total_seconds
-        self.latency_seconds = latency_seconds
         self.sample_rate = sample_rate
+        self.latency_seconds = latency_seconds
+        self.silent = silent
         self.device = device
         self.playback_seconds = 0.0  # the longest that a sample had to wait to be heard
-        self._updates = sys.stderr is not None and sys.stderr.isatty()
+        self._updates = on_terminal() and not silent
         self._last = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
@@ -39,7 +58,7 @@ class Report:
         if self.device is not None:
             self.playback_seconds = max(self.playback_seconds, self.device.latency_seconds)
         now = time.monotonic()
-        if now - self._last >= (_UPDATE_SECONDS if self._updates else _LINE_SECONDS):
+        if not self.silent and now - self._last >= (_UPDATE_SECONDS if self._updates else _LINE_SECONDS):
             self._last = now
             begin, end = ("\r\033[K", "") if self._updates else ("", "\n")
             print(f"{begin}{self._line(progress)}", end=end, file=sys.stderr, flush=True)
@@ -47,8 +66,9 @@ class Report:
     def _line(self, progress: Progress) -> str:
         position = progress.n_samples / self.sample_rate
         parts = [f"{_clock(position)} / {_clock(self.total_seconds)}"]
-        latency = self.latency_seconds + (self.device.latency_seconds if self.device else 0.0)
-        parts.append(f"latency {1000 * latency:.0f} ms")
+        if self.latency_seconds is not None:
+            latency = self.latency_seconds + (self.device.latency_seconds if self.device else 0.0)
+            parts.append(f"latency {1000 * latency:.0f} ms")
         parts.append(f"real-time factor {self._real_time_factor(progress):.3f}")
         if self.device is not None:
             parts.append(f"underflows {self.device.underflows}")
@@ -78,3 +98,53 @@ class Report:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+class Tally:
+    """A bar over many things on a terminal, with lines that stay above it; elsewhere the lines alone.
+
+    Without tqdm there is no bar, and a remark on how to get one.
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self._bar: Any = None
+        if on_terminal():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                note('there is no progress bar without tqdm: pip install "rtspecinv[progress]"')
+            else:
+                self._bar = tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True)
+
+    def begin(self, name: str) -> None:
+        """Say what is being done."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(name)
+
+    def end(self) -> None:
+        """One more is done."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._write(text, sys.stdout)
+
+    def note(self, text: str) -> None:
+        """Print a remark that stays."""
+        self._write(f"rtspecinv: {text}", sys.stderr)
+
+    def _write(self, text: str, file: TextIO) -> None:
+        if self._bar is None:
+            print(text, file=file, flush=True)
+        else:
+            self._bar.write(text, file=file)
+
+    def __enter__(self) -> Tally:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,185 @@
+"""`rtspecinv compare`: all methods on one recording, as a table, a page and sounds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import AudioReader, FileSink
+from rtspecinv.cli.commands import refuse_same_file
+from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
+from rtspecinv.cli.report import Tally, note
+from rtspecinv.cli.transfer import one_thread
+
+if TYPE_CHECKING:
+    from rtspecinv.cli.page import Column
+
+N_ITER = 100
+LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
+LONG_SECONDS = 60.0  # worth a remark
+PAGE, NUMBERS = "index.html", "results.json"
+_LABEL_WIDTH = 1 + max(len(contestant.label) for contestant in CONTESTANTS)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Invert a recording's magnitudes by every method and write a report."""
+    from rtspecinv.cli import page  # needs the extra report
+
+    contestants = _chosen(args.methods)
+    contest = _contest(args)
+    folder: Path = args.output
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_sound(folder / "original.wav", contest.samples, contest, args.audio)
+    results = []
+    with one_thread(), Tally(len(contestants), "method") as tally:
+        tally.line(" ".join(["method".ljust(_LABEL_WIDTH), *(column.title for column in page.COLUMNS)]))
+        for contestant in contestants:
+            tally.begin(contestant.label)
+            result = contest.run(contestant)
+            results.append(result)
+            _write_sound(folder / f"{contestant.name}.wav", result.samples, contest, args.audio)
+            tally.line(_row(result, page.COLUMNS))
+            tally.end()
+    for reason in contest.missing.values():
+        note(f"{reason}; its column stays empty")
+    facts = _facts(contest)
+    numbers = _numbers(contest, results, args.audio.name, facts)
+    _write_whole(folder / NUMBERS, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+    _write_whole(folder / PAGE, page.render(contest, results, args.audio.name, facts))
+    print(f"written       {folder / PAGE}")
+
+
+def _chosen(names: str | None) -> list[Contestant]:
+    known = {contestant.name: contestant for contestant in CONTESTANTS}
+    wanted = list(known) if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"Parameter methods has {name!r}, which is not one of {', '.join(known)}")
+    if not wanted:
+        raise ValueError(f"Parameter methods is empty: choose of {', '.join(known)}")
+    return [contestant for contestant in CONTESTANTS if contestant.name in wanted]
+
+
+def _contest(args: argparse.Namespace) -> Contest:
+    if args.n_iter < 0:
+        raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
+    if args.seconds is not None and not (math.isfinite(args.seconds) and args.seconds > 0):
+        raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
+    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
+    if args.output.exists() and not args.output.is_dir():
+        raise NotADirectoryError(f"{args.output} is a file: the report needs a folder")
+    mono, rate = _mono(args.audio, args.seconds)
+    n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
+    if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):
+        raise ValueError(f"{len(mono)} samples are too few for n_fft={stft.n_fft}: use a smaller n_fft")
+    if n_samples / rate > LONG_SECONDS:
+        note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")
+    if not mono[:n_samples].any():
+        raise ValueError(f"{args.audio} is silent: there is nothing to compare")
+    return Contest(mono[:n_samples], rate, stft, args.n_iter)
+
+
+def _mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
+    """Return the beginning of a recording, its channels mixed into one, `(n_samples,)`, and its rate."""
+    reader = AudioReader(audio)
+    rate = reader.sample_rate
+    wanted = round(min(LONGEST_SECONDS + 1 if seconds is None else seconds, LONGEST_SECONDS + 1) * rate)
+    blocks, n_samples = [], 0
+    for block in reader.blocks(65536):
+        blocks.append(torch.from_numpy(block).mean(0))
+        n_samples += block.shape[-1]
+        if n_samples >= wanted:
+            break
+    mono = torch.cat(blocks)[:wanted]
+    if len(mono) > LONGEST_SECONDS * rate:
+        raise ValueError(
+            f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
+            f"take the beginning of {audio} with --seconds 20"
+        )
+    return mono, rate
+
+
+def _row(result: Result, columns: tuple[Column, ...]) -> str:
+    label = result.contestant.label.ljust(_LABEL_WIDTH)
+    return " ".join([label, *(column.text(result).rjust(len(column.title)) for column in columns)])
+
+
+def _facts(contest: Contest) -> dict[str, str]:
+    return {
+        "length": f"{contest.n_seconds:.1f} s, all channels mixed into one",
+        "sample rate": f"{contest.sample_rate} Hz",
+        "n_fft": f"{contest.stft.n_fft}",
+        "hop": f"{contest.stft.hop_length}",
+        "rtspecinv": rtspecinv.__version__,
+        "torch": str(torch.__version__),
+        "processor": f"{_processor()}, one thread",
+    }
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _numbers(contest: Contest, results: list[Result], name: str, facts: dict[str, str]) -> dict[str, Any]:
+    """Everything measured, None where there is no finite figure."""
+    return {
+        "recording": name,
+        "seconds": contest.n_seconds,
+        "sample_rate": contest.sample_rate,
+        "n_fft": contest.stft.n_fft,
+        "hop_length": contest.stft.hop_length,
+        "n_iter": contest.n_iter,
+        "facts": facts,
+        "missing": contest.missing,
+        "methods": [
+            {
+                "name": result.contestant.name,
+                "label": result.contestant.label,
+                "file": f"{result.contestant.name}.wav",
+                "spectral_convergence_db": _finite(result.convergence),
+                "log_spectral_distance_db": _finite(result.log_spectral_distance),
+                "pesq": _finite(result.pesq),
+                "estoi": _finite(result.estoi),
+                "seconds": result.seconds,
+                "real_time_factor": result.real_time_factor,
+                "curve": [[seconds, _finite(db)] for seconds, db in result.curve],
+            }
+            for result in results
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write_sound(path: Path, samples: Tensor, contest: Contest, audio: Path) -> None:
+    refuse_same_file(audio, path)
+    with FileSink(path, contest.sample_rate) as sink:
+        sink.write(samples)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or absent."""
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,212 @@
+"""`rtspecinv invert`: magnitudes into sound, one file or a folder of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import Progress, Sink
+from rtspecinv.cli.commands import STREAM_OPTIONS, inverter_of, refuse_same_file, stream
+from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
+from rtspecinv.cli.transfer import (
+    Outcome,
+    Run,
+    Source,
+    clipping,
+    print_convergence,
+    print_source,
+    print_written,
+    transfer,
+)
+from rtspecinv.files import SUFFIXES, open_spectrogram
+
+RULES = ("hybrid", "agla", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
+METHODS = (*RULES, "lbfgs", "stream")
+N_ITER = 100  # of all but the stream
+FORMATS = ("wav", "flac", "ogg")
+BLOCK_FRAMES = 1024  # inverted together
+OVERLAP_FRAMES = 32
+
+
+def invert(args: argparse.Namespace) -> int:
+    """Invert a file of magnitudes, or a folder of such files; the status is 1 if one could not be."""
+    _check_options(args)
+    if args.spectrogram.is_dir():
+        return _invert_folder(args)
+    if args.format or args.overwrite:
+        option = "format" if args.format else "overwrite"
+        raise ValueError(
+            f"--{option} is for folders, and {args.spectrogram} is none: the name of the output says the rest"
+        )
+    if args.spectrogram.exists():
+        refuse_same_file(args.spectrogram, args.output)
+    source = _open(args.spectrogram, args)
+    if args.method == "stream":
+        stream(args, source, None, args.output)
+        return 0
+    report = Report(source.seconds, source.sample_rate)
+    outcome = transfer(source, _batch(source.stft, args), report, output=args.output)
+    n_iter = N_ITER if args.n_iter is None else args.n_iter
+    print_source(source, outcome.progress.n_samples, f"{args.method}, {n_iter} iterations")
+    print_convergence(outcome)
+    report.print_summary(outcome.progress)
+    print_written(outcome, args.output)
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.method == "stream":
+        return
+    for name in STREAM_OPTIONS:
+        if name != "n_iter" and getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is an option of --method stream, not of {args.method}: "
+                "add --method stream, or leave it out"
+            )
+    if args.n_iter is not None and args.n_iter < 0:
+        raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
+
+
+def _open(path: Path, args: argparse.Namespace) -> Source:
+    spectrogram = open_spectrogram(path, layout=args.layout)
+    n_fft, hop_length, sample_rate = spectrogram.settings(
+        n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
+    )
+    if spectrogram.n_frames < 2:
+        raise ValueError(f"{path} has one frame: there is sound only between two")
+    stft = rtspecinv.STFT(n_fft, hop_length)
+    if args.method == "lbfgs" and (spectrogram.n_frames - 1) * hop_length < stft.n_needed:
+        raise ValueError(
+            f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={n_fft}: "
+            f"use --method {RULES[0]}"
+        )
+    frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
+    return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
+
+
+def _batch(stft: rtspecinv.STFT, args: argparse.Namespace) -> Run:
+    """Give a function that inverts frames into a sink by the method of the command line."""
+
+    def run(frames: Iterable[Tensor], sink: Sink, show: Callable[[Progress], None]) -> Progress:
+        n_samples, work_seconds = 0, 0.0
+        begin = time.perf_counter()
+        for samples in _pieces(frames, stft, args):
+            work_seconds += time.perf_counter() - begin
+            if samples.shape[-1]:
+                sink.write(samples)
+            n_samples += samples.shape[-1]
+            show(Progress(n_samples // stft.hop_length, n_samples, work_seconds))
+            begin = time.perf_counter()
+        sink.drain()
+        return Progress(n_samples // stft.hop_length, n_samples, work_seconds)
+
+    return run
+
+
+def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Namespace) -> Iterator[Tensor]:
+    n_iter = N_ITER if args.n_iter is None else args.n_iter
+    if args.method == "lbfgs":
+        alone = on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
+        target = torch.stack(list(frames), -1)
+        yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=alone)
+        return
+    overlap_frames = max(OVERLAP_FRAMES, 2 * (stft.look_back + 1))
+    yield from rtspecinv.invert_blocks(
+        frames,
+        stft,
+        block_frames=max(BLOCK_FRAMES, 4 * overlap_frames),
+        overlap_frames=overlap_frames,
+        update=args.method,
+        n_iter=n_iter,
+    )
+
+
+def _invert_folder(args: argparse.Namespace) -> int:
+    outputs = _outputs(args.spectrogram, args.output, args.format or FORMATS[0])
+    n_written = n_skipped = n_failed = 0
+    with Tally(len(outputs), "file") as tally:
+        for path, output in outputs.items():
+            tally.begin(path.name)
+            if output.exists() and not args.overwrite:
+                n_skipped += 1
+            elif _invert_one(path, output, args, tally):
+                n_written += 1
+            else:
+                n_failed += 1
+            tally.end()
+    there = " (already there: --overwrite writes them anew)" if n_skipped else ""
+    print(f"{n_written} written, {n_skipped} skipped{there}, {n_failed} failed")
+    return 1 if n_failed else 0
+
+
+def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally) -> bool:
+    """Invert a file of many; whether that went well."""
+    try:
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always", UserWarning)
+            source = _open(path, args)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            outcome = _convert(source, output, args)
+    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
+        reason = one_line(error)
+        tally.note(f"error: {reason if str(path) in reason else f'{path}: {reason}'}")
+        return False
+    for remark in {(r.filename, r.lineno): r for r in reversed(remarks)}.values():  # blocks may all have one
+        text = str(remark.message)
+        tally.note(f"warning: {text if str(path) in text else f'{path}: {text}'}")
+    if outcome.clipped:
+        tally.note(clipping(outcome, output))
+    known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
+    factor = outcome.progress.work_seconds / source.seconds
+    tally.line(f"written       {output}{known}   real-time factor {factor:.3f}")
+    return True
+
+
+def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
+    silent = Report(source.seconds, source.sample_rate, silent=True)
+    if args.method != "stream":
+        return transfer(source, _batch(source.stft, args), silent, output=output)
+    inverter = inverter_of(args, source)
+    return transfer(
+        source,
+        lambda frames, sink, show: rtspecinv.play(frames, inverter, sink, progress=show),
+        silent,
+        output=output,
+    )
+
+
+def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
+    """Spectrograms in a folder, sorted, and what is to be made of them.
+
+    Raises `ValueError` if there are none, if two would become one file, and for an output that is no folder.
+    """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file, but {folder} is a folder: the output must be one too")
+    if output.suffix.lower().removeprefix(".") in FORMATS and not output.exists():
+        raise ValueError(f"{folder} is a folder, so {output} must be one: give a name without .{format}")
+    if output.exists():
+        refuse_same_file(folder, output)
+    found = sorted(path for path in folder.rglob("*") if _is_spectrogram(path, folder))
+    if not found:
+        raise ValueError(f"{folder} holds no spectrograms ({', '.join(SUFFIXES)})")
+    origins: dict[Path, Path] = {}
+    for path in found:
+        target = output / path.relative_to(folder).with_suffix(f".{format}")
+        if target in origins:
+            raise ValueError(f"{origins[target]} and {path} would both become {target}: rename one of them")
+        origins[target] = path
+    return {path: target for target, path in origins.items()}
+
+
+def _is_spectrogram(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()

@@ -1,0 +1,148 @@
+"""The page of `rtspecinv compare`: one HTML file that holds everything it shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.cli.contest import EDGE_FRAMES, EVALUATE_EVERY, Contest, Result
+from rtspecinv.plots import Curve, convergence_plot, small_picture
+
+try:
+    import jinja2
+except ImportError as _error:
+    raise ImportError('Reports need jinja2: pip install "rtspecinv[report]"') from _error
+
+PAGE_SECONDS = 10.0  # of each sound that is in the page itself
+TEMPLATE = "page.html.jinja"
+
+# Colour on light and dark, and "-" or "--" for a curve, else the glyph of a point.
+_STYLES = {
+    "rtisi-la": ("#8a929e", "■"),
+    "stream-0": ("#7db4ea", "▼"),
+    "stream-1": ("#4a90d9", "◆"),
+    "stream-3": ("#2a6fc4", "●"),
+    "peaks": ("#8a929e", "✖"),
+    "fgla-random": ("#8a929e", "--"),
+    "fgla": ("#a9713c", "-"),
+    "hybrid": ("#ee6677", "-"),
+    "agla": ("#2f9e44", "-"),
+    "admm": ("#c9b037", "-"),
+    "raar": ("#3bb8dc", "-"),
+    "dm": ("#b0479a", "-"),
+    "lbfgs": ("#f08c2e", "-"),
+}
+_MARKERS = {"■": "s", "▼": "v", "◆": "D", "●": "o", "✖": "X"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a result: what it is called, how it is written, and which is the better."""
+
+    key: str
+    title: str
+    attribute: str
+    digits: int
+    best_of: Callable[..., Result] | None = None  # of results, by a key
+
+    def value(self, result: Result) -> float:
+        """Figure of a result."""
+        return float(getattr(result, self.attribute))
+
+    def text(self, result: Result) -> str:
+        """Figure of a result as it is shown."""
+        value = self.value(result)
+        return f"{value:.{self.digits}f}" if math.isfinite(value) else "–"
+
+    def best(self, results: Sequence[Result]) -> str | None:
+        """Best figure of all, as it is shown; None if nothing tells, or there is no other."""
+        known = [result for result in results if math.isfinite(self.value(result))]
+        if self.best_of is None or len(known) < 2:
+            return None
+        return self.text(self.best_of(known, key=self.value))
+
+
+COLUMNS = (
+    Column("sc", "SC dB", "convergence", 2, min),
+    Column("lsd", "LSD dB", "log_spectral_distance", 2, min),
+    Column("pesq", "PESQ", "pesq", 2, max),
+    Column("estoi", "ESTOI", "estoi", 3, max),
+    Column("factor", "real-time factor", "real_time_factor", 3),
+    Column("seconds", "seconds", "seconds", 2),
+)
+
+
+def render(contest: Contest, results: Sequence[Result], title: str, facts: dict[str, str]) -> str:
+    """Page about a recording of that title, with facts about how it was done."""
+    template = resources.files("rtspecinv.cli").joinpath(TEMPLATE).read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    best = {column.key: column.best(results) for column in COLUMNS}
+    return environment.from_string(template).render(
+        title=title,
+        facts=facts,
+        columns=COLUMNS,
+        best=best,
+        missing=contest.missing,
+        methods=[_method(contest, result) for result in results],
+        original={"sound": _sound(contest, contest.samples), "image": _picture(contest, contest.magnitude)},
+        plots={mode: _plot(contest, results, dark=mode == "dark") for mode in ("light", "dark")},
+        part=PAGE_SECONDS if contest.n_seconds > PAGE_SECONDS else None,
+        n_iter=contest.n_iter,
+        edge=EDGE_FRAMES,
+        every=EVALUATE_EVERY,
+        duration=f"{contest.n_seconds:.1f}",
+        top_hertz=f"{contest.sample_rate / 2000:g}",
+    )
+
+
+def _method(contest: Contest, result: Result) -> dict[str, Any]:
+    actual = contest.stft.magnitude(result.samples)
+    color, glyph = _STYLES[result.contestant.name]
+    return {
+        "name": result.contestant.name,
+        "label": result.contestant.label,
+        "about": result.contestant.about,
+        "live": result.contestant.live,
+        "color": color,
+        "glyph": glyph,
+        "cells": [(column.key, column.text(result)) for column in COLUMNS],
+        "sound": _sound(contest, result.samples),
+        "image": _picture(contest, actual),
+        "difference": _picture(contest, (actual - contest.magnitude).abs()),
+    }
+
+
+def _picture(contest: Contest, magnitude: Tensor) -> str:
+    picture = small_picture(magnitude.numpy(), reference=float(contest.magnitude.max()))
+    return _data_uri("image/png", picture)
+
+
+def _plot(contest: Contest, results: Sequence[Result], dark: bool) -> str:
+    curves = []
+    for result in results:
+        color, glyph = _STYLES[result.contestant.name]
+        points = [(seconds / contest.n_seconds, db) for seconds, db in result.curve if math.isfinite(db)]
+        if points:
+            curves.append(Curve(points, color, glyph == "--", _MARKERS.get(glyph, "o")))
+    return _data_uri("image/svg+xml", convergence_plot(curves, dark=dark))
+
+
+def _sound(contest: Contest, samples: Tensor) -> str:
+    """FLAC file of the beginning of samples."""
+    part = samples[: round(PAGE_SECONDS * contest.sample_rate)].clamp(-1, 1).to(torch.float32)
+    file = io.BytesIO()
+    soundfile().write(file, part.numpy(), contest.sample_rate, format="FLAC", subtype="PCM_16")
+    return _data_uri("audio/flac", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,103 @@
+"""Frames in, a file or a device out, and what is said about it: the part that all inversions share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
+from rtspecinv.cli.analysis import Score
+from rtspecinv.cli.report import Report, note
+
+# Inverts frames into a sink, says how far it is, and returns how far it came.
+Run = Callable[[Iterable[Tensor], Sink, Callable[[Progress], None]], Progress]
+
+
+@dataclass
+class Source:
+    """Magnitude frames `(channels, n_freq)` and what is known about them."""
+
+    frames: Iterable[Tensor]
+    stft: rtspecinv.STFT
+    sample_rate: int
+    channels: int
+    n_frames: int
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound."""
+        return (self.n_frames - 1) * self.stft.hop_length / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an inversion went: how far, how near to its target in dB, and samples beyond full scale."""
+
+    progress: Progress
+    convergence: float
+    clipped: int
+
+
+def transfer(
+    source: Source,
+    run: Run,
+    report: Report,
+    *,
+    output: Path | None = None,
+    device: SoundDeviceSink | None = None,
+) -> Outcome:
+    """Invert `source` into `output` and `device`, on one thread; the file is whole or absent."""
+    score = Score(source.stft)
+    with ExitStack() as stack:
+        stack.enter_context(one_thread())
+        file = stack.enter_context(FileSink(output, source.sample_rate, source.channels)) if output else None
+        stack.enter_context(report)
+        sinks: list[Sink] = [score, *filter(None, (file, device))]
+        progress = run(score.watch(source.frames), TeeSink(*sinks), report)
+    return Outcome(progress, score.convergence, file.clipped if file else 0)
+
+
+def print_source(source: Source, n_samples: int, how: str) -> None:
+    """Print what was inverted, and how."""
+    channels = f"{source.channels} channel{'' if source.channels == 1 else 's'}"
+    print(
+        f"inverted      {n_samples / source.sample_rate:.2f} s, {channels} at {source.sample_rate} Hz, "
+        f"n_fft {source.stft.n_fft}, hop {source.stft.hop_length}, {how}"
+    )
+
+
+def print_convergence(outcome: Outcome) -> None:
+    """Print how near the sound is to the input."""
+    known = not math.isnan(outcome.convergence)
+    convergence = f"{outcome.convergence:.1f} dB" if known else "not to be had: silent or too short;"
+    print(f"convergence   {convergence} spectral convergence against the input")
+
+
+def print_written(outcome: Outcome, output: Path) -> None:
+    """Print where the sound is."""
+    if outcome.clipped:
+        note(clipping(outcome, output))
+    print(f"written       {output}")
+
+
+def clipping(outcome: Outcome, output: Path) -> str:
+    """Say how much of a file is clipped."""
+    return f"{outcome.clipped} samples were beyond full scale and are clipped in {output}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: frames are too small to be worth sharing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

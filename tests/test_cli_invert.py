@@ -1,0 +1,219 @@
+"""`rtspecinv invert` by every method, on files and folders, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rtspecinv
+from rtspecinv.audio import read_audio
+from rtspecinv.cli import main
+from rtspecinv.cli.offline import METHODS
+from rtspecinv.demo_clip import SAMPLE_RATE, render
+
+STFT = rtspecinv.STFT(512, 128)
+CLIP = torch.from_numpy(render())
+QUICK = ("invert", "--method", "stream", "--n-iter", "1")
+
+
+def magnitude(n_samples: int = 20000, channels: int = 1) -> torch.Tensor:
+    """Of the demo clip, another part of it in each channel, `(channels, n_freq, n_frames)`."""
+    return STFT.magnitude(torch.stack([CLIP[12000 * (1 + i) :][:n_samples] for i in range(channels)]))
+
+
+def store(path: Path, values: torch.Tensor, **settings: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, magnitude=values.numpy(), **{"sample_rate": SAMPLE_RATE, "hop_length": 128, **settings})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """`in` with three spectrograms, one of them in a sub-folder, and other things that are none."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("b.npz", "a.NPZ", "sub/deep.er/a.npz")):
+        store(Path("in") / (name + ".npz"), magnitude(2000 + 1000 * i))
+        (Path("in") / (name + ".npz")).rename(Path("in") / name)
+    Path("in/notes.txt").write_text("not a spectrogram")
+    store(Path("in/.hidden.npz"), magnitude(2000))
+    return Path("in")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_good_sound(tmp_path, capsys, method):
+    wanted = magnitude(12000, channels=2)
+    store(tmp_path / "a.npz", wanted)
+    n_iter = "8" if method == "stream" else "30"
+    output = tmp_path / "b.wav"
+    options = ["--method", method, "--n-iter", n_iter]
+    assert main(["invert", str(tmp_path / "a.npz"), "-o", str(output), *options]) == 0
+    samples, rate = read_audio(output)
+    assert (rate, samples.shape) == (SAMPLE_RATE, (2, (wanted.shape[-1] - 1) * 128))
+    convergence = float(rtspecinv.metrics.sc(STFT.magnitude(torch.from_numpy(samples)), wanted))
+    assert convergence < -20
+    out = capsys.readouterr().out
+    assert float(re.search(r"convergence +(-\d+\.\d) dB", out).group(1)) == pytest.approx(
+        convergence, abs=0.1
+    )
+    assert f"{n_iter} iterations" in out
+    assert out.endswith(f"written       {output}\n")
+
+
+def test_the_default_is_hybrid_with_100_iterations(tmp_path, capsys):
+    store(tmp_path / "a.npz", magnitude(3000))
+    for name, options in (("a", []), ("b", ["--method", "hybrid", "--n-iter", "100"])):
+        assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / f"{name}.wav"), *options]) == 0
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert capsys.readouterr().out.count("hybrid, 100 iterations") == 2
+    expected = rtspecinv.invert(magnitude(3000), STFT)
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], expected, atol=1e-4)
+
+
+def test_blocks_are_what_invert_blocks_gives_and_warn_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rtspecinv.cli.offline.BLOCK_FRAMES", 64)
+    wanted = 1000 * magnitude(30000)
+    store(tmp_path / "a.npz", wanted)
+    assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "b.wav"), "--n-iter", "2"]) == 0
+    # overlap_frames are 32, and a block is at least four times as long
+    with pytest.warns(UserWarning, match="power"):
+        pieces = list(rtspecinv.invert_blocks(wanted.unbind(-1), STFT, block_frames=128, n_iter=2))
+    assert len(pieces) > 2
+    expected = torch.cat(pieces, -1).clamp(-1, 1)
+    np.testing.assert_allclose(read_audio(tmp_path / "b.wav")[0], expected, atol=1e-4)
+    err = capsys.readouterr().err
+    assert 1 <= err.count("if they are powers") <= 2  # the stream's and the batch's, not every block's
+    assert "beyond full scale" in err
+
+
+# -- folders --
+
+
+def test_folder_keeps_names_and_resumes(folder, capsys):
+    assert main([*QUICK, "in", "-o", "out"]) == 0
+    assert files(Path("out")) == ["a.wav", "b.wav", "sub/deep.er/a.wav"]
+    out, err = capsys.readouterr()
+    written = re.findall(r"^written +(\S+) +-\d+\.\d dB   real-time factor \d+\.\d{3}$", out, re.MULTILINE)
+    assert written == [str(Path("out") / name) for name in ("a.wav", "b.wav", "sub/deep.er/a.wav")]
+    assert out.endswith("3 written, 0 skipped, 0 failed\n")
+    assert err == ""
+    assert read_audio(Path("out/sub/deep.er/a.wav"))[0].shape == (1, 4000 // 128 * 128)
+
+    Path("out/b.wav").unlink()
+    times = {name: (Path("out") / name).stat().st_mtime_ns for name in files(Path("out"))}
+    assert main([*QUICK, "in", "-o", "out"]) == 0
+    assert {name: (Path("out") / name).stat().st_mtime_ns for name in times} == times
+    expected = "1 written, 2 skipped (already there: --overwrite writes them anew), 0 failed\n"
+    assert capsys.readouterr().out.endswith(expected)
+    assert main([*QUICK, "in", "-o", "out", "--overwrite"]) == 0
+    assert capsys.readouterr().out.endswith("3 written, 0 skipped, 0 failed\n")
+    assert all((Path("out") / name).stat().st_mtime_ns != before for name, before in times.items())
+
+
+def test_a_bad_file_does_not_stop_the_others(folder, capsys):
+    (folder / "aa.npy").write_text("hello")
+    store(folder / "loud.npz", 1000 * magnitude(2000))
+    assert main([*QUICK, "in", "-o", "out", "--format", "flac"]) == 1
+    assert files(Path("out")) == ["a.flac", "b.flac", "loud.flac", "sub/deep.er/a.flac"]
+    out, err = capsys.readouterr()
+    assert out.endswith("4 written, 0 skipped, 1 failed\n")
+    error, warning, clipped = err.splitlines()
+    assert error.startswith(f"rtspecinv: error: {folder / 'aa.npy'}")
+    assert warning.startswith(f"rtspecinv: warning: {folder / 'loud.npz'}: magnitudes up to")
+    assert "beyond full scale" in clipped
+
+
+@pytest.mark.parametrize("with_tqdm", [True, False])
+def test_bar_on_a_terminal(folder, capsys, monkeypatch, with_tqdm):
+    monkeypatch.setattr("rtspecinv.cli.report.on_terminal", lambda: True)
+    if not with_tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert main([*QUICK, "in", "-o", "out"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("written  ") == 3
+    if with_tqdm:
+        assert re.search(r"\d/3 \[", err)
+    else:
+        assert err == (
+            'rtspecinv: there is no progress bar without tqdm: pip install "rtspecinv[progress]"\n'
+        )
+
+
+# -- what is refused --
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("in -o in", "in is the input: choose another name"),
+        ("in -o in/notes.txt", "the output must be one too"),
+        ("in -o out.wav", "in is a folder, so out.wav must be one"),
+        ("in/sub -o empty", "in/sub/twins/a.npy and in/sub/twins/a.npz would both become empty/twins/a.wav"),
+        ("empty -o out", "holds no spectrograms (.npy, .npz, .pt, .safetensors)"),
+        ("in/b.npz -o out.wav --look-ahead 1", "--look-ahead is an option of --method stream, not of hybrid"),
+        ("in/b.npz -o out.wav --method admm --update raar", "--update is an option of --method stream"),
+        ("in/b.npz -o out.wav --n-iter -1", "n_iter=-1"),
+        ("in/b.npz -o out.wav --overwrite", "--overwrite is for folders"),
+        ("in/b.npz -o out.wav --format ogg", "--format is for folders"),
+        ("in/b.npz -o empty", "its name must end in .wav, .flac, .ogg"),
+        ("short.npz -o out.wav --method lbfgs", "3 frames, too few for lbfgs with n_fft=512: use --method"),
+    ],
+)
+def test_refused_in_one_line(folder, capsys, command, message):
+    Path("empty").mkdir()
+    store(folder / "sub/twins/a.npz", magnitude(2000))
+    np.save(folder / "sub/twins/a.npy", magnitude(2000).numpy())
+    store(Path("short.npz"), magnitude(2000)[..., :3])
+    before = files(Path())
+    assert main(["invert", *command.split()]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+    assert files(Path()) == before
+
+
+def test_unknown_method_is_wrong_usage(folder, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["invert", "in/b.npz", "-o", "out.wav", "--method", "magic"])
+    assert leaving.value.code == 2
+    assert "invalid choice: 'magic'" in capsys.readouterr().err
+
+
+def test_interrupted_folder_has_whole_files_only(folder):
+    for i in range(40):
+        store(folder / f"c{i:02}.npz", magnitude(60000))
+    code = (
+        "import signal, sys\n"
+        "from rtspecinv.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *QUICK, "in", "-o", "out"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(300):
+        if len(list(Path("out").glob("c*.wav"))) >= 2 and list(Path("out").glob(".*.part")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1] == "rtspecinv: interrupted\n"
+    assert process.returncode == 130
+    names = files(Path("out"))
+    assert 3 <= len(names) < 43
+    assert not [name for name in names if name.endswith(".part")]
+    for name in names:
+        assert read_audio(Path("out") / name)[0].shape[-1] >= 1920
