@@ -112,8 +112,8 @@ def section_i(bench: Bench) -> str:
     """Time at A, against the first row of table h after 100 iterations.
 
     Medians of 5 runs, all methods in turn in each. "To pass": the least iterations, of 0, 5, 10, ..., after
-    which the mean SC is under that of the first row after 100, and the time that they take. Clips are inverted
-    one after another or "together", in one call. Targets: 0.8 at 100 iterations, 0.5 to pass.
+    which the mean SC is under that of the first row after 100, and the time that they take. Clips come one
+    after another or "together", in one call. Targets: 0.8 at 100 iterations, 0.5 to pass.
     """
     magnitude = A.magnitude(bench.clips(A).samples)
     reached = float(protocol.convergence(A, one_by_one(METHODS[FIRST], magnitude, 100), magnitude).mean())

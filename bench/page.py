@@ -31,7 +31,7 @@ def run(
     script: str,
     after: Callable[[str, Bench], None] = lambda letter, bench: None,
 ) -> int:
-    """Make the tables that the command line asks for; call `after` with the letter of each that is written."""
+    """Make the tables that the command line asks for; call `after` with the letter of each one written."""
     args = parse(description, sections, usual)
     torch.set_num_threads(1)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
@@ -19,8 +20,8 @@ def invert_blocks(
     frames: Iterable[Tensor | Array],
     stft: STFT,
     *,
-    block_frames: int = 1024,
-    overlap_frames: int = 32,
+    block_frames: int | None = None,
+    overlap_frames: int | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
     """Samples of a spectrogram of any length, in memory that does not grow with it.
@@ -31,8 +32,9 @@ def invert_blocks(
     Args:
         frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
         stft: the transform that they come from.
-        block_frames: frames in a block, at least twice `overlap_frames`.
-        overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`.
+        block_frames: frames in a block, at least twice `overlap_frames`; None is 1024 or four times as many.
+        overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`;
+            None is 32 or that.
         options: of `invert` but `init`, `length` and `generator`.
 
     Yields:
@@ -41,8 +43,10 @@ def invert_blocks(
     Raises:
         ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames.
     """
-    count(2 * (stft.look_back + 1), overlap_frames=overlap_frames)
-    count(2 * overlap_frames, block_frames=block_frames)
+    least = 2 * (stft.look_back + 1)
+    overlap_frames = max(32, least) if overlap_frames is None else overlap_frames
+    block_frames = max(1024, 4 * overlap_frames) if block_frames is None else block_frames
+    count(2 * count(least, overlap_frames=overlap_frames), block_frames=block_frames)
     if unfit := sorted({"init", "length", "generator"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
     source = (as_magnitude(frame, stft) for frame in frames)
@@ -83,13 +87,15 @@ def _blocks(
         at_edge = padded if not n_final or last else stft
         inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding)
         better = samples.clone()
-        better[..., inside] = invert(
-            torch.stack(magnitudes, -1).abs(),
-            at_edge,
-            init=stft.analyze(samples),
-            known=samples[..., :n_final][..., inside],
-            **options,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has said so, once
+            better[..., inside] = invert(
+                torch.stack(magnitudes, -1).abs(),
+                at_edge,
+                init=stft.analyze(samples),
+                known=samples[..., :n_final][..., inside],
+                **options,
+            )
         weight = torch.ones_like(samples)
         if not last:
             weight[..., -n_shared:] = fade

@@ -114,7 +114,7 @@ class _Search:
     def __init__(self, start: Tensor, target: Tensor, transform: Transform, options: dict[str, Any]) -> None:
         self.target, self.transform = target, transform
         self.level = float(start.double().square().mean().sqrt()) or 1.0
-        self.energy = float(target.double().square().sum()) or 1.0
+        self.size = float(torch.linalg.vector_norm(target.double())) or 1.0
         self.scaled = torch.nn.Parameter(start / self.level)
         self.n_iter = self.n_evaluations = 0
         self.optimizer = torch.optim.LBFGS([self.scaled], **(DEFAULTS | options))
@@ -129,7 +129,7 @@ class _Search:
     def evaluate(self) -> tuple[Tensor, Tensor]:
         """What the transform gives, and the squared error over the squared target."""
         value = self.transform(self.samples)
-        return value, _squared_error(value, self.target, self.samples) / self.energy
+        return value, _squared_error(value, self.target, self.samples) / self.size**2
 
     def advance(self, n_iter: int, max_evaluations: float) -> None:
         """Iterate; an iteration whose line search found nothing better counts too."""
@@ -144,9 +144,9 @@ class _Search:
     def _closure(self) -> Tensor:
         self.n_evaluations += 1
         self.optimizer.zero_grad()
-        difference = self.transform(self.scaled * self.level) - self.target
+        difference = (self.transform(self.scaled * self.level) - self.target) / self.size
         # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
-        loss = difference.square().sum() * (self.scaled.numel() / self.energy)
+        loss = difference.square().sum() * self.scaled.numel()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -355,6 +355,9 @@ def test_blocks_come_while_frames_do():
             taken += 1
             yield frame
 
+    with pytest.warns(UserWarning, match="magnitudes up to") as told:
+        list(invert_blocks(1e4 * magnitude.mT, SMALL, block_frames=32, overlap_frames=8, n_iter=1))
+    assert len(told) == 1
     first = next(iter(invert_blocks(frames(), SMALL, block_frames=60, overlap_frames=16, n_iter=2)))
     assert len(first) > 500
     assert taken < 70

@@ -53,6 +53,14 @@ def test_of_an_unknown_transform_noise_is_as_loud_as_fits():
         assert 0.01 < level < 10
 
 
+@pytest.mark.parametrize("scale", [2.0**-90, 2.0**60])
+@pytest.mark.filterwarnings("ignore:magnitudes up to")
+def test_scale_does_not_matter(scale):
+    target = STFT_.magnitude(SOUND)
+    plain, scaled = (lbfgs(t, STFT_.magnitude, n_iter=8) for t in (target, target * scale))
+    assert torch.allclose(scaled / scale, plain, atol=1e-3)
+
+
 def test_batches_and_shapes():
     both = torch.stack([SOUND, SOUND.flip(-1)])
     assert lbfgs(STFT_.magnitude(both), STFT_.magnitude, n_iter=3).shape == (2, 3968)
