@@ -32,6 +32,7 @@ bench: $(STAMP)all,bench
 	@$(BIN)/python -c 'import pesq' 2>/dev/null || $(BIN)/python -m pip install -e '.[pesq]' \
 		|| echo 'pesq could not be built (it needs a C compiler): the columns PESQ stay empty.'
 	$(BIN)/python bench/quality.py
+	$(BIN)/python bench/batch.py
 	$(if $(wildcard bench/bench_*.py),$(BIN)/pytest --benchmark-enable --benchmark-only bench)
 
 clean:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
 import protocol
 import torch
-from page import run
+from page import ROOT, commit, cpu, replace_between, run
 from protocol import A, Clips
 from tables import Bench, db, number, table
 from torch import Tensor
@@ -91,6 +92,12 @@ def section_h(bench: Bench) -> str:
     Clips one after another. SC as in table a; PESQ and ESTOI after 100 iterations; "s": seconds for one clip
     of 4 s, start included. Targets of the default: -38, -41, -43.
     """
+    header = [f"{what}, {n}" for n in (32, 100, 200) for what in ("SC dB", "s")]
+    return table(["method, start", *header, "PESQ", "ESTOI"], _rows_h(bench))
+
+
+@cache
+def _rows_h(bench: Bench) -> list[list[str]]:
     clips, rows = bench.clips(A), []
     magnitude = A.magnitude(clips.samples)
     for name, method in METHODS.items():
@@ -104,8 +111,22 @@ def section_h(bench: Bench) -> str:
                 opinion, intelligible = protocol.speech_quality(A, samples, clips)
                 judged = [number(opinion), number(intelligible, 3)]
         rows.append([name, *cells, *judged])
-    header = [f"{what}, {n}" for n in (32, 100, 200) for what in ("SC dB", "s")]
-    return table(["method, start", *header, "PESQ", "ESTOI"], rows)
+    return rows
+
+
+def write_summary(letter: str, bench: Bench) -> None:
+    """Put the rows of table h that sum it up into the README of the project."""
+    if letter != "h" or not bench.files:
+        return
+    chosen = (FIRST, "fgla, stream", "**hybrid, stream (the default)**", "lbfgs, stream")
+    rows = [[row[0], row[1], row[3], row[5], row[7]] for row in _rows_h(bench) if row[0] in chosen]
+    text = table(["method, start", "SC dB, 32 iterations", "100", "200", "PESQ, 100"], rows)
+    caption = (
+        f"Mean of {len(bench.clips(A).names)} recordings as above. From "
+        "[bench/README.md](bench/README.md#h-batch-inversion-at-a-by-method-and-iterations), "
+        f"commit {commit()}, {cpu()}, torch {torch.__version__}."
+    )
+    replace_between(ROOT / "README.md", "offline", f"{text}\n\n{caption}\n")
 
 
 def section_i(bench: Bench) -> str:
@@ -265,4 +286,4 @@ SECTIONS = {"h": section_h, "i": section_i, "j": section_j, "k": section_k}
 if __name__ == "__main__":
     if librosa is None:
         print('librosa is not installed: rows without it (pip install "rtspecinv[bench]").\n')
-    sys.exit(run(__doc__, SECTIONS, ",".join(SECTIONS), "batch"))
+    sys.exit(run(__doc__, SECTIONS, ",".join(SECTIONS), "batch", after=write_summary))
