@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from rtspecinv.cli.program import parser
 from rtspecinv.metrics import sc
