@@ -89,7 +89,7 @@ class StreamingInverter(torch.nn.Module):
                 f"{self.init.n_waiting}!"
             )
         with torch.inference_mode(False):  # the state is written to later on, in whatever mode
-            self._engine: engines.Engine = engines.find(engine)(
+            self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
                 self.stft,
                 self.update,
                 self.init,
