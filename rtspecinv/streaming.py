@@ -98,6 +98,7 @@ class StreamingInverter(torch.nn.Module):
                 n_iter=self.n_iter,
                 batch_shape=self.batch_shape,
             )
+        self._full_scale = float(self.stft.window.abs().sum()) * self.stft.scale
         self._warned = False
 
     @property
@@ -219,7 +220,7 @@ class StreamingInverter(torch.nn.Module):
             raise ValueError(
                 f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
             )
-        full_scale = float(self.stft.window.abs().sum()) * self.stft.scale
+        full_scale = self._full_scale
         if high > 2 * full_scale and not self._warned:
             self._warned = True
             warnings.warn(

@@ -1,8 +1,7 @@
 """The engine for the CPU: a whole push in one compiled call.
 
-All state is where `Eager` has it, in the buffers of a `FrameBuffer`, which compiled code sees as arrays. So what
-compiled code cannot do, the reference does in its place, in mid-stream: gradients, and other devices after a
-`.to()`.
+All state is where `Eager` has it, in the buffers of a `FrameBuffer`, whose memory compiled code reads and writes.
+So what it cannot do, the reference does in its place, in mid-stream: gradients, and other devices after `.to()`.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from rtspecinv.engines.numba_kernels import (
     LINEAR,
     OVERLAP,
     ZEROS,
+    Memory,
     Plan,
-    State,
     push,
-    work_size,
 )
 from rtspecinv.engines.numba_kernels import ADMM as ADMM_RULE
+from rtspecinv.engines.numba_lanes import WIDTH
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Context, Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.projections import to_magnitude
@@ -50,17 +49,20 @@ Array = np.ndarray[Any, Any]
 # Samples through a transform and back that are worth a thread: about 0.2 ms.
 WORK_OF_A_THREAD = 100_000
 
+LINE = 64  # bytes
+
 
 class _Ready(NamedTuple):
-    """Arrays over the buffers as they are now."""
+    """What a push needs: a plan, and for each thread the addresses of the buffers and of its own room."""
 
-    state: State
-    threads: list[tuple[Plan, Array]]  # each with room of its own
-    newest: Tensor  # where a magnitude is put, and the same as an array
-    magnitude: Array
-    given: Tensor  # where a start is put
-    spectrum: Array
-    no_spectrum: Array
+    plan: Array
+    memories: list[Array]
+    number: np.floating[Any]
+    n_streams: int
+    shape: tuple[int, ...]  # of hops
+    dtype: torch.dtype
+    unchanged: Array
+    arrays: list[Array]  # all that the addresses point to
 
 
 class NumbaCPU(Eager):
@@ -74,20 +76,22 @@ class NumbaCPU(Eager):
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
+        self._start_is_compiled = isinstance(init, (Overlap, Zeros))
         self._has_gradients = False
         self._ready: _Ready | None = self._prepare()
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
         requires = self._has_gradients or (magnitude is not None and magnitude.requires_grad)
-        if self.buffer.committed.device.type != "cpu" or (requires and torch.is_grad_enabled()):
-            self._has_gradients, self._ready = True, None
-            return super().push(magnitude, spectrum)
-        if self._has_gradients:
+        if requires or self._ready is None:
+            if self.buffer.committed.device.type != "cpu" or (requires and torch.is_grad_enabled()):
+                self._has_gradients, self._ready = requires, None
+                return super().push(magnitude, spectrum)
             self.detach()
-        if self._ready is None:
+            for name in self.buffer.STATE:  # compiled code changes what a graph may have saved
+                torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
-        if magnitude is not None and spectrum is None and not isinstance(self.init, (Overlap, Zeros)):
+        if magnitude is not None and spectrum is None and not self._start_is_compiled:
             spectrum = self._start_of(magnitude)
         return self._push(self._ready, magnitude, spectrum)
 
@@ -101,7 +105,7 @@ class NumbaCPU(Eager):
         super().reset(streams)
         self._has_gradients = False
         if self._ready is not None:
-            self._ready.state.unchanged[:] = 0
+            self._ready.unchanged[:] = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}  # a copy has buffers of its own
@@ -112,28 +116,25 @@ class NumbaCPU(Eager):
         return self
 
     def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
-        buffer = self.buffer
-        given = ready.no_spectrum
-        if magnitude is not None:
-            ready.newest.copy_(magnitude)
-            if spectrum is not None:
-                ready.given.copy_(torch.view_as_real(spectrum.resolve_conj()))
-                given = ready.spectrum
-        hops = np.empty((*buffer.batch_shape, buffer.stft.hop_length), ready.magnitude.dtype)
-        n_streams, hop_length = len(ready.magnitude), buffer.stft.hop_length
-        flat = hops.reshape(n_streams, hop_length)
-
-        def advance(part: int, n_parts: int) -> None:
-            plan, work = ready.threads[part]
-            first, last = (n_streams * p // n_parts for p in (part, part + 1))
-            push(plan, ready.state, work, ready.magnitude, given, magnitude is not None, flat, first, last)
-
-        n_parts = min(len(ready.threads), torch.get_num_threads())
-        others = [_pool(n_parts - 1).submit(advance, part, n_parts) for part in range(1, n_parts)]
-        advance(0, n_parts)
+        """Advance all streams, some of them in other threads if there is enough to do."""
+        hops = torch.empty(ready.shape, dtype=ready.dtype)
+        # In memory they lie as the buffers do; these names keep alive what the addresses point to.
+        magnitude = None if magnitude is None else magnitude.resolve_neg().contiguous()
+        spectrum = None if spectrum is None else spectrum.resolve_conj().resolve_neg().contiguous()
+        frame = 0 if magnitude is None else magnitude.data_ptr()
+        start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
+        call = (frame, start, hops.data_ptr(), ready.number)
+        n_threads = len(ready.memories)
+        if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
+            push(ready.plan, ready.memories[0], *call, 0, ready.n_streams)
+            return hops
+        bounds = [ready.n_streams * part // n_threads for part in range(n_threads + 1)]
+        parts = list(zip(ready.memories, bounds, bounds[1:], strict=False))
+        others = [_pool(n_threads - 1).submit(push, ready.plan, m, *call, *part) for m, *part in parts[1:]]
+        push(ready.plan, parts[0][0], *call, *parts[0][1:])
         for other in others:
             other.result()
-        return torch.from_numpy(hops)
+        return hops
 
     def _start_of(self, magnitude: Tensor) -> Tensor:
         """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet."""
@@ -155,38 +156,41 @@ class NumbaCPU(Eager):
         return self.init(Context(buffer.stft, magnitude=known, previous=previous, overlap=_not_compiled))
 
     def _prepare(self) -> _Ready:
-        """Compile for the precision of the buffers, or load what was, and make all arrays."""
+        """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
         buffer, stft = self.buffer, self.buffer.stft
-        dtype = buffer.committed.detach().numpy().dtype
-        n_streams, n_half = math.prod(buffer.batch_shape), stft.n_fft // 2 + 1
-        padded = numba_fft.pad(stft.n_fft)
-        arrays = {name: _flat(buffer.get_buffer(name), buffer.batch_shape) for name in buffer.STATE}
-        state = State(
-            **arrays,
-            unchanged=np.zeros(n_streams, np.int64),
-            analysis=np.zeros((n_streams, buffer.n_open, padded), dtype),
-            start_analysis=np.zeros((n_streams, padded), dtype),
-            gain=np.zeros((n_streams, stft.hop_length + buffer.n_fade), dtype),
-        )
-        work_of_all = n_streams * stft.n_fft * buffer.n_open * (self.n_iter + 2)
-        n_threads = max(1, min(n_streams, work_of_all // WORK_OF_A_THREAD, os.cpu_count() or 1))
-        threads = []
+        n_streams, n_open, hop_length = math.prod(buffer.batch_shape), buffer.n_open, stft.hop_length
+        plan, size = _plan(buffer, self.update, self.init, self.n_iter)
+        state = {name: buffer.get_buffer(name).detach().numpy() for name in buffer.STATE}
+        dtype = state["committed"].dtype
+        windows = {
+            "unchanged": _aligned(n_streams, dtype),
+            "analysis": _aligned(n_streams * n_open * plan.padded_frame, dtype),
+            "start_analysis": _aligned(n_streams * plan.padded_frame, dtype),
+            "gain": _aligned(n_streams * (hop_length + buffer.n_fade), dtype),
+        }
+        constants = _constants(buffer, self.update, plan)
+        constants = {name: _aligned(values.size, dtype, values) for name, values in constants.items()}
+        work = n_streams * stft.n_fft * n_open * (self.n_iter + 2)
+        n_threads = max(1, min(n_streams, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
+        sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
+        arrays, memories = [], []
         for _ in range(n_threads):
-            plan = _plan(buffer, self.update, self.init, self.n_iter, dtype)
-            threads.append((plan, np.zeros(work_size(plan), dtype)))
-        newest = buffer.magnitude.new_zeros(*buffer.batch_shape, n_half)
-        given = buffer.magnitude.new_zeros(*buffer.batch_shape, n_half, 2)
+            room = {name: _aligned(n, dtype) for name, n in sizes.items()}
+            named = {**state, **windows, **constants, **room}
+            arrays += named.values()
+            memory = Memory(**{name: array.ctypes.data for name, array in named.items()})
+            memories.append(np.array(memory, np.int64))
         ready = _Ready(
-            state,
-            threads,
-            newest,
-            newest.numpy().reshape(n_streams, n_half),
-            given,
-            given.numpy().reshape(n_streams, n_half, 2),
-            np.zeros((0, n_half, 2), dtype),
+            np.array(plan, np.int64),
+            memories,
+            dtype.type(0),
+            n_streams,
+            (*buffer.batch_shape, hop_length),
+            stft.dtype,
+            windows["unchanged"],
+            arrays,
         )
-        hops = np.empty((n_streams, stft.hop_length), dtype)
-        push(threads[0][0], state, threads[0][1], ready.magnitude, ready.no_spectrum, False, hops, 0, 0)
+        push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)
         return ready
 
 
@@ -198,41 +202,63 @@ def suits(stft: STFT, update: Update, init: Start) -> bool:
     return known and stft.device.type == "cpu"
 
 
-def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int, dtype: Any) -> Plan:
-    stft = buffer.stft
-    fft = numba_fft.make(stft.n_fft, dtype)
-    forward = stft.scale * (0.5 if fft.own else 1.0)
-    inverse = 1 / (stft.n_fft * stft.scale)
-
-    def padded(window: Tensor, scale: float = 1.0) -> Array:
-        values = (window * scale).numpy()
-        return np.pad(values, (0, numba_fft.pad(len(values)) - len(values)))
-
-    first_window, newest_window = asymmetric_windows(stft)
-    rule, constants = _rule(update, buffer.n_open)
-    return Plan(
+def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tuple[Plan, int]:
+    """Plan, and how many numbers a thread works on."""
+    stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
+    n_half, n_slots, rule = stft.n_fft // 2 + 1, 1 + update.n_carried, _rule(update, n_open)[0]
+    padded = numba_fft.pad(n_half)
+    spectra = n_open * padded
+    y = spectra + 2 * (n_slots + (rule == DIFFERENCE_MAP)) * n_open * padded
+    room = y + 2 * padded
+    samples = room + 4 * padded + numba_fft.GAP
+    others = samples + numba_fft.pad(n_samples) + WIDTH
+    plan = Plan(
+        n_fft=stft.n_fft,
+        n_half=n_half,
+        padded=padded,
+        padded_frame=numba_fft.pad(stft.n_fft),
+        own_fft=numba_fft.suits(stft.n_fft),
+        second_radix=numba_fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
-        n_open=buffer.n_open,
+        n_open=n_open,
         n_revised=buffer.n_heard // stft.hop_length,
         n_fade=buffer.n_fade,
-        n_samples=buffer.committed.shape[-1],
-        n_carried=update.n_carried,
+        n_samples=n_samples,
+        n_slots=n_slots,
         n_iter=n_iter,
         # By then all frames that left before the change have left the coverage, too.
-        n_settling=2 * buffer.n_open + 2 * stft.look_back + 2,
+        n_settling=2 * n_open + 2 * stft.look_back + 2,
         rule=rule,
         start=ZEROS if isinstance(init, Zeros) else OVERLAP,
         compensated=buffer.compensated,
         commits_consistent=isinstance(update, GriffinLim),
-        constants=constants.astype(dtype),
-        window=padded(stft.window, forward),
-        dual_window=padded(stft.dual_window, inverse),
-        envelope=padded(stft.envelope),
-        first_window=padded(first_window, forward),
-        newest_window=padded(newest_window, forward),
-        fade=buffer.fade().numpy(),
-        fft=fft,
+        spectra=spectra,
+        y=y,
+        room=room,
+        samples=samples,
+        others=others,
     )
+    return plan, others + numba_fft.pad(n_samples) + WIDTH
+
+
+def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Array]:
+    stft, dtype = buffer.stft, buffer.stft.dtype
+    forward, inverse = stft.scale * (0.5 if plan.own_fft else 1.0), 1 / (stft.n_fft * stft.scale)
+    first_window, newest_window = asymmetric_windows(stft)
+    windows = {
+        "window": stft.window * forward,
+        "dual_window": stft.dual_window * inverse,
+        "envelope": stft.envelope,
+        "first_window": first_window * forward,
+        "newest_window": newest_window * forward,
+    }
+    padding = (0, plan.padded_frame - plan.n_fft)
+    return {
+        "constants": _rule(update, plan.n_open)[1],
+        "fade": buffer.fade().to(dtype).numpy(),
+        "tables": numba_fft.tables(plan.n_fft),
+        **{name: np.pad(window.numpy(), padding) for name, window in windows.items()},
+    }
 
 
 def _rule(update: Update, n_open: int) -> tuple[int, Array]:
@@ -258,9 +284,14 @@ def _rule(update: Update, n_open: int) -> tuple[int, Array]:
     return rule, np.tile(constants, (n_open, 1))
 
 
-def _flat(state: Tensor, batch_shape: tuple[int, ...]) -> Array:
-    """Array over the memory of a buffer, the axes of the batch made one."""
-    return state.detach().numpy().reshape(math.prod(batch_shape), *state.shape[len(batch_shape) :])
+def _aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
+    """Zeros, or values, that begin where a cache line does: lanes that cross two lines take twice as long."""
+    room = np.zeros(size * dtype.itemsize + LINE, np.uint8)
+    begin = -room.ctypes.data % LINE
+    array = room[begin : begin + size * dtype.itemsize].view(dtype)
+    if values is not None:
+        array[:] = values.ravel()
+    return array
 
 
 def _not_compiled() -> Tensor:

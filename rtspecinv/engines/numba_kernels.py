@@ -1,34 +1,41 @@
 """One push of one stream, compiled: what `FrameBuffer`, the projections and the rules say, in one pass.
 
-Everything happens in one flat array `work`, which positions point into. Its layout, `padded` being n_half up to
-the next multiple of WIDTH and every spectrum `padded` real parts followed by `padded` imaginary ones:
+Everything happens in one flat array `work`, which positions point into. Its layout, every spectrum being `padded`
+real parts and as many imaginary ones, where `padded` is n_half up to the next multiple of WIDTH:
 
-    target      n_open * padded          magnitudes of the frames
-    spectra     n_slots * n_open * 2 * padded      the iterate c, what the rule carries, and for the difference
-                                         map one more
-    y           2 * padded               spectrum of one frame on its way through P_C
-    room        4 * padded               for its transforms
-    samples     n_samples + WIDTH        committed samples and what the frames add to them
-    others      n_samples + WIDTH        the same without the newest frame, when windows are made
+    0            magnitudes (n_open, padded)
+    spectra      the iterate c, what the rule carries and, for the difference map, P_C(c):
+                 (n_slots, n_open, 2 * padded)
+    y            spectrum of one frame on its way through P_C
+    room         for its transforms
+    samples      committed samples and what the frames add to them
+    others       the same without the newest frame, when windows are made
 
-A sweep visits every frame twice: P_M, what the rule makes of it, inverse transform, overlap-add; then, the samples
-being complete, transform and the rest of the rule. Padding holds zeros, which every step maps to zeros.
+A sweep visits every frame twice: P_M, what the rule makes of it, inverse transform, overlap-add; then, the
+samples being complete, transform and the rest of the rule. Padding holds zeros, which every step maps to zeros.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
-import numpy as np
 
-from rtspecinv.engines.numba_fft import Fft, analyze, synthesize
-from rtspecinv.engines.numba_lanes import WIDTH, broadcast, deinterleave, direction, interleave, load, store
-from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START
+from rtspecinv.engines.numba_fft import analyze, synthesize
+from rtspecinv.engines.numba_lanes import (
+    WIDTH,
+    broadcast,
+    deinterleave,
+    direction,
+    interleave,
+    load,
+    pointers,
+    store,
+    unpack,
+)
+from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
-Array = np.ndarray[Any, Any]
-
-# Rules. The linear family is y = y_a A + y_c c with A = P_M(c), s = P_C(y), c' = b_s s + b_c c + b_a A + b_p s_prev.
+# Rules. The linear family: A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p s_before.
 LINEAR, DIFFERENCE_MAP, ADMM, ACCELERATED = range(4)
 
 # Starts of the newest frame, unless it is given.
@@ -36,111 +43,103 @@ OVERLAP, ZEROS = range(2)
 
 
 class Plan(NamedTuple):
-    """What stays as it is from push to push."""
+    """Numbers that stay as they are from push to push."""
 
+    n_fft: int
+    n_half: int
+    padded: int  # n_half up to the next multiple of WIDTH
+    padded_frame: int  # n_fft up to the next multiple of WIDTH
+    own_fft: int  # 0 or 1
+    second_radix: int
     hop_length: int
     n_open: int
     n_revised: int
     n_fade: int
     n_samples: int
-    n_carried: int
+    n_slots: int  # spectra in the buffer
     n_iter: int
     n_settling: int  # pushes without a change of presence until the windows stay as they are
     rule: int
     start: int
-    compensated: bool
-    commits_consistent: bool  # Griffin-Lim commits P_M(s), all others P_M(P_C(P_M(c)))
-    constants: Array  # (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of the rule
-    window: Array  # (n_fft,), padded as all windows are; with the scale of the transform
-    dual_window: Array  # with the scale of the inverse transform
-    envelope: Array
-    first_window: Array  # asymmetric windows, before and after the newest frame adds itself
-    newest_window: Array
-    fade: Array  # (n_fade,)
-    fft: Fft
+    compensated: int  # 0 or 1
+    commits_consistent: int  # 0 or 1: Griffin-Lim commits P_M(s), all others P_M(P_C(P_M(c)))
+    spectra: int
+    y: int
+    room: int
+    samples: int
+    others: int
 
 
-class State(NamedTuple):
-    """State of a `FrameBuffer`, the streams along one axis, and the windows that follow from it."""
+class Memory(NamedTuple):
+    """Addresses of what stays where it is from push to push; windows go up to `padded_frame`."""
 
-    magnitude: Array
-    present: Array
-    spectra: Array
-    past: Array
-    committed: Array
-    coverage: Array
-    expected: Array
-    unchanged: Array  # (n_streams,) pushes since presence changed
-    analysis: Array  # (n_streams, n_open, padded n_fft)
-    start_analysis: Array  # (n_streams, padded n_fft)
-    gain: Array  # (n_streams, hop_length + n_fade)
+    # State as in `FrameBuffer`, of all streams.
+    magnitude: int
+    present: int
+    spectra: int
+    past: int
+    committed: int
+    coverage: int
+    expected: int
+    # What follows from it.
+    unchanged: int  # (n_streams,) pushes since presence changed, at most n_settling + 1
+    analysis: int  # (n_streams, n_open, padded_frame)
+    start_analysis: int  # (n_streams, padded_frame)
+    gain: int  # (n_streams, hop_length + n_fade)
+    # Constants.
+    constants: int  # (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule
+    window: int  # with the scale of the transform
+    dual_window: int  # with the scale of the inverse transform
+    envelope: int
+    first_window: int  # asymmetric windows, before and after the newest frame adds itself
+    newest_window: int
+    fade: int  # (n_fade,)
+    tables: int
+    # Room of a thread.
+    work: int
+    real: int
+    half: int
+
+
+class Call(NamedTuple):
+    """Addresses of what one push takes and gives."""
+
+    magnitude: int
+    spectrum: int
+    hops: int
 
 
 @numba.njit(nogil=True, cache=True)
-def push(plan, state, work, magnitude, spectrum, is_frame, hops, first, last):
+def push(plan, memory, magnitude, spectrum, hops, number, first, last):
     """Advance streams `first` to `last - 1` by one frame.
 
-    magnitude: `(n_streams, n_half)`, without a meaning unless `is_frame`.
-    spectrum: `(n_streams, n_half, 2)`, starts that take the place of the plan's; empty if there are none.
-    hops: `(n_streams, hop_length)`, filled with the samples that are final now.
+    plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
+    magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples that
+        are final now, `(n_streams, n_half)`, `(n_streams, n_half, 2)` and `(n_streams, hop_length)`.
+    number: zero, of the precision of everything.
     """
+    plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
+    is_frame, is_given = magnitude != 0, spectrum != 0
+    call = pointers(Call(magnitude, spectrum, hops), number)
     for stream in range(first, last):
-        _shift(plan, state, stream, magnitude, is_frame)
-        if state.unchanged[stream] <= plan.n_settling:
-            _make_windows(plan, state, work, stream)
-        _load(plan, state, work, stream)
-        _start(plan, state, work, stream, spectrum)
+        _shift(plan, memory, stream, call.magnitude, is_frame)
+        if memory.unchanged[stream] <= plan.n_settling:
+            _make_windows(plan, memory, stream)
+        _load(plan, memory, stream)
+        _start(plan, memory, stream, call.spectrum, is_given)
         for _ in range(plan.n_iter):
-            _iterate(plan, state, work, stream)
-        _save(plan, state, work, stream)
-        _commit(plan, state, work, stream, hops)
-
-
-# --- Positions in work -------------------------------------------------------------------------------------
-
-
-@numba.njit(inline="always")
-def _n_slots(plan):
-    return 1 + plan.n_carried + (plan.rule == DIFFERENCE_MAP)
-
-
-@numba.njit(inline="always")
-def _target(plan, frame):
-    return frame * plan.fft.padded
-
-
-@numba.njit(inline="always")
-def _spectrum(plan, slot, frame):
-    return (plan.n_open + 2 * (slot * plan.n_open + frame)) * plan.fft.padded
-
-
-@numba.njit(inline="always")
-def _y(plan):
-    return plan.n_open * (1 + 2 * _n_slots(plan)) * plan.fft.padded
-
-
-@numba.njit(inline="always")
-def _room(plan):
-    return _y(plan) + 2 * plan.fft.padded
-
-
-@numba.njit(inline="always")
-def _samples(plan):
-    return _room(plan) + 4 * plan.fft.padded
-
-
-@numba.njit(inline="always")
-def _others(plan):
-    return _samples(plan) + plan.n_samples + WIDTH
-
-
-@numba.njit
-def work_size(plan):
-    """Numbers in `work`."""
-    return _others(plan) + plan.n_samples + WIDTH
+            _iterate(plan, memory, stream)
+        _save(plan, memory, stream)
+        _commit(plan, memory, stream, call.hops)
 
 
 # --- State in and out --------------------------------------------------------------------------------------
+
+
+@numba.njit(forceinline=True)
+def _spectrum(plan, slot, frame):
+    """Position of a spectrum."""
+    return plan.spectra + 2 * (slot * plan.n_open + frame) * plan.padded
 
 
 @numba.njit
@@ -150,48 +149,55 @@ def _move(target, to, source, at, n):
     for i in range(0, whole, WIDTH):
         store(target, to + i, load(source, at + i))
     for i in range(whole, n):
-        target.flat[to + i] = source.flat[at + i]
+        target[to + i] = source[at + i]
 
 
 @numba.njit
-def _shift(plan, state, stream, magnitude, is_frame):
+def _fill(target, to, n, value):
+    for i in range(to, to + n):
+        target[i] = value
+
+
+@numba.njit
+def _shift(plan, memory, stream, magnitude, is_frame):
     """Shift magnitudes and presence by one frame; spectra are shifted when they are loaded."""
-    n_open, n_half = plan.n_open, state.magnitude.shape[2]
-    at = stream * n_open * n_half
-    newest = at + (n_open - 1) * n_half
-    _move(state.magnitude, at, state.magnitude, at + n_half, newest - at)
+    n_open, n_half = plan.n_open, plan.n_half
+    first = stream * n_open * n_half
+    newest = first + (n_open - 1) * n_half
+    _move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
     if is_frame:
-        _move(state.magnitude, newest, magnitude, stream * n_half, n_half)
+        _move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
     else:
-        state.magnitude[stream, n_open - 1] = 0
-    present = state.present[stream]
-    state.unchanged[stream] = state.unchanged[stream] + 1 if present[n_open - 1] == is_frame else 0
-    for frame in range(n_open - 1):
-        present[frame] = present[frame + 1]
-    present[n_open - 1] = is_frame
+        _fill(memory.magnitude, newest, n_half, 0)
+    first = stream * n_open
+    newest = first + n_open - 1
+    if memory.present[newest] != is_frame:
+        memory.unchanged[stream] = 0
+    elif memory.unchanged[stream] <= plan.n_settling:
+        memory.unchanged[stream] += 1
+    _move(memory.present, first, memory.present, first + 1, n_open - 1)
+    memory.present[newest] = is_frame
 
 
 @numba.njit
-def _load(plan, state, work, stream):
-    """Targets, and spectra shifted by one frame; the newest is zero."""
-    n_open, n_half, padded = plan.n_open, state.magnitude.shape[2], plan.fft.padded
+def _load(plan, memory, stream):
+    """Magnitudes, and spectra shifted by one frame; the newest is zero."""
+    n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
-        _move(work, _target(plan, frame), state.magnitude, (stream * n_open + frame) * n_half, n_half)
-    for slot in range(1 + plan.n_carried):
+        _move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
+    for slot in range(plan.n_slots):
         for frame in range(n_open - 1):
-            at = ((stream * (1 + plan.n_carried) + slot) * n_open + frame + 1) * 2 * n_half
-            _split(work, _spectrum(plan, slot, frame), padded, state.spectra, at, n_half)
-        newest = _spectrum(plan, slot, n_open - 1)
-        work[newest : newest + 2 * padded] = 0
+            at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
+            _split(work, _spectrum(plan, slot, frame), padded, memory.spectra, at, n_half)
+        _fill(work, _spectrum(plan, slot, n_open - 1), 2 * padded, 0)
 
 
 @numba.njit
-def _save(plan, state, work, stream):
-    n_open, n_half, padded = plan.n_open, state.magnitude.shape[2], plan.fft.padded
-    for slot in range(1 + plan.n_carried):
-        for frame in range(n_open):
-            at = ((stream * (1 + plan.n_carried) + slot) * n_open + frame) * 2 * n_half
-            _join(state.spectra, at, work, _spectrum(plan, slot, frame), padded, n_half)
+def _save(plan, memory, stream):
+    for slot in range(plan.n_slots):
+        for frame in range(plan.n_open):
+            to = ((stream * plan.n_slots + slot) * plan.n_open + frame) * 2 * plan.n_half
+            _join(memory.spectra, to, memory.work, _spectrum(plan, slot, frame), plan.padded, plan.n_half)
 
 
 @numba.njit
@@ -203,321 +209,284 @@ def _split(work, to, padded, pairs, at, n):
         store(work, to + k, a)
         store(work, to + padded + k, A)
     for k in range(whole, n):
-        work[to + k], work[to + padded + k] = pairs.flat[at + 2 * k], pairs.flat[at + 2 * k + 1]
+        work[to + k], work[to + padded + k] = pairs[at + 2 * k], pairs[at + 2 * k + 1]
 
 
 @numba.njit
 def _join(pairs, to, work, at, padded, n):
-    """The inverse of `_split`."""
+    """Do the inverse of `_split`."""
     whole = n - n % WIDTH
     for k in range(0, whole, WIDTH):
         low, high = interleave(load(work, at + k), load(work, at + padded + k))
         store(pairs, to + 2 * k, low)
         store(pairs, to + 2 * k + WIDTH, high)
     for k in range(whole, n):
-        pairs.flat[to + 2 * k], pairs.flat[to + 2 * k + 1] = work[at + k], work[at + padded + k]
-
-
-@numba.njit
-def _copy(work, to, source, n):
-    _move(work, to, work, source, n)
+        pairs[to + 2 * k], pairs[to + 2 * k + 1] = work[at + k], work[at + padded + k]
 
 
 # --- The two projections -----------------------------------------------------------------------------------
 
 
-@numba.njit(inline="always")
-def _p_m(work, target, c, k, padded):
+@numba.njit(forceinline=True)
+def _p_m(work, magnitude, c, k, padded):
     """Lanes of P_M(c), and of c."""
-    a, A = load(work, c + k), load(work, c + padded + k)
+    a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
     b, B = direction(a, A)
-    magnitude = load(work, target + k)
-    return magnitude * b, magnitude * B, a, A
+    return m * b, m * B, a, A
 
 
 @numba.njit
-def _to_magnitude(plan, work, frame, c, to):
+def _to_magnitude(plan, memory, frame, c, to):
     """P_M of the spectrum at `c`."""
-    padded = plan.fft.padded
+    padded, work = plan.padded, memory.work
     for k in range(0, padded, WIDTH):
-        a, A, _, _ = _p_m(work, _target(plan, frame), c, k, padded)
+        a, A, _, _ = _p_m(work, frame * padded, c, k, padded)
         store(work, to + k, a)
         store(work, to + padded + k, A)
 
 
 @numba.njit
-def _begin_samples(plan, state, work, stream):
-    _move(work, _samples(plan), state.committed, stream * plan.n_samples, plan.n_samples)
+def _begin(plan, memory, stream, n):
+    """Put the first n committed samples where frames are added to them."""
+    _move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, n)
 
 
 @numba.njit
-def _add_frame(plan, work, frame, spectrum):
-    samples = _samples(plan) + frame * plan.hop_length
-    synthesize(work, spectrum, samples, plan.dual_window, _room(plan), plan.fft)
+def _add(plan, memory, frame, spectrum):
+    synthesize(plan, memory, spectrum, plan.samples + frame * plan.hop_length)
 
 
 @numba.njit
-def _keep_heard(plan, state, work, stream):
-    """What was heard stays."""
-    n_heard = plan.n_revised * plan.hop_length
-    _move(work, _samples(plan), state.committed, stream * plan.n_samples, n_heard)
+def _analyze(plan, memory, stream, frame, to):
+    at = (stream * plan.n_open + frame) * plan.padded_frame
+    analyze(plan, memory, memory.analysis, at, plan.samples + frame * plan.hop_length, to)
+
+
+# What `_overlap_add` adds of a frame: c, P_M(c), or the y of the rule.
+ITERATE, TARGET, RULE = range(3)
 
 
 @numba.njit
-def _analyze_frame(plan, state, work, stream, frame, to):
-    samples = _samples(plan) + frame * plan.hop_length
-    at = (stream * plan.n_open + frame) * state.start_analysis.shape[1]
-    analyze(work, samples, state.analysis, at, to, _room(plan), plan.fft)
+def _overlap_add(plan, memory, stream, n_frames, what):
+    """Samples of the first frames on top of the committed ones; the heard ones stay."""
+    _begin(plan, memory, stream, plan.n_samples)
+    for frame in range(n_frames):
+        if memory.present[stream * plan.n_open + frame]:
+            c, y = _spectrum(plan, 0, frame), plan.y
+            if what == RULE:
+                _before(plan, memory, frame)
+            elif what == TARGET:
+                _to_magnitude(plan, memory, frame, c, y)
+            else:
+                y = c
+            _add(plan, memory, frame, y)
+    _begin(plan, memory, stream, plan.n_revised * plan.hop_length)
 
 
 # --- The rules: before and after P_C -----------------------------------------------------------------------
 
 
 @numba.njit
-def _before(plan, work, frame):
-    """The spectrum y that P_C is applied to; the part of the iterate that needs no P_C takes its place."""
-    padded, c, y, target = plan.fft.padded, _spectrum(plan, 0, frame), _y(plan), _target(plan, frame)
-    if plan.rule == ADMM:  # y = P_M(z - u) + u takes the place of u
-        u = _spectrum(plan, 1, frame)
+def _before(plan, memory, frame):
+    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate."""
+    padded, work, c, y = plan.padded, memory.work, _spectrum(plan, 0, frame), plan.y
+    magnitude, one, at = frame * padded, _spectrum(plan, 1, frame), 6 * frame
+    if plan.rule == LINEAR:
+        y_a, y_c = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
+        b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
+        b_p = broadcast(memory.constants[at + 5])
         for k in range(0, padded, WIDTH):
-            a, A = load(work, c + k), load(work, c + padded + k)
-            b, B = load(work, u + k), load(work, u + padded + k)
+            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            store(work, y + k, y_a * a + y_c * b)
+            store(work, y + padded + k, y_a * A + y_c * B)
+            b, B = b_c * b + b_a * a, b_c * B + b_a * A
+            if plan.n_slots > 1:
+                b = b + b_p * load(work, one + k)
+                B = B + b_p * load(work, one + padded + k)
+            store(work, c + k, b)
+            store(work, c + padded + k, B)
+    elif plan.rule == DIFFERENCE_MAP:  # y = A + (A - c) / beta, rest c - beta P_M(s - (s - c) / beta)
+        inverse, beta = broadcast(memory.constants[at]), broadcast(memory.constants[at + 2])
+        for k in range(0, padded, WIDTH):
+            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            store(work, y + k, a + inverse * (a - b))
+            store(work, y + padded + k, A + inverse * (A - B))
+            d, D, m = load(work, one + k), load(work, one + padded + k), load(work, magnitude + k)
+            d, D = direction(d - inverse * (d - b), D - inverse * (D - B))
+            store(work, c + k, b - beta * (m * d))
+            store(work, c + padded + k, B - beta * (m * D))
+    elif plan.rule == ADMM:  # y = P_M(z - u) + u, which takes the place of u
+        for k in range(0, padded, WIDTH):
+            a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
+            b, B = load(work, one + k), load(work, one + padded + k)
             d, D = direction(a - b, A - B)
-            magnitude = load(work, target + k)
-            b, B = magnitude * d + b, magnitude * D + B
+            b, B = m * d + b, m * D + B
             store(work, y + k, b)
             store(work, y + padded + k, B)
-            store(work, u + k, b)
-            store(work, u + padded + k, B)
-        return
-    if plan.rule == ACCELERATED:
-        _to_magnitude(plan, work, frame, c, y)
-        return
-    y_a, y_c = broadcast(plan.constants[frame, 0]), broadcast(plan.constants[frame, 1])
-    b_c, b_a = broadcast(plan.constants[frame, 3]), broadcast(plan.constants[frame, 4])
-    b_p = broadcast(plan.constants[frame, 5])
-    for k in range(0, padded, WIDTH):
-        a, A, b, B = _p_m(work, target, c, k, padded)
-        store(work, y + k, y_a * a + y_c * b)
-        store(work, y + padded + k, y_a * A + y_c * B)
-        b, B = b_c * b + b_a * a, b_c * B + b_a * A
-        if plan.n_carried:
-            previous = _spectrum(plan, 1, frame)
-            b = b + b_p * load(work, previous + k)
-            B = B + b_p * load(work, previous + padded + k)
-        store(work, c + k, b)
-        store(work, c + padded + k, B)
+            store(work, one + k, b)
+            store(work, one + padded + k, B)
+    else:
+        _to_magnitude(plan, memory, frame, c, y)
 
 
 @numba.njit
-def _after(plan, work, frame, s):
-    """The new iterate, s = P_C(y) being known."""
-    padded, c, one = plan.fft.padded, _spectrum(plan, 0, frame), _spectrum(plan, 1, frame)
-    constants = plan.constants[frame]
+def _after(plan, memory, frame, s):
+    """Find the new iterate, `s = P_C(y)` being known."""
+    work, n, c, one = memory.work, 2 * plan.padded, _spectrum(plan, 0, frame), _spectrum(plan, 1, frame)
+    first, second = broadcast(memory.constants[6 * frame]), broadcast(memory.constants[6 * frame + 1])
+    third, fourth = broadcast(memory.constants[6 * frame + 2]), broadcast(memory.constants[6 * frame + 3])
     if plan.rule == ADMM:  # z' = (rho y + s) / (1 + rho), u' = y - z'
-        b_y, b_s = broadcast(constants[0]), broadcast(constants[1])
-        for i in range(0, 2 * padded, WIDTH):
+        for i in range(0, n, WIDTH):
             y = load(work, one + i)
-            z = b_y * y + b_s * load(work, s + i)
+            z = first * y + second * load(work, s + i)
             store(work, c + i, z)
             store(work, one + i, y - z)
-    elif (
-        plan.rule == ACCELERATED
-    ):  # t' = (1 - gamma) d + gamma s, c' = t' + alpha (t' - t), d' = t' + beta (t' - t)
+    elif plan.rule == ACCELERATED:  # t' = (1 - gamma) d + gamma s, c' = t' + alpha (t' - t), d' likewise
         d = _spectrum(plan, 2, frame)
-        alpha, beta = broadcast(constants[0]), broadcast(constants[1])
-        gamma, rest = broadcast(constants[2]), broadcast(constants[3])
-        for i in range(0, 2 * padded, WIDTH):
-            new = rest * load(work, d + i) + gamma * load(work, s + i)
-            change = new - load(work, one + i)
-            store(work, c + i, new + alpha * change)
-            store(work, one + i, new)
-            store(work, d + i, new + beta * change)
+        for i in range(0, n, WIDTH):
+            t = fourth * load(work, d + i) + third * load(work, s + i)
+            change = t - load(work, one + i)
+            store(work, c + i, t + first * change)
+            store(work, one + i, t)
+            store(work, d + i, t + second * change)
     else:
-        b_s = broadcast(constants[2])
-        for i in range(0, 2 * padded, WIDTH):
+        for i in range(0, n, WIDTH):
             new = load(work, s + i)
-            store(work, c + i, load(work, c + i) + b_s * new)
-            if plan.n_carried:
+            store(work, c + i, load(work, c + i) + third * new)
+            if plan.n_slots > 1:
                 store(work, one + i, new)
 
 
 @numba.njit
-def _before_difference_map(plan, work, frame):
-    """Make `y = A + (A - c) / beta`; `c - beta P_M(s - (s - c) / beta)` takes the place of c. `s = P_C(c)`."""
-    padded, c, y = plan.fft.padded, _spectrum(plan, 0, frame), _y(plan)
-    s, target = _spectrum(plan, 1, frame), _target(plan, frame)
-    beta, inverse = broadcast(plan.constants[frame, 2]), broadcast(plan.constants[frame, 0])
-    for k in range(0, padded, WIDTH):
-        a, A, b, B = _p_m(work, target, c, k, padded)
-        store(work, y + k, a + inverse * (a - b))
-        store(work, y + padded + k, A + inverse * (A - B))
-        d, D = load(work, s + k), load(work, s + padded + k)
-        d, D = direction(d - inverse * (d - b), D - inverse * (D - B))
-        magnitude = load(work, target + k)
-        store(work, c + k, b - beta * (magnitude * d))
-        store(work, c + padded + k, B - beta * (magnitude * D))
-
-
-@numba.njit
-def _iterate(plan, state, work, stream):
+def _iterate(plan, memory, stream):
     """One step of the rule; frames that are not there are zeros and stay zeros."""
-    present, n_open = state.present[stream], plan.n_open
-    if plan.rule == DIFFERENCE_MAP:
-        _begin_samples(plan, state, work, stream)
-        for frame in range(n_open):
-            if present[frame]:
-                _add_frame(plan, work, frame, _spectrum(plan, 0, frame))
-        _keep_heard(plan, state, work, stream)
-        for frame in range(n_open):
-            if present[frame]:
-                _analyze_frame(plan, state, work, stream, frame, _spectrum(plan, 1, frame))
-    _begin_samples(plan, state, work, stream)
-    for frame in range(n_open):
-        if present[frame]:
-            if plan.rule == DIFFERENCE_MAP:
-                _before_difference_map(plan, work, frame)
-            else:
-                _before(plan, work, frame)
-            _add_frame(plan, work, frame, _y(plan))
-    _keep_heard(plan, state, work, stream)
-    for frame in range(n_open):
-        if present[frame]:
-            _analyze_frame(plan, state, work, stream, frame, _y(plan))
-            _after(plan, work, frame, _y(plan))
+    if plan.rule == DIFFERENCE_MAP:  # P_C(c) first
+        _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
+        for frame in range(plan.n_open):
+            if memory.present[stream * plan.n_open + frame]:
+                _analyze(plan, memory, stream, frame, _spectrum(plan, 1, frame))
+    _overlap_add(plan, memory, stream, plan.n_open, RULE)
+    for frame in range(plan.n_open):
+        if memory.present[stream * plan.n_open + frame]:
+            _analyze(plan, memory, stream, frame, plan.y)
+            _after(plan, memory, frame, plan.y)
 
 
 # --- The beginning and the end of a push -------------------------------------------------------------------
 
 
 @numba.njit
-def _start(plan, state, work, stream, spectrum):
+def _start(plan, memory, stream, spectrum, is_given):
     """Spectra of the newest frame."""
-    newest, present = plan.n_open - 1, state.present[stream]
-    if not present[newest]:
+    newest, work = plan.n_open - 1, memory.work
+    if not memory.present[stream * plan.n_open + newest]:
         return
-    c, n_half, padded = _spectrum(plan, 0, newest), state.magnitude.shape[2], plan.fft.padded
-    if spectrum.shape[0]:
-        _split(work, c, padded, spectrum, stream * 2 * n_half, n_half)
+    c = _spectrum(plan, 0, newest)
+    if is_given:
+        _split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
-        _copy(work, c, _target(plan, newest), padded)
+        _move(work, c, work, newest * plan.padded, plan.padded)
     else:
-        _begin_samples(plan, state, work, stream)
-        for frame in range(newest):
-            if present[frame]:
-                _to_magnitude(plan, work, frame, _spectrum(plan, 0, frame), _y(plan))
-                _add_frame(plan, work, frame, _y(plan))
-        _keep_heard(plan, state, work, stream)
-        at = stream * state.start_analysis.shape[1]
-        samples = _samples(plan) + newest * plan.hop_length
-        analyze(work, samples, state.start_analysis, at, c, _room(plan), plan.fft)
+        _overlap_add(plan, memory, stream, newest, TARGET)
+        at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
+        analyze(plan, memory, memory.start_analysis, at, samples, c)
     if plan.rule != ADMM:  # whose u starts with zero
-        for slot in range(1, 1 + plan.n_carried):
-            _copy(work, _spectrum(plan, slot, newest), c, 2 * padded)
+        for slot in range(1, plan.n_slots):
+            _move(work, _spectrum(plan, slot, newest), work, c, 2 * plan.padded)
 
 
 @numba.njit
-def _estimate(plan, state, work, stream, n_frames):
+def _estimate(plan, memory, stream, n_frames):
     """Spectra to commit, of the first frames, in place of the iterate."""
-    present = state.present[stream]
+    slot = plan.n_slots - 1 if plan.commits_consistent and plan.n_iter else 0
     if plan.n_iter and not plan.commits_consistent:
-        _begin_samples(plan, state, work, stream)
-        for frame in range(plan.n_open):
-            if present[frame]:
-                _to_magnitude(plan, work, frame, _spectrum(plan, 0, frame), _y(plan))
-                _add_frame(plan, work, frame, _y(plan))
-        _keep_heard(plan, state, work, stream)
-        for frame in range(n_frames):
-            if present[frame]:
-                _analyze_frame(plan, state, work, stream, frame, _spectrum(plan, 0, frame))
-    slot = plan.n_carried if plan.commits_consistent and plan.n_iter else 0
+        _overlap_add(plan, memory, stream, plan.n_open, TARGET)
     for frame in range(n_frames):
-        if present[frame]:
-            _to_magnitude(plan, work, frame, _spectrum(plan, slot, frame), _spectrum(plan, 0, frame))
+        c, estimate = _spectrum(plan, slot, frame), _spectrum(plan, 0, frame)
+        if memory.present[stream * plan.n_open + frame]:
+            if plan.n_iter and not plan.commits_consistent:
+                _analyze(plan, memory, stream, frame, c)
+            _to_magnitude(plan, memory, frame, c, estimate)
 
 
 @numba.njit
-def _commit(plan, state, work, stream, hops):
+def _commit(plan, memory, stream, hops):
     """Put the hop that is final now into `hops`; the oldest frame leaves."""
-    hop_length, n_fade, n_samples = plan.hop_length, plan.n_fade, plan.n_samples
-    n_heard, samples, present = plan.n_revised * hop_length, _samples(plan), state.present[stream]
-    n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # that have a part in it
-    _estimate(plan, state, work, stream, n_frames)
+    hop_length, n_fade, n_samples, work = plan.hop_length, plan.n_fade, plan.n_samples, memory.work
+    n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_open
+    n_final, n_pairs, committed = n_heard + hop_length, 2 * plan.n_half, stream * n_samples
+    n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # that have a part in the hop
+    _estimate(plan, memory, stream, n_frames)
 
-    _begin_samples(plan, state, work, stream)
-    committed, n_final = state.committed[stream], n_heard + hop_length
-    if present[0]:
-        _add_frame(plan, work, 0, _spectrum(plan, 0, 0))
-    begin = stream * n_samples
-    _move(state.committed, begin, state.committed, begin + hop_length, max(0, n_heard - hop_length))
-    _move(state.committed, begin + n_heard, work, samples + n_final, n_samples - n_final)
-    committed[n_samples - hop_length :] = 0
+    _begin(plan, memory, stream, n_samples)
+    _move(memory.committed, committed, memory.committed, committed + hop_length, n_heard)
+    for frame in range(n_frames):
+        if memory.present[first + frame]:
+            _add(plan, memory, frame, _spectrum(plan, 0, frame))
+        if frame == 0:  # it leaves what is not heard yet
+            _move(memory.committed, committed + n_heard, work, samples + n_final, n_samples - n_final)
+    _fill(memory.committed, committed + n_samples - hop_length, hop_length, 0)
 
-    for frame in range(1, n_frames):
-        if present[frame]:
-            _add_frame(plan, work, frame, _spectrum(plan, 0, frame))
-    gain, expected, hop = state.gain[stream], state.expected[stream], hops[stream]
+    hop, expected, gain = stream * hop_length, stream * n_fade, stream * (hop_length + n_fade)
     for i in range(hop_length):
-        hop[i] = work[samples + n_heard + i] * gain[i]
+        hops[hop + i] = work[samples + n_heard + i] * memory.gain[gain + i]
     for i in range(n_fade):
-        hop[i] = expected[i] + plan.fade[i] * (hop[i] - expected[i])
-        expected[i] = work[samples + n_final + i] * gain[hop_length + i]
+        before = memory.expected[expected + i]
+        hops[hop + i] = before + memory.fade[i] * (hops[hop + i] - before)
+        memory.expected[expected + i] = work[samples + n_final + i] * memory.gain[gain + hop_length + i]
     if n_heard:
-        committed[n_heard - hop_length : n_heard] = hop
+        _move(memory.committed, committed + n_heard - hop_length, hops, hop, hop_length)
 
-    n_half, at = state.magnitude.shape[2], stream * state.past.shape[1] * 2 * state.magnitude.shape[2]
-    n_pairs = (state.past.shape[1] - 1) * 2 * n_half
-    _move(state.past, at, state.past, at + 2 * n_half, n_pairs)
-    _join(state.past, at + n_pairs, work, _spectrum(plan, 0, 0), plan.fft.padded, n_half)
-
-    if state.unchanged[stream] <= plan.n_settling:
-        _retire_coverage(plan, state, stream)
+    past = stream * N_PAST * n_pairs
+    _move(memory.past, past, memory.past, past + n_pairs, (N_PAST - 1) * n_pairs)
+    _join(memory.past, past + (N_PAST - 1) * n_pairs, work, _spectrum(plan, 0, 0), plan.padded, plan.n_half)
+    if memory.unchanged[stream] <= plan.n_settling:
+        _retire_coverage(plan, memory, stream)
 
 
 @numba.njit
-def _retire_coverage(plan, state, stream):
-    """The window sum of the committed samples, like the samples."""
-    coverage, hop_length, n_heard = state.coverage[stream], plan.hop_length, plan.n_revised * plan.hop_length
-    n_fft, n_samples, n_final = plan.fft.n_fft, plan.n_samples, n_heard + hop_length
-    if state.present[stream, 0]:
-        for i in range(n_final, n_fft):
-            coverage[i] += plan.envelope[i]
-    for i in range(n_heard - hop_length):
-        coverage[i] = coverage[i + hop_length]
+def _retire_coverage(plan, memory, stream):
+    """Window sum of the committed samples; they are complete where they were heard."""
+    coverage, at, hop_length = memory.coverage, stream * plan.n_samples, plan.hop_length
+    n_heard = plan.n_revised * hop_length
+    if memory.present[stream * plan.n_open]:
+        for i in range(n_heard + hop_length, plan.n_fft):
+            coverage[at + i] += memory.envelope[i]
+    _move(coverage, at, coverage, at + hop_length, plan.n_samples - hop_length)
+    _fill(coverage, at + plan.n_samples - hop_length, hop_length, 0)
     if n_heard:
-        coverage[n_heard - hop_length : n_heard] = 1
-    for i in range(n_heard, n_samples - hop_length):
-        coverage[i] = coverage[i + hop_length]
-    coverage[n_samples - hop_length :] = 0
+        _fill(coverage, at + n_heard - hop_length, hop_length, 1)
 
 
 @numba.njit
-def _make_windows(plan, state, work, stream):
+def _make_windows(plan, memory, stream):
     """See `FrameBuffer._make_windows`."""
-    n_open, n_fft, hop_length = plan.n_open, plan.fft.n_fft, plan.hop_length
-    n_heard, n_samples, newest = plan.n_revised * hop_length, plan.n_samples, n_open - 1
-    total, others = _samples(plan), _others(plan)
-    coverage, present, analysis = state.coverage[stream], state.present[stream], state.analysis[stream]
-    for i in range(n_samples):
-        work[total + i] = work[others + i] = coverage[i]
+    n_open, n_fft, hop_length, work = plan.n_open, plan.n_fft, plan.hop_length, memory.work
+    n_heard, newest, total, others = plan.n_revised * hop_length, n_open - 1, plan.samples, plan.others
+    for i in range(plan.n_samples):
+        work[total + i] = work[others + i] = memory.coverage[stream * plan.n_samples + i]
     for frame in range(n_open):
-        if present[frame]:
+        if memory.present[stream * n_open + frame]:
             for i in range(max(0, n_heard - frame * hop_length), n_fft):
-                work[total + frame * hop_length + i] += plan.envelope[i]
+                work[total + frame * hop_length + i] += memory.envelope[i]
                 if frame < newest:
-                    work[others + frame * hop_length + i] += plan.envelope[i]
+                    work[others + frame * hop_length + i] += memory.envelope[i]
     for i in range(hop_length + plan.n_fade):
-        state.gain[stream, i] = 1 / max(work[total + n_heard + i], MIN_COVERAGE)
-    start = state.start_analysis[stream]
-    if not plan.compensated:
-        for i in range(n_fft):
-            start[i] = plan.first_window[i]
-            for frame in range(n_open):
-                window = plan.newest_window if frame == newest else plan.window
-                analysis[frame, i] = present[frame] * window[i]
-        return
+        gain = 1 / max(work[total + n_heard + i], MIN_COVERAGE)
+        memory.gain[stream * (hop_length + plan.n_fade) + i] = gain
     for i in range(n_fft):
-        start[i] = plan.window[i] / max(work[others + newest * hop_length + i], MIN_COVERAGE_AT_START)
-        for frame in range(n_open):
-            covered = max(work[total + frame * hop_length + i], MIN_COVERAGE)
-            analysis[frame, i] = present[frame] * plan.window[i] / covered
+        if plan.compensated:
+            covered = max(work[others + newest * hop_length + i], MIN_COVERAGE_AT_START)
+            start = memory.window[i] / covered
+        else:
+            start = memory.first_window[i]
+        memory.start_analysis[stream * plan.padded_frame + i] = start
+    for frame in range(n_open):
+        present, at = memory.present[stream * n_open + frame], (stream * n_open + frame) * plan.padded_frame
+        for i in range(n_fft):
+            if plan.compensated:
+                covered = max(work[total + frame * hop_length + i], MIN_COVERAGE)
+                window = memory.window[i] / covered
+            else:
+                window = memory.newest_window[i] if frame == newest else memory.window[i]
+            memory.analysis[at + i] = present * window

@@ -1,8 +1,10 @@
 """Eight numbers at once: vectors for compiled code.
 
 LLVM finds vector instructions in simple loops only; transforms have to spell them out. `Lanes` holds WIDTH
-numbers of one precision, in however many registers the machine needs for them, and does what numbers do. Flat
-positions in contiguous arrays of any number of axes say where lanes are loaded from and stored to, unchecked.
+numbers of one precision, in however many registers the machine needs for them, and does what numbers do.
+
+Compiled code gets memory as plain addresses (`pointers`), nothing of which is checked or counted: counting the
+references to arrays takes longer than a tenth of the arithmetic.
 """
 
 from __future__ import annotations
@@ -60,26 +62,52 @@ _register(operator.mul, "fmul")
 
 
 @intrinsic
-def load(typingctx: Any, array: Any, index: Any) -> Any:
-    """Lanes at positions `index`, `index + 1`, ... of an array."""
+def unpack(typingctx: Any, kind: Any, numbers: Any) -> Any:
+    """Named tuple `kind` of the first numbers of an array."""
+    result = types.NamedTuple([numbers.dtype] * len(kind.instance_class._fields), kind.instance_class)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer, align = _pointer(context, builder, sig.args[0], *args)
-        return builder.load(pointer, align=align)
+        data = context.make_array(sig.args[1])(context, builder, args[1]).data
+        values = [builder.load(builder.gep(data, [I32(i)])) for i in range(len(result))]
+        return context.make_tuple(builder, sig.return_type, values)
 
-    return Lanes(array.dtype)(array, types.intp), codegen
+    return result(kind, numbers), codegen
 
 
 @intrinsic
-def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
-    """Put lanes at positions `index`, `index + 1`, ... of an array."""
+def pointers(typingctx: Any, addresses: Any, number: Any) -> Any:
+    """Named tuple of addresses as pointers to numbers of the precision of `number`."""
+    result = types.NamedTuple([types.CPointer(number)] * len(addresses), addresses.instance_class)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer, align = _pointer(context, builder, sig.args[0], *args[:2])
-        builder.store(args[2], pointer, align=align)
+        pointer = context.get_value_type(result[0])
+        made = [builder.inttoptr(address, pointer) for address in cgutils.unpack_tuple(builder, args[0])]
+        return context.make_tuple(builder, sig.return_type, made)
+
+    return result(addresses, number), codegen
+
+
+@intrinsic
+def load(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """Lanes at positions `index`, `index + 1`, ... from a pointer on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, align = _place(context, builder, sig.args[0], *args)
+        return builder.load(place, align=align)
+
+    return Lanes(pointer.dtype)(pointer, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Put lanes at positions `index`, `index + 1`, ... from a pointer on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, align = _place(context, builder, sig.args[0], *args[:2])
+        builder.store(args[2], place, align=align)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, value), codegen
+    return types.void(pointer, types.intp, value), codegen
 
 
 @intrinsic
@@ -180,12 +208,11 @@ def direction(typingctx: Any, real: Any, imag: Any) -> Any:
     return types.UniTuple(real, 2)(real, imag), codegen
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Address of lanes in an array, and how it is aligned: like any one number."""
-    data = context.make_array(array_type)(context, builder, array).data
-    number = context.get_data_type(array_type.dtype)
-    address = builder.bitcast(builder.gep(data, [index]), ir.VectorType(number, WIDTH).as_pointer())
-    return address, context.get_abi_sizeof(number)
+def _place(context: Any, builder: Any, kind: Any, pointer: Any, index: Any) -> Any:
+    """Address of lanes, and how it is aligned: like any one number."""
+    number = context.get_value_type(kind.dtype)
+    place = builder.bitcast(builder.gep(pointer, [index]), ir.VectorType(number, WIDTH).as_pointer())
+    return place, context.get_abi_sizeof(number)
 
 
 def _places(indices: Any) -> ir.Constant:
