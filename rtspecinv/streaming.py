@@ -37,13 +37,16 @@ class StreamingInverter(torch.nn.Module):
             but no latency.
         n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
         batch_shape: shape of the streams, `()` for one.
-        engine: "auto" or "eager".
+        engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
+            if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
+            of a precision takes some 20 s to compile, once for all processes.
 
     Attributes:
         latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
 
     Raises:
-        ValueError: a parameter is out of range, or a name unknown.
+        ValueError: a parameter is out of range, a name unknown, or an engine unfit.
+        ImportError: the engine is not installed.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.

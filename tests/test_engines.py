@@ -23,8 +23,8 @@ fast = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
     reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
 )
-# Of float64, relative to the loudest sample, after few iterations: they amplify rounding errors, some rules by
-# more than 10 a push. Of float32, after one.
+# Relative to the loudest sample, for float64 and float32, after few iterations and frames: rules amplify
+# rounding errors, some by more than 10 a push.
 TOLERANCE, TOLERANCE_SINGLE = 1e-6, 1e-3
 
 
@@ -152,7 +152,7 @@ def test_the_reference_can_take_over_and_give_back(update):
     hops = []
     for t, frame in enumerate(S.unbind(-1)):
         hops.append(inverter.push(frame.clone().requires_grad_(t in (2, 3, 7))))
-        assert hops[-1].requires_grad == (t in (2, 3, 7)) or t == 4
+        assert hops[-1].requires_grad == (t in (2, 3, 7, 8))  # until it is cut, a graph goes on
         if t == 3:
             inverter.detach()
     samples = torch.cat([*(hop.detach() for hop in hops), inverter.flush().detach()])
@@ -212,7 +212,7 @@ def test_who_is_chosen():
     assert StreamingInverter(stft, engine="numba_cpu").engine == "numba_cpu"
     for options in ({"update": Other()}, {"init": Else()}, {"init": Gradient(delay=1)}):
         assert StreamingInverter(stft, **options).engine == "eager"
-        with pytest.raises(ValueError, match="engine='numba' has no compiled code for.*use 'auto'"):
+        with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
             StreamingInverter(stft, engine="numba", **options)
 
 

@@ -1,7 +1,8 @@
 """The engine for the CPU: a whole push in one compiled call.
 
-All state is where `Eager` has it, in the buffers of a `FrameBuffer`, whose memory compiled code reads and writes.
-So what it cannot do, the reference does in its place, in mid-stream: gradients, and other devices after `.to()`.
+All state is where `Eager` has it, in the buffers of a `FrameBuffer`, whose memory compiled code reads and
+writes. So what it cannot do, the reference does in its place, in mid-stream: gradients, and other devices
+after a `.to()`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +19,10 @@ from torch import Tensor
 
 from rtspecinv.engines import numba_fft
 from rtspecinv.engines.eager import Eager
-from rtspecinv.engines.numba_kernels import (
-    ACCELERATED,
-    DIFFERENCE_MAP,
-    LINEAR,
-    OVERLAP,
-    ZEROS,
-    Memory,
-    Plan,
-    push,
-)
-from rtspecinv.engines.numba_kernels import ADMM as ADMM_RULE
+from rtspecinv.engines.numba_kernels import push
 from rtspecinv.engines.numba_lanes import WIDTH
+from rtspecinv.engines.numba_memory import ACCELERATED, DIFFERENCE_MAP, LINEAR, OVERLAP, ZEROS, Memory, Plan
+from rtspecinv.engines.numba_memory import ADMM as ADMM_RULE
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Context, Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.projections import to_magnitude
@@ -46,7 +39,7 @@ from rtspecinv.updates import (
 
 Array = np.ndarray[Any, Any]
 
-# Samples through a transform and back that are worth a thread: about 0.2 ms.
+# Samples through a transform and back that are worth a thread: about 0.1 ms.
 WORK_OF_A_THREAD = 100_000
 
 LINE = 64  # bytes
@@ -123,15 +116,17 @@ class NumbaCPU(Eager):
         spectrum = None if spectrum is None else spectrum.resolve_conj().resolve_neg().contiguous()
         frame = 0 if magnitude is None else magnitude.data_ptr()
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
-        call = (frame, start, hops.data_ptr(), ready.number)
+        call: Any = (frame, start, hops.data_ptr(), ready.number)
         n_threads = len(ready.memories)
         if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
             push(ready.plan, ready.memories[0], *call, 0, ready.n_streams)
             return hops
         bounds = [ready.n_streams * part // n_threads for part in range(n_threads + 1)]
-        parts = list(zip(ready.memories, bounds, bounds[1:], strict=False))
-        others = [_pool(n_threads - 1).submit(push, ready.plan, m, *call, *part) for m, *part in parts[1:]]
-        push(ready.plan, parts[0][0], *call, *parts[0][1:])
+        others = [
+            _pool(n_threads - 1).submit(partial(push, ready.plan, memory, *call, first, last))
+            for memory, first, last in zip(ready.memories[1:], bounds[1:], bounds[2:], strict=False)
+        ]
+        push(ready.plan, ready.memories[0], *call, 0, bounds[1])
         for other in others:
             other.result()
         return hops
@@ -173,7 +168,8 @@ class NumbaCPU(Eager):
         work = n_streams * stft.n_fft * n_open * (self.n_iter + 2)
         n_threads = max(1, min(n_streams, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
-        arrays, memories = [], []
+        arrays: list[Array] = []
+        memories: list[Array] = []
         for _ in range(n_threads):
             room = {name: _aligned(n, dtype) for name, n in sizes.items()}
             named = {**state, **windows, **constants, **room}
@@ -262,23 +258,24 @@ def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Arr
 
 
 def _rule(update: Update, n_open: int) -> tuple[int, Array]:
-    """Kernel of a rule, and its constants for every frame; those of the linear family in the order of `Plan`."""
+    """Which compiled rule it is, and its constants, `(n_open, 6)`."""
+    rule = LINEAR
     if isinstance(update, GriffinLim):
-        rule, constants = LINEAR, [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
+        constants = [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
     elif isinstance(update, RAAR):
         beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64)).flatten().numpy()
         momentum = update.momentum
         columns = np.broadcast_arrays(2.0, -1.0, beta + momentum, beta, 1 - 2 * beta, -momentum)
-        return LINEAR, np.stack(columns, -1)
+        return rule, np.stack(columns, -1)
     elif isinstance(update, DifferenceMap) and update.beta == 1:
-        rule, constants = LINEAR, [2.0, -1.0, 1.0, 1.0, -1.0, 0.0]
+        constants = [2.0, -1.0, 1.0, 1.0, -1.0, 0.0]
     elif isinstance(update, DifferenceMap):
         rule, constants = DIFFERENCE_MAP, [1 / update.beta, 0.0, update.beta, 0.0, 0.0, 0.0]
     elif isinstance(update, ADMM):
         rule, constants = ADMM_RULE, [update.rho / (1 + update.rho), 1 / (1 + update.rho), 0.0, 0.0, 0.0, 0.0]
     elif isinstance(update, AcceleratedGriffinLim):
-        alpha, beta, gamma = update.alpha, update.beta, update.gamma
-        rule, constants = ACCELERATED, [alpha, beta, gamma, 1 - gamma, 0.0, 0.0]
+        constants = [update.alpha, update.beta, update.gamma, 1 - update.gamma, 0.0, 0.0]
+        rule = ACCELERATED
     else:
         raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'!")
     return rule, np.tile(constants, (n_open, 1))
@@ -288,7 +285,7 @@ def _aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
     """Zeros, or values, that begin where a cache line does: lanes that cross two lines take twice as long."""
     room = np.zeros(size * dtype.itemsize + LINE, np.uint8)
     begin = -room.ctypes.data % LINE
-    array = room[begin : begin + size * dtype.itemsize].view(dtype)
+    array: Array = room[begin : begin + size * dtype.itemsize].view(dtype)
     if values is not None:
         array[:] = values.ravel()
     return array

@@ -283,9 +283,9 @@ def _(pairs):
     return lambda pairs: pairs.view(np.complex128)
 
 
-# With n = n_fft / 2, W = exp(-2 pi i / n_fft) and Z the transform of even + i odd samples, the transforms of the
-# even and of the odd samples are E[k] = (Z[k] + conj Z[n - k]) / 2 and O[k] = (Z[k] - conj Z[n - k]) / 2i, and
-# the spectrum is X[k] = E[k] + W^k O[k], X[n - k] = conj(E[k] - W^k O[k]). The windows contain the 1/2.
+# With n = n_fft / 2, W = exp(-2 pi i / n_fft) and Z the transform of even + i odd samples, the transforms of
+# the even and of the odd samples are E[k] = (Z[k] + conj Z[n - k]) / 2, O[k] = (Z[k] - conj Z[n - k]) / 2i.
+# The spectrum is X[k] = E[k] + W^k O[k], X[n - k] = conj(E[k] - W^k O[k]). Windows contain the 1/2.
 
 
 @numba.njit

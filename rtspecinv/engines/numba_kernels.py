@@ -1,161 +1,37 @@
 """One push of one stream, compiled: what `FrameBuffer`, the projections and the rules say, in one pass.
 
-Everything happens in one flat array `work`, which positions point into. Its layout, every spectrum being `padded`
-real parts and as many imaginary ones, where `padded` is n_half up to the next multiple of WIDTH:
-
-    0            magnitudes (n_open, padded)
-    spectra      the iterate c, what the rule carries and, for the difference map, P_C(c):
-                 (n_slots, n_open, 2 * padded)
-    y            spectrum of one frame on its way through P_C
-    room         for its transforms
-    samples      committed samples and what the frames add to them
-    others       the same without the newest frame, when windows are made
-
 A sweep visits every frame twice: P_M, what the rule makes of it, inverse transform, overlap-add; then, the
-samples being complete, transform and the rest of the rule. Padding holds zeros, which every step maps to zeros.
+samples being complete, transform and the rest of the rule.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+from pathlib import Path
 
 import numba
 
+from rtspecinv import frames
 from rtspecinv.engines.numba_fft import analyze, synthesize
-from rtspecinv.engines.numba_lanes import (
-    WIDTH,
-    broadcast,
-    deinterleave,
-    direction,
-    interleave,
-    load,
-    pointers,
-    store,
-    unpack,
+from rtspecinv.engines.numba_lanes import WIDTH, broadcast, direction, load, pointers, store, unpack
+from rtspecinv.engines.numba_memory import (
+    ACCELERATED,
+    ADMM,
+    DIFFERENCE_MAP,
+    LINEAR,
+    ZEROS,
+    Call,
+    Memory,
+    Plan,
+    fill,
+    join,
+    move,
+    spectrum_at,
+    split,
 )
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
-# Rules. The linear family: A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p s_before.
-LINEAR, DIFFERENCE_MAP, ADMM, ACCELERATED = range(4)
-
-# Starts of the newest frame, unless it is given.
-OVERLAP, ZEROS = range(2)
-
-
-class Plan(NamedTuple):
-    """Numbers that stay as they are from push to push."""
-
-    n_fft: int
-    n_half: int
-    padded: int  # n_half up to the next multiple of WIDTH
-    padded_frame: int  # n_fft up to the next multiple of WIDTH
-    own_fft: int  # 0 or 1
-    second_radix: int
-    hop_length: int
-    n_open: int
-    n_revised: int
-    n_fade: int
-    n_samples: int
-    n_slots: int  # spectra in the buffer
-    n_iter: int
-    n_settling: int  # pushes without a change of presence until the windows stay as they are
-    rule: int
-    start: int
-    compensated: int  # 0 or 1
-    commits_consistent: int  # 0 or 1: Griffin-Lim commits P_M(s), all others P_M(P_C(P_M(c)))
-    spectra: int
-    y: int
-    room: int
-    samples: int
-    others: int
-
-
-class Memory(NamedTuple):
-    """Addresses of what stays where it is from push to push; windows go up to `padded_frame`."""
-
-    # State as in `FrameBuffer`, of all streams.
-    magnitude: int
-    present: int
-    spectra: int
-    past: int
-    committed: int
-    coverage: int
-    expected: int
-    # What follows from it.
-    unchanged: int  # (n_streams,) pushes since presence changed, at most n_settling + 1
-    analysis: int  # (n_streams, n_open, padded_frame)
-    start_analysis: int  # (n_streams, padded_frame)
-    gain: int  # (n_streams, hop_length + n_fade)
-    # Constants.
-    constants: int  # (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule
-    window: int  # with the scale of the transform
-    dual_window: int  # with the scale of the inverse transform
-    envelope: int
-    first_window: int  # asymmetric windows, before and after the newest frame adds itself
-    newest_window: int
-    fade: int  # (n_fade,)
-    tables: int
-    # Room of a thread.
-    work: int
-    real: int
-    half: int
-
-
-class Call(NamedTuple):
-    """Addresses of what one push takes and gives."""
-
-    magnitude: int
-    spectrum: int
-    hops: int
-
-
-@numba.njit(nogil=True, cache=True)
-def push(plan, memory, magnitude, spectrum, hops, number, first, last):
-    """Advance streams `first` to `last - 1` by one frame.
-
-    plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
-    magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples that
-        are final now, `(n_streams, n_half)`, `(n_streams, n_half, 2)` and `(n_streams, hop_length)`.
-    number: zero, of the precision of everything.
-    """
-    plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
-    is_frame, is_given = magnitude != 0, spectrum != 0
-    call = pointers(Call(magnitude, spectrum, hops), number)
-    for stream in range(first, last):
-        _shift(plan, memory, stream, call.magnitude, is_frame)
-        if memory.unchanged[stream] <= plan.n_settling:
-            _make_windows(plan, memory, stream)
-        _load(plan, memory, stream)
-        _start(plan, memory, stream, call.spectrum, is_given)
-        for _ in range(plan.n_iter):
-            _iterate(plan, memory, stream)
-        _save(plan, memory, stream)
-        _commit(plan, memory, stream, call.hops)
-
-
 # --- State in and out --------------------------------------------------------------------------------------
-
-
-@numba.njit(forceinline=True)
-def _spectrum(plan, slot, frame):
-    """Position of a spectrum."""
-    return plan.spectra + 2 * (slot * plan.n_open + frame) * plan.padded
-
-
-@numba.njit
-def _move(target, to, source, at, n):
-    """Copy n numbers, from left to right: the target may overlap the source if it is to the left of it."""
-    whole = n - n % WIDTH
-    for i in range(0, whole, WIDTH):
-        store(target, to + i, load(source, at + i))
-    for i in range(whole, n):
-        target[to + i] = source[at + i]
-
-
-@numba.njit
-def _fill(target, to, n, value):
-    for i in range(to, to + n):
-        target[i] = value
 
 
 @numba.njit
@@ -164,18 +40,18 @@ def _shift(plan, memory, stream, magnitude, is_frame):
     n_open, n_half = plan.n_open, plan.n_half
     first = stream * n_open * n_half
     newest = first + (n_open - 1) * n_half
-    _move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
+    move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
     if is_frame:
-        _move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
+        move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
     else:
-        _fill(memory.magnitude, newest, n_half, 0)
+        fill(memory.magnitude, newest, n_half, 0)
     first = stream * n_open
     newest = first + n_open - 1
     if memory.present[newest] != is_frame:
         memory.unchanged[stream] = 0
     elif memory.unchanged[stream] <= plan.n_settling:
         memory.unchanged[stream] += 1
-    _move(memory.present, first, memory.present, first + 1, n_open - 1)
+    move(memory.present, first, memory.present, first + 1, n_open - 1)
     memory.present[newest] = is_frame
 
 
@@ -184,12 +60,12 @@ def _load(plan, memory, stream):
     """Magnitudes, and spectra shifted by one frame; the newest is zero."""
     n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
-        _move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
+        move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
     for slot in range(plan.n_slots):
         for frame in range(n_open - 1):
             at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
-            _split(work, _spectrum(plan, slot, frame), padded, memory.spectra, at, n_half)
-        _fill(work, _spectrum(plan, slot, n_open - 1), 2 * padded, 0)
+            split(work, spectrum_at(plan, slot, frame), padded, memory.spectra, at, n_half)
+        fill(work, spectrum_at(plan, slot, n_open - 1), 2 * padded, 0)
 
 
 @numba.njit
@@ -197,31 +73,7 @@ def _save(plan, memory, stream):
     for slot in range(plan.n_slots):
         for frame in range(plan.n_open):
             to = ((stream * plan.n_slots + slot) * plan.n_open + frame) * 2 * plan.n_half
-            _join(memory.spectra, to, memory.work, _spectrum(plan, slot, frame), plan.padded, plan.n_half)
-
-
-@numba.njit
-def _split(work, to, padded, pairs, at, n):
-    """Real and imaginary parts of n pairs at `at`."""
-    whole = n - n % WIDTH
-    for k in range(0, whole, WIDTH):
-        a, A = deinterleave(load(pairs, at + 2 * k), load(pairs, at + 2 * k + WIDTH))
-        store(work, to + k, a)
-        store(work, to + padded + k, A)
-    for k in range(whole, n):
-        work[to + k], work[to + padded + k] = pairs[at + 2 * k], pairs[at + 2 * k + 1]
-
-
-@numba.njit
-def _join(pairs, to, work, at, padded, n):
-    """Do the inverse of `_split`."""
-    whole = n - n % WIDTH
-    for k in range(0, whole, WIDTH):
-        low, high = interleave(load(work, at + k), load(work, at + padded + k))
-        store(pairs, to + 2 * k, low)
-        store(pairs, to + 2 * k + WIDTH, high)
-    for k in range(whole, n):
-        pairs[to + 2 * k], pairs[to + 2 * k + 1] = work[at + k], work[at + padded + k]
+            join(memory.spectra, to, memory.work, spectrum_at(plan, slot, frame), plan.padded, plan.n_half)
 
 
 # --- The two projections -----------------------------------------------------------------------------------
@@ -248,7 +100,7 @@ def _to_magnitude(plan, memory, frame, c, to):
 @numba.njit
 def _begin(plan, memory, stream, n):
     """Put the first n committed samples where frames are added to them."""
-    _move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, n)
+    move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, n)
 
 
 @numba.njit
@@ -272,7 +124,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
     _begin(plan, memory, stream, plan.n_samples)
     for frame in range(n_frames):
         if memory.present[stream * plan.n_open + frame]:
-            c, y = _spectrum(plan, 0, frame), plan.y
+            c, y = spectrum_at(plan, 0, frame), plan.y
             if what == RULE:
                 _before(plan, memory, frame)
             elif what == TARGET:
@@ -289,8 +141,8 @@ def _overlap_add(plan, memory, stream, n_frames, what):
 @numba.njit
 def _before(plan, memory, frame):
     """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate."""
-    padded, work, c, y = plan.padded, memory.work, _spectrum(plan, 0, frame), plan.y
-    magnitude, one, at = frame * padded, _spectrum(plan, 1, frame), 6 * frame
+    padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
+    magnitude, one, at = frame * padded, spectrum_at(plan, 1, frame), 6 * frame
     if plan.rule == LINEAR:
         y_a, y_c = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
         b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
@@ -332,7 +184,7 @@ def _before(plan, memory, frame):
 @numba.njit
 def _after(plan, memory, frame, s):
     """Find the new iterate, `s = P_C(y)` being known."""
-    work, n, c, one = memory.work, 2 * plan.padded, _spectrum(plan, 0, frame), _spectrum(plan, 1, frame)
+    work, n, c, one = memory.work, 2 * plan.padded, spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame)
     first, second = broadcast(memory.constants[6 * frame]), broadcast(memory.constants[6 * frame + 1])
     third, fourth = broadcast(memory.constants[6 * frame + 2]), broadcast(memory.constants[6 * frame + 3])
     if plan.rule == ADMM:  # z' = (rho y + s) / (1 + rho), u' = y - z'
@@ -342,7 +194,7 @@ def _after(plan, memory, frame, s):
             store(work, c + i, z)
             store(work, one + i, y - z)
     elif plan.rule == ACCELERATED:  # t' = (1 - gamma) d + gamma s, c' = t' + alpha (t' - t), d' likewise
-        d = _spectrum(plan, 2, frame)
+        d = spectrum_at(plan, 2, frame)
         for i in range(0, n, WIDTH):
             t = fourth * load(work, d + i) + third * load(work, s + i)
             change = t - load(work, one + i)
@@ -364,7 +216,7 @@ def _iterate(plan, memory, stream):
         _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
             if memory.present[stream * plan.n_open + frame]:
-                _analyze(plan, memory, stream, frame, _spectrum(plan, 1, frame))
+                _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
     _overlap_add(plan, memory, stream, plan.n_open, RULE)
     for frame in range(plan.n_open):
         if memory.present[stream * plan.n_open + frame]:
@@ -381,18 +233,18 @@ def _start(plan, memory, stream, spectrum, is_given):
     newest, work = plan.n_open - 1, memory.work
     if not memory.present[stream * plan.n_open + newest]:
         return
-    c = _spectrum(plan, 0, newest)
+    c = spectrum_at(plan, 0, newest)
     if is_given:
-        _split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
+        split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
-        _move(work, c, work, newest * plan.padded, plan.padded)
+        move(work, c, work, newest * plan.padded, plan.padded)
     else:
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
         analyze(plan, memory, memory.start_analysis, at, samples, c)
     if plan.rule != ADMM:  # whose u starts with zero
         for slot in range(1, plan.n_slots):
-            _move(work, _spectrum(plan, slot, newest), work, c, 2 * plan.padded)
+            move(work, spectrum_at(plan, slot, newest), work, c, 2 * plan.padded)
 
 
 @numba.njit
@@ -402,7 +254,7 @@ def _estimate(plan, memory, stream, n_frames):
     if plan.n_iter and not plan.commits_consistent:
         _overlap_add(plan, memory, stream, plan.n_open, TARGET)
     for frame in range(n_frames):
-        c, estimate = _spectrum(plan, slot, frame), _spectrum(plan, 0, frame)
+        c, estimate = spectrum_at(plan, slot, frame), spectrum_at(plan, 0, frame)
         if memory.present[stream * plan.n_open + frame]:
             if plan.n_iter and not plan.commits_consistent:
                 _analyze(plan, memory, stream, frame, c)
@@ -419,13 +271,13 @@ def _commit(plan, memory, stream, hops):
     _estimate(plan, memory, stream, n_frames)
 
     _begin(plan, memory, stream, n_samples)
-    _move(memory.committed, committed, memory.committed, committed + hop_length, n_heard)
+    move(memory.committed, committed, memory.committed, committed + hop_length, n_heard)
     for frame in range(n_frames):
         if memory.present[first + frame]:
-            _add(plan, memory, frame, _spectrum(plan, 0, frame))
+            _add(plan, memory, frame, spectrum_at(plan, 0, frame))
         if frame == 0:  # it leaves what is not heard yet
-            _move(memory.committed, committed + n_heard, work, samples + n_final, n_samples - n_final)
-    _fill(memory.committed, committed + n_samples - hop_length, hop_length, 0)
+            move(memory.committed, committed + n_heard, work, samples + n_final, n_samples - n_final)
+    fill(memory.committed, committed + n_samples - hop_length, hop_length, 0)
 
     hop, expected, gain = stream * hop_length, stream * n_fade, stream * (hop_length + n_fade)
     for i in range(hop_length):
@@ -435,11 +287,11 @@ def _commit(plan, memory, stream, hops):
         hops[hop + i] = before + memory.fade[i] * (hops[hop + i] - before)
         memory.expected[expected + i] = work[samples + n_final + i] * memory.gain[gain + hop_length + i]
     if n_heard:
-        _move(memory.committed, committed + n_heard - hop_length, hops, hop, hop_length)
+        move(memory.committed, committed + n_heard - hop_length, hops, hop, hop_length)
 
     past = stream * N_PAST * n_pairs
-    _move(memory.past, past, memory.past, past + n_pairs, (N_PAST - 1) * n_pairs)
-    _join(memory.past, past + (N_PAST - 1) * n_pairs, work, _spectrum(plan, 0, 0), plan.padded, plan.n_half)
+    move(memory.past, past, memory.past, past + n_pairs, (N_PAST - 1) * n_pairs)
+    join(memory.past, past + (N_PAST - 1) * n_pairs, work, spectrum_at(plan, 0, 0), plan.padded, plan.n_half)
     if memory.unchanged[stream] <= plan.n_settling:
         _retire_coverage(plan, memory, stream)
 
@@ -452,10 +304,10 @@ def _retire_coverage(plan, memory, stream):
     if memory.present[stream * plan.n_open]:
         for i in range(n_heard + hop_length, plan.n_fft):
             coverage[at + i] += memory.envelope[i]
-    _move(coverage, at, coverage, at + hop_length, plan.n_samples - hop_length)
-    _fill(coverage, at + plan.n_samples - hop_length, hop_length, 0)
+    move(coverage, at, coverage, at + hop_length, plan.n_samples - hop_length)
+    fill(coverage, at + plan.n_samples - hop_length, hop_length, 0)
     if n_heard:
-        _fill(coverage, at + n_heard - hop_length, hop_length, 1)
+        fill(coverage, at + n_heard - hop_length, hop_length, 1)
 
 
 @numba.njit
@@ -490,3 +342,40 @@ def _make_windows(plan, memory, stream):
             else:
                 window = memory.newest_window[i] if frame == newest else memory.window[i]
             memory.analysis[at + i] = present * window
+
+
+def _compiled_for(sources):
+    """Compile `push`, or take what numba kept.
+
+    By itself numba would look for changes in this file only; of closures, it compares the variables, too.
+    """
+
+    @numba.njit(nogil=True, cache=True)
+    def push(plan, memory, magnitude, spectrum, hops, number, first, last):
+        """Advance streams `first` to `last - 1` by one frame.
+
+        plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
+        magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
+            that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
+        number: zero, of the precision of everything.
+        """
+        assert sources
+        plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
+        is_frame, is_given = magnitude != 0, spectrum != 0
+        call = pointers(Call(magnitude, spectrum, hops), number)
+        for stream in range(first, last):
+            _shift(plan, memory, stream, call.magnitude, is_frame)
+            if memory.unchanged[stream] <= plan.n_settling:
+                _make_windows(plan, memory, stream)
+            _load(plan, memory, stream)
+            _start(plan, memory, stream, call.spectrum, is_given)
+            for _ in range(plan.n_iter):
+                _iterate(plan, memory, stream)
+            _save(plan, memory, stream)
+            _commit(plan, memory, stream, call.hops)
+
+    return push
+
+
+_SOURCES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
+push = _compiled_for(hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest())

@@ -3,8 +3,8 @@
 LLVM finds vector instructions in simple loops only; transforms have to spell them out. `Lanes` holds WIDTH
 numbers of one precision, in however many registers the machine needs for them, and does what numbers do.
 
-Compiled code gets memory as plain addresses (`pointers`), nothing of which is checked or counted: counting the
-references to arrays takes longer than a tenth of the arithmetic.
+Compiled code gets memory as plain addresses (`pointers`), nothing of which is checked or counted: counting
+the references to arrays takes longer than a tenth of the arithmetic.
 """
 
 from __future__ import annotations
