@@ -16,6 +16,7 @@ from rtspecinv import engines, phase, updates
 from rtspecinv.stft import STFT
 
 Array = np.ndarray[Any, Any]
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
 
 class StreamingInverter(torch.nn.Module):
@@ -197,20 +198,23 @@ class StreamingInverter(torch.nn.Module):
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
         stft = self.stft
-        value = _as_tensor(value, stft)
+        window = stft.window  # looked up once: a module takes longer to find it than to check a frame
+        value = _as_tensor(value, window)
         _check_shape(value.shape, self.batch_shape, stft, n_axes)
-        if value.is_complex() and self.init.n_waiting:
+        is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
+        if is_complex and self.init.n_waiting:
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
             )
-        magnitude = value.abs() if value.is_complex() else value
-        self._check_range(*(float(extreme) for extreme in torch.aminmax(magnitude.detach())))
-        n_half = stft.n_fft // 2 + 1
-        spectrum = value.narrow(-n_axes, 0, n_half) if value.is_complex() else None
-        return magnitude.narrow(-n_axes, 0, n_half), spectrum
+        magnitude = value.abs() if is_complex else value
+        low, high = torch.aminmax(magnitude.detach() if magnitude.requires_grad else magnitude)
+        self._check_range(float(low), float(high), window.dtype, stft.n_fft)
+        if n_half < stft.n_freq:
+            magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
+        return magnitude, value if is_complex else None
 
-    def _check_range(self, low: float, high: float) -> None:
-        limit = torch.finfo(self.stft.dtype).max / (100 * self.stft.n_fft)
+    def _check_range(self, low: float, high: float, dtype: torch.dtype, n_fft: int) -> None:
+        limit = _LARGEST[dtype] / (100 * n_fft)
         if not (math.isfinite(low) and math.isfinite(high)):
             odd = high if math.isfinite(low) else low
             raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted!")
@@ -223,35 +227,35 @@ class StreamingInverter(torch.nn.Module):
             raise ValueError(
                 f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
             )
-        full_scale = self._full_scale
-        if high > 2 * full_scale and not self._warned:
+        if high > 2 * self._full_scale and not self._warned:
             self._warned = True
             warnings.warn(
-                f"magnitudes up to {high:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
-                "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
+                f"magnitudes up to {high:g} are more than samples within -1 to 1 can have "
+                f"({self._full_scale:g}): the sound will exceed that; if they are powers, pass "
+                "magnitude.sqrt()",
                 stacklevel=4,
             )
 
 
-def _as_tensor(value: Tensor | Array, stft: STFT) -> Tensor:
-    """Magnitude or spectrum on the device and in the precision of the STFT; only arrays are converted."""
-    dtypes = stft.dtype, stft.dtype.to_complex()
+def _as_tensor(value: Tensor | Array, like: Tensor) -> Tensor:
+    """Magnitude or spectrum on the device and in the precision of `like`; only arrays are converted."""
+    dtype = like.dtype
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fc":
             raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
         is_complex = value.dtype.kind == "c"
         native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
-        return torch.from_numpy(native).to(stft.device, dtypes[is_complex])
+        return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
         raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
-    if value.dtype not in dtypes:
+    if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
-            f"Parameter magnitude has {value.dtype}, not {stft.dtype}: use magnitude.to({stft.dtype}), or "
+            f"Parameter magnitude has {value.dtype}, not {dtype}: use magnitude.to({dtype}), or "
             "inverter.to() for the other precision!"
         )
-    if value.device != stft.device:
+    if value.device != like.device:
         raise ValueError(
-            f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one with .to()!"
+            f"Parameter magnitude is on {value.device}, the inverter on {like.device}: move one with .to()!"
         )
     return value
 
