@@ -69,10 +69,13 @@ def test_overlap_add(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum:
 
 
 @pytest.mark.benchmark(group=f"a push, look_ahead {LOOK_AHEAD}, n_iter {N_ITER}")
+@pytest.mark.parametrize("engine", ["eager", "numba"])
 @pytest.mark.parametrize("n_streams", [1, 16])
 @pytest.mark.parametrize("configuration", [A, B, C, D], ids=str)
-def test_push(benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int) -> None:
-    options = {"look_ahead": LOOK_AHEAD, "n_iter": N_ITER, "batch_shape": (n_streams,)}
+def test_push(benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int, engine: str) -> None:
+    if engine == "numba":
+        pytest.importorskip("rocket_fft", reason='pip install "rtspecinv[fast]"')
+    options = {"look_ahead": LOOK_AHEAD, "n_iter": N_ITER, "batch_shape": (n_streams,), "engine": engine}
     inverter = configuration.inverter(**options)
     frames = cycle(noise(configuration, n_streams).movedim(-1, 0).contiguous())
     for _ in range(2 * LOOK_AHEAD):

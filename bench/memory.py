@@ -1,6 +1,6 @@
 """Pushes a million frames and prints how the memory of the process grows.
 
-python bench/memory.py [--pushes 1000000]
+python bench/memory.py [--pushes 1000000] [--engine auto]
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ def resident_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pushes", type=int, default=1_000_000)
-    n_pushes = parser.parse_args().pushes
+    parser.add_argument("--engine", default="auto")
+    arguments = parser.parse_args()
+    n_pushes = arguments.pushes
     torch.set_num_threads(1)
     stft = rtspecinv.STFT(64, 16)
-    inverter = rtspecinv.StreamingInverter(stft, n_iter=1)
+    inverter = rtspecinv.StreamingInverter(stft, n_iter=1, engine=arguments.engine)
     magnitude = stft.magnitude(0.1 * torch.randn(16 * 1000))
     begin = time.perf_counter()
     for n in range(n_pushes + 1):

@@ -48,7 +48,8 @@ class Configuration:
         ).abs()
 
     def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
-        return rtspecinv.StreamingInverter(rtspecinv.STFT(self.n_fft, self.hop_length), **options)
+        stft = rtspecinv.STFT(self.n_fft, self.hop_length)
+        return rtspecinv.StreamingInverter(stft, **{"engine": "eager", **options})
 
 
 A, B = Configuration("A", 22050, 1024, 256), Configuration("B", 22050, 2048, 512)

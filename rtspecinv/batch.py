@@ -200,7 +200,7 @@ def invert_many(
         raise ValueError(f"Parameter lengths has {len(lengths)} values for {len(magnitudes)} magnitudes!")
     wanted = [None] * len(magnitudes) if lengths is None else lengths
     alike: dict[Any, list[int]] = {}
-    tensors = [as_magnitude(m, stft) for m in magnitudes]
+    tensors = [as_magnitude(m, stft.window) for m in magnitudes]
     for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
         alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
     samples: dict[int, Tensor] = {}
@@ -315,7 +315,7 @@ def _check(
     """Magnitude and, if there is one, the given start, `(n_items, n_frames, n_half)`, and the batch shape."""
     if not isinstance(stft, STFT):
         raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
-    value = as_magnitude(magnitude, stft)
+    value = as_magnitude(magnitude, stft.window)
     if value.ndim < 2 or value.shape[-2] != stft.n_freq or not value.shape[-1]:
         transposed = value.ndim >= 2 and value.shape[-1] == stft.n_freq
         way_out = "it looks transposed, pass magnitude.mT" if transposed else "make the STFT for its n_fft"
@@ -328,7 +328,7 @@ def _check(
             raise ValueError(
                 "Parameter init is a spectrum, but magnitude is complex: its phase is the start!"
             )
-        start: Tensor | None = as_magnitude(init, stft)
+        start: Tensor | None = as_magnitude(init, stft.window)
         if not init.is_complex() or init.shape[-2:] != value.shape[-2:]:
             raise ValueError(
                 f"Parameter init has {init.dtype} and shape {tuple(init.shape)}: it must be complex "
@@ -340,8 +340,8 @@ def _check(
             raise unknown_name("init", init, INITS)
         start = value if value.is_complex() else None
     target = value.abs() if value.is_complex() else value
-    if check_values(target, stft):
-        warn_of_power(target, stft, stacklevel=3)
+    if (largest := check_values(target, stft.n_fft)) > 2 * full_scale(stft):
+        warn_of_power(largest, full_scale(stft), stacklevel=3)
     n_half, batch_shape = stft.n_fft // 2 + 1, value.shape[:-2]
     n_items = math.prod(batch_shape)
 

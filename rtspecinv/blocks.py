@@ -49,7 +49,7 @@ def invert_blocks(
     count(2 * count(least, overlap_frames=overlap_frames), block_frames=block_frames)
     if unfit := sorted({"init", "length", "generator"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
-    source = (as_magnitude(frame, stft) for frame in frames)
+    source = (as_magnitude(frame, stft.window) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
         raise ValueError("Parameter frames is empty: there is nothing to invert!")

@@ -150,7 +150,7 @@ class FrameBuffer(torch.nn.Module):
         known = self.overlap_add(spectrum)[..., heard : heard + hop_length + self.n_fade] * self._gain
         hop, ahead = known.tensor_split([hop_length], -1)
         became, rest = hop.tensor_split([self.n_fade], -1)
-        hop = torch.cat([torch.lerp(_fresh(self.expected), became, self._fade()), rest], -1)
+        hop = torch.cat([torch.lerp(_fresh(self.expected), became, self.fade()), rest], -1)
         self.expected.copy_(ahead)
         leaving = stft.inverse_transform(spectrum[..., 0, :]) * stft.dual_window
         envelope = self.present[..., :1] * stft.envelope
@@ -174,7 +174,7 @@ class FrameBuffer(torch.nn.Module):
             else:
                 state.masked_fill_(streams.reshape(streams.shape + (1,) * (state.ndim - streams.ndim)), 0)
 
-    def _fade(self) -> Tensor:
+    def fade(self) -> Tensor:
         """Half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""
         phase = torch.linspace(0, torch.pi, self.n_fade + 1, dtype=self.stft.dtype, device=self.stft.device)
         return 0.5 - 0.5 * phase[:-1].cos()
@@ -200,13 +200,13 @@ class FrameBuffer(torch.nn.Module):
             self._analysis = present * stft.window / stft.frame(total).clamp_min(MIN_COVERAGE)
             self._start_analysis = stft.window / others[..., -n_fft:].clamp_min(MIN_COVERAGE_AT_START)
         else:
-            start, newest = _asymmetric_windows(stft)
+            start, newest = asymmetric_windows(stft)
             windows = stft.window.repeat(self.n_open, 1)
             windows[-1] = newest
             self._analysis, self._start_analysis = present * windows, start
 
 
-def _asymmetric_windows(stft: STFT) -> tuple[Tensor, Tensor]:
+def asymmetric_windows(stft: STFT) -> tuple[Tensor, Tensor]:
     """Windows for the newest frame, before and after it adds itself, each `(n_fft,)`.
 
     Earlier frames fade out towards the right. Multiplied by the mirror image of their envelope, the sum is

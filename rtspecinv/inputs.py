@@ -14,46 +14,48 @@ from torch import Tensor
 from rtspecinv.stft import STFT
 
 Array = np.ndarray[Any, Any]
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
 
-def as_magnitude(value: Tensor | Array, stft: STFT) -> Tensor:
-    """Magnitude or spectrum on the device and in the precision of the STFT; only arrays are converted.
+def as_magnitude(value: Tensor | Array, like: Tensor) -> Tensor:
+    """Magnitude or spectrum on the device and in the precision of `like`; only arrays are converted.
 
     Raises:
         ValueError: a tensor on another device.
         TypeError: not a tensor or array of floating-point numbers, or a tensor of another precision.
     """
-    dtypes = stft.dtype, stft.dtype.to_complex()
+    dtype = like.dtype
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fc":
             raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
         is_complex = value.dtype.kind == "c"
         native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
-        return torch.from_numpy(native).to(stft.device, dtypes[is_complex])
+        return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
         raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
-    if value.dtype not in dtypes:
+    if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
-            f"Parameter magnitude has {value.dtype}, not {stft.dtype}: use magnitude.to({stft.dtype}), or "
-            "inverter.to() for the other precision!"
+            f"Parameter magnitude has {value.dtype}, not {dtype}: use magnitude.to({dtype}), or .to() of the "
+            "STFT or inverter for the other precision!"
         )
-    if value.device != stft.device:
+    if value.device != like.device:
         raise ValueError(
-            f"Parameter magnitude is on {value.device}, the inverter on {stft.device}: move one with .to()!"
+            f"Parameter magnitude is on {value.device}, not on {like.device}: move one with .to()!"
         )
     return value
 
 
-def check_values(magnitude: Tensor, stft: STFT) -> bool:
-    """Whether magnitudes are beyond what samples within -1 to 1 can have.
+def check_values(magnitude: Tensor, n_fft: int) -> float:
+    """Return the largest of some magnitudes, 0 of none.
 
     Raises:
         ValueError: a magnitude is negative, NaN, infinite or too large to add up.
     """
-    if magnitude.numel() == 0:
-        return False
-    low, high = (float(extreme) for extreme in torch.aminmax(magnitude.detach()))
-    limit = torch.finfo(stft.dtype).max / (100 * stft.n_fft)
+    if not magnitude.numel():
+        return 0.0
+    extremes = torch.aminmax(magnitude.detach() if magnitude.requires_grad else magnitude)
+    low, high = float(extremes[0]), float(extremes[1])
+    limit = _LARGEST[magnitude.dtype] / (100 * n_fft)
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
         raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted!")
@@ -66,14 +68,14 @@ def check_values(magnitude: Tensor, stft: STFT) -> bool:
         raise ValueError(
             f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
         )
-    return high > 2 * full_scale(stft)
+    return high
 
 
-def warn_of_power(magnitude: Tensor, stft: STFT, stacklevel: int) -> None:
+def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
     warnings.warn(
-        f"magnitudes up to {float(magnitude.max()):g} are more than samples within -1 to 1 can have "
-        f"({full_scale(stft):g}): the sound will exceed that; if they are powers, pass magnitude.sqrt()",
+        f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
+        "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
         stacklevel=stacklevel + 1,
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines, phase, updates
-from rtspecinv.inputs import Array, as_magnitude, check_values, count, warn_of_power
+from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
 from rtspecinv.stft import STFT
 
 
@@ -32,13 +32,16 @@ class StreamingInverter(torch.nn.Module):
             but no latency.
         n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
         batch_shape: shape of the streams, `()` for one.
-        engine: "auto" or "eager".
+        engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
+            if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
+            of a precision takes some 20 s to compile, once for all processes.
 
     Attributes:
         latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
 
     Raises:
-        ValueError: a parameter is out of range, or a name unknown.
+        ValueError: a parameter is out of range, a name unknown, or an engine unfit.
+        ImportError: the engine is not installed.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
@@ -84,7 +87,7 @@ class StreamingInverter(torch.nn.Module):
                 f"{self.init.n_waiting}!"
             )
         with torch.inference_mode(False):  # the state is written to later on, in whatever mode
-            self._engine: engines.Engine = engines.find(engine)(
+            self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
                 self.stft,
                 self.update,
                 self.init,
@@ -93,6 +96,7 @@ class StreamingInverter(torch.nn.Module):
                 n_iter=self.n_iter,
                 batch_shape=self.batch_shape,
             )
+        self._full_scale = full_scale(self.stft)
         self._warned = False
 
     @property
@@ -188,19 +192,21 @@ class StreamingInverter(torch.nn.Module):
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
         stft = self.stft
-        value = as_magnitude(value, stft)
+        value = as_magnitude(value, stft.window)
         _check_shape(value.shape, self.batch_shape, stft, n_axes)
-        if value.is_complex() and self.init.n_waiting:
+        is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
+        if is_complex and self.init.n_waiting:
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
             )
-        magnitude = value.abs() if value.is_complex() else value
-        if check_values(magnitude, stft) and not self._warned:
+        magnitude = value.abs() if is_complex else value
+        largest = check_values(magnitude, stft.n_fft)
+        if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
-            warn_of_power(magnitude, stft, stacklevel=4)
-        n_half = stft.n_fft // 2 + 1
-        spectrum = value.narrow(-n_axes, 0, n_half) if value.is_complex() else None
-        return magnitude.narrow(-n_axes, 0, n_half), spectrum
+            warn_of_power(largest, self._full_scale, stacklevel=4)
+        if n_half < stft.n_freq:
+            magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
+        return magnitude, value if is_complex else None
 
 
 def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:

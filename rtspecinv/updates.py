@@ -146,11 +146,11 @@ class RAAR(_WithMomentum):
         c = state[0]
         a = p_m(c)
         s = p_c(2 * a - c)
-        beta = self._betas(c) if self.ramp else self.beta
+        beta = self.betas(c) if self.ramp else self.beta
         new = beta * (c + s) + (1 - 2 * beta) * a
         return (new + self.momentum * (s - state[1]), s) if self.momentum else (new,)
 
-    def _betas(self, c: Tensor) -> Tensor:
+    def betas(self, c: Tensor) -> Tensor:
         """Relaxation `(n_open, 1, 1)` of frames from old to new; one frame alone has `beta`."""
         n_open = c.shape[-3]
         ramp = self.ramp if n_open > 1 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 
 import numpy as np
 import pytest
@@ -23,6 +24,16 @@ DEVICES = [
         "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
     ),
 ]
+ENGINES = [
+    "eager",
+    pytest.param(
+        "numba",
+        marks=pytest.mark.skipif(
+            not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
+            reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
+        ),
+    ),
+]
 SETTINGS = [
     {"n_fft": 32, "hop_length": 8},
     {"n_fft": 32, "hop_length": 4},
@@ -32,6 +43,7 @@ SETTINGS = [
     {"n_fft": 32, "hop_length": 32, "window": "rectangular"},
     {"n_fft": 32, "hop_length": 8, "center": False},
     {"n_fft": 31, "hop_length": 8, "normalized": True, "onesided": False},
+    {"n_fft": 128, "hop_length": 30},
 ]
 
 
@@ -48,29 +60,37 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 10, seed: int = 0) -> to
 # --- The contract ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     ("update", "setting"),
     [*(("raar", setting) for setting in SETTINGS), *((update, SETTINGS[0]) for update in RULES)],
     ids=str,
 )
-def test_contract_of_rules_and_settings(update, setting, device):
+def test_contract_of_rules_and_settings(update, setting, device, engine):
+    if engine == "numba" and device != "cpu":
+        pytest.skip("numba runs on the CPU only")
     stft = STFT(**setting, device=device)
     verify_contract(
-        lambda: StreamingInverter(stft, update=update, batch_shape=(2,), n_iter=2), magnitudes(stft, 2)
-    )
-
-
-@pytest.mark.parametrize("init", [*STARTS.values(), Gradient(delay=1)], ids=str)
-@pytest.mark.parametrize(("setting", "n_iter"), [(SETTINGS[0], 0), (SETTINGS[2], 2)], ids=str)
-def test_contract_of_starts(init, setting, n_iter):
-    stft = STFT(**setting)
-    verify_contract(
-        lambda: StreamingInverter(stft, init=init, look_ahead=1, n_iter=n_iter, batch_shape=(2,)),
+        lambda: StreamingInverter(stft, update=update, batch_shape=(2,), n_iter=2, engine=engine),
         magnitudes(stft, 2),
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("init", [*STARTS.values(), Gradient(delay=1)], ids=str)
+@pytest.mark.parametrize(("setting", "n_iter"), [(SETTINGS[0], 0), (SETTINGS[2], 2)], ids=str)
+def test_contract_of_starts(init, setting, n_iter, engine):
+    stft = STFT(**setting)
+    engine = "auto" if init == Gradient(delay=1) and engine == "numba" else engine
+    options = {"init": init, "look_ahead": 1, "n_iter": n_iter, "engine": engine}
+    verify_contract(
+        lambda: StreamingInverter(stft, batch_shape=(2,), **options),
+        magnitudes(stft, 2),
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=20, deadline=None)
 @given(
     update=st.sampled_from(sorted(RULES)),
@@ -90,6 +110,7 @@ def test_contract_of_starts(init, setting, n_iter):
     seed=st.integers(0, 99),
 )
 def test_contract_of_anything(
+    engine,
     update,
     init,
     window,
@@ -128,6 +149,7 @@ def test_contract_of_anything(
             revise=revise,
             n_iter=n_iter,
             batch_shape=batch,
+            engine=engine,
         ),
         magnitudes(stft, *batch, n_frames=6, seed=seed),
         chunks,
@@ -137,18 +159,20 @@ def test_contract_of_anything(
 # --- Against the reference, and numbers ------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("look_ahead", "revise"), [(0, 0), (1, 1), (3, 0), (2, 99)])
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s["hop_length"] < 32], ids=str)
 @pytest.mark.parametrize("name", reference.RULES)
-def test_equals_the_reference(name, setting, look_ahead, revise):
+def test_equals_the_reference(name, setting, look_ahead, revise, engine):
     update = RULES.get(name) or RAAR(momentum=0.3)
     stft = STFT(**setting, dtype=torch.float64)
     revise = 0 if update.textbook else min(revise, stft.look_back)
     # Iterations amplify rounding errors, some rules by more than 10 a push: a few frames say it all.
     S = magnitudes(stft, n_frames=7)
-    inverter = StreamingInverter(stft, update=update, look_ahead=look_ahead, revise=revise, n_iter=2)
+    options = {"look_ahead": look_ahead, "revise": revise, "n_iter": 2}
+    inverter = StreamingInverter(stft, update=update, engine=engine, **options)
     samples = run(inverter, S)[inverter.latency :].numpy()
-    expected = reference.invert(S.numpy(), stft, name, look_ahead=look_ahead, revise=revise, n_iter=2)
+    expected = reference.invert(S.numpy(), stft, name, **options)
     np.testing.assert_allclose(samples, expected, atol=1e-6 * np.abs(expected).max())
 
 
@@ -175,12 +199,13 @@ def test_true_phase_stays(update):
         assert (result - samples).norm() < (1e-9 if n_iter == 0 else 0.1) * samples.norm()
 
 
-def test_complex_frames_start_with_their_phase():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_complex_frames_start_with_their_phase(engine):
     stft = STFT(64, 16)
     spectrum = stft.analyze(noise(800))
-    by_phase = run(StreamingInverter(stft), spectrum)
-    assert not torch.equal(by_phase, run(StreamingInverter(stft), spectrum.abs()))
-    assert torch.equal(by_phase, run(StreamingInverter(stft), spectrum, (5, 7)))
+    by_phase = run(StreamingInverter(stft, engine=engine), spectrum)
+    assert not torch.equal(by_phase, run(StreamingInverter(stft, engine=engine), spectrum.abs()))
+    assert torch.equal(by_phase, run(StreamingInverter(stft, engine=engine), spectrum, (5, 7)))
 
 
 def voice(n_samples: int = 8000, rate: int = 16000) -> torch.Tensor:
@@ -217,23 +242,25 @@ def test_starts_alone_are_algorithms(init, look_ahead):
     assert alone < nothing - 10
 
 
-def test_sound_after_silence_is_as_good_as_before():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sound_after_silence_is_as_good_as_before(engine):
     stft, samples = STFT(512, 128), voice()
     gap = torch.cat([samples, torch.zeros(16000), samples])
     S = stft.magnitude(gap)
-    inverter = StreamingInverter(stft)
+    inverter = StreamingInverter(stft, engine=engine)
     result = stft.magnitude(run(inverter, S)[inverter.latency :])
     n_frames = len(samples) // stft.hop_length - 4  # but the frames at the edges, as in convergence()
     error = rtspecinv.metrics.spectral_convergence(result[:, -n_frames:-4], S[:, -n_frames:-4])
     assert float(error) < convergence(stft, samples) + 5
 
 
-def test_scale_is_only_scale():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scale_is_only_scale(engine):
     stft = STFT(64, 16)
     S = magnitudes(stft)
     for exponent in (-40, 2):  # a power of two: not even rounding changes
-        scaled = run(StreamingInverter(stft), S * 2.0**exponent)
-        assert torch.equal(scaled, run(StreamingInverter(stft), S) * 2.0**exponent)
+        scaled = run(StreamingInverter(stft, engine=engine), S * 2.0**exponent)
+        assert torch.equal(scaled, run(StreamingInverter(stft, engine=engine), S) * 2.0**exponent)
 
 
 @pytest.mark.parametrize("options", [{}, {"look_ahead": 0}, {"look_ahead": 0, "revise": 3}], ids=str)
@@ -263,11 +290,12 @@ def test_streams_of_a_batch_are_those_of_one():
     assert not torch.allclose(together[0, 0], together[1, 0], atol=1e-3)
 
 
-def test_to_in_mid_stream():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_to_in_mid_stream(engine):
     stft = STFT(64, 16)
     S = magnitudes(stft)
-    inverter = StreamingInverter(stft, n_iter=2)
-    expected = run(StreamingInverter(stft.to(torch.float64), n_iter=2), S.double())
+    inverter = StreamingInverter(stft, n_iter=2, engine=engine)
+    expected = run(StreamingInverter(stft.to(torch.float64), n_iter=2, engine=engine), S.double())
     hops = [inverter.push_many(S[:, :5])]
     inverter.to(torch.float64)
     hops += [inverter.push_many(S[:, 5:].double()), inverter.flush()]
@@ -276,7 +304,7 @@ def test_to_in_mid_stream():
     with pytest.raises(TypeError, match=r"magnitude.to\(torch.float64\)"):
         inverter.push(S[:, 0])
     inverter.to(torch.float32)
-    assert torch.equal(run(inverter, S), run(StreamingInverter(STFT(64, 16), n_iter=2), S))
+    assert torch.equal(run(inverter, S), run(StreamingInverter(STFT(64, 16), n_iter=2, engine=engine), S))
 
 
 def test_the_inverter_has_an_stft_of_its_own():
@@ -286,19 +314,21 @@ def test_the_inverter_has_an_stft_of_its_own():
     assert stft.dtype == torch.float32
 
 
-def test_state_is_written_in_place_and_does_not_grow():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_state_is_written_in_place_and_does_not_grow(engine):
     stft = STFT(64, 16)
-    inverter = StreamingInverter(stft, update="agla", batch_shape=(2,))
+    inverter = StreamingInverter(stft, update="agla", batch_shape=(2,), engine=engine)
     where = {name: (b.data_ptr(), b.shape) for name, b in inverter.named_buffers()}
     run(inverter, magnitudes(stft, 2))
     inverter.reset(torch.tensor([True, False]))
     assert {name: (b.data_ptr(), b.shape) for name, b in inverter.named_buffers()} == where
 
 
-def test_a_copy_goes_its_own_way():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_copy_goes_its_own_way(engine):
     stft = STFT(64, 16)
     S = magnitudes(stft)
-    inverter = StreamingInverter(stft)
+    inverter = StreamingInverter(stft, engine=engine)
     inverter.push_many(S[:, :5])
     twin = copy.deepcopy(inverter)
     rest = torch.cat([inverter.push_many(S[:, 5:]), inverter.flush()])
@@ -341,14 +371,15 @@ def test_gradients_can_be_cut():
     assert not inverter.push(S[:, 4]).requires_grad
 
 
-def test_inference_mode_leaves_no_trace():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inference_mode_leaves_no_trace(engine):
     stft = STFT(32, 8)
     S = magnitudes(stft)
     with torch.inference_mode():
-        inverter = StreamingInverter(STFT(32, 8))
+        inverter = StreamingInverter(STFT(32, 8), engine=engine)
         head = inverter.push_many(S[:, :5])
     samples = torch.cat([head, inverter.push_many(S[:, 5:]), inverter.flush()])
-    assert torch.equal(samples, run(StreamingInverter(stft), S))
+    assert torch.equal(samples, run(StreamingInverter(stft, engine=engine), S))
 
 
 @pytest.mark.parametrize("init", ["peaks", "gradient", "zeros", "overlap"])
@@ -397,7 +428,7 @@ def test_every_argument_matters():
 
 def test_defaults():
     inverter = StreamingInverter(STFT(1024, 256))
-    assert (inverter.look_ahead, inverter.revise, inverter.n_iter, inverter.engine) == (3, 1, 8, "eager")
+    assert (inverter.look_ahead, inverter.revise, inverter.n_iter) == (3, 1, 8)
     assert inverter.latency == 3 * 256 + 512
     assert StreamingInverter(STFT(1024, 128)).look_ahead == 7
     assert StreamingInverter(STFT(), update="rtisi").revise == 0

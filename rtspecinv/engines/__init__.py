@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
 from rtspecinv.engines.eager import Eager
-from rtspecinv.stft import unknown_name
+from rtspecinv.phase import Start
+from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.updates import Update
 
-ENGINES = {"eager": Eager}
+ENGINES = ("auto", "eager", "numba", "numba_cpu")
 
 
 class Engine(Protocol):
@@ -35,10 +38,29 @@ class Engine(Protocol):
         """Forget everything, in all streams or where the bool mask `streams` is true."""
 
 
-def find(engine: str) -> type[Eager]:
-    """Engine of a name; "auto" takes the fastest one there is."""
+def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., Engine]:
+    """Engine of a name; "auto" takes the fastest one there is for this transform, rule and start.
+
+    Raises:
+        ValueError: no engine has this name, or it cannot do what is asked for.
+        ImportError: what it needs is not installed; says how to install it.
+    """
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, tuple(ENGINES))
+    if engine == "eager":
+        return Eager
+    try:
+        from rtspecinv.engines import numba_cpu
+    except ImportError as error:
+        if engine == "auto":
+            return Eager
+        raise ImportError(
+            f'Parameter {engine=} needs numba and rocket-fft ({error}): pip install "rtspecinv[fast]"'
+        ) from error
+    if numba_cpu.suits(stft, update, init):
+        return numba_cpu.NumbaCPU
     if engine == "auto":
         return Eager
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ("auto", *ENGINES))
-    return ENGINES[engine]
+    raise ValueError(
+        f"Parameter {engine=} has no compiled code for {update}, {init} on {str(stft.device)!r}: use 'auto'!"
+    )

@@ -1,0 +1,381 @@
+"""One push of one stream, compiled: what `FrameBuffer`, the projections and the rules say, in one pass.
+
+A sweep visits every frame twice: P_M, what the rule makes of it, inverse transform, overlap-add; then, the
+samples being complete, transform and the rest of the rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numba
+
+from rtspecinv import frames
+from rtspecinv.engines.numba_fft import analyze, synthesize
+from rtspecinv.engines.numba_lanes import WIDTH, broadcast, direction, load, pointers, store, unpack
+from rtspecinv.engines.numba_memory import (
+    ACCELERATED,
+    ADMM,
+    DIFFERENCE_MAP,
+    LINEAR,
+    ZEROS,
+    Call,
+    Memory,
+    Plan,
+    fill,
+    join,
+    move,
+    spectrum_at,
+    split,
+)
+from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
+
+# --- State in and out --------------------------------------------------------------------------------------
+
+
+@numba.njit
+def _shift(plan, memory, stream, magnitude, is_frame):
+    """Shift magnitudes and presence by one frame; spectra are shifted when they are loaded."""
+    n_open, n_half = plan.n_open, plan.n_half
+    first = stream * n_open * n_half
+    newest = first + (n_open - 1) * n_half
+    move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
+    if is_frame:
+        move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
+    else:
+        fill(memory.magnitude, newest, n_half, 0)
+    first = stream * n_open
+    newest = first + n_open - 1
+    if memory.present[newest] != is_frame:
+        memory.unchanged[stream] = 0
+    elif memory.unchanged[stream] <= plan.n_settling:
+        memory.unchanged[stream] += 1
+    move(memory.present, first, memory.present, first + 1, n_open - 1)
+    memory.present[newest] = is_frame
+
+
+@numba.njit
+def _load(plan, memory, stream):
+    """Magnitudes, and spectra shifted by one frame; the newest is zero."""
+    n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
+    for frame in range(n_open):
+        move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
+    for slot in range(plan.n_slots):
+        for frame in range(n_open - 1):
+            at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
+            split(work, spectrum_at(plan, slot, frame), padded, memory.spectra, at, n_half)
+        fill(work, spectrum_at(plan, slot, n_open - 1), 2 * padded, 0)
+
+
+@numba.njit
+def _save(plan, memory, stream):
+    for slot in range(plan.n_slots):
+        for frame in range(plan.n_open):
+            to = ((stream * plan.n_slots + slot) * plan.n_open + frame) * 2 * plan.n_half
+            join(memory.spectra, to, memory.work, spectrum_at(plan, slot, frame), plan.padded, plan.n_half)
+
+
+# --- The two projections -----------------------------------------------------------------------------------
+
+
+@numba.njit(forceinline=True)
+def _p_m(work, magnitude, c, k, padded):
+    """Lanes of P_M(c), and of c."""
+    a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
+    b, B = direction(a, A)
+    return m * b, m * B, a, A
+
+
+@numba.njit
+def _to_magnitude(plan, memory, frame, c, to):
+    """P_M of the spectrum at `c`."""
+    padded, work = plan.padded, memory.work
+    for k in range(0, padded, WIDTH):
+        a, A, _, _ = _p_m(work, frame * padded, c, k, padded)
+        store(work, to + k, a)
+        store(work, to + padded + k, A)
+
+
+@numba.njit
+def _begin(plan, memory, stream, n):
+    """Put the first n committed samples where frames are added to them."""
+    move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, n)
+
+
+@numba.njit
+def _add(plan, memory, frame, spectrum):
+    synthesize(plan, memory, spectrum, plan.samples + frame * plan.hop_length)
+
+
+@numba.njit
+def _analyze(plan, memory, stream, frame, to):
+    at = (stream * plan.n_open + frame) * plan.padded_frame
+    analyze(plan, memory, memory.analysis, at, plan.samples + frame * plan.hop_length, to)
+
+
+# What `_overlap_add` adds of a frame: c, P_M(c), or the y of the rule.
+ITERATE, TARGET, RULE = range(3)
+
+
+@numba.njit
+def _overlap_add(plan, memory, stream, n_frames, what):
+    """Samples of the first frames on top of the committed ones; the heard ones stay."""
+    _begin(plan, memory, stream, plan.n_samples)
+    for frame in range(n_frames):
+        if memory.present[stream * plan.n_open + frame]:
+            c, y = spectrum_at(plan, 0, frame), plan.y
+            if what == RULE:
+                _before(plan, memory, frame)
+            elif what == TARGET:
+                _to_magnitude(plan, memory, frame, c, y)
+            else:
+                y = c
+            _add(plan, memory, frame, y)
+    _begin(plan, memory, stream, plan.n_revised * plan.hop_length)
+
+
+# --- The rules: before and after P_C -----------------------------------------------------------------------
+
+
+@numba.njit
+def _before(plan, memory, frame):
+    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate."""
+    padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
+    magnitude, one, at = frame * padded, spectrum_at(plan, 1, frame), 6 * frame
+    if plan.rule == LINEAR:
+        y_a, y_c = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
+        b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
+        b_p = broadcast(memory.constants[at + 5])
+        for k in range(0, padded, WIDTH):
+            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            store(work, y + k, y_a * a + y_c * b)
+            store(work, y + padded + k, y_a * A + y_c * B)
+            b, B = b_c * b + b_a * a, b_c * B + b_a * A
+            if plan.n_slots > 1:
+                b = b + b_p * load(work, one + k)
+                B = B + b_p * load(work, one + padded + k)
+            store(work, c + k, b)
+            store(work, c + padded + k, B)
+    elif plan.rule == DIFFERENCE_MAP:  # y = A + (A - c) / beta, rest c - beta P_M(s - (s - c) / beta)
+        inverse, beta = broadcast(memory.constants[at]), broadcast(memory.constants[at + 2])
+        for k in range(0, padded, WIDTH):
+            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            store(work, y + k, a + inverse * (a - b))
+            store(work, y + padded + k, A + inverse * (A - B))
+            d, D, m = load(work, one + k), load(work, one + padded + k), load(work, magnitude + k)
+            d, D = direction(d - inverse * (d - b), D - inverse * (D - B))
+            store(work, c + k, b - beta * (m * d))
+            store(work, c + padded + k, B - beta * (m * D))
+    elif plan.rule == ADMM:  # y = P_M(z - u) + u, which takes the place of u
+        for k in range(0, padded, WIDTH):
+            a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
+            b, B = load(work, one + k), load(work, one + padded + k)
+            d, D = direction(a - b, A - B)
+            b, B = m * d + b, m * D + B
+            store(work, y + k, b)
+            store(work, y + padded + k, B)
+            store(work, one + k, b)
+            store(work, one + padded + k, B)
+    else:
+        _to_magnitude(plan, memory, frame, c, y)
+
+
+@numba.njit
+def _after(plan, memory, frame, s):
+    """Find the new iterate, `s = P_C(y)` being known."""
+    work, n, c, one = memory.work, 2 * plan.padded, spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame)
+    first, second = broadcast(memory.constants[6 * frame]), broadcast(memory.constants[6 * frame + 1])
+    third, fourth = broadcast(memory.constants[6 * frame + 2]), broadcast(memory.constants[6 * frame + 3])
+    if plan.rule == ADMM:  # z' = (rho y + s) / (1 + rho), u' = y - z'
+        for i in range(0, n, WIDTH):
+            y = load(work, one + i)
+            z = first * y + second * load(work, s + i)
+            store(work, c + i, z)
+            store(work, one + i, y - z)
+    elif plan.rule == ACCELERATED:  # t' = (1 - gamma) d + gamma s, c' = t' + alpha (t' - t), d' likewise
+        d = spectrum_at(plan, 2, frame)
+        for i in range(0, n, WIDTH):
+            t = fourth * load(work, d + i) + third * load(work, s + i)
+            change = t - load(work, one + i)
+            store(work, c + i, t + first * change)
+            store(work, one + i, t)
+            store(work, d + i, t + second * change)
+    else:
+        for i in range(0, n, WIDTH):
+            new = load(work, s + i)
+            store(work, c + i, load(work, c + i) + third * new)
+            if plan.n_slots > 1:
+                store(work, one + i, new)
+
+
+@numba.njit
+def _iterate(plan, memory, stream):
+    """One step of the rule; frames that are not there are zeros and stay zeros."""
+    if plan.rule == DIFFERENCE_MAP:  # P_C(c) first
+        _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
+        for frame in range(plan.n_open):
+            if memory.present[stream * plan.n_open + frame]:
+                _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
+    _overlap_add(plan, memory, stream, plan.n_open, RULE)
+    for frame in range(plan.n_open):
+        if memory.present[stream * plan.n_open + frame]:
+            _analyze(plan, memory, stream, frame, plan.y)
+            _after(plan, memory, frame, plan.y)
+
+
+# --- The beginning and the end of a push -------------------------------------------------------------------
+
+
+@numba.njit
+def _start(plan, memory, stream, spectrum, is_given):
+    """Spectra of the newest frame."""
+    newest, work = plan.n_open - 1, memory.work
+    if not memory.present[stream * plan.n_open + newest]:
+        return
+    c = spectrum_at(plan, 0, newest)
+    if is_given:
+        split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
+    elif plan.start == ZEROS:
+        move(work, c, work, newest * plan.padded, plan.padded)
+    else:
+        _overlap_add(plan, memory, stream, newest, TARGET)
+        at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
+        analyze(plan, memory, memory.start_analysis, at, samples, c)
+    if plan.rule != ADMM:  # whose u starts with zero
+        for slot in range(1, plan.n_slots):
+            move(work, spectrum_at(plan, slot, newest), work, c, 2 * plan.padded)
+
+
+@numba.njit
+def _estimate(plan, memory, stream, n_frames):
+    """Spectra to commit, of the first frames, in place of the iterate."""
+    slot = plan.n_slots - 1 if plan.commits_consistent and plan.n_iter else 0
+    if plan.n_iter and not plan.commits_consistent:
+        _overlap_add(plan, memory, stream, plan.n_open, TARGET)
+    for frame in range(n_frames):
+        c, estimate = spectrum_at(plan, slot, frame), spectrum_at(plan, 0, frame)
+        if memory.present[stream * plan.n_open + frame]:
+            if plan.n_iter and not plan.commits_consistent:
+                _analyze(plan, memory, stream, frame, c)
+            _to_magnitude(plan, memory, frame, c, estimate)
+
+
+@numba.njit
+def _commit(plan, memory, stream, hops):
+    """Put the hop that is final now into `hops`; the oldest frame leaves."""
+    hop_length, n_fade, n_samples, work = plan.hop_length, plan.n_fade, plan.n_samples, memory.work
+    n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_open
+    n_final, n_pairs, committed = n_heard + hop_length, 2 * plan.n_half, stream * n_samples
+    n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # that have a part in the hop
+    _estimate(plan, memory, stream, n_frames)
+
+    _begin(plan, memory, stream, n_samples)
+    move(memory.committed, committed, memory.committed, committed + hop_length, n_heard)
+    for frame in range(n_frames):
+        if memory.present[first + frame]:
+            _add(plan, memory, frame, spectrum_at(plan, 0, frame))
+        if frame == 0:  # it leaves what is not heard yet
+            move(memory.committed, committed + n_heard, work, samples + n_final, n_samples - n_final)
+    fill(memory.committed, committed + n_samples - hop_length, hop_length, 0)
+
+    hop, expected, gain = stream * hop_length, stream * n_fade, stream * (hop_length + n_fade)
+    for i in range(hop_length):
+        hops[hop + i] = work[samples + n_heard + i] * memory.gain[gain + i]
+    for i in range(n_fade):
+        before = memory.expected[expected + i]
+        hops[hop + i] = before + memory.fade[i] * (hops[hop + i] - before)
+        memory.expected[expected + i] = work[samples + n_final + i] * memory.gain[gain + hop_length + i]
+    if n_heard:
+        move(memory.committed, committed + n_heard - hop_length, hops, hop, hop_length)
+
+    past = stream * N_PAST * n_pairs
+    move(memory.past, past, memory.past, past + n_pairs, (N_PAST - 1) * n_pairs)
+    join(memory.past, past + (N_PAST - 1) * n_pairs, work, spectrum_at(plan, 0, 0), plan.padded, plan.n_half)
+    if memory.unchanged[stream] <= plan.n_settling:
+        _retire_coverage(plan, memory, stream)
+
+
+@numba.njit
+def _retire_coverage(plan, memory, stream):
+    """Window sum of the committed samples; they are complete where they were heard."""
+    coverage, at, hop_length = memory.coverage, stream * plan.n_samples, plan.hop_length
+    n_heard = plan.n_revised * hop_length
+    if memory.present[stream * plan.n_open]:
+        for i in range(n_heard + hop_length, plan.n_fft):
+            coverage[at + i] += memory.envelope[i]
+    move(coverage, at, coverage, at + hop_length, plan.n_samples - hop_length)
+    fill(coverage, at + plan.n_samples - hop_length, hop_length, 0)
+    if n_heard:
+        fill(coverage, at + n_heard - hop_length, hop_length, 1)
+
+
+@numba.njit
+def _make_windows(plan, memory, stream):
+    """See `FrameBuffer._make_windows`."""
+    n_open, n_fft, hop_length, work = plan.n_open, plan.n_fft, plan.hop_length, memory.work
+    n_heard, newest, total, others = plan.n_revised * hop_length, n_open - 1, plan.samples, plan.others
+    for i in range(plan.n_samples):
+        work[total + i] = work[others + i] = memory.coverage[stream * plan.n_samples + i]
+    for frame in range(n_open):
+        if memory.present[stream * n_open + frame]:
+            for i in range(max(0, n_heard - frame * hop_length), n_fft):
+                work[total + frame * hop_length + i] += memory.envelope[i]
+                if frame < newest:
+                    work[others + frame * hop_length + i] += memory.envelope[i]
+    for i in range(hop_length + plan.n_fade):
+        gain = 1 / max(work[total + n_heard + i], MIN_COVERAGE)
+        memory.gain[stream * (hop_length + plan.n_fade) + i] = gain
+    for i in range(n_fft):
+        if plan.compensated:
+            covered = max(work[others + newest * hop_length + i], MIN_COVERAGE_AT_START)
+            start = memory.window[i] / covered
+        else:
+            start = memory.first_window[i]
+        memory.start_analysis[stream * plan.padded_frame + i] = start
+    for frame in range(n_open):
+        present, at = memory.present[stream * n_open + frame], (stream * n_open + frame) * plan.padded_frame
+        for i in range(n_fft):
+            if plan.compensated:
+                covered = max(work[total + frame * hop_length + i], MIN_COVERAGE)
+                window = memory.window[i] / covered
+            else:
+                window = memory.newest_window[i] if frame == newest else memory.window[i]
+            memory.analysis[at + i] = present * window
+
+
+def _compiled_for(sources):
+    """Compile `push`, or take what numba kept.
+
+    By itself numba would look for changes in this file only; of closures, it compares the variables, too.
+    """
+
+    @numba.njit(nogil=True, cache=True)
+    def push(plan, memory, magnitude, spectrum, hops, number, first, last):
+        """Advance streams `first` to `last - 1` by one frame.
+
+        plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
+        magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
+            that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
+        number: zero, of the precision of everything.
+        """
+        assert sources
+        plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
+        is_frame, is_given = magnitude != 0, spectrum != 0
+        call = pointers(Call(magnitude, spectrum, hops), number)
+        for stream in range(first, last):
+            _shift(plan, memory, stream, call.magnitude, is_frame)
+            if memory.unchanged[stream] <= plan.n_settling:
+                _make_windows(plan, memory, stream)
+            _load(plan, memory, stream)
+            _start(plan, memory, stream, call.spectrum, is_given)
+            for _ in range(plan.n_iter):
+                _iterate(plan, memory, stream)
+            _save(plan, memory, stream)
+            _commit(plan, memory, stream, call.hops)
+
+    return push
+
+
+_SOURCES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
+push = _compiled_for(hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest())

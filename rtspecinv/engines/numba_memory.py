@@ -1,0 +1,144 @@
+"""What compiled code works on: a plan, memory, and how numbers are moved in it.
+
+Everything happens in one flat array `work`, which positions point into. Its layout, every spectrum being
+`padded` real parts and as many imaginary ones, where `padded` is n_half up to the next multiple of WIDTH:
+
+    0            magnitudes (n_open, padded)
+    spectra      the iterate c, what the rule carries and, for the difference map, P_C(c):
+                 (n_slots, n_open, 2 * padded)
+    y            spectrum of one frame on its way through P_C
+    room         for its transforms
+    samples      committed samples and what the frames add to them
+    others       the same without the newest frame, when windows are made
+
+Padding holds zeros, which every step maps to zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+
+from rtspecinv.engines.numba_lanes import WIDTH, deinterleave, interleave, load, store
+
+# Rules. The linear family, where p is the s of the iteration before:
+# A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p p.
+LINEAR, DIFFERENCE_MAP, ADMM, ACCELERATED = range(4)
+
+# Starts of the newest frame, unless it is given.
+OVERLAP, ZEROS = range(2)
+
+
+class Plan(NamedTuple):
+    """Numbers that stay as they are from push to push."""
+
+    n_fft: int
+    n_half: int
+    padded: int  # n_half up to the next multiple of WIDTH
+    padded_frame: int  # n_fft up to the next multiple of WIDTH
+    own_fft: int  # 0 or 1
+    second_radix: int
+    hop_length: int
+    n_open: int
+    n_revised: int
+    n_fade: int
+    n_samples: int
+    n_slots: int  # spectra in the buffer
+    n_iter: int
+    n_settling: int  # pushes without a change of presence until the windows stay as they are
+    rule: int
+    start: int
+    compensated: int  # 0 or 1
+    commits_consistent: int  # 0 or 1: Griffin-Lim commits P_M(s), all others P_M(P_C(P_M(c)))
+    spectra: int
+    y: int
+    room: int
+    samples: int
+    others: int
+
+
+class Memory(NamedTuple):
+    """Addresses of what stays where it is from push to push; windows go up to `padded_frame`."""
+
+    # State as in `FrameBuffer`, of all streams.
+    magnitude: int
+    present: int
+    spectra: int
+    past: int
+    committed: int
+    coverage: int
+    expected: int
+    # What follows from it.
+    unchanged: int  # (n_streams,) pushes since presence changed, at most n_settling + 1
+    analysis: int  # (n_streams, n_open, padded_frame)
+    start_analysis: int  # (n_streams, padded_frame)
+    gain: int  # (n_streams, hop_length + n_fade)
+    # Constants.
+    constants: int  # (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule
+    window: int  # with the scale of the transform
+    dual_window: int  # with the scale of the inverse transform
+    envelope: int
+    first_window: int  # asymmetric windows, before and after the newest frame adds itself
+    newest_window: int
+    fade: int  # (n_fade,)
+    tables: int
+    # Room of a thread.
+    work: int
+    real: int
+    half: int
+
+
+class Call(NamedTuple):
+    """Addresses of what one push takes and gives."""
+
+    magnitude: int
+    spectrum: int
+    hops: int
+
+
+@numba.njit(forceinline=True)
+def spectrum_at(plan, slot, frame):
+    """Position of a spectrum."""
+    return plan.spectra + 2 * (slot * plan.n_open + frame) * plan.padded
+
+
+@numba.njit
+def move(target, to, source, at, n):
+    """Copy n numbers, from left to right: the target may overlap the source if it is to the left of it."""
+    whole = n - n % WIDTH
+    for i in range(0, whole, WIDTH):
+        store(target, to + i, load(source, at + i))
+    for i in range(whole, n):
+        target[to + i] = source[at + i]
+
+
+@numba.njit
+def fill(target, to, n, value):
+    """Put a value n times."""
+    for i in range(to, to + n):
+        target[i] = value
+
+
+@numba.njit
+def split(work, to, padded, pairs, at, n):
+    """Real and imaginary parts of n pairs at `at`."""
+    whole = n - n % WIDTH
+    for k in range(0, whole, WIDTH):
+        a, A = deinterleave(load(pairs, at + 2 * k), load(pairs, at + 2 * k + WIDTH))
+        store(work, to + k, a)
+        store(work, to + padded + k, A)
+    for k in range(whole, n):
+        work[to + k], work[to + padded + k] = pairs[at + 2 * k], pairs[at + 2 * k + 1]
+
+
+@numba.njit
+def join(pairs, to, work, at, padded, n):
+    """Do the inverse of `split`."""
+    whole = n - n % WIDTH
+    for k in range(0, whole, WIDTH):
+        low, high = interleave(load(work, at + k), load(work, at + padded + k))
+        store(pairs, to + 2 * k, low)
+        store(pairs, to + 2 * k + WIDTH, high)
+    for k in range(whole, n):
+        pairs[to + 2 * k], pairs[to + 2 * k + 1] = work[at + k], work[at + padded + k]

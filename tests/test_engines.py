@@ -1,0 +1,243 @@
+"""Engines agree with the reference, to the tolerance stated here, and are chosen as they say."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from contract import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtspecinv import STFT, StreamingInverter
+from rtspecinv.engines.eager import Eager
+from rtspecinv.phase import Gradient, Overlap
+from rtspecinv.updates import ADMM, RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim
+
+fast = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
+    reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
+)
+# Relative to the loudest sample, for float64 and float32, after few iterations and frames: rules amplify
+# rounding errors, some by more than 10 a push.
+TOLERANCE, TOLERANCE_SINGLE = 1e-6, 1e-3
+
+
+def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> torch.Tensor:
+    n_samples = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
+    samples = torch.randn(*batch, n_samples, generator=torch.Generator().manual_seed(seed), dtype=stft.dtype)
+    return stft.magnitude(0.2 * samples)
+
+
+def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **options: object) -> None:
+    eager, compiled = (
+        run(StreamingInverter(stft, engine=engine, **options), magnitude)  # type: ignore[arg-type]
+        for engine in ("eager", "numba")
+    )
+    assert compiled.shape == eager.shape
+    assert (compiled - eager).abs().max() <= tolerance * eager.abs().max()
+
+
+@fast
+@settings(max_examples=40, deadline=None)
+@given(
+    update=st.sampled_from(
+        [*RULES.values(), RAAR(momentum=0.3), DifferenceMap(beta=0.8), ADMM(rho=0.5), GriffinLim(0.5)]
+    ),
+    init=st.sampled_from(["overlap", "overlap", "zeros", "peaks"]),
+    window=st.sampled_from(["hann", "hamming", "blackman"]),
+    onesided=st.booleans(),
+    normalized=st.booleans(),
+    n_fft=st.one_of(st.integers(16, 600), st.sampled_from([128, 256, 512])),
+    shorter=st.floats(0.5, 1.0),
+    overlap=st.integers(3, 8),
+    batch=st.sampled_from([(), (1,), (3,), (2, 2)]),
+    look_ahead=st.integers(0, 4),
+    revise=st.integers(0, 8),
+    n_iter=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_agrees_with_the_reference(
+    update,
+    init,
+    window,
+    onesided,
+    normalized,
+    n_fft,
+    shorter,
+    overlap,
+    batch,
+    look_ahead,
+    revise,
+    n_iter,
+    seed,
+):
+    win_length = round(shorter * n_fft)
+    stft = STFT(
+        n_fft,
+        win_length // overlap,
+        win_length=win_length,
+        window=window,
+        center=False,
+        onesided=onesided,
+        normalized=normalized,
+        dtype=torch.float64,
+    )
+    options = {
+        "update": update,
+        "init": init,
+        "look_ahead": look_ahead,
+        "revise": 0 if update.textbook else min(revise, stft.look_back),
+        "n_iter": n_iter,
+        "batch_shape": batch,
+    }
+    assert_agree(stft, magnitudes(stft, *batch, seed=seed), TOLERANCE, **options)
+
+
+@fast
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_fft", [64, 100, 101, 128, 256, 512, 1024, 2048, 4096, 8192])
+def test_every_length_has_its_transform(n_fft, dtype):
+    stft = STFT(n_fft, n_fft // 4, dtype=dtype)
+    single = dtype == torch.float32
+    tolerance = TOLERANCE_SINGLE if single else TOLERANCE
+    assert_agree(stft, magnitudes(stft, n_frames=4), tolerance, update="gla", n_iter=1)
+
+
+@fast
+def test_threads_make_no_difference():
+    stft = STFT(1024, 256)
+    S = magnitudes(stft, 6)
+    expected = run(StreamingInverter(stft, batch_shape=(6,)), S)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(run(StreamingInverter(stft, batch_shape=(6,)), S), expected)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@fast
+def test_inverters_in_threads_of_their_own():
+    stft = STFT(256, 64)
+    S = [magnitudes(stft, 8, n_frames=20, seed=seed) for seed in range(4)]
+    expected = [run(StreamingInverter(stft, batch_shape=(8,)), s) for s in S]
+    results: list[torch.Tensor] = [torch.empty(0)] * 4
+
+    def work(index: int) -> None:
+        results[index] = run(StreamingInverter(stft, batch_shape=(8,)), S[index])
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(map(torch.equal, results, expected))
+
+
+@fast
+@pytest.mark.parametrize("update", ["raar", "agla", "admm"])
+def test_the_reference_can_take_over_and_give_back(update):
+    """In mid-stream, where a magnitude requires a gradient; the state is the same."""
+    stft = STFT(128, 32, dtype=torch.float64)
+    S = magnitudes(stft, n_frames=9)
+    inverter = StreamingInverter(stft, update=update, n_iter=2, engine="numba")
+    expected = run(StreamingInverter(stft, update=update, n_iter=2, engine="eager"), S)
+    hops = []
+    for t, frame in enumerate(S.unbind(-1)):
+        hops.append(inverter.push(frame.clone().requires_grad_(t in (2, 3, 7))))
+        assert hops[-1].requires_grad == (t in (2, 3, 7, 8))  # until it is cut, a graph goes on
+        if t == 3:
+            inverter.detach()
+    samples = torch.cat([*(hop.detach() for hop in hops), inverter.flush().detach()])
+    assert (samples - expected).abs().max() < TOLERANCE * expected.abs().max()
+
+
+@fast
+def test_gradients_are_those_of_the_reference():
+    stft = STFT(128, 32, dtype=torch.float64)
+    gradients = []
+    for engine in ("eager", "numba"):
+        S = magnitudes(stft).requires_grad_()
+        run(StreamingInverter(stft, n_iter=1, engine=engine), S).square().sum().backward()
+        gradients.append(S.grad)
+    assert torch.equal(*gradients)
+
+
+@fast
+def test_views_of_all_kinds_are_taken():
+    stft = STFT(128, 32)
+    S = magnitudes(stft, 2)
+    expected = run(StreamingInverter(stft, batch_shape=(2,)), S)
+    strided = torch.empty(S.shape[2], S.shape[1], 2).permute(2, 1, 0)
+    strided.copy_(S)
+    assert torch.equal(run(StreamingInverter(stft, batch_shape=(2,)), strided), expected)
+    negative = torch.complex(S, -S).conj().imag
+    assert negative.is_neg()
+    assert torch.equal(run(StreamingInverter(stft, batch_shape=(2,)), negative), expected)
+
+
+@fast
+def test_memory_is_written_in_place():
+    inverter = StreamingInverter(STFT(64, 16), engine="numba")
+    twin = copy.deepcopy(inverter)
+    frame = torch.ones(33)
+    for _ in range(3):
+        assert torch.equal(inverter.push(frame), twin.push(frame))
+    hops = {inverter.push(frame).data_ptr() for _ in range(2)}
+    where = [b.data_ptr() for b in inverter.buffers()]
+    inverter.push(frame)
+    assert where == [b.data_ptr() for b in inverter.buffers()]
+    assert len({*where, *(b.data_ptr() for b in twin.buffers()), *hops}) > len(where)
+
+
+@fast
+def test_who_is_chosen():
+    class Other(RAAR):
+        pass
+
+    class Else(Overlap):
+        pass
+
+    stft = STFT(64, 16)
+    for options in ({}, {"init": "gradient"}, {"update": AcceleratedGriffinLim(), "init": "zeros"}):
+        assert StreamingInverter(stft, **options).engine == "numba_cpu"
+    assert StreamingInverter(stft, engine="eager").engine == "eager"
+    assert StreamingInverter(stft, engine="numba_cpu").engine == "numba_cpu"
+    for options in ({"update": Other()}, {"init": Else()}, {"init": Gradient(delay=1)}):
+        assert StreamingInverter(stft, **options).engine == "eager"
+        with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
+            StreamingInverter(stft, engine="numba", **options)
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rtspecinv.engines.numba_cpu", None)
+    monkeypatch.delattr("rtspecinv.engines.numba_cpu", raising=False)
+    inverter = StreamingInverter(STFT(64, 16))
+    assert inverter.engine == "eager"
+    assert isinstance(inverter._engine, Eager)
+    with pytest.raises(ImportError, match=r'pip install "rtspecinv\[fast\]"'):
+        StreamingInverter(STFT(64, 16), engine="numba")
+
+
+@fast
+def test_compiled_once_and_kept(tmp_path):
+    """A new process finds the compiled code, and the first push compiles nothing."""
+    code = """
+import torch, rtspecinv
+from rtspecinv.engines.numba_kernels import push
+inverter = rtspecinv.StreamingInverter(rtspecinv.STFT(64, 16))
+compiled = len(push.signatures)
+inverter.push(torch.ones(33))
+print(compiled, len(push.signatures), sum(push.stats.cache_misses.values()))
+"""
+    command = [sys.executable, "-c", code]
+    for _ in range(2):
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["1", "1", "0"]
