@@ -49,7 +49,7 @@ class Configuration:
 
     def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
         stft = rtspecinv.STFT(self.n_fft, self.hop_length)
-        return rtspecinv.StreamingInverter(stft, **{"engine": "eager", **options})
+        return rtspecinv.StreamingInverter(stft, **options)
 
 
 A, B = Configuration("A", 22050, 1024, 256), Configuration("B", 22050, 2048, 512)

@@ -24,7 +24,7 @@ def write_summary(letter: str, bench: Bench) -> None:
         f"Mean of {len(bench.clips(protocol.A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
         "SC is spectral convergence, the lower the better; PESQ (wideband) and ESTOI are of the speech among "
         "them; textbook is RTISI-LA; latency is that of the inverter. Real-time factor: seconds of work per "
-        "second of sound, engine `eager` on one core.\n\n"
+        f"second of sound, engine `{protocol.A.inverter().engine}` on one core.\n\n"
     )
     origin = (
         f"From [bench/README.md](bench/README.md), commit {commit()}, {cpu()}, torch {torch.__version__}."

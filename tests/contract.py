@@ -117,7 +117,8 @@ def is_finite(inverter: StreamingInverter, magnitude: Tensor) -> None:
     n_samples = magnitude.shape[-1] * inverter.stft.hop_length
     before = samples[..., inverter.latency : inverter.latency + n_samples].square().mean(-1)
     after = samples[..., -n_samples:].square().mean(-1)
-    assert (after > 0.1 * before).all()
+    # Without iterations frames hardly agree, and cancel each other.
+    assert (after > (0.1 if inverter.n_iter else 0.01) * before).all()
     assert run(inverter, magnitude[..., :1]).isfinite().all()
     for scale in (1e-30, 1e30):
         with warnings.catch_warnings():

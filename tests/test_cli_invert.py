@@ -192,7 +192,7 @@ def test_unknown_method_is_wrong_usage(folder, capsys):
 
 def test_interrupted_folder_has_whole_files_only(folder):
     for i in range(40):
-        store(folder / f"c{i:02}.npz", magnitude(60000))
+        store(folder / f"c{i:02}.npz", 0.5 * magnitude(60000))
     code = (
         "import signal, sys\n"
         "from rtspecinv.cli import main\n"
