@@ -257,8 +257,8 @@ def section_g(bench: Bench) -> str:
 
     Each row changes one thing. Three clips of every recording: as above, from 4 s on, and from 2 s on
     slowed to 0.8x, because on few clips near-equal choices differ by chance. "Above": the clips of the
-    tables above. Changes are to the first row, below 0 better; "worst" is the clip that loses most. Engine `eager`, whose
-    constants can be changed.
+    tables above. Changes are to the first row, below 0 better; "worst" is the clip that loses most.
+    Engine `eager`, whose constants can be changed.
     """
     above = bench.clips(A)
     clips = above + protocol.read_clips(bench.files, A.sample_rate, 4.0)

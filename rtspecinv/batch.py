@@ -8,7 +8,7 @@ mending that takes a batch run a tenth of the iterations that it needs from rand
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.frames import MIN_COVERAGE
-from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
+from rtspecinv.inputs import (
+    Array,
+    as_magnitude,
+    as_spectrogram,
+    check_finite,
+    check_values,
+    count,
+    full_scale,
+    warn_of_power,
+)
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
 from rtspecinv.projections import to_magnitude, to_magnitude_in_range
@@ -26,10 +35,9 @@ from rtspecinv.stft import STFT, named, unknown_name
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import RAAR, RULES, Projection, Update, of_pairs
 
-INITS = ("stream", "peaks", "random", "zeros")
+STREAM_ITER = 32  # per frame, of the stream that a batch run starts with
 
-# A stream that is heard should settle, one that is a start should not get stuck: bolder than the default.
-STREAM = RAAR(beta=0.9, ramp=0.1)
+INITS = ("stream", "peaks", "random", "zeros")
 
 # Items of a batch are iterated together up to this many values of a spectrum: more leave the cache of a CPU.
 CACHE_VALUES = 2**18
@@ -54,6 +62,11 @@ class Hybrid:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"Parameter share={self.share} is not between 0 and 1!")
+        for name in ("search", "settle"):
+            if not isinstance(getattr(self, name), Update):
+                raise TypeError(
+                    f"Parameter {name} of Hybrid is not a rule: use rtspecinv.updates.GriffinLim()!"
+                )
 
     def legs(self, n_iter: int) -> list[tuple[Update, int]]:
         """Rules and their iterations."""
@@ -95,9 +108,9 @@ def invert(
     *,
     update: str | Update | Hybrid = "hybrid",
     n_iter: int = 100,
-    init: str | Tensor = "stream",
+    init: str | Tensor | Array = "stream",
     length: int | None = None,
-    known: Tensor | None = None,
+    known: Tensor | Array | None = None,
     tol: float = 0.0,
     evaluate_every: int = 25,
     generator: torch.Generator | None = None,
@@ -121,9 +134,9 @@ def invert(
         tol: stop when the squared error of an item's magnitudes falls by less than this share of its first
             value per iteration; 0 never stops.
         evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
-            is never worse than its start.
+            is never worse than its start, as long as `length` cuts nothing off and adds nothing.
         generator: of random phases, every item getting the same; None is one with seed 0.
-        callback: called with an `Iteration` at every evaluation; stops these items if it returns True.
+        callback: called with an `Iteration` at every evaluation; a true answer stops these items.
         progress: show a progress bar; needs tqdm.
 
     Returns:
@@ -135,8 +148,9 @@ def invert(
         TypeError: not a tensor or array, or not of the dtype of `stft`.
         ImportError: `progress` without tqdm.
 
-    If the magnitude requires a gradient, the samples have one. Where the start is made here it counts as
-    constant; the phase of a complex magnitude does not.
+    If the magnitude requires a gradient, the samples have one; ask for few iterations then, as gradients grow
+    with every one, most with rules that search ("hybrid", "dm", "raar"). Where the start is made here it
+    counts as constant; the phase of a complex magnitude does not.
 
     Sources: Griffin & Lim 1984; the rules name theirs.
     """
@@ -150,7 +164,11 @@ def invert(
         target = target / scale
         fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, space)
         fixed = fixed / scale[:, 0]
-        start = _start(str(init), target, space, generator) if start is None else start / scale
+        start = (
+            to_magnitude(start / scale, target)
+            if start is not None
+            else _start(str(init), target, space, generator)
+        )
         results = [target.new_zeros(0, space.n_out)]
         for items in _groups(target):
             wanted = target[items]
@@ -171,7 +189,7 @@ def invert(
                 if callback is not None:
                     shown = (convergence, samples, actual.mT * scale[items], wanted.mT * scale[items])
                     now = Iteration(items, number, n_iter, *(tensor.detach() for tensor in shown))
-                    if callback(now) is True:
+                    if callback(now):
                         break
                 if best.settled:
                     break
@@ -180,7 +198,7 @@ def invert(
 
 
 def invert_many(
-    magnitudes: Sequence[Tensor | Array], stft: STFT, *, lengths: Sequence[int] | None = None, **options: Any
+    magnitudes: Iterable[Tensor | Array], stft: STFT, *, lengths: Sequence[int] | None = None, **options: Any
 ) -> list[Tensor]:
     """Samples of spectrograms of any lengths; those of one length are inverted together.
 
@@ -191,16 +209,18 @@ def invert_many(
         options: of `invert`, for all alike.
 
     Returns:
-        The samples of each, in their order; what `invert` gives of each alone, but for rounding.
+        The samples of each, in their order; what `invert` gives of each alone, but for rounding, which many
+        iterations amplify.
 
     Raises:
         ValueError, TypeError: as in `invert`, or another number of lengths than of magnitudes.
     """
+    magnitudes = list(magnitudes)
     if lengths is not None and len(lengths) != len(magnitudes):
         raise ValueError(f"Parameter lengths has {len(lengths)} values for {len(magnitudes)} magnitudes!")
     wanted = [None] * len(magnitudes) if lengths is None else lengths
     alike: dict[Any, list[int]] = {}
-    tensors = [as_magnitude(m, stft.window) for m in magnitudes]
+    tensors = [as_spectrogram(m, stft) for m in magnitudes]
     for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
         alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
     samples: dict[int, Tensor] = {}
@@ -310,35 +330,24 @@ def _find(update: str | Update | Hybrid) -> Update | Hybrid:
 
 
 def _check(
-    magnitude: Tensor | Array, init: str | Tensor, stft: STFT
+    magnitude: Tensor | Array, init: str | Tensor | Array, stft: STFT
 ) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
     """Magnitude and, if there is one, the given start, `(n_items, n_frames, n_half)`, and the batch shape."""
-    if not isinstance(stft, STFT):
-        raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
-    value = as_magnitude(magnitude, stft.window)
-    if value.ndim < 2 or value.shape[-2] != stft.n_freq or not value.shape[-1]:
-        transposed = value.ndim >= 2 and value.shape[-1] == stft.n_freq
-        way_out = "it looks transposed, pass magnitude.mT" if transposed else "make the STFT for its n_fft"
-        raise ValueError(
-            f"Parameter magnitude has shape {tuple(value.shape)}, not (*batch, n_freq, n_frames) with "
-            f"n_freq={stft.n_freq} and frames in it: {way_out}!"
-        )
-    if isinstance(init, Tensor):
+    value = as_spectrogram(magnitude, stft)
+    start = value if value.is_complex() else None
+    if not isinstance(init, str):
+        start = as_magnitude(init, stft.window, "init")
         if value.is_complex():
+            raise ValueError("Parameter init is a spectrum, and so is magnitude: its phase is the start!")
+        if not start.is_complex() or start.shape not in (value.shape, value.shape[-2:]):
             raise ValueError(
-                "Parameter init is a spectrum, but magnitude is complex: its phase is the start!"
+                f"Parameter init has {start.dtype} and shape {tuple(start.shape)}: it must be complex and of "
+                f"the shape {tuple(value.shape)} of magnitude!"
             )
-        start: Tensor | None = as_magnitude(init, stft.window)
-        if not init.is_complex() or init.shape[-2:] != value.shape[-2:]:
-            raise ValueError(
-                f"Parameter init has {init.dtype} and shape {tuple(init.shape)}: it must be complex "
-                f"and of the shape {tuple(value.shape)} of magnitude!"
-            )
-        start = init.expand(value.shape)
-    else:
-        if init not in INITS:
-            raise unknown_name("init", init, INITS)
-        start = value if value.is_complex() else None
+        check_finite(start, "init")
+        start = start.expand(value.shape)
+    elif init not in INITS:
+        raise unknown_name("init", init, INITS)
     target = value.abs() if value.is_complex() else value
     if (largest := check_values(target, stft.n_fft)) > 2 * full_scale(stft):
         warn_of_power(largest, full_scale(stft), stacklevel=3)
@@ -351,15 +360,21 @@ def _check(
     return items(target), None if start is None else items(start), batch_shape
 
 
-def _known(known: Tensor, batch_shape: tuple[int, ...], space: _Space) -> Tensor:
+def _known(known: Tensor | Array, batch_shape: tuple[int, ...], space: _Space) -> Tensor:
     """Known samples `(n_items, n_known)`."""
-    n_most = space.n_samples - 2 * space.offset
-    if known.shape[:-1] != batch_shape or known.shape[-1] > n_most:
+    samples, n_most = as_magnitude(known, space.stft.window, "known"), space.n_samples - 2 * space.offset
+    if (
+        samples.is_complex()
+        or not samples.ndim
+        or samples.shape[:-1] != batch_shape
+        or samples.shape[-1:].numel() > n_most
+    ):
         raise ValueError(
-            f"Parameter known has shape {tuple(known.shape)}, it must be {batch_shape} + (n_known,) with "
-            f"n_known <= {n_most}!"
+            f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real and of "
+            f"shape {batch_shape} + (n_known,), n_known <= {n_most}!"
         )
-    return known.reshape(math.prod(batch_shape), known.shape[-1])
+    check_finite(samples, "known")
+    return samples.reshape(math.prod(batch_shape), samples.shape[-1])
 
 
 def _scale(target: Tensor, stft: STFT) -> Tensor:
@@ -373,7 +388,7 @@ def _scale(target: Tensor, stft: STFT) -> Tensor:
 def _start(init: str, target: Tensor, space: _Space, generator: torch.Generator | None) -> Tensor:
     """Spectrum to start from, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
-        stream = StreamingInverter(space.stft, update=STREAM, batch_shape=(len(target),))
+        stream = start_stream(space.stft, (len(target),))
         samples = torch.cat([stream.push_many(target.mT), stream.flush()], -1)
         return space.analyze(samples[:, stream.latency :][:, : space.n_samples])
     if init == "peaks":
@@ -383,6 +398,14 @@ def _start(init: str, target: Tensor, space: _Space, generator: torch.Generator 
         turns = torch.rand(target.shape[1:], generator=generator, dtype=target.dtype, device=generator.device)
         return torch.polar(target, 2 * torch.pi * turns.to(target.device).expand_as(target))
     return torch.complex(target, torch.zeros_like(target))
+
+
+def start_stream(stft: STFT, batch_shape: tuple[int, ...]) -> StreamingInverter:
+    """Stream whose result a batch run starts with: nobody waits for it, so it may look further ahead.
+
+    Table l of bench/README.md has what others give.
+    """
+    return StreamingInverter(stft, look_ahead=stft.look_back + 2, n_iter=STREAM_ITER, batch_shape=batch_shape)
 
 
 def _groups(target: Tensor) -> list[slice]:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtspecinv.batch import STREAM, invert
+from rtspecinv.batch import invert, start_stream
 from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.stft import STFT
-from rtspecinv.streaming import StreamingInverter
+
+BLOCK_FRAMES = 1024
+OVERLAP_FRAMES = 32
 
 
 def invert_blocks(
@@ -41,24 +43,34 @@ def invert_blocks(
         Samples `(*batch, n)`, together as many as `invert` gives.
 
     Raises:
-        ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames.
+        ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames; complex ones.
     """
     least = 2 * (stft.look_back + 1)
-    overlap_frames = max(32, least) if overlap_frames is None else overlap_frames
-    block_frames = max(1024, 4 * overlap_frames) if block_frames is None else block_frames
+    overlap_frames = max(OVERLAP_FRAMES, least) if overlap_frames is None else overlap_frames
+    block_frames = max(BLOCK_FRAMES, 4 * overlap_frames) if block_frames is None else block_frames
     count(2 * count(least, overlap_frames=overlap_frames), block_frames=block_frames)
-    if unfit := sorted({"init", "length", "generator"} & set(options)):
+    if unfit := sorted({"init", "length", "generator", "known"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
-    source = (as_magnitude(frame, stft.window) for frame in frames)
+    source = (_magnitude(frame, stft) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
         raise ValueError("Parameter frames is empty: there is nothing to invert!")
     if len(first) < block_frames:
-        yield invert(torch.stack(first, -1), stft, **options)
+        yield invert(torch.stack(first, -1), stft.with_center(stft.center), **options)
         return
     yield from _trimmed(
         _blocks(chain(first, source), stft, block_frames, overlap_frames, options), stft.padding
     )
+
+
+def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
+    """Copy of a magnitude `(*batch, n_half)`; whoever makes frames may use their memory again."""
+    magnitude = as_magnitude(frame, stft.window, "frames")
+    if magnitude.is_complex():
+        raise TypeError("Parameter frames is complex, but blocks start with the stream: pass frame.abs()!")
+    if magnitude.shape[-1:] != (stft.n_freq,):
+        raise ValueError(f"Parameter frames has shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq})!")
+    return magnitude[..., : stft.n_fft // 2 + 1].clone()
 
 
 def _blocks(
@@ -90,7 +102,7 @@ def _blocks(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has said so, once
             better[..., inside] = invert(
-                torch.stack(magnitudes, -1).abs(),
+                torch.stack(magnitudes, -1),
                 at_edge,
                 init=stft.analyze(samples),
                 known=samples[..., :n_final][..., inside],
@@ -104,7 +116,7 @@ def _blocks(
     stream, known, samples, n_final = None, [], None, 0
     for frame in frames:
         if stream is None or samples is None:
-            stream = StreamingInverter(stft, update=STREAM, batch_shape=tuple(frame.shape[:-1]))
+            stream = start_stream(stft, tuple(frame.shape[:-1]))
             samples, n_late = stft.window.new_zeros(*frame.shape[:-1], 0), stream.latency
         known.append(frame)
         hop = stream.push(frame)[..., min(n_late, hop_length) :]

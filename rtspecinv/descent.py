@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,7 +43,7 @@ def lbfgs(
     target: Tensor,
     transform: Transform,
     *,
-    length: int | tuple[int, ...] | None = None,
+    length: int | Sequence[int] | None = None,
     initial: Tensor | None = None,
     n_iter: int = 100,
     max_evaluations: int | None = None,
@@ -71,7 +71,7 @@ def lbfgs(
             `history_size` 20, no tolerances. Samples are scaled to a level of 1 and the error to `target`.
         generator: of noise; None is one with seed 0.
         callback: called with an `Iteration` at every evaluation, `items` being everything and `convergence`
-            a scalar; stops if it returns True.
+            a scalar; a true answer stops.
         progress: show a progress bar; needs tqdm.
 
     Returns:
@@ -84,14 +84,23 @@ def lbfgs(
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
     """
     n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    if not isinstance(target, Tensor):
+        raise TypeError(f"Parameter target is a {type(target).__name__}: use torch.as_tensor(target)!")
+    if max_evaluations is not None:
+        count(1, max_evaluations=max_evaluations)
+    if not tol >= 0:
+        raise ValueError(f"Parameter {tol=} is not a number >= 0!")
     wanted = target.detach().clone()  # the gradients here are those of the samples alone
     with torch.inference_mode(False), torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
-        start = _start(wanted, transform, length, initial, generator)
+        shape = tuple(length) if isinstance(length, Sequence) else length
+        if not isinstance(shape, tuple) and shape is not None:
+            shape = count(1, length=shape)
+        start = _start(wanted, transform, shape, initial, generator)
         search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
         best = Best(max(tol, STALLED))
         while True:
             value, error = search.evaluate()
-            if not best.number and not math.isfinite(error):
+            if not search.n_iter and not math.isfinite(error):
                 raise ValueError(
                     "Parameter transform gives values that are not finite at the start: pass another "
                     "initial, or keep logarithms away from 0!"
@@ -101,7 +110,7 @@ def lbfgs(
             convergence = 10 * torch.log10(error)
             show(n_new, f"{float(convergence):.1f} dB")
             now = Iteration(slice(None), search.n_iter, n_iter, convergence, best.samples[0], value, wanted)
-            stopped = (callback is not None and callback(now) is True) or best.settled
+            stopped = (callback is not None and bool(callback(now))) or best.settled
             left = math.inf if max_evaluations is None else max_evaluations - search.n_evaluations
             if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
                 return best.samples[0]
@@ -118,7 +127,7 @@ class _Search:
         self.scaled = torch.nn.Parameter(start / self.level)
         self.n_iter = self.n_evaluations = 0
         self.optimizer = torch.optim.LBFGS([self.scaled], **(DEFAULTS | options))
-        self.step_iter = self.optimizer.param_groups[0]["max_iter"]
+        self.step_iter = count(1, max_iter=self.optimizer.param_groups[0]["max_iter"])
 
     @property
     def samples(self) -> Tensor:
@@ -143,12 +152,11 @@ class _Search:
 
     def _closure(self) -> Tensor:
         self.n_evaluations += 1
-        self.optimizer.zero_grad()
         difference = (self.transform(self.scaled * self.level) - self.target) / self.size
         # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
         loss = difference.square().sum() * self.scaled.numel()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        (self.scaled.grad,) = torch.autograd.grad(loss, self.scaled)  # of the samples, not of the transform
+        return loss.detach()
 
 
 def _squared_error(value: Tensor, target: Tensor, samples: Tensor) -> Tensor:
@@ -178,12 +186,10 @@ def _start(
     known = _known_inverse(target, transform)
     if known is not None:
         magnitude, stft = known
-        if isinstance(length, tuple):
-            length = length[-1]
-        return invert(magnitude, stft, n_iter=0, length=length)
+        return invert(magnitude, stft, n_iter=0, length=length[-1] if isinstance(length, tuple) else length)
     if length is None:
         raise ValueError("Parameters length and initial are both None: say how many samples there are!")
-    shape = (length,) if isinstance(length, int) else tuple(length)
+    shape = (length,) if isinstance(length, int) else length
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)
 

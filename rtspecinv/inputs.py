@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
 
-def as_magnitude(value: Tensor | Array, like: Tensor) -> Tensor:
+def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -> Tensor:
     """Magnitude or spectrum on the device and in the precision of `like`; only arrays are converted.
 
     Raises:
@@ -27,22 +27,41 @@ def as_magnitude(value: Tensor | Array, like: Tensor) -> Tensor:
     dtype = like.dtype
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fc":
-            raise TypeError(f"Parameter magnitude has {value.dtype}: use magnitude.astype('float32')!")
+            raise TypeError(f"Parameter {name} has {value.dtype}: use {name}.astype('float32')!")
         is_complex = value.dtype.kind == "c"
         native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
         return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
-        raise TypeError(f"Parameter magnitude is a {type(value).__name__}: pass a tensor or an array!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array!")
     if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
-            f"Parameter magnitude has {value.dtype}, not {dtype}: use magnitude.to({dtype}), or .to() of the "
-            "STFT or inverter for the other precision!"
+            f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or .to() of STFT and "
+            "inverter for the other precision!"
         )
     if value.device != like.device:
-        raise ValueError(
-            f"Parameter magnitude is on {value.device}, not on {like.device}: move one with .to()!"
-        )
+        raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()!")
     return value
+
+
+def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -> Tensor:
+    """Magnitude or spectrum `(*batch, n_freq, n_frames)`, with frames in it; see `as_magnitude`."""
+    if not isinstance(stft, STFT):
+        raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+    tensor = as_magnitude(value, stft.window, name)
+    if tensor.ndim < 2 or tensor.shape[-2] != stft.n_freq or not tensor.shape[-1]:
+        transposed = tensor.ndim >= 2 and tensor.shape[-1] == stft.n_freq
+        way_out = f"it looks transposed, pass {name}.mT" if transposed else "make the STFT for its n_fft"
+        raise ValueError(
+            f"Parameter {name} has shape {tuple(tensor.shape)}, not (*batch, n_freq, n_frames) with "
+            f"n_freq={stft.n_freq} and frames in it: {way_out}!"
+        )
+    return tensor
+
+
+def check_finite(value: Tensor, name: str) -> None:
+    """Raise `ValueError` if a value is NaN or infinite."""
+    if not bool(value.detach().isfinite().all()):
+        raise ValueError(f"Parameter {name} is NaN or infinite somewhere!")
 
 
 def check_values(magnitude: Tensor, n_fft: int) -> float:

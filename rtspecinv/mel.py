@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.inputs import Array, count
+from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.stft import STFT, unknown_name
 
 SCALES = ("slaney", "htk")
@@ -89,6 +89,7 @@ class Mel(torch.nn.Module):
         magnitude = self.stft.magnitude(samples)
         return self.filters @ (magnitude if self.power == 1 else magnitude.square())
 
+    @torch.no_grad()
     def inverse(self, mel: Tensor) -> Tensor:
         """Non-negative magnitudes of which `mel` is nearly the mel spectrogram.
 
@@ -99,7 +100,8 @@ class Mel(torch.nn.Module):
             mel: non-negative `(*batch, n_mels, n_frames)`, not a logarithm of it.
 
         Returns:
-            Real `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` of `self.stft`.
+            Real `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` of `self.stft`,
+            whose spectra are one-sided. It has no gradient.
 
         Raises:
             ValueError: another number of mel bands, negative values, NaN or infinity.
@@ -107,18 +109,27 @@ class Mel(torch.nn.Module):
         Source: Lee & Seung 2001, theorem 1.
         """
         n_mels = len(self.filters)
-        if mel.ndim < 2 or mel.shape[-2] != n_mels:
+        mel = as_magnitude(mel, self.filters, "mel")
+        if mel.ndim < 2 or mel.shape[-2] != n_mels or not mel.shape[-1]:
             raise ValueError(f"Parameter mel has shape {tuple(mel.shape)}, not (*batch, {n_mels}, n_frames)!")
         if not bool(((mel >= 0) & mel.isfinite()).all()):
             raise ValueError("Parameter mel is negative or not finite somewhere: undo its logarithm first!")
+        tiny, peak = torch.finfo(mel.dtype).tiny, _peak(mel)
+        mel = mel / peak
         # Multiplying cannot leave 0, so everything that a filter sees starts a little above it.
-        tiny = torch.finfo(mel.dtype).tiny
-        floor = 1e-6 * mel.amax((-2, -1), keepdim=True) / self.filters.max()
-        values = (self.pseudo_inverse @ mel).maximum(floor) if mel.numel() else self.pseudo_inverse @ mel
+        values = (self.pseudo_inverse @ mel).clamp_min(1e-6 / float(self.filters.max()))
         wanted = self.filters.mT @ mel
         for _ in range(N_REFINEMENTS):
             values = values * wanted / (self.filters.mT @ (self.filters @ values)).clamp_min(tiny)
-        return values if self.power == 1 else values.sqrt()
+        return values * peak if self.power == 1 else values.sqrt() * peak.sqrt()
+
+
+def _peak(mel: Tensor) -> Tensor:
+    """Largest value of every item, `(*batch, 1, 1)`, 1 for silence."""
+    if not mel.numel():
+        return mel.new_ones(*mel.shape[:-2], 1, 1)
+    peak = mel.amax((-2, -1), keepdim=True)
+    return peak.where(peak > 0, 1)
 
 
 def _to_mel(frequency: Array, scale: str) -> Array:

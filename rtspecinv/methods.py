@@ -17,6 +17,7 @@ from torch import Tensor
 from rtspecinv import metrics
 from rtspecinv.batch import Iteration, invert
 from rtspecinv.descent import Transform, lbfgs
+from rtspecinv.inputs import as_spectrogram, check_values, count
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import Show, bar
 from rtspecinv.stft import STFT, unknown_name
@@ -116,14 +117,13 @@ def RTISI_LA(
     if spec.is_complex():
         raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()!")
     rule = RTISI(momentum=alpha) if asymmetric_window else GriffinLim(momentum=alpha)
-    if look_ahead < -1:
-        raise ValueError(f"Parameter {look_ahead=} is not an integer >= -1!")
-    if look_ahead == -1:
+    if count(-1, look_ahead=look_ahead) == -1:
         look_ahead = (stft.win_length - 1) // stft.hop_length
+    spec = as_spectrogram(spec, stft, "spec")
     batch_shape = spec.shape[:-2]
-    flat = spec.reshape(-1, *spec.shape[-2:])
+    flat = spec.reshape(batch_shape.numel(), *spec.shape[-2:])
     if not len(flat):
-        return invert(spec, stft)
+        return invert(spec, stft, n_iter=0)
     inverter = StreamingInverter(
         stft, update=rule, look_ahead=look_ahead, revise=0, n_iter=max_iter, batch_shape=(len(flat),)
     )
@@ -219,7 +219,8 @@ def L_BFGS(
         "line_search_fn",
     )
     _refuse_unknown(kwargs, known, own)
-    inner = kwargs.get("max_iter", 20)
+    inner = count(1, max_iter=kwargs.get("max_iter", 20))
+    _check_metric(metric)
     with _bar(outer_max_iter, "L_BFGS", bool(verbose)) as show:
         return lbfgs(
             spec,
@@ -229,8 +230,8 @@ def L_BFGS(
             n_iter=outer_max_iter * inner,
             tol=tol / inner,
             evaluate_every=eva_iter * inner,
-            optimizer={"max_iter": inner, **kwargs},
-            callback=_Shown(show, metric, inner),
+            optimizer={**kwargs, "max_iter": inner},
+            callback=_Shown(show, metric, inner) if verbose else None,
         )
 
 
@@ -246,13 +247,15 @@ def phase_init(spec: Tensor, **stft_kwargs: Any) -> Tensor:
 
     Raises:
         TypeError: a complex spectrum, or a keyword that `torch.stft` does not have.
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range; a magnitude is negative or not finite.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
     stft = _stft(spec, stft_kwargs, ("spec",))
     if spec.is_complex():
         raise TypeError("Parameter spec is complex: pass spec.abs()!")
+    spec = as_spectrogram(spec, stft, "spec")
+    check_values(spec, stft.n_fft)
     half = single_pass(stft, spec[..., : stft.n_fft // 2 + 1, :].mT).mT
     if stft.onesided:
         return half
@@ -269,6 +272,7 @@ def _invert(
     eva_iter: int,
     metric: str,
 ) -> Tensor:
+    _check_metric(metric)
     with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
         return invert(
             spec,
@@ -278,16 +282,19 @@ def _invert(
             init="peaks",
             tol=tol,
             evaluate_every=eva_iter,
-            callback=_Shown(show, metric),
+            callback=_Shown(show, metric) if verbose else None,
         )
+
+
+def _check_metric(metric: str) -> None:
+    if str(metric).lower() not in METRICS:
+        raise unknown_name("metric", metric, tuple(METRICS))
 
 
 class _Shown:
     """Callback that moves a bar and shows a metric."""
 
     def __init__(self, show: Show, metric: str, per_step: int = 1) -> None:
-        if metric.lower() not in METRICS:
-            raise unknown_name("metric", metric, tuple(METRICS))
         self.show, self.name, self.per_step, self.shown = show, metric.lower(), per_step, 0
 
     def __call__(self, now: Iteration) -> None:

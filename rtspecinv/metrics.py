@@ -25,7 +25,7 @@ def sc(input: Tensor, target: Tensor) -> Tensor:
     Source: Sturmel & Daudet 2011, section 3.
     """
     _check(input, target)
-    return _db(torch.linalg.vector_norm(input - target) / torch.linalg.vector_norm(target))
+    return _db(_norm(input - target) / _norm(target))
 
 
 def snr(input: Tensor, target: Tensor) -> Tensor:
@@ -34,8 +34,8 @@ def snr(input: Tensor, target: Tensor) -> Tensor:
     The higher the better; blind to loudness. Arguments and errors as in `sc`.
     """
     _check(input, target)
-    distance = input / torch.linalg.vector_norm(input) - target / torch.linalg.vector_norm(target)
-    return -_db(torch.linalg.vector_norm(distance))
+    distance = input / _norm(input) - target / _norm(target)
+    return -_db(_norm(distance))
 
 
 def ser(input: Tensor, target: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def ser(input: Tensor, target: Tensor) -> Tensor:
     Source: Zhu, Beauregard & Wyse 2007, eq. 14, whose numerator is the target's power.
     """
     _check(input, target)
-    return _db(torch.linalg.vector_norm(input) / torch.linalg.vector_norm(input - target))
+    return _db(_norm(input) / _norm(input - target))
 
 
 def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
     Source: Sturmel & Daudet 2011, section 3. Zhu's SER is its negative.
     """
     _check(input, target)
-    distance = torch.linalg.vector_norm(input - target, dim=(-2, -1))
-    return _db(distance / torch.linalg.vector_norm(target, dim=(-2, -1)))
+    distance = _norm(input - target, (-2, -1))
+    return _db(distance / _norm(target, (-2, -1)))
 
 
 def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float = 100.0) -> Tensor:
@@ -109,8 +109,8 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
     Source: Le Roux, Ono & Sagayama 2008, section 2.
     """
     consistent = stft.analyze(stft.synthesize(spectrum))
-    distance = torch.linalg.vector_norm(consistent - spectrum, dim=(-2, -1))
-    return _db(distance / torch.linalg.vector_norm(spectrum, dim=(-2, -1)))
+    distance = _norm(consistent - spectrum, (-2, -1))
+    return _db(distance / _norm(spectrum, (-2, -1)))
 
 
 def _check(input: Tensor, target: Tensor) -> None:
@@ -118,6 +118,15 @@ def _check(input: Tensor, target: Tensor) -> None:
         raise ValueError(
             f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!"
         )
+
+
+def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """Euclidean norm, of values whose squares may overflow or vanish."""
+    axes = tuple(range(values.ndim)) if dim is None else dim
+    peak = values.detach().abs().amax(axes, keepdim=True) if values.numel() else values.new_ones(())
+    peak = peak.where(peak > 0, 1)
+    norm: Tensor = torch.linalg.vector_norm(values / peak, dim=axes, keepdim=True) * peak
+    return norm.squeeze(axes)
 
 
 def _db(ratio: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rtspecinv import STFT, StreamingInverter, invert, invert_blocks, invert_many
-from rtspecinv.batch import BATCH_RULES, STREAM, Hybrid, Iteration
+from rtspecinv import STFT, invert, invert_blocks, invert_many
+from rtspecinv.batch import BATCH_RULES, Hybrid, Iteration, start_stream
 from rtspecinv.frames import MIN_COVERAGE
 from rtspecinv.metrics import spectral_convergence
 from rtspecinv.updates import RAAR, AcceleratedGriffinLim, GriffinLim
@@ -177,7 +177,7 @@ def test_every_rule_converges(update):
 
 def test_the_start_is_the_stream():
     magnitude = SMALL.magnitude(sound(500))
-    inverter = StreamingInverter(SMALL, update=STREAM)
+    inverter = start_stream(SMALL, ())
     stream = torch.cat([inverter.push_many(magnitude), inverter.flush()])[inverter.latency :]
     (only,) = told(magnitude, SMALL, n_iter=0)
     (from_it,) = told(magnitude, SMALL, n_iter=0, init=SMALL.analyze(stream))
@@ -203,13 +203,13 @@ def test_callback_and_tolerance_stop():
 
     def stop(now: Iteration) -> bool:
         numbers.append((now.items.start, now.number))
-        return now.number >= 10
+        return now.number >= 10 * torch.ones(1)  # anything true
 
     invert(magnitude, SMALL, n_iter=100, evaluate_every=5, callback=stop, update="gla")
     assert numbers in ([(0, 0), (0, 5), (0, 10)], [(i, n) for i in range(2) for n in (0, 5, 10)])
     loose = told(magnitude[0], SMALL, update="gla", n_iter=200, evaluate_every=5, tol=1e-2)[-1].number
     tight = told(magnitude[0], SMALL, update="gla", n_iter=200, evaluate_every=5, tol=1e-6)[-1].number
-    assert loose < tight < 200 or loose < tight == 200
+    assert loose < tight <= 200
 
 
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
@@ -327,9 +327,37 @@ def test_blocks(center):
         return spectral_convergence(stft.magnitude(samples), magnitude)
 
     assert (convergence(samples) - convergence(whole)).mean() < 4
-    assert (convergence(samples) - convergence(stream)).mean() < -2
+    assert (convergence(samples) - convergence(stream)).mean() < -0.3
     short = torch.cat(list(invert_blocks(magnitude[..., :50].unbind(-1), stft, **options)), -1)
     assert torch.equal(short, invert(magnitude[..., :50], stft, n_iter=30))
+
+
+def test_blocks_of_two_sided_spectra_in_reused_memory():
+    one, two = (STFT(64, 16, onesided=onesided) for onesided in (True, False))
+    samples = sound(2000).float()
+
+    def reused():
+        memory = torch.empty(64)
+        for frame in two.magnitude(samples).unbind(-1):
+            memory.copy_(frame)
+            yield memory
+
+    options = {"block_frames": 60, "overlap_frames": 16, "n_iter": 3}
+    expected = torch.cat(list(invert_blocks(one.magnitude(samples).mT, one, **options)))
+    found = torch.cat(list(invert_blocks(reused(), two, **options)))
+    assert torch.allclose(found, expected, atol=1e-4)
+    with pytest.raises(TypeError, match=r"frame.abs\(\)"):
+        next(invert_blocks(one.analyze(samples).mT, one))
+    with pytest.raises(TypeError, match="known"):
+        next(invert_blocks(one.magnitude(samples).mT, one, known=samples))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
+def test_only_the_phase_of_a_start_counts(scale):
+    magnitude = SMALL.magnitude(sound(500))
+    start = torch.polar(torch.rand_like(magnitude) + 0.1, 6 * torch.rand_like(magnitude))
+    first, second = (invert(magnitude, SMALL, init=s, n_iter=6) for s in (start, scale * start))
+    assert torch.allclose(first, second, atol=1e-6)
 
 
 def test_known_samples_stay():
@@ -397,6 +425,11 @@ GOOD = torch.rand(33, 9)
         (GOOD, {"init": GOOD}, ValueError, "complex"),
         (GOOD, {"init": GOOD[:, :4] * 1j}, ValueError, "shape"),
         (GOOD * 1j, {"init": GOOD * 1j}, ValueError, "its phase is the start"),
+        (GOOD, {"init": GOOD * 1j * torch.inf}, ValueError, "init is NaN or infinite"),
+        (GOOD, {"init": (GOOD * 1j).to(torch.complex128)}, TypeError, "init has torch.complex128"),
+        (GOOD, {"known": torch.full((9,), torch.nan)}, ValueError, "known is NaN"),
+        (GOOD, {"known": torch.tensor(1.0)}, ValueError, "known has"),
+        (GOOD, {"update": "hybrid", "tol": float("nan")}, ValueError, "tol=nan"),
         (GOOD, {"n_iter": -1}, ValueError, "n_iter=-1"),
         (GOOD, {"evaluate_every": 0}, ValueError, "evaluate_every=0"),
         (GOOD, {"length": 0}, ValueError, "length=0"),

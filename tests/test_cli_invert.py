@@ -81,7 +81,7 @@ def test_the_default_is_hybrid_with_100_iterations(tmp_path, capsys):
 
 
 def test_blocks_are_what_invert_blocks_gives_and_warn_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rtspecinv.cli.offline.BLOCK_FRAMES", 64)
+    monkeypatch.setattr("rtspecinv.blocks.BLOCK_FRAMES", 64)
     wanted = 1000 * magnitude(30000)
     store(tmp_path / "a.npz", wanted)
     assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "b.wav"), "--n-iter", "2"]) == 0

@@ -104,6 +104,23 @@ def test_it_stops_when_told_to_and_when_nothing_moves():
     assert told(target, log_mel, initial=SOUND, n_iter=500)[-1].number < 100  # it is there already
 
 
+def test_what_goes_wrong_later_keeps_the_best():
+    n_calls = 0
+
+    def breaking(samples: Tensor) -> Tensor:
+        nonlocal n_calls
+        n_calls += 1
+        return log_mel(samples) * (torch.nan if n_calls > 20 else 1)
+
+    assert lbfgs(log_mel(SOUND), breaking, length=4000).isfinite().all()
+
+
+def test_the_transform_keeps_its_gradients_to_itself():
+    layer = torch.nn.Linear(20, 30)
+    lbfgs(torch.randn(30), layer, length=20, n_iter=3)
+    assert layer.weight.grad is None
+
+
 def test_under_no_grad_and_inference_mode():
     with torch.no_grad():
         first = lbfgs(STFT_.magnitude(SOUND), STFT_.magnitude, n_iter=5)
@@ -128,5 +145,15 @@ def test_bad_input_is_refused():
         lbfgs(target, log_mel, length=3000, initial=SOUND)
     with pytest.raises(ValueError, match="not finite at the start"):
         lbfgs(target, lambda x: (MEL(x) * 0).log(), length=4000)
+    for options, says in (
+        ({"tol": -1}, "tol=-1"),
+        ({"optimizer": {"max_iter": 0}}, "max_iter=0"),
+        ({"max_evaluations": 0}, "max_evaluations=0"),
+        ({"length": 0}, "length=0"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            lbfgs(target, log_mel, **({"length": 4000} | options))
+    with pytest.raises(TypeError, match="as_tensor"):
+        lbfgs(target.numpy(), log_mel, length=4000)
     with pytest.raises(TypeError, match="history"):
         lbfgs(target, log_mel, length=4000, optimizer={"history": 3})

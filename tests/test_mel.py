@@ -101,6 +101,15 @@ def test_inverse_has_the_mel_spectrogram(seed, n_mels, power, scale):
     assert error.max() < -15
 
 
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_any_scale_can_be_inverted(power, scale):
+    mel = Mel(STFT(256, 64), 8000, n_mels=20, power=power)
+    wanted = mel.filters @ torch.rand(129, 6)
+    found = mel.inverse(wanted * scale) / scale ** (1 / power)
+    assert torch.allclose(found, mel.inverse(wanted), rtol=1e-3, atol=1e-6)
+
+
 def test_two_sided_transforms_are_halved():
     one, two = (Mel(STFT(64, 16, onesided=onesided), 8000, n_mels=8) for onesided in (True, False))
     samples = torch.randn(400)

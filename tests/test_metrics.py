@@ -25,6 +25,14 @@ def test_single_numbers_are_those_of_torch_specinv(seed, scale):
     assert np.isclose(metrics.snr(3 * x, y), metrics.snr(x, y))
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_any_scale(scale):
+    a, b = PAIR.float()
+    for name in ("sc", "snr", "ser", "spectral_convergence", "log_spectral_distance"):
+        metric = getattr(metrics, name)
+        assert torch.allclose(metric(a * scale, b * scale), metric(a, b), atol=1e-3)
+
+
 def test_items_are_told_apart():
     a, b = PAIR
     each = metrics.spectral_convergence(a, b)

@@ -33,8 +33,6 @@ RULES = ("hybrid", "agla", "fgla", "gla", "admm", "raar", "dm")  # what invert_b
 METHODS = (*RULES, "lbfgs", "stream")
 N_ITER = 100  # of all but the stream
 FORMATS = ("wav", "flac", "ogg")
-BLOCK_FRAMES = 1024  # inverted together
-OVERLAP_FRAMES = 32
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -119,15 +117,7 @@ def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Names
         target = torch.stack(list(frames), -1)
         yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=alone)
         return
-    overlap_frames = max(OVERLAP_FRAMES, 2 * (stft.look_back + 1))
-    yield from rtspecinv.invert_blocks(
-        frames,
-        stft,
-        block_frames=max(BLOCK_FRAMES, 4 * overlap_frames),
-        overlap_frames=overlap_frames,
-        update=args.method,
-        n_iter=n_iter,
-    )
+    yield from rtspecinv.invert_blocks(frames, stft, update=args.method, n_iter=n_iter)
 
 
 def _invert_folder(args: argparse.Namespace) -> int:
