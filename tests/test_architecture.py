@@ -23,7 +23,9 @@ ARROWS = {
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
     "mel": {"inputs", "stft"},
-    "methods": {"descent", "batch", "streaming", "updates", "metrics", "phase", "progress", "stft"},
+    "methods": {
+        *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
+    },
     "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
     "inputs": {"stft"},
     "streaming": {"engines", "updates", "phase", "inputs", "stft"},
