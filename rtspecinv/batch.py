@@ -106,7 +106,7 @@ def invert(
     magnitude: Tensor | Array,
     stft: STFT,
     *,
-    update: str | Update | Hybrid = "hybrid",
+    update: str | Update | Hybrid = "agla",
     n_iter: int = 100,
     init: str | Tensor | Array = "stream",
     length: int | None = None,
@@ -120,11 +120,12 @@ def invert(
     """Samples whose magnitudes are nearest to the given ones, as far as iterating finds them.
 
     Args:
-        magnitude: real and non-negative, `(*batch, n_freq, n_frames)`. Of complex values, the
-            phase is the start.
+        magnitude: real and non-negative, `(*batch, n_freq, n_frames)`; of complex values, the phase is the
+            start.
         stft: the transform that the magnitudes come from.
-        update: a rule or its name: "hybrid" (difference map, then accelerated Griffin-Lim), "gla", "fgla",
-            "agla", "raar", "dm", "admm". Rules take their frames as equally old: `RAAR` has no ramp here.
+        update: a rule or its name: "agla" (accelerated Griffin-Lim), "fgla", "gla", "raar", "dm", "admm", or
+            "hybrid" (difference map, then agla), which is better from poor starts. Rules take their
+            frames as equally old: `RAAR` has no ramp here.
         n_iter: iterations; with 0 the start is the answer.
         init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or

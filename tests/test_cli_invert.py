@@ -70,12 +70,12 @@ def test_every_method_gives_good_sound(tmp_path, capsys, method):
     assert out.endswith(f"written       {output}\n")
 
 
-def test_the_default_is_hybrid_with_100_iterations(tmp_path, capsys):
+def test_the_default_is_agla_with_100_iterations(tmp_path, capsys):
     store(tmp_path / "a.npz", magnitude(3000))
-    for name, options in (("a", []), ("b", ["--method", "hybrid", "--n-iter", "100"])):
+    for name, options in (("a", []), ("b", ["--method", "agla", "--n-iter", "100"])):
         assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / f"{name}.wav"), *options]) == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
-    assert capsys.readouterr().out.count("hybrid, 100 iterations") == 2
+    assert capsys.readouterr().out.count("agla, 100 iterations") == 2
     expected = rtspecinv.invert(magnitude(3000), STFT)
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav")[0], expected, atol=1e-4)
 
@@ -160,7 +160,7 @@ def test_bar_on_a_terminal(folder, capsys, monkeypatch, with_tqdm):
         ("in -o out.wav", "in is a folder, so out.wav must be one"),
         ("in/sub -o empty", "in/sub/twins/a.npy and in/sub/twins/a.npz would both become empty/twins/a.wav"),
         ("empty -o out", "holds no spectrograms (.npy, .npz, .pt, .safetensors)"),
-        ("in/b.npz -o out.wav --look-ahead 1", "--look-ahead is an option of --method stream, not of hybrid"),
+        ("in/b.npz -o out.wav --look-ahead 1", "--look-ahead is an option of --method stream, not of agla"),
         ("in/b.npz -o out.wav --method admm --update raar", "--update is an option of --method stream"),
         ("in/b.npz -o out.wav --n-iter -1", "n_iter=-1"),
         ("in/b.npz -o out.wav --overwrite", "--overwrite is for folders"),

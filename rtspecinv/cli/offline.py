@@ -29,7 +29,7 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.files import SUFFIXES, open_spectrogram
 
-RULES = ("hybrid", "agla", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
+RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
 METHODS = (*RULES, "lbfgs", "stream")
 N_ITER = 100  # of all but the stream
 FORMATS = ("wav", "flac", "ogg")

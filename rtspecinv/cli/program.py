@@ -148,9 +148,8 @@ def parser() -> argparse.ArgumentParser:
         choices=offline.METHODS,
         default=offline.METHODS[0],
         help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
-        "memory. The others: rules that iterate over blocks of frames, starting from the stream; hybrid, "
-        "the difference map and then accelerated Griffin-Lim, is the best of them as a rule "
-        "(default: %(default)s)",
+        "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
+        "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s)",
     )
     group.add_argument(
         "--n-iter",
