@@ -70,9 +70,10 @@ def section_m(bench: Bench) -> str:
     """A push by engine, one stream.
 
     µs: least, then median (p50), p95, p99, largest of the calmest of 5 rounds, in which C and the engines
-    take turns, 2,000 pushes each (`eager`: 400). "C" is a plain RTISI-LA loop with FFTW, its best of 5 times 250
-    pushes; the default rule sweeps over revised frames too, and looks once more before it commits. Targets
-    for `numba`: 1.4 times C's least at A, 1.5 at B and C; 4.5 times faster than `eager`; p99 / p50 1.5.
+    take turns, 2,000 pushes each (`eager`: 400). "C" is a plain RTISI-LA loop with FFTW, its best of 5
+    times 250 pushes; the default rule sweeps over revised frames too, and looks once more before it
+    commits. Targets for `numba`: 1.4 times C's least at A, 1.5 at B and C; 4.5 times faster than `eager`;
+    p99 / p50 1.5.
     """
     rows = []
     for configuration, look_ahead, n_iter in (

@@ -326,8 +326,9 @@ def test_blocks(center):
     def convergence(samples: Tensor) -> Tensor:
         return spectral_convergence(stft.magnitude(samples), magnitude)
 
-    assert (convergence(samples) - convergence(whole)).mean() < 4
-    assert (convergence(samples) - convergence(stream)).mean() < -0.3
+    # Medians: which few frames stay wrong is chance, and one can be most of the error.
+    assert (convergence(samples) - convergence(whole)).median() < 3
+    assert (convergence(samples) - convergence(stream)).median() < -0.3
     short = torch.cat(list(invert_blocks(magnitude[..., :50].unbind(-1), stft, **options)), -1)
     assert torch.equal(short, invert(magnitude[..., :50], stft, n_iter=30))
 
