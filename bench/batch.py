@@ -134,7 +134,7 @@ def section_i(bench: Bench) -> str:
 
     Medians of 5 runs, all methods in turn in each. "To pass": the least iterations, of 0, 5, 10, ..., after
     which the mean SC is under that of the first row after 100, and the time that they take. Clips come one
-    after another or "together", in one call. The last rows are the stream alone, as it is by default. Targets:
+    after another or "together", in one call. Last, the stream alone, with its defaults. Targets:
     0.8 at 100 iterations; to pass, 0.5 with nothing compiled (eager, or no stream), 0.12 with `numba`.
     """
     magnitude = A.magnitude(bench.clips(A).samples)
