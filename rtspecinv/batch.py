@@ -2,7 +2,7 @@
 
 Without a committed tail the consistent spectra are those of the transform itself, `P_C(c) = STFT(iSTFT(c))`,
 with its padding. The streaming inverter's result is the start: what it gets wrong is rare and local, and
-mending that takes a batch run a tenth of the iterations that it needs from random phases.
+it is ahead of what hundreds of iterations make of random phases (bench/README.md, tables h and l).
 """
 
 from __future__ import annotations
@@ -159,25 +159,24 @@ def invert(
     n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
     target, start, batch_shape = _check(magnitude, init, stft)
     space = _Space(stft, target.shape[-2], None if length is None else count(1, length=length))
-    needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (target, start))
+    needs_grad = torch.is_grad_enabled() and any(
+        isinstance(t, Tensor) and t.requires_grad for t in (target, start)
+    )
     with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
         scale = _scale(target.detach(), stft)
         target = target / scale
         fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, space)
         fixed = fixed / scale[:, 0]
-        start = (
-            to_magnitude(start / scale, target)
-            if start is not None
-            else _start(str(init), target, space, generator)
-        )
+        if isinstance(start, str):
+            start = _start(start, target, space, generator)
+        else:
+            start = to_magnitude(start / scale, target)
         results = [target.new_zeros(0, space.n_out)]
         for items in _groups(target):
             wanted = target[items]
             project = to_magnitude if needs_grad else to_magnitude_in_range
-            p_m, p_c = (
-                of_pairs(partial(project, magnitude=wanted)),
-                of_pairs(partial(space.consistent, known=fixed[items])),
-            )
+            p_m = of_pairs(partial(project, magnitude=wanted))
+            p_c = of_pairs(partial(space.consistent, known=fixed[items]))
             best, energy = Best(tol), wanted.square().sum((-2, -1))
             for number, estimate in _iterates(rule, n_iter, every, start[items], p_m, p_c):
                 n_new, sound = number - best.number, space.samples(estimate, fixed[items])
@@ -332,10 +331,10 @@ def _find(update: str | Update | Hybrid) -> Update | Hybrid:
 
 def _check(
     magnitude: Tensor | Array, init: str | Tensor | Array, stft: STFT
-) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
-    """Magnitude and, if there is one, the given start, `(n_items, n_frames, n_half)`, and the batch shape."""
+) -> tuple[Tensor, Tensor | str, tuple[int, ...]]:
+    """Magnitude and start, `(n_items, n_frames, n_half)` or the name of one, and the batch shape."""
     value = as_spectrogram(magnitude, stft)
-    start = value if value.is_complex() else None
+    start: Tensor | str = value
     if not isinstance(init, str):
         start = as_magnitude(init, stft.window, "init")
         if value.is_complex():
@@ -349,6 +348,8 @@ def _check(
         start = start.expand(value.shape)
     elif init not in INITS:
         raise unknown_name("init", init, INITS)
+    elif not value.is_complex():
+        start = init
     target = value.abs() if value.is_complex() else value
     if (largest := check_values(target, stft.n_fft)) > 2 * full_scale(stft):
         warn_of_power(largest, full_scale(stft), stacklevel=3)
@@ -358,18 +359,14 @@ def _check(
     def items(tensor: Tensor) -> Tensor:
         return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half)
 
-    return items(target), None if start is None else items(start), batch_shape
+    return items(target), start if isinstance(start, str) else items(start), batch_shape
 
 
 def _known(known: Tensor | Array, batch_shape: tuple[int, ...], space: _Space) -> Tensor:
     """Known samples `(n_items, n_known)`."""
     samples, n_most = as_magnitude(known, space.stft.window, "known"), space.n_samples - 2 * space.offset
-    if (
-        samples.is_complex()
-        or not samples.ndim
-        or samples.shape[:-1] != batch_shape
-        or samples.shape[-1:].numel() > n_most
-    ):
+    fits = samples.ndim and samples.shape[:-1] == batch_shape and samples.shape[-1] <= n_most
+    if samples.is_complex() or not fits:
         raise ValueError(
             f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real and of "
             f"shape {batch_shape} + (n_known,), n_known <= {n_most}!"

@@ -37,7 +37,7 @@ def invert_blocks(
         block_frames: frames in a block, at least twice `overlap_frames`; None is 1024 or four times as many.
         overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`;
             None is 32 or that.
-        options: of `invert` but `init`, `length` and `generator`.
+        options: of `invert` but `init`, `length`, `known` and `generator`.
 
     Yields:
         Samples `(*batch, n)`, together as many as `invert` gives.
@@ -58,9 +58,8 @@ def invert_blocks(
     if len(first) < block_frames:
         yield invert(torch.stack(first, -1), stft.with_center(stft.center), **options)
         return
-    yield from _trimmed(
-        _blocks(chain(first, source), stft, block_frames, overlap_frames, options), stft.padding
-    )
+    parts = _blocks(chain(first, source), first[0].shape[:-1], stft, block_frames, overlap_frames, options)
+    yield from _trimmed(parts, stft.padding)
 
 
 def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
@@ -74,7 +73,12 @@ def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
 
 
 def _blocks(
-    frames: Iterable[Tensor], stft: STFT, block_frames: int, overlap_frames: int, options: dict[str, Any]
+    frames: Iterable[Tensor],
+    batch_shape: tuple[int, ...],
+    stft: STFT,
+    block_frames: int,
+    overlap_frames: int,
+    options: dict[str, Any],
 ) -> Iterator[Tensor]:
     """Yield all samples that the frames cover, those of the padding too.
 
@@ -113,11 +117,9 @@ def _blocks(
             weight[..., -n_shared:] = fade
         return torch.lerp(samples, better, weight)
 
-    stream, known, samples, n_final = None, [], None, 0
+    stream, known, n_final = start_stream(stft, batch_shape), [], 0
+    samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency
     for frame in frames:
-        if stream is None or samples is None:
-            stream = start_stream(stft, tuple(frame.shape[:-1]))
-            samples, n_late = stft.window.new_zeros(*frame.shape[:-1], 0), stream.latency
         known.append(frame)
         hop = stream.push(frame)[..., min(n_late, hop_length) :]
         n_late = max(0, n_late - hop_length)
@@ -128,9 +130,8 @@ def _blocks(
             yield block[..., :n_done]
             samples = torch.cat([block[..., n_done:], samples[..., n_block:]], -1)
             known, n_final = known[block_frames - overlap_frames :], n_sure
-    if stream is not None and samples is not None:
-        samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
-        yield improve(known, samples, n_final, last=True)
+    samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
+    yield improve(known, samples, n_final, last=True)
 
 
 def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:

@@ -16,10 +16,9 @@ from rtspecinv.stft import STFT
 
 Transform = Callable[[Tensor], Tensor]
 
-STALLED = 1e-15  # where no line search finds anything better any more, whatever the tolerance
+STALLED = 1e-15  # tolerance where none is given: no line search finds anything better any more
 
 AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # of noise to start from, where nothing better is known
-
 
 DEFAULTS: dict[str, Any] = {
     "history_size": 20,
@@ -88,8 +87,7 @@ def lbfgs(
         raise TypeError(f"Parameter target is a {type(target).__name__}: use torch.as_tensor(target)!")
     if max_evaluations is not None:
         count(1, max_evaluations=max_evaluations)
-    if not tol >= 0:
-        raise ValueError(f"Parameter {tol=} is not a number >= 0!")
+    best = Best(tol or STALLED)
     wanted = target.detach().clone()  # the gradients here are those of the samples alone
     with torch.inference_mode(False), torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
         shape = tuple(length) if isinstance(length, Sequence) else length
@@ -97,7 +95,6 @@ def lbfgs(
             shape = count(1, length=shape)
         start = _start(wanted, transform, shape, initial, generator)
         search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
-        best = Best(max(tol, STALLED))
         while True:
             value, error = search.evaluate()
             if not search.n_iter and not math.isfinite(error):

@@ -13,7 +13,7 @@ from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.stft import STFT, unknown_name
 
 SCALES = ("slaney", "htk")
-N_REFINEMENTS = 50  # multiplicative steps of an inverse; more than 0.1 dB of mel error goes no further
+N_REFINEMENTS = 50  # multiplicative steps of an inverse
 
 
 class Mel(torch.nn.Module):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -306,18 +308,15 @@ class _Shown:
         self.shown = now.number
 
 
-def _bar(total: int, label: str, verbose: bool) -> Any:
+def _bar(total: int, label: str, verbose: bool) -> AbstractContextManager[Show]:
     """Progress bar; without tqdm, a warning in its place."""
-    try:
-        import tqdm  # noqa: F401
-    except ImportError:
-        if verbose:
-            warnings.warn(
-                'no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False',
-                stacklevel=4,
-            )
-        verbose = False
-    return bar(total, label, verbose)
+    missing = verbose and find_spec("tqdm") is None
+    if missing:
+        warnings.warn(
+            'no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False',
+            stacklevel=4,
+        )
+    return bar(total, label, verbose and not missing)
 
 
 def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STFT:

@@ -43,7 +43,7 @@ def ser(input: Tensor, target: Tensor) -> Tensor:
 
     The higher the better. Arguments and errors as in `sc`.
 
-    Source: Zhu, Beauregard & Wyse 2007, eq. 14, whose numerator is the target's power.
+    Source: Zhu, Beauregard & Wyse 2007, whose numerator is the target's power.
     """
     _check(input, target)
     return _db(_norm(input) / _norm(input - target))
@@ -85,7 +85,7 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
     Raises:
         ValueError: the shapes differ.
 
-    Source: Gray & Markel 1976, eq. 5.
+    Source: Gray & Markel 1976.
     """
     _check(input, target)
     floor = target.amax((-2, -1), keepdim=True) * 10 ** (-dynamic_range / 20)
@@ -106,7 +106,7 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
     Raises:
         ValueError, TypeError: as in `stft.synthesize`.
 
-    Source: Le Roux, Ono & Sagayama 2008, section 2.
+    Source: Le Roux, Ono & Sagayama 2008.
     """
     consistent = stft.analyze(stft.synthesize(spectrum))
     distance = _norm(consistent - spectrum, (-2, -1))
