@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import protocol
 import torch
-from page import ROOT, commit, cpu, replace_between, run
+from page import ROOT, commit, processor, replace_between, run
 from protocol import A, Clips
 from tables import Bench, db, number, table
 from torch import Tensor
@@ -124,7 +124,7 @@ def write_summary(letter: str, bench: Bench) -> None:
     caption = (
         f"Mean of {len(bench.clips(A).names)} recordings as above. From "
         "[bench/README.md](bench/README.md#h-batch-inversion-at-a-by-method-and-iterations), "
-        f"commit {commit()}, {cpu()}, torch {torch.__version__}."
+        f"commit {commit()}, {processor()}, torch {torch.__version__}."
     )
     replace_between(ROOT / "README.md", "offline", f"{text}\n\n{caption}\n")
 

@@ -16,6 +16,8 @@ import protocol
 import torch
 from tables import Bench
 
+from rtspecinv.cli.compare import processor
+
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
 README = ROOT / "bench" / "README.md"
@@ -98,7 +100,7 @@ def stamp(command: str, seconds: float) -> str:
     """Where and when a table was made."""
     today = datetime.date.today()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
-    return f"<sub>{today}, commit {commit()}, {cpu()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+    return f"<sub>{today}, commit {commit()}, {processor()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
 
 
 def commit() -> str:
@@ -110,14 +112,6 @@ def commit() -> str:
         return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changes else "")
     except OSError:
         return "unknown"
-
-
-def cpu() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def write(name: str, letter: str, section: str) -> None:

@@ -12,7 +12,7 @@ import sys
 
 import protocol
 import torch
-from page import ROOT, commit, cpu, replace_between, run
+from page import ROOT, commit, processor, replace_between, run
 from tables import SECTIONS, Bench, summary
 
 
@@ -26,9 +26,7 @@ def write_summary(letter: str, bench: Bench) -> None:
         "them; textbook is RTISI-LA; latency is that of the inverter. Real-time factor: seconds of work per "
         f"second of sound, engine `{protocol.A.inverter().engine}` on one core.\n\n"
     )
-    origin = (
-        f"From [bench/README.md](bench/README.md), commit {commit()}, {cpu()}, torch {torch.__version__}."
-    )
+    origin = f"From [bench/README.md](bench/README.md), commit {commit()}, {processor()}, torch {torch.__version__}."
     replace_between(ROOT / "README.md", "measured", f"{summary(bench)}\n\n{caption}{origin}\n")
 
 

@@ -123,11 +123,12 @@ def _facts(contest: Contest) -> dict[str, str]:
         "hop": f"{contest.stft.hop_length}",
         "rtspecinv": rtspecinv.__version__,
         "torch": str(torch.__version__),
-        "processor": f"{_processor()}, one thread",
+        "processor": f"{processor()}, one thread",
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
