@@ -26,7 +26,8 @@ def write_summary(letter: str, bench: Bench) -> None:
         "them; textbook is RTISI-LA; latency is that of the inverter. Real-time factor: seconds of work per "
         f"second of sound, engine `{protocol.A.inverter().engine}` on one core.\n\n"
     )
-    origin = f"From [bench/README.md](bench/README.md), commit {commit()}, {processor()}, torch {torch.__version__}."
+    made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
+    origin = f"From [bench/README.md](bench/README.md), {made}."
     replace_between(ROOT / "README.md", "measured", f"{summary(bench)}\n\n{caption}{origin}\n")
 
 
