@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Protocol
 
 from torch import Tensor
 
+from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT, unknown_name
 from rtspecinv.updates import Update
 
-ENGINES = ("auto", "eager", "numba", "numba_cpu")
+ENGINES = ("auto", "eager", "numba", "numba_cpu", "cuda_graph", "triton_gpu")
+
+NEEDS = {"numba_cpu": ("numba and rocket-fft", "fast"), "triton_gpu": ("triton", "gpu")}
 
 
 class Engine(Protocol):
@@ -39,28 +43,36 @@ class Engine(Protocol):
 
 
 def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., Engine]:
-    """Engine of a name; "auto" takes the fastest one there is for this transform, rule and start.
+    """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
+
+    On a GPU it takes `eager` until `bench/gpu.py` has been run on one: the others are then a name away.
 
     Raises:
         ValueError: no engine has this name, or it cannot do what is asked for.
         ImportError: what it needs is not installed; says how to install it.
     """
     if engine not in ENGINES:
-        raise unknown_name("engine", engine, tuple(ENGINES))
+        raise unknown_name("engine", engine, ENGINES)
     if engine == "eager":
         return Eager
+    name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
     try:
-        from rtspecinv.engines import numba_cpu
+        module = import_module(f"rtspecinv.engines.{name}")
     except ImportError as error:
         if engine == "auto":
             return Eager
+        needs, extra = NEEDS[name]
         raise ImportError(
-            f'Parameter {engine=} needs numba and rocket-fft ({error}): pip install "rtspecinv[fast]"'
+            f'Parameter {engine=} needs {needs} ({error}): pip install "rtspecinv[{extra}]"'
         ) from error
-    if numba_cpu.suits(stft, update, init):
-        return numba_cpu.NumbaCPU
+    if module.suits(stft, update, init):
+        found: Callable[..., Engine] = module.ENGINE
+        return found
+    if engine == "triton_gpu" and cuda_graph.suits(stft, update, init):
+        return cuda_graph.CudaGraph
     if engine == "auto":
         return Eager
     raise ValueError(
-        f"Parameter {engine=} has no compiled code for {update}, {init} on {str(stft.device)!r}: use 'auto'!"
+        f"Parameter {engine=} has no compiled code for {update}, {init} with n_fft={stft.n_fft}, "
+        f"hop_length={stft.hop_length}, {stft.dtype} on {str(stft.device)!r}: use 'auto'!"
     )

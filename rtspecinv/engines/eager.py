@@ -100,3 +100,27 @@ class Eager(torch.nn.Module):
         if not (wanted := torch.is_grad_enabled() and requires):
             self.buffer.detach()
         return wanted
+
+
+def start_ahead(buffer: FrameBuffer, init: Start, magnitude: Tensor) -> Tensor:
+    """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet.
+
+    For engines that take a frame in and iterate at once; not for starts that need the overlap.
+    """
+
+    def past() -> Tensor:
+        return torch.view_as_complex(buffer.past.clone())
+
+    def previous() -> Tensor:
+        if buffer.n_open == 1:
+            return past()[..., -1, :]
+        newest = torch.view_as_complex(buffer.spectra[..., 0, -1, :, :].contiguous())
+        return to_magnitude(newest, buffer.magnitude[..., -1, :])
+
+    def known() -> Tensor:
+        return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude.unsqueeze(-2)], -2)
+
+    def overlap() -> Tensor:
+        raise NotImplementedError("only starts that do not need the overlap")
+
+    return init(Context(buffer.stft, magnitude=known, previous=previous, overlap=overlap))

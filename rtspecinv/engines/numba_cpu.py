@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from rtspecinv.engines import numba_fft
-from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.engines.numba_kernels import push
 from rtspecinv.engines.numba_lanes import WIDTH
 from rtspecinv.engines.numba_memory import ACCELERATED, DIFFERENCE_MAP, LINEAR, OVERLAP, ZEROS, Memory, Plan
 from rtspecinv.engines.numba_memory import ADMM as ADMM_RULE
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
-from rtspecinv.phase import Context, Gradient, Overlap, Peaks, Start, Zeros
-from rtspecinv.projections import to_magnitude
+from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
 from rtspecinv.updates import (
     ADMM,
@@ -85,7 +84,7 @@ class NumbaCPU(Eager):
                 torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
-            spectrum = self._start_of(magnitude)
+            spectrum = start_ahead(self.buffer, self.init, magnitude)
         return self._push(self._ready, magnitude, spectrum)
 
     def detach(self) -> None:
@@ -131,25 +130,6 @@ class NumbaCPU(Eager):
             other.result()
         return hops
 
-    def _start_of(self, magnitude: Tensor) -> Tensor:
-        """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet."""
-        buffer = self.buffer
-
-        def past() -> Tensor:
-            return torch.view_as_complex(buffer.past.clone())
-
-        def previous() -> Tensor:
-            if buffer.n_open == 1:
-                return past()[..., -1, :]
-            newest = torch.view_as_complex(buffer.spectra[..., 0, -1, :, :].contiguous())
-            return to_magnitude(newest, buffer.magnitude[..., -1, :])
-
-        def known() -> Tensor:
-            others = buffer.magnitude[..., 1:, :]
-            return torch.cat([past().abs(), others, magnitude.unsqueeze(-2)], -2)
-
-        return self.init(Context(buffer.stft, magnitude=known, previous=previous, overlap=_not_compiled))
-
     def _prepare(self) -> _Ready:
         """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
         buffer, stft = self.buffer, self.buffer.stft
@@ -188,6 +168,9 @@ class NumbaCPU(Eager):
         )
         push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)
         return ready
+
+
+ENGINE = NumbaCPU
 
 
 def suits(stft: STFT, update: Update, init: Start) -> bool:
@@ -289,10 +272,6 @@ def _aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
     if values is not None:
         array[:] = values.ravel()
     return array
-
-
-def _not_compiled() -> Tensor:
-    raise NotImplementedError("only starts that do not need the overlap")
 
 
 @lru_cache

@@ -1,0 +1,159 @@
+"""The engine for many streams on a GPU: a whole push of a stream is one program of one kernel.
+
+All state is where `Eager` has it, in the buffers of a `FrameBuffer`; what the kernel cannot do (gradients,
+float64, a CPU), the reference does in its place, in mid-stream.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from rtspecinv.engines import triton_kernels
+from rtspecinv.engines.eager import Eager, start_ahead
+from rtspecinv.engines.linear import STATE, Numbers, numbers
+from rtspecinv.engines.triton_tables import FACTORS, tables
+from rtspecinv.frames import asymmetric_windows
+from rtspecinv.phase import Overlap, Start, Zeros
+from rtspecinv.stft import STFT
+from rtspecinv.updates import Update
+
+LEAST_ROWS = 16  # of the matrix that overlaps: what tensor cores take
+SAMPLES_OF_A_WARP = 1024  # of all frames of a stream: 32 a thread
+N_COLUMNS = 5  # of the numbers of a rule, as the kernel reads them
+
+
+class _Ready(NamedTuple):
+    """What every push hands to the kernel beside the state."""
+
+    windows: Tensor
+    tables: Tensor
+    numbers: Tensor
+    options: dict[str, Any]  # known when the kernel is compiled
+
+
+class TritonGPU(Eager):
+    """Advances all streams by one frame in one kernel, a program for each stream.
+
+    The arguments are those of `Eager`. Compilation takes place at the first push of each kind. In Triton's
+    interpreter (`TRITON_INTERPRET=1`) it runs on a CPU, slowly. The imaginary parts at 0 Hz and at the
+    Nyquist frequency, which no real signal has, do not count.
+    """
+
+    name = "triton_gpu"
+
+    def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
+        super().__init__(stft, update, init, **options)
+        self._numbers = numbers(update, self.buffer.n_open)
+        self._ready = self._prepare()
+
+    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+        buffer = self.buffer
+        requires = buffer.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
+        if self._ready is None or (requires and torch.is_grad_enabled()):
+            return super().push(magnitude, spectrum)
+        if requires:
+            self.detach()
+            for name in buffer.STATE:  # the kernel changes what a graph may have saved
+                torch.autograd.graph.increment_version(buffer.get_buffer(name))
+        if magnitude is not None and spectrum is None and not isinstance(self.init, Overlap):
+            spectrum = start_ahead(buffer, self.init, magnitude)
+        return self._push(self._ready, magnitude, spectrum)
+
+    def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
+        buffer = self.buffer
+        hops = buffer.committed.new_empty(*buffer.batch_shape, buffer.stft.hop_length)
+        pairs = None if magnitude is None or spectrum is None else torch.view_as_real(spectrum.resolve_conj())
+        triton_kernels.push[(max(1, math.prod(buffer.batch_shape)),)](
+            hops if magnitude is None else magnitude.detach().contiguous(),
+            hops if pairs is None else pairs.detach().contiguous(),
+            hops,
+            *(buffer.get_buffer(name) for name in buffer.STATE),
+            ready.windows,
+            ready.tables,
+            ready.numbers,
+            self.n_iter,
+            buffer.n_open,
+            buffer.n_heard // buffer.stft.hop_length,
+            buffer.n_fade,
+            0,
+            ITERATES=self.n_iter > 0,
+            HAS_FRAME=magnitude is not None,
+            HAS_START=pairs is not None,
+            **ready.options,
+        )
+        return hops
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._ready = self._prepare()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TritonGPU:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._ready = self._prepare()
+        return self
+
+    def _prepare(self) -> _Ready | None:
+        """Constants on the device of the buffers; None where there is no kernel for it."""
+        stft, rule = self.buffer.stft, self._numbers
+        if rule is None or not (_has_kernel(stft.device) and stft.dtype == torch.float32):
+            return None
+        n_overlaps = stft.n_fft // stft.hop_length
+        n_frames = max(triton.next_power_of_2(self.buffer.n_open), LEAST_ROWS // n_overlaps)
+        before, after = asymmetric_windows(stft)
+        scaled = (stft.window * stft.scale, stft.dual_window / stft.scale, stft.envelope)
+        used, table = _packed(rule, n_frames)
+        options = {
+            "T": n_frames,
+            "N1": FACTORS[stft.n_fft][0],
+            "N2": FACTORS[stft.n_fft][1],
+            "R": n_overlaps,
+            "N_SLOTS": rule.n_slots,
+            "USED": used,
+            "LOOKS_AGAIN": rule.looks_again,
+            "COMPENSATED": self.buffer.compensated,
+            "num_warps": min(16, max(1, n_frames * stft.n_fft // SAMPLES_OF_A_WARP)),
+            "num_stages": 1,  # of a pipeline of loads: there is no room for more
+        }
+        return _Ready(
+            torch.stack([*scaled, before * stft.scale, after * stft.scale]),
+            tables(stft.n_fft).to(stft.device),
+            table.to(stft.device),
+            options,
+        )
+
+
+ENGINE = TritonGPU
+
+
+def suits(stft: STFT, update: Update, init: Start) -> bool:
+    """Whether there is a kernel for this transform, rule, start and device."""
+    power_of_two = stft.hop_length & (stft.hop_length - 1) == 0
+    known = stft.n_fft in FACTORS and power_of_two and stft.hop_length < stft.n_fft
+    here = stft.dtype == torch.float32 and _has_kernel(stft.device)
+    return known and here and isinstance(init, (Overlap, Zeros)) and numbers(update, 1) is not None
+
+
+def _has_kernel(device: torch.device) -> bool:
+    return device.type == ("cpu" if triton.knobs.runtime.interpret else "cuda")
+
+
+def _packed(rule: Numbers, n_frames: int) -> tuple[int, Tensor]:
+    """Which numbers are not 0 in all frames, a bit for each, and all of them, `(n_frames, n_rows + 1, 5)`.
+
+    The last row has the shares of the start; frames that are not there have zeros.
+    """
+    n_open, n_rows, n_axes = rule.of_frames.shape
+    table = torch.zeros(n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64)
+    table[:n_open, :-1, :n_axes] = rule.of_frames
+    used = sum(1 << at for at, column in enumerate(table[:, :-1].reshape(n_frames, -1).T) if column.any())
+    table[0, -1, STATE:n_axes] = torch.tensor(rule.start, dtype=torch.float64)
+    return used, table.float()

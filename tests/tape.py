@@ -1,0 +1,82 @@
+"""CUDA graphs on a CPU: operations are taken down while they run, undone, and done again at every replay.
+
+As in a real graph, a replay reads and writes the very tensors of the recording, and whatever Python computed
+is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Tape:
+    """Stands in for `torch.cuda.CUDAGraph`."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, tuple, dict, Any]] = []
+        self.n_replays = 0
+
+    def replay(self) -> None:
+        self.n_replays += 1
+        for function, args, kwargs, outputs in self.steps:
+            again = function(*args, **kwargs)
+            if not function._schema.is_mutable:
+                for old, new in zip(tree_leaves(outputs), tree_leaves(again), strict=True):
+                    if isinstance(old, torch.Tensor):
+                        old.copy_(new)
+
+
+class _TakeDown(TorchDispatchMode):
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape, self.before = tape, []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if function._schema.is_mutable:
+            self.before += [(tensor, tensor.clone()) for tensor in tensors]
+        outputs = function(*args, **kwargs)
+        storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        new = [value for value in tree_leaves(outputs) if isinstance(value, torch.Tensor)]
+        is_view = not function._schema.is_mutable and all(
+            value.untyped_storage().data_ptr() in storages for value in new
+        )
+        assert new or function._schema.is_mutable, f"{function} takes a value out of the graph"
+        if not is_view:
+            self.tape.steps.append((function, args, kwargs, outputs))
+        return outputs
+
+    def undo(self) -> None:
+        for tensor, value in reversed(self.before):
+            tensor.copy_(value)
+
+
+@contextmanager
+def _graph(tape: Tape) -> Iterator[None]:
+    with _TakeDown(tape) as take_down:
+        yield
+    take_down.undo()
+
+
+class _Stream:
+    def wait_stream(self, other: object) -> None:
+        pass
+
+
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the engine `cuda_graph` record on the CPU."""
+    monkeypatch.setattr("rtspecinv.engines.cuda_graph.DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
+    monkeypatch.setattr(torch.cuda, "graph", _graph)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
