@@ -169,8 +169,9 @@ def push_plot(points: Sequence[Mapping[str, Any]]) -> bytes:
         right.plot([p["p50_us"] for p in group], [p["sc_db"] for p in group], **style, label=label)
         for p in group:
             right.annotate(
-                str(p["n_iter"]), (p["p50_us"], p["sc_db"]), xytext=(7, 2), ha="center",
-                textcoords="offset points", fontsize=8, color=colors[key[0]],
+                str(p["n_iter"]), (p["p50_us"], p["sc_db"]), xytext=(-6, -9) if i % 3 == 0 else (6, 3),
+                ha="right" if i % 3 == 0 else "left", textcoords="offset points", fontsize=8,
+                color=colors[key[0]],
             )  # fmt: skip
     right.set(
         title="Quality against cost, at each point n_iter",
