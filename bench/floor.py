@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from protocol import A, B, C, Configuration, D
+from protocol import A, B, C, D
 from scale import label, runners
 from tables import Bench, number, table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rtspecinv import StreamingInverter
-from rtspecinv.cli.timing import Runner
+from rtspecinv.cli.timing import Runner, Setting
 from rtspecinv.frames import FrameBuffer
 
 ROUNDS, N_PUSHES, SECONDS = 5, 200, 0.3  # at most
@@ -40,21 +39,21 @@ def section_r(bench: Bench) -> str:
     Least times of up to 1,000, µs, all streams together, one thread. "FFTs": real ones of a push, counted in
     what torch is asked to do or, of `numba`, by its code; Mflop: theirs (2.5 n log2 n each, Frigo & Johnson
     2005) and, estimated, those of everything else in the sweeps. The state ("kB" with the frame and the hop)
-    is read and written once a push: "bytes" is the time of that at the speed at which this machine copies 256
+    is read and written once a push: "bytes" is the time of that at the speed at which the device copies 256
     MB. "FFTs alone": the same transforms with nothing between them, by torch in the same batches, of `numba`
     its own with windows and overlap-add. "Rest": what projections, rule and state take, of `eager` mostly the
     calls of operations, whose number is "calls". "Checks": what the inverter does before the engine has the
     frame.
     """
-    speed, rows = copy_speed(), []
+    rows = []
     for configuration, look_ahead, n_iter, streams in SETTINGS:
-        magnitude = bench.magnitude(configuration)[0]
         setting = configuration.setting(look_ahead, n_iter)
         for runner in runners():
-            inverter = runner.inverter(setting, streams)
-            frame = magnitude[:, 40].expand(streams, -1).contiguous().to(runner.device)
-            rows.append([f"{configuration.name}, {look_ahead}, {n_iter}", label(runner), str(streams)])
-            rows[-1] += _cells(configuration, runner, inverter, frame, speed)
+            frame = bench.magnitude(configuration)[0][:, 40].expand(streams, -1)
+            cells = _cells(runner, setting, frame.contiguous().to(runner.device))
+            rows.append(
+                [f"{configuration.name}, {look_ahead}, {n_iter}", label(runner), str(streams), *cells]
+            )
     header = [
         "setting",
         "engine",
@@ -70,34 +69,32 @@ def section_r(bench: Bench) -> str:
     return table([*header, "checks", "push", "push / FFTs alone", "calls"], rows)
 
 
-def _cells(
-    configuration: Configuration, runner: Runner, inverter: StreamingInverter, frame: Tensor, speed: float
-) -> list[str]:
+def _cells(runner: Runner, setting: Setting, frame: Tensor) -> list[str]:
+    streams, n_fft = len(frame), setting.n_fft
+    inverter = runner.inverter(setting, streams)
+    reference = Runner("eager", runner.device).inverter(setting, streams)
     engine: Any = inverter._engine
-    buffer, streams, n_fft = engine.buffer, len(frame), configuration.n_fft
+    buffer = reference._engine.buffer
     for _ in range(3 * buffer.n_open + 20):
         inverter.push(frame)
-    with Counter() as counter:
-        inverter.push(frame)
+    with Counter() as counter:  # of the reference: of a graph or of compiled code nothing would be seen
+        reference.push(frame)
+    n_ffts, alone = counter.n_ffts, counter.again(frame.device)
     if engine.name == "numba_cpu":
         forward, inverse = ffts_of_numba(buffer, inverter.n_iter)
         n_ffts, alone = streams * (forward + inverse), compiled_ffts(engine, forward, inverse)
-    else:
-        n_ffts, alone = counter.n_ffts, counter.again(frame.device)
-    push, inside, alone_seconds = least(
-        lambda: inverter.push(frame), lambda: engine.push(frame, None), alone, device=frame.device
-    )
-    n_bins = n_fft // 2 + 1
+    jobs = (lambda: inverter.push(frame), lambda: engine.push(frame, None), alone)
+    push, inside, ffts = least(*jobs, device=frame.device)
     flops = n_ffts * 2.5 * n_fft * math.log2(n_fft)
-    rest = n_ffts / 2 * (PER_BIN * n_bins + PER_SAMPLE * n_fft)
+    others = n_ffts / 2 * (PER_BIN * (n_fft // 2 + 1) + PER_SAMPLE * n_fft)
     state = sum(buffer.get_buffer(name).nbytes for name in buffer.STATE)
-    n_bytes = 2 * state + frame.nbytes + streams * configuration.hop_length * frame.element_size()
-    times = (alone_seconds, inside - alone_seconds, push - inside, push)
+    n_bytes = 2 * state + frame.nbytes + streams * setting.hop_length * frame.element_size()
     return [
-        str(n_ffts), number(flops / 1e6), number(rest / 1e6), number(n_bytes / 1e3, 0),
-        number(1e6 * n_bytes / speed), *(number(1e6 * seconds, 0) for seconds in times),
-        number(push / alone_seconds), "" if engine.name == "numba_cpu" else str(counter.n_calls),
-    ]  # fmt: skip
+        *(str(n_ffts), number(flops / 1e6), number(others / 1e6)),
+        *(number(n_bytes / 1e3, 0), number(1e6 * n_bytes / copy_speed(runner.device))),
+        *(number(1e6 * seconds, 0) for seconds in (ffts, inside - ffts, push - inside, push)),
+        *(number(push / ffts), str(counter.n_calls) if engine.name == "eager" else ""),
+    ]
 
 
 class Counter(TorchDispatchMode):
@@ -200,9 +197,10 @@ def least(*jobs: Callable[[], Any], device: torch.device) -> list[float]:
     return best
 
 
-def copy_speed() -> float:
+@cache
+def copy_speed(device: str) -> float:
     """Bytes per second, read and written together, when 256 MB are copied."""
-    source = np.ones(2**25)
-    target = np.empty_like(source)
-    (seconds,) = least(lambda: np.copyto(target, source), device=torch.device("cpu"))
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    (seconds,) = least(lambda: target.copy_(source), device=source.device)
     return 2 * source.nbytes / seconds

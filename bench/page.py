@@ -99,7 +99,10 @@ def stamp(command: str, seconds: float) -> str:
     """Where and when a table was made."""
     today = datetime.date.today()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
-    return f"<sub>{today}, commit {commit()}, {processor()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"<sub>{today}, commit {commit()}, {processor()}{gpu}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+    )
 
 
 def write(name: str, letter: str, section: str) -> None:

@@ -17,6 +17,7 @@ try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
     from PIL import Image
 except ImportError as _error:
     raise ImportError('Pictures need matplotlib: pip install "rtspecinv[plot]"') from _error
@@ -185,6 +186,7 @@ def push_plot(points: Sequence[Mapping[str, Any]]) -> bytes:
         ax.title.set_fontsize(11)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("")
     left.set_yscale("log")

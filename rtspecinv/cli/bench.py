@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from rtspecinv.demo_clip import SAMPLE_RATE, render
 
 SECONDS = 5.0  # of a recording
 QUICK = 10  # times fewer pushes
+_ENGINE_WIDTH = 18
 
 
 @dataclass
@@ -81,11 +83,6 @@ COLUMNS = (
     Column("real-time factor", lambda record: f"{record.real_time_factor:.4f}"),
     Column("SC dB", lambda record: _maybe(record.sc_db, 2)),
 )
-
-
-def columns(records: Sequence[Record]) -> list[Column]:
-    """Columns in which there is something to say."""
-    return [column for column in COLUMNS if any(map(column.text, records))]
 
 
 def limit_text(limit: Limit) -> str:
@@ -151,10 +148,14 @@ def measure(
 def bench(args: argparse.Namespace) -> None:
     """Time pushes, print a table, and write the numbers and a plot if they are wanted."""
     draw = _plot_if_wanted(args)
+    if args.device and args.device not in timing.devices():
+        raise ValueError(f"Parameter device={args.device!r} is not there: torch finds {timing.devices()}")
     if not args.engines:
         raise ValueError("Parameter engines is empty: leave it out, or name one")
-    if args.pushes < 1:
-        raise ValueError(f"Parameter pushes={args.pushes} is not an integer >= 1!")
+    for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0), ("n_iter", 0)):
+        value = getattr(args, name)
+        if np.min(value) < least:
+            raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
     n_pushes = math.ceil(args.pushes / QUICK) if args.quick else args.pushes
     samples, rate, name = _recording(args)
     settings = [
@@ -238,12 +239,11 @@ def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
 def _print(records: Sequence[Record], tally: Tally, first: bool) -> None:
     """Print rows, and what the columns are before the first ones."""
     shown = [c for c in COLUMNS if c.title not in ("C", "least / C") or records[0].yardstick_us is not None]
-    widths = [max(len(column.title), 7) for column in shown]
-    widths[0] = 14
-    if first:
-        tally.line(" ".join(c.title.ljust(w) for c, w in zip(shown, widths, strict=True)))
-    for record in records:
-        tally.line(" ".join(c.text(record).ljust(w) for c, w in zip(shown, widths, strict=True)))
+    lines = [[column.title for column in shown]] if first else []
+    for cells in [*lines, *([column.text(record) for column in shown] for record in records)]:
+        widths = (max(len(column.title), 7) for column in shown[1:])
+        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths, strict=True))
+        tally.line(" ".join([cells[0].ljust(_ENGINE_WIDTH), *rest]))
 
 
 def _machine(result: Result) -> str:
