@@ -33,7 +33,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import methods, metrics, phase, speech, updates
+    from rtspecinv import engines, methods, metrics, phase, speech, updates
     from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
@@ -58,6 +58,7 @@ __all__ = [
     "SoundDeviceSink",
     "StreamingInverter",
     "TeeSink",
+    "engines",
     "griffin_lim",
     "invert",
     "invert_blocks",

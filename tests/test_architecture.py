@@ -35,7 +35,7 @@ ARROWS = {
     "speech": set(),
     "plots": set(),
     "__init__": {
-        *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
+        *("engines", "metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
         *("batch", "blocks", "descent", "mel", "methods"),
     },
     "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,18 @@ def clipping(outcome: Outcome, output: Path) -> str:
     return f"{outcome.clipped} samples were beyond full scale and are clipped in {output}"
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Run torch on one thread: frames are too small to be worth sharing."""
+    return threads(1)
+
+
+@contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Let torch, and the engines, have so many threads for a while."""
+    if n_threads < 1:
+        raise ValueError(f"Parameter threads={n_threads} is not an integer >= 1!")
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n_threads)
     try:
         yield
     finally:
