@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
+import interpreter  # noqa: F401  first, before anything imports Triton
 import jackd
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # GPU kernels run on the CPU
 
 torch.set_num_threads(
     1

@@ -9,6 +9,7 @@ import pytest
 import tape
 import torch
 from contract import run, verify_contract
+from interpreter import INTERPRET
 
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines import cuda_graph
@@ -19,6 +20,14 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LINEAR = [*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)]
 # One push, from the same state: the largest difference to float64, relative to the loudest sample.
 TOLERANCE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run kernels in the interpreter where there is no GPU."""
+    if DEVICE == "cpu":
+        monkeypatch.setenv(INTERPRET, "1")
+
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason='triton is missing: pip install "rtspecinv[gpu]"'

@@ -1,0 +1,21 @@
+"""Triton's interpreter, which has to be chosen before anything of Triton is imported; imported by conftest.
+
+Afterwards the choice is taken back: only tests that make it again find an engine `triton_gpu` on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+INTERPRET = "TRITON_INTERPRET"
+
+if not torch.cuda.is_available():
+    before = os.environ.get(INTERPRET)
+    os.environ[INTERPRET] = "1"
+    with contextlib.suppress(ImportError):
+        import rtspecinv.engines.triton_kernels  # noqa: F401
+    if before is None:
+        del os.environ[INTERPRET]
