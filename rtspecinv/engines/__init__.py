@@ -1,16 +1,25 @@
-"""Engines: how one frame is advanced. All give what `eager`, the reference, gives, only faster."""
+"""Engines: how one frame is advanced, and a whole spectrogram iterated.
+
+All give what `eager`, the reference, gives, only faster.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
 from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.whole import EagerWhole, Space, Whole
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT, unknown_name
 from rtspecinv.updates import Update
+
+T = TypeVar("T")
+
+__all__ = ["ENGINES", "EagerWhole", "Engine", "Space", "Whole", "find", "find_whole"]
 
 ENGINES = ("auto", "eager", "numba", "numba_cpu")
 
@@ -45,22 +54,48 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
         ValueError: no engine has this name, or it cannot do what is asked for.
         ImportError: what it needs is not installed; says how to install it.
     """
+    if not _wants_compiled(engine):
+        return Eager
+    from rtspecinv.engines import numba_cpu
+
+    if numba_cpu.suits(stft, update, init):
+        return numba_cpu.NumbaCPU
+    return _else_eager(engine, Eager, f"{update}, {init} on {str(stft.device)!r}")
+
+
+def find_whole(engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: bool) -> Callable[..., Whole]:
+    """What iterates whole spectrograms, by name as in `find`; where gradients are wanted it is the reference.
+
+    Raises:
+        ValueError, ImportError: as in `find`.
+    """
+    if not _wants_compiled(engine):
+        return EagerWhole
+    from rtspecinv.engines import numba_whole
+
+    if numba_whole.suits(stft, rules):
+        return EagerWhole if needs_grad else numba_whole.NumbaWhole
+    return _else_eager(engine, EagerWhole, f"{', '.join(map(str, rules))} on {str(stft.device)!r}")
+
+
+def _wants_compiled(engine: str) -> bool:
+    """Whether compiled code is there and may be taken."""
     if engine not in ENGINES:
         raise unknown_name("engine", engine, tuple(ENGINES))
     if engine == "eager":
-        return Eager
+        return False
     try:
-        from rtspecinv.engines import numba_cpu
+        importlib.import_module("rtspecinv.engines.numba_cpu")
     except ImportError as error:
         if engine == "auto":
-            return Eager
+            return False
         raise ImportError(
             f'Parameter {engine=} needs numba and rocket-fft ({error}): pip install "rtspecinv[fast]"'
         ) from error
-    if numba_cpu.suits(stft, update, init):
-        return numba_cpu.NumbaCPU
+    return True
+
+
+def _else_eager(engine: str, eager: T, what: str) -> T:
     if engine == "auto":
-        return Eager
-    raise ValueError(
-        f"Parameter {engine=} has no compiled code for {update}, {init} on {str(stft.device)!r}: use 'auto'!"
-    )
+        return eager
+    raise ValueError(f"Parameter {engine=} has no compiled code for {what}: use 'auto'!")
