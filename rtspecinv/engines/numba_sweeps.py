@@ -25,13 +25,13 @@ from rtspecinv.engines.numba_lanes import WIDTH, load, pointers, store, unpack
 from rtspecinv.engines.numba_memory import SOURCES, fill, move, spectrum_at
 from rtspecinv.engines.numba_rules import after, before, to_magnitude
 
-# What a sweep makes of the spectrum s of the samples: nothing, not even s; the end of an iteration, s being
-# P_C(y); P_C(c); P_M(s); |s|.
-NOTHING, RULE, CONSISTENT, TARGET, ACTUAL = range(5)
+# What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
+# itself, in a slot; |s|.
+NOTHING, RULE, SPECTRUM, ACTUAL = range(4)
 
-# What it then adds to the samples of the next one: nothing; the y of the rule; c; P_M of what is in a slot;
-# the P_M(s) that it has made. The last two are estimates.
-ITERATE, OF_SLOT, MADE = 2, 3, 4
+# What it then adds to the samples of the next one: nothing; the y of the rule; the iterate c; an estimate,
+# P_M of what is in a slot, which is kept.
+ITERATE, ESTIMATE = 2, 3
 
 
 class SweepPlan(NamedTuple):
@@ -53,7 +53,7 @@ class SweepPlan(NamedTuple):
     first_known: int
     n_known: int
     n_slots: int
-    kept: int  # slot for estimates, 0 for none
+    kept: int  # slot of estimates
     rule: int
     spectra: int
     samples: int  # (n_items, n_signal), padding included
@@ -86,14 +86,12 @@ class Result(NamedTuple):
 
 
 @numba.njit
-def _take(plan, memory, frame, samples, what, actual):
-    """Transform a frame of samples, and what is to be made of it."""
-    work, y = memory.work, spectrum_at(plan, 1, frame) if what == CONSISTENT else plan.y
+def _take(plan, memory, frame, samples, what, slot, actual):
+    """Transform a frame of samples, and make of it what is wanted."""
+    work, y = memory.work, spectrum_at(plan, slot, frame) if what == SPECTRUM else plan.y
     analyze(plan, memory, memory.window, 0, samples, y)
     if what == RULE:
         after(plan, memory, frame, y)
-    elif what == TARGET:
-        to_magnitude(plan, memory, frame, y, y)
     elif what == ACTUAL:
         at = frame * plan.n_half
         for k in range(plan.n_half):
@@ -105,14 +103,13 @@ def _take(plan, memory, frame, samples, what, actual):
 def _give(plan, memory, frame, samples, what, slot):
     """Add a frame to samples."""
     y = plan.y
-    if what == ITERATE:
-        y = spectrum_at(plan, 0, frame)
-    elif what == OF_SLOT:
-        to_magnitude(plan, memory, frame, spectrum_at(plan, slot, frame), y)
-    elif what == RULE:
+    if what == RULE:
         before(plan, memory, frame)
-    if plan.kept and what in (OF_SLOT, MADE):
-        move(memory.work, spectrum_at(plan, plan.kept, frame), memory.work, y, 2 * plan.padded)
+    elif what == ITERATE:
+        y = spectrum_at(plan, 0, frame)
+    else:
+        y = spectrum_at(plan, plan.kept, frame)
+        to_magnitude(plan, memory, frame, spectrum_at(plan, slot, frame), y)
     synthesize(plan, memory, y, samples)
 
 
@@ -149,7 +146,7 @@ def _compiled_for(sources):
         plan, memory: arrays of the integers of `SweepPlan` and `SweepMemory`.
         actual: address of what ACTUAL gives.
         number: zero, of the precision of everything.
-        take, give, slot: what to make and to add, see above, and the slot of what is added.
+        take, give, slot: what to make and to add, see above, and the slot that is meant.
         """
         assert sources
         plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
@@ -162,7 +159,7 @@ def _compiled_for(sources):
             for t in range(begin, min(begin + plan.n_block, plan.n_frames)):
                 frame = item * plan.n_frames + t
                 if take != NOTHING:
-                    _take(plan, memory, frame, samples + t * plan.hop_length, take, result.actual)
+                    _take(plan, memory, frame, samples + t * plan.hop_length, take, slot, result.actual)
                 if give != NOTHING:
                     _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
 

@@ -21,13 +21,11 @@ from rtspecinv.engines.numba_lanes import WIDTH
 from rtspecinv.engines.numba_memory import DIFFERENCE_MAP as DIFFERENCE_MAP_RULE
 from rtspecinv.engines.numba_sweeps import (
     ACTUAL,
-    CONSISTENT,
+    ESTIMATE,
     ITERATE,
-    MADE,
     NOTHING,
-    OF_SLOT,
     RULE,
-    TARGET,
+    SPECTRUM,
     SweepMemory,
     SweepPlan,
     settle,
@@ -36,7 +34,7 @@ from rtspecinv.engines.numba_sweeps import (
 from rtspecinv.engines.whole import Space
 from rtspecinv.frames import MIN_COVERAGE
 from rtspecinv.stft import COVERAGE_FLOOR, STFT
-from rtspecinv.updates import ADMM, DifferenceMap, GriffinLim, Update
+from rtspecinv.updates import ADMM, GriffinLim, Update
 
 BLOCK_FRAMES = 16
 
@@ -84,22 +82,25 @@ class NumbaWhole:
 
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
-        # What is made of the last sweep's samples, and what is added for the next sweep.
-        steps = [(CONSISTENT, RULE), (RULE, ITERATE)] if self.kind == DIFFERENCE_MAP_RULE else [(RULE, RULE)]
+        # What is made of the samples of the last sweep, and what is added to those of the next one.
+        steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.kind == DIFFERENCE_MAP_RULE else [(RULE, RULE)]
         self._sweep(NOTHING, steps[-1][1])
         steps *= n_iter
         steps[-1] = (RULE, NOTHING)
         for take, give in steps:
             self._settle()
-            self._sweep(take, give)
+            self._sweep(take, give, slot=1)
 
     def look(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
-        settled = not self.begun or isinstance(self.rule, GriffinLim)
-        self._sweep(NOTHING, OF_SLOT, slot=self.rule.n_carried if settled and self.begun else 0)
-        if not settled:
+        if not self.begun:
+            self._sweep(NOTHING, ESTIMATE)
+        elif isinstance(self.rule, GriffinLim):
+            self._sweep(NOTHING, ESTIMATE, slot=self.rule.n_carried)
+        else:
+            self._sweep(NOTHING, ESTIMATE)
             self._settle()
-            self._sweep(TARGET, MADE)
+            self._sweep(SPECTRUM, ESTIMATE, slot=self.plan.kept)
         self._settle(fading=True)
         actual = torch.empty(self.shape, dtype=self.signals.dtype)
         self._sweep(ACTUAL, NOTHING, actual=actual.data_ptr())
@@ -144,12 +145,11 @@ def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -
     stft, n_open = space.stft, n_items * space.n_frames
     n_block = max(BLOCK_FRAMES, stft.look_back)  # so that only neighbours overlap
     n_blocks = -(-space.n_frames // n_block)
-    n_slots = max(1 + rule.n_carried + isinstance(rule, DifferenceMap) for rule in rules)
-    kept = n_slots if len(rules) > 1 else 0  # the estimate of a rule is the start of the next
+    kept = max(1 + rule.n_carried for rule in rules)  # the slot after theirs
     padded = numba_fft.pad(stft.n_fft // 2 + 1)
     n_signal = _room(max(space.n_samples + 2 * stft.padding, space.n_covered))
     n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)
-    samples = n_open * padded * (1 + 2 * (n_slots + bool(kept)))
+    samples = n_open * padded * (1 + 2 * (kept + 1))
     added = samples + n_items * n_signal
     y = added + n_items * n_blocks * n_added
     return SweepPlan(

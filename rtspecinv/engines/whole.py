@@ -62,7 +62,7 @@ class Whole(Protocol):
     """Iterations of whole spectrograms, `(n_items, n_frames, n_half)`."""
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule, from the start or, if there was a rule before, from the estimate seen last."""
+        """Iterate by this rule, from the start or, if there was a rule before, from the last estimate."""
 
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
