@@ -139,7 +139,8 @@ def invert(
         callback: called with an `Iteration` at every evaluation; a true answer stops these items.
         progress: show a progress bar; needs tqdm.
         engine: what does the work, as in `StreamingInverter`: "eager", plain torch; "numba", compiled; "auto"
-            takes the fastest that there is. Where a gradient is wanted it is plain torch.
+            takes the fastest that there is. Where a gradient is wanted it is plain torch. Compilation takes
+            half a minute, once for each precision: it is kept on disk.
 
     Returns:
         Real `(*batch, n_samples)`, on the device and in the dtype of `stft`.

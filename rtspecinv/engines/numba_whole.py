@@ -64,9 +64,8 @@ class NumbaWhole:
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
         # Views, in which padding is left out.
         work = torch.from_numpy(self.arrays["work"])
-        self.spectra = work[plan.spectra : plan.samples].view(-1, n_items, n_frames, 2, plan.padded)[
-            ..., :n_half
-        ]
+        spectra = work[plan.spectra : plan.samples].view(-1, n_items, n_frames, 2, plan.padded)
+        self.spectra = spectra[..., :n_half]
         self.signals = work[plan.samples : plan.added].view(n_items, plan.n_signal)
         work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
         self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
@@ -116,8 +115,8 @@ class NumbaWhole:
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
         self.calls = []
         for y in self.rooms:
-            real = y + 6 * plan.padded + numba_fft.pad(numba_fft.GAP)
-            half = real + plan.n_fft + WIDTH
+            real = y + 6 * plan.padded + _room(numba_fft.GAP)
+            half = real + _room(plan.n_fft)
             room = {
                 name: addresses["work"] + at * self.arrays["work"].itemsize
                 for name, at in (("real", real), ("half", half))
