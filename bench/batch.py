@@ -312,6 +312,41 @@ def section_l(bench: Bench) -> str:
     return table(["stream", "s", "SC dB, 0 iterations", "32", "100", "200"], rows)
 
 
+def section_s(bench: Bench) -> str:
+    """Engines of batch inversion: 100 iterations at A from random phases, clip after clip.
+
+    ms for one clip, medians of 5 runs, both engines in turn in each; SC as in table h. Last, what no engine
+    can do without: two real transforms a frame and iteration, by torch. Target for `numba`: a ratio of 2.
+    """
+    magnitude, rows = A.magnitude(bench.clips(A).samples), []
+    names, engines = ("gla", "fgla", "agla", "raar", "dm", "admm", "hybrid"), ("eager", "numba")
+    results: dict[Any, Tensor] = {}
+    jobs: dict[Any, Callable[[], Tensor]] = {}
+
+    def run_all(name: str, engine: str) -> Tensor:
+        options = {"update": name, "init": "random", "engine": engine}
+        results[name, engine] = torch.stack([rtspecinv.invert(item, STFT, **options) for item in magnitude])
+        return results[name, engine]
+
+    def transforms() -> Tensor:
+        for _ in range(100 * len(magnitude)):
+            frames = STFT.inverse_transform(STFT.transform(frames_of_one))
+        return frames
+
+    frames_of_one = torch.rand(magnitude.shape[-1], A.n_fft)
+    for name in names:
+        for engine in engines:
+            jobs[name, engine] = lambda n=name, e=engine: run_all(n, e)
+    jobs["transforms"] = transforms
+    times = {key: 1000 * seconds / len(magnitude) for key, seconds in _medians(jobs, 5).items()}
+    for name in names:
+        eager, compiled = times[name, "eager"], times[name, "numba"]
+        quality = [db(protocol.convergence(A, results[name, engine], magnitude)) for engine in engines]
+        rows.append([name, f"{eager:.0f}", f"{compiled:.0f}", number(eager / compiled), *quality])
+    rows.append(["two transforms a frame", f"{times['transforms']:.0f}", "", "", "", ""])
+    return table(["rule", "eager", "numba", "eager / numba", "SC dB, eager", "SC dB, numba"], rows)
+
+
 def _streamed(magnitude: Tensor, options: dict[str, Any]) -> Tensor:
     """Spectrum of what a stream makes of `(n_freq, n_frames)`."""
     inverter = A.inverter(**options)
@@ -328,7 +363,7 @@ def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:
         yield from bench.clips(A).samples
 
 
-SECTIONS = {"h": section_h, "i": section_i, "j": section_j, "k": section_k, "l": section_l}
+SECTIONS = {"h": section_h, "i": section_i, "j": section_j, "k": section_k, "l": section_l, "s": section_s}
 
 if __name__ == "__main__":
     if librosa is None:

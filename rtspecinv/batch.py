@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from rtspecinv.frames import MIN_COVERAGE
+from rtspecinv import engines
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
@@ -30,10 +28,10 @@ from rtspecinv.inputs import (
 )
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
-from rtspecinv.projections import to_magnitude, to_magnitude_in_range
+from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT, named, unknown_name
 from rtspecinv.streaming import StreamingInverter
-from rtspecinv.updates import RAAR, RULES, Projection, Update, of_pairs
+from rtspecinv.updates import RAAR, RULES, Update
 
 STREAM_ITER = 32  # per frame, of the stream that a batch run starts with
 
@@ -116,6 +114,7 @@ def invert(
     generator: torch.Generator | None = None,
     callback: Callback | None = None,
     progress: bool = False,
+    engine: str = "auto",
 ) -> Tensor:
     """Samples whose magnitudes are nearest to the given ones, as far as iterating finds them.
 
@@ -139,6 +138,9 @@ def invert(
         generator: of random phases, every item getting the same; None is one with seed 0.
         callback: called with an `Iteration` at every evaluation; a true answer stops these items.
         progress: show a progress bar; needs tqdm.
+        engine: what does the work, as in `StreamingInverter`: "eager", plain torch; "numba", compiled; "auto"
+            takes the fastest that there is. Where a gradient is wanted it is plain torch. Compilation takes
+            half a minute, once for each precision: it is kept on disk.
 
     Returns:
         Real `(*batch, n_samples)`, on the device and in the dtype of `stft`.
@@ -147,7 +149,7 @@ def invert(
         ValueError: a parameter is out of range; magnitudes of a wrong shape, negative, NaN, infinite or too
             large.
         TypeError: not a tensor or array, or not of the dtype of `stft`.
-        ImportError: `progress` without tqdm.
+        ImportError: `progress` without tqdm, or an engine whose packages are not installed.
 
     If the magnitude requires a gradient, the samples have one; ask for few iterations then, as gradients grow
     with every one, most with rules that search ("hybrid", "dm", "raar"). Where the start is made here it
@@ -155,32 +157,31 @@ def invert(
 
     Sources: Griffin & Lim 1984; the rules name theirs.
     """
-    rule = _find(update)
     n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    legs = _legs(update, n_iter)
+    rules = tuple(rule for rule, _ in legs)
     target, start, batch_shape = _check(magnitude, init, stft)
-    space = _Space(stft, target.shape[-2], None if length is None else count(1, length=length))
+    space = engines.Space(stft, target.shape[-2], None if length is None else count(1, length=length))
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (target, start)
     )
+    make = engines.find_whole(engine, stft, rules, needs_grad)
     with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
         scale = _scale(target.detach(), stft)
         target = target / scale
         fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, space)
         fixed = fixed / scale[:, 0]
         if isinstance(start, str):
-            start = _start(start, target, space, generator)
+            start = _start(start, target, space, generator, engine)
         else:
             start = to_magnitude(start / scale, target)
         results = [target.new_zeros(0, space.n_out)]
         for items in _groups(target):
             wanted = target[items]
-            project = to_magnitude if needs_grad else to_magnitude_in_range
-            p_m = of_pairs(partial(project, magnitude=wanted))
-            p_c = of_pairs(partial(space.consistent, known=fixed[items]))
+            whole = make(space, rules, wanted, start[items], fixed[items])
             best, energy = Best(tol), wanted.square().sum((-2, -1))
-            for number, estimate in _iterates(rule, n_iter, every, start[items], p_m, p_c):
-                n_new, sound = number - best.number, space.samples(estimate, fixed[items])
-                actual = space.analyze(sound).abs()
+            for number, sound, actual in _iterates(whole, legs, every):
+                n_new = number - best.number
                 error = (actual - wanted).square().sum((-2, -1))
                 best.offer(number, sound, error)
                 convergence = 10 * torch.log10(error / energy)
@@ -230,49 +231,6 @@ def invert_many(
     return [samples[i] for i in range(len(tensors))]
 
 
-class _Space:
-    """Where batch runs live: the transform to be consistent with, and how its samples become the result.
-
-    That is the transform of the magnitudes, padding included, or, where the samples are too few to be padded
-    so, the same without centring.
-    """
-
-    def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
-        covered = (n_frames - 1) * stft.hop_length + stft.n_fft
-        natural = covered - 2 * stft.padding
-        # A signal of this length has n_frames frames too, and its last samples are in them.
-        n_centred = length if length and natural <= length < natural + stft.hop_length else natural
-        centred = stft.center and n_centred >= stft.n_needed
-        self.stft = stft.with_center(centred)
-        self.n_samples = n_centred if centred else covered
-        self.n_out = natural if length is None else length
-        self.offset = stft.padding if stft.center and not centred else 0
-
-    def samples(self, spectrum: Tensor, known: Tensor) -> Tensor:
-        """Samples `(n_items, n_samples)` of `(n_items, n_frames, n_half)`, fading in at edges."""
-        return self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE))
-
-    def consistent(self, spectrum: Tensor, known: Tensor) -> Tensor:
-        """`P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6) of `(n_items, n_frames, n_half)`."""
-        return self.analyze(self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples)))
-
-    def _keep(self, known: Tensor, samples: Tensor) -> Tensor:
-        """Samples `(n_items, n_samples)` with those that are known, `(n_items, n_known)`, in their place."""
-        if not known.shape[-1]:
-            return samples
-        before, after = samples[..., : self.offset], samples[..., self.offset + known.shape[-1] :]
-        return torch.cat([before, known, after], -1)
-
-    def analyze(self, samples: Tensor) -> Tensor:
-        """Spectrum `(n_items, n_frames, n_half)` of samples, zeros following if they are too few."""
-        return self.stft.analyze(F.pad(samples, (0, self.n_samples - samples.shape[-1]))).mT
-
-    def finish(self, samples: Tensor) -> Tensor:
-        """Samples `(n_items, n_out)` to return."""
-        wanted = samples[..., self.offset : self.offset + self.n_out]
-        return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
-
-
 class Best:
     """The best samples so far of every item, and whether they have settled.
 
@@ -309,24 +267,27 @@ class Best:
 
 
 def _iterates(
-    rule: Update | Hybrid, n_iter: int, every: int, start: Tensor, p_m: Projection, p_c: Projection
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of iterations and the estimate, before the first, after every few, after the last."""
-    spectrum, number = torch.view_as_real(start), 0
-    yield number, torch.view_as_complex(p_m(spectrum))
-    for leg, n in rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]:
-        state = leg.start(spectrum)
-        for i in range(1, n + 1):
-            state = leg.step(state, p_m, p_c)
-            number += 1
-            if number % every == 0 or i == n:
-                spectrum = leg.estimate(state, p_m, p_c)
-                yield number, torch.view_as_complex(spectrum)
+    whole: engines.Whole, legs: list[tuple[Update, int]], every: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the number of iterations, samples and their magnitude: first, after every few, after each leg."""
+    number = 0
+    yield number, *whole.look()
+    for rule, n_iter in legs:
+        end = number + n_iter
+        if n_iter:
+            whole.begin(rule)
+        while number < end:
+            n_next = min(every - number % every, end - number)
+            whole.iterate(n_next)
+            number += n_next
+            yield number, *whole.look()
 
 
-def _find(update: str | Update | Hybrid) -> Update | Hybrid:
+def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]]:
+    """Rules and their iterations; no frame is older than another here, so there are no ramps."""
     rule = update if isinstance(update, Hybrid) else named("update", update, BATCH_RULES, Update)
-    return replace(rule, ramp=0.0) if isinstance(rule, RAAR) else rule
+    legs = rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]
+    return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else leg, n) for leg, n in legs]
 
 
 def _check(
@@ -362,7 +323,7 @@ def _check(
     return items(target), start if isinstance(start, str) else items(start), batch_shape
 
 
-def _known(known: Tensor | Array, batch_shape: tuple[int, ...], space: _Space) -> Tensor:
+def _known(known: Tensor | Array, batch_shape: tuple[int, ...], space: engines.Space) -> Tensor:
     """Known samples `(n_items, n_known)`."""
     samples, n_most = as_magnitude(known, space.stft.window, "known"), space.n_samples - 2 * space.offset
     fits = samples.ndim and samples.shape[:-1] == batch_shape and samples.shape[-1] <= n_most
@@ -383,10 +344,12 @@ def _scale(target: Tensor, stft: STFT) -> Tensor:
 
 
 @torch.no_grad()
-def _start(init: str, target: Tensor, space: _Space, generator: torch.Generator | None) -> Tensor:
+def _start(
+    init: str, target: Tensor, space: engines.Space, generator: torch.Generator | None, engine: str
+) -> Tensor:
     """Spectrum to start from, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
-        stream = start_stream(space.stft, (len(target),))
+        stream = start_stream(space.stft, (len(target),), engine)
         samples = torch.cat([stream.push_many(target.mT), stream.flush()], -1)
         return space.analyze(samples[:, stream.latency :][:, : space.n_samples])
     if init == "peaks":
@@ -398,12 +361,18 @@ def _start(init: str, target: Tensor, space: _Space, generator: torch.Generator 
     return torch.complex(target, torch.zeros_like(target))
 
 
-def start_stream(stft: STFT, batch_shape: tuple[int, ...]) -> StreamingInverter:
+def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto") -> StreamingInverter:
     """Stream whose result a batch run starts with: nobody waits for it, so it may look further ahead.
 
     Table l of bench/README.md has what others give.
     """
-    return StreamingInverter(stft, look_ahead=stft.look_back + 2, n_iter=STREAM_ITER, batch_shape=batch_shape)
+    return StreamingInverter(
+        stft,
+        look_ahead=stft.look_back + 2,
+        n_iter=STREAM_ITER,
+        batch_shape=batch_shape,
+        engine=engine,
+    )
 
 
 def _groups(target: Tensor) -> list[slice]:

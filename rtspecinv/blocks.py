@@ -117,7 +117,9 @@ def _blocks(
             weight[..., -n_shared:] = fade
         return torch.lerp(samples, better, weight)
 
-    stream, known, n_final = start_stream(stft, batch_shape), [], 0
+    stream = start_stream(stft, batch_shape, options.get("engine", "auto"))
+    known: list[Tensor] = []
+    n_final = 0
     samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency
     for frame in frames:
         known.append(frame)

@@ -200,7 +200,7 @@ class STFT(torch.nn.Module):
             )
         half = spectrum[..., : self.n_fft // 2 + 1, :].mT
         frames = self.inverse_transform(half) * self.dual_window
-        samples = self.overlap_add(frames) * self._edge_gain(n_frames, min_coverage)
+        samples = self.overlap_add(frames) * self.edge_gain(n_frames, min_coverage)
         if length is None:
             samples = samples[..., self.padding : samples.shape[-1] - self.padding]
             if samples.shape[-1] == 0:
@@ -269,7 +269,7 @@ class STFT(torch.nn.Module):
         padded = F.pad(values, (0, n_shifts * self.hop_length - self.n_fft))
         return padded.view(n_shifts, self.hop_length).sum(0)
 
-    def _edge_gain(self, n_frames: int, min_coverage: float) -> Tensor:
+    def edge_gain(self, n_frames: int, min_coverage: float) -> Tensor:
         """Steady-state over actual window sum, `(n_samples,)`, 0 where a sample is lost.
 
         It is 1 but in the n_fft - hop_length samples of either edge: 2 * look_back + 1 frames have both edges

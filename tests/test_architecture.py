@@ -19,7 +19,7 @@ ARROWS = {
     "phase": {"stft"},
     "metrics": {"stft"},
     "progress": set(),
-    "batch": {"streaming", "updates", "projections", "phase", "frames", "inputs", "progress", "stft"},
+    "batch": {"engines", "streaming", "updates", "projections", "phase", "inputs", "progress", "stft"},
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
     "mel": {"inputs", "stft"},

@@ -10,26 +10,14 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sounds import SMALL, sound, transforms
 from torch import Tensor
 
-from rtspecinv import STFT, invert, invert_blocks, invert_many
+from rtspecinv import STFT, invert
 from rtspecinv.batch import BATCH_RULES, Hybrid, Iteration, start_stream
 from rtspecinv.frames import MIN_COVERAGE
 from rtspecinv.metrics import spectral_convergence
 from rtspecinv.updates import RAAR, AcceleratedGriffinLim, GriffinLim
-
-SMALL = STFT(64, 16, dtype=torch.float64)
-
-
-def sound(n_samples: int, *batch: int, seed: int = 0) -> Tensor:
-    """A few decaying tones in a little noise, float64."""
-    generator = torch.Generator().manual_seed(seed)
-    time = torch.arange(n_samples, dtype=torch.float64)
-    parts = []
-    for _ in range(4):
-        frequency, phase = torch.rand(2, *batch, 1, generator=generator, dtype=torch.float64)
-        parts.append(torch.sin(frequency * time + 6 * phase) * torch.exp(-2 * phase * time / n_samples))
-    return sum(parts) / 8 + 0.01 * torch.randn(*batch, n_samples, generator=generator, dtype=torch.float64)
 
 
 def told(magnitude: Tensor, stft: STFT, **options) -> list[Iteration]:
@@ -37,24 +25,6 @@ def told(magnitude: Tensor, stft: STFT, **options) -> list[Iteration]:
     seen: list[Iteration] = []
     invert(magnitude, stft, callback=seen.append, **options)
     return seen
-
-
-@st.composite
-def transforms(draw) -> STFT:
-    n_fft = draw(st.integers(8, 40))
-    win_length = draw(st.integers(max(4, n_fft // 2), n_fft))
-    center = draw(st.booleans())
-    return STFT(
-        n_fft,
-        draw(st.integers(1, max(1, win_length // 2))),
-        win_length=win_length,
-        window=draw(st.sampled_from(["hann", "hamming", "rectangular"])),
-        center=center,
-        pad_mode=draw(st.sampled_from(["reflect", "constant", "replicate", "circular"])),
-        normalized=draw(st.booleans()),
-        onesided=draw(st.booleans()),
-        dtype=torch.float64,
-    )
 
 
 @pytest.mark.parametrize("update", BATCH_RULES)
@@ -298,61 +268,6 @@ def test_gradients_do_not_change_the_samples():
     assert not plain.requires_grad
 
 
-def test_ragged_lists():
-    magnitudes = [SMALL.magnitude(sound(n, seed=n)) for n in (500, 333, 500, 80)]
-    together = invert_many(magnitudes, SMALL, init="peaks", n_iter=8)
-    for magnitude, samples in zip(magnitudes, together, strict=True):
-        assert torch.allclose(samples, invert(magnitude, SMALL, init="peaks", n_iter=8), atol=1e-9)
-    assert [len(s) for s in invert_many(magnitudes, SMALL, lengths=[500, 333, 499, 80], n_iter=2)] == [
-        500,
-        333,
-        499,
-        80,
-    ]
-    assert invert_many([], SMALL) == []
-    with pytest.raises(ValueError, match="3 values for 4"):
-        invert_many(magnitudes, SMALL, lengths=[1, 2, 3])
-
-
-@pytest.mark.parametrize("center", [True, False])
-def test_blocks(center):
-    stft = STFT(64, 16, center=center)
-    magnitude = torch.stack([stft.magnitude(sound(4000, seed=seed).float()) for seed in range(4)])
-    options = {"block_frames": 80, "overlap_frames": 16, "n_iter": 30}
-    whole, stream = (invert(magnitude, stft, n_iter=n) for n in (30, 0))
-    samples = torch.cat(list(invert_blocks(magnitude.unbind(-1), stft, **options)), -1)
-    assert samples.shape == whole.shape
-
-    def convergence(samples: Tensor) -> Tensor:
-        return spectral_convergence(stft.magnitude(samples), magnitude)
-
-    # Medians: which few frames stay wrong is chance, and one can be most of the error.
-    assert (convergence(samples) - convergence(whole)).median() < 3
-    assert (convergence(samples) - convergence(stream)).median() < -0.3
-    short = torch.cat(list(invert_blocks(magnitude[..., :50].unbind(-1), stft, **options)), -1)
-    assert torch.equal(short, invert(magnitude[..., :50], stft, n_iter=30))
-
-
-def test_blocks_of_two_sided_spectra_in_reused_memory():
-    one, two = (STFT(64, 16, onesided=onesided) for onesided in (True, False))
-    samples = sound(2000).float()
-
-    def reused():
-        memory = torch.empty(64)
-        for frame in two.magnitude(samples).unbind(-1):
-            memory.copy_(frame)
-            yield memory
-
-    options = {"block_frames": 60, "overlap_frames": 16, "n_iter": 3}
-    expected = torch.cat(list(invert_blocks(one.magnitude(samples).mT, one, **options)))
-    found = torch.cat(list(invert_blocks(reused(), two, **options)))
-    assert torch.allclose(found, expected, atol=1e-4)
-    with pytest.raises(TypeError, match=r"frame.abs\(\)"):
-        next(invert_blocks(one.analyze(samples).mT, one))
-    with pytest.raises(TypeError, match="known"):
-        next(invert_blocks(one.magnitude(samples).mT, one, known=samples))
-
-
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_only_the_phase_of_a_start_counts(scale):
     magnitude = SMALL.magnitude(sound(500))
@@ -373,29 +288,6 @@ def test_known_samples_stay():
         assert (known - samples)[:, 200:260].norm() < 0.7 * (free - samples)[:, 200:260].norm()
     with pytest.raises(ValueError, match="known"):
         invert(magnitude, SMALL, known=samples[0])
-
-
-def test_blocks_come_while_frames_do():
-    magnitude, taken = SMALL.magnitude(sound(2000)), 0
-
-    def frames():
-        nonlocal taken
-        for frame in magnitude.unbind(-1):
-            taken += 1
-            yield frame
-
-    with pytest.warns(UserWarning, match="magnitudes up to") as told:
-        list(invert_blocks(1e4 * magnitude.mT, SMALL, block_frames=32, overlap_frames=8, n_iter=1))
-    assert len(told) == 1
-    first = next(iter(invert_blocks(frames(), SMALL, block_frames=60, overlap_frames=16, n_iter=2)))
-    assert len(first) > 500
-    assert taken < 70
-    with pytest.raises(TypeError, match="init"):
-        next(invert_blocks(frames(), SMALL, init="zeros"))
-    with pytest.raises(ValueError, match="overlap_frames=3"):
-        next(invert_blocks(frames(), SMALL, overlap_frames=3))
-    with pytest.raises(ValueError, match="empty"):
-        next(invert_blocks([], SMALL))
 
 
 def test_a_ramp_has_no_meaning_here():

@@ -1,18 +1,25 @@
-"""Engines: how one frame is advanced. All give what `eager`, the reference, gives, only faster."""
+"""Engines: how one frame is advanced, and a whole spectrogram iterated.
+
+All give what `eager`, the reference, gives, only faster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Protocol
 
 from torch import Tensor
 
 from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.whole import EagerWhole, Space, Whole
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT, unknown_name
 from rtspecinv.updates import Update
+
+__all__ = ["ENGINES", "EagerWhole", "Engine", "Space", "Whole", "find", "find_whole"]
 
 ENGINES = ("auto", "eager", "numba", "numba_cpu", "cuda_graph", "triton_gpu")
 
@@ -51,20 +58,9 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
         ValueError: no engine has this name, or it cannot do what is asked for.
         ImportError: what it needs is not installed; says how to install it.
     """
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
-    if engine == "eager":
+    module = _compiled(engine)
+    if module is None:
         return Eager
-    name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
-    try:
-        module = import_module(f"rtspecinv.engines.{name}")
-    except ImportError as error:
-        if engine == "auto":
-            return Eager
-        needs, extra = NEEDS[name]
-        raise ImportError(
-            f'Parameter {engine=} needs {needs} ({error}): pip install "rtspecinv[{extra}]"'
-        ) from error
     if module.suits(stft, update, init):
         found: Callable[..., Engine] = module.ENGINE
         return found
@@ -72,7 +68,46 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
         return cuda_graph.CudaGraph
     if engine == "auto":
         return Eager
+    transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
     raise ValueError(
-        f"Parameter {engine=} has no compiled code for {update}, {init} with n_fft={stft.n_fft}, "
-        f"hop_length={stft.hop_length}, {stft.dtype} on {str(stft.device)!r}: use 'auto'!"
+        f"Parameter {engine=} has no compiled code for {update}, {init} with {transform} on "
+        f"{str(stft.device)!r}: use 'auto'!"
     )
+
+
+def find_whole(engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: bool) -> Callable[..., Whole]:
+    """What iterates whole spectrograms, by name as in `find`; where gradients are wanted it is the reference.
+
+    Raises:
+        ValueError, ImportError: as in `find`.
+    """
+    if _compiled(engine) is None or engine in ("cuda_graph", "triton_gpu"):  # those are for streams
+        return EagerWhole
+    from rtspecinv.engines import numba_whole
+
+    if numba_whole.suits(stft, rules):
+        return EagerWhole if needs_grad else numba_whole.NumbaWhole
+    if engine == "auto":
+        return EagerWhole
+    names = ", ".join(map(str, rules))
+    raise ValueError(
+        f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}: use 'auto'!"
+    )
+
+
+def _compiled(engine: str) -> ModuleType | None:
+    """Module of an engine, None for the reference."""
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if engine == "eager":
+        return None
+    name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
+    try:
+        return import_module(f"rtspecinv.engines.{name}")
+    except ImportError as error:
+        if engine == "auto":
+            return None
+        needs, extra = NEEDS[name]
+        raise ImportError(
+            f'Parameter {engine=} needs {needs} ({error}): pip install "rtspecinv[{extra}]"'
+        ) from error

@@ -8,9 +8,6 @@ after a `.to()`.
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,29 +17,14 @@ from torch import Tensor
 from rtspecinv.engines import numba_fft
 from rtspecinv.engines.announce import compiling
 from rtspecinv.engines.eager import Eager, start_ahead
+from rtspecinv.engines.numba_host import Array, aligned, compiled_rule, has_rule, scales, spread, threads_for
 from rtspecinv.engines.numba_kernels import push
 from rtspecinv.engines.numba_lanes import WIDTH
-from rtspecinv.engines.numba_memory import ACCELERATED, DIFFERENCE_MAP, LINEAR, OVERLAP, ZEROS, Memory, Plan
-from rtspecinv.engines.numba_memory import ADMM as ADMM_RULE
+from rtspecinv.engines.numba_memory import DIFFERENCE_MAP, OVERLAP, ZEROS, Memory, Plan
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
-from rtspecinv.updates import (
-    ADMM,
-    RAAR,
-    RTISI,
-    AcceleratedGriffinLim,
-    DifferenceMap,
-    GriffinLim,
-    Update,
-)
-
-Array = np.ndarray[Any, Any]
-
-# Samples through a transform and back that are worth a thread: about 0.1 ms.
-WORK_OF_A_THREAD = 100_000
-
-LINE = 64  # bytes
+from rtspecinv.updates import GriffinLim, Update
 
 
 class _Ready(NamedTuple):
@@ -117,18 +99,11 @@ class NumbaCPU(Eager):
         frame = 0 if magnitude is None else magnitude.data_ptr()
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
         call: Any = (frame, start, hops.data_ptr(), ready.number)
-        n_threads = len(ready.memories)
-        if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
-            push(ready.plan, ready.memories[0], *call, 0, ready.n_streams)
-            return hops
-        bounds = [ready.n_streams * part // n_threads for part in range(n_threads + 1)]
-        others = [
-            _pool(n_threads - 1).submit(partial(push, ready.plan, memory, *call, first, last))
-            for memory, first, last in zip(ready.memories[1:], bounds[1:], bounds[2:], strict=False)
-        ]
-        push(ready.plan, ready.memories[0], *call, 0, bounds[1])
-        for other in others:
-            other.result()
+
+        def part(thread: int, first: int, last: int) -> None:
+            push(ready.plan, ready.memories[thread], *call, first, last)
+
+        spread(part, ready.n_streams, len(ready.memories))
         return hops
 
     def _prepare(self) -> _Ready:
@@ -139,20 +114,19 @@ class NumbaCPU(Eager):
         state = {name: buffer.get_buffer(name).detach().numpy() for name in buffer.STATE}
         dtype = state["committed"].dtype
         windows = {
-            "unchanged": _aligned(n_streams, dtype),
-            "analysis": _aligned(n_streams * n_open * plan.padded_frame, dtype),
-            "start_analysis": _aligned(n_streams * plan.padded_frame, dtype),
-            "gain": _aligned(n_streams * (hop_length + buffer.n_fade), dtype),
+            "unchanged": aligned(n_streams, dtype),
+            "analysis": aligned(n_streams * n_open * plan.padded_frame, dtype),
+            "start_analysis": aligned(n_streams * plan.padded_frame, dtype),
+            "gain": aligned(n_streams * (hop_length + buffer.n_fade), dtype),
         }
         constants = _constants(buffer, self.update, plan)
-        constants = {name: _aligned(values.size, dtype, values) for name, values in constants.items()}
-        work = n_streams * stft.n_fft * n_open * (self.n_iter + 2)
-        n_threads = max(1, min(n_streams, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
+        constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
+        n_threads = threads_for(n_streams, n_streams * stft.n_fft * n_open * (self.n_iter + 2))
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
         arrays: list[Array] = []
         memories: list[Array] = []
         for _ in range(n_threads):
-            room = {name: _aligned(n, dtype) for name, n in sizes.items()}
+            room = {name: aligned(n, dtype) for name, n in sizes.items()}
             named = {**state, **windows, **constants, **room}
             arrays += named.values()
             memory = Memory(**{name: array.ctypes.data for name, array in named.items()})
@@ -177,16 +151,14 @@ ENGINE = NumbaCPU
 
 def suits(stft: STFT, update: Update, init: Start) -> bool:
     """Whether there is compiled code for this rule, this start and this device."""
-    rules = (GriffinLim, RTISI, RAAR, DifferenceMap, ADMM, AcceleratedGriffinLim)
-    starts = (Overlap, Zeros, Peaks, Gradient)
-    known = type(update) in rules and type(init) in starts and not init.n_waiting
-    return known and stft.device.type == "cpu"
+    known = type(init) in (Overlap, Zeros, Peaks, Gradient) and not init.n_waiting
+    return known and has_rule(update) and stft.device.type == "cpu"
 
 
 def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tuple[Plan, int]:
     """Plan, and how many numbers a thread works on."""
     stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
-    n_half, n_slots, rule = stft.n_fft // 2 + 1, 1 + update.n_carried, _rule(update, n_open)[0]
+    n_half, n_slots, rule = stft.n_fft // 2 + 1, 1 + update.n_carried, compiled_rule(update, n_open)[0]
     padded = numba_fft.pad(n_half)
     spectra = n_open * padded
     y = spectra + 2 * (n_slots + (rule == DIFFERENCE_MAP)) * n_open * padded
@@ -224,7 +196,7 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
 
 def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Array]:
     stft, dtype = buffer.stft, buffer.stft.dtype
-    forward, inverse = stft.scale * (0.5 if plan.own_fft else 1.0), 1 / (stft.n_fft * stft.scale)
+    forward, inverse = scales(stft)
     first_window, newest_window = asymmetric_windows(stft)
     windows = {
         "window": stft.window * forward,
@@ -235,51 +207,8 @@ def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Arr
     }
     padding = (0, plan.padded_frame - plan.n_fft)
     return {
-        "constants": _rule(update, plan.n_open)[1],
+        "constants": compiled_rule(update, plan.n_open)[1],
         "fade": buffer.fade().to(dtype).numpy(),
         "tables": numba_fft.tables(plan.n_fft),
         **{name: np.pad(window.numpy(), padding) for name, window in windows.items()},
     }
-
-
-def _rule(update: Update, n_open: int) -> tuple[int, Array]:
-    """Which compiled rule it is, and its constants, `(n_open, 6)`."""
-    rule = LINEAR
-    if isinstance(update, GriffinLim):
-        constants = [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
-    elif isinstance(update, RAAR):
-        beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64)).flatten().numpy()
-        momentum = update.momentum
-        columns = np.broadcast_arrays(2.0, -1.0, beta + momentum, beta, 1 - 2 * beta, -momentum)
-        return rule, np.stack(columns, -1)
-    elif isinstance(update, DifferenceMap) and update.beta == 1:
-        constants = [2.0, -1.0, 1.0, 1.0, -1.0, 0.0]
-    elif isinstance(update, DifferenceMap):
-        rule, constants = DIFFERENCE_MAP, [1 / update.beta, 0.0, update.beta, 0.0, 0.0, 0.0]
-    elif isinstance(update, ADMM):
-        rule, constants = ADMM_RULE, [update.rho / (1 + update.rho), 1 / (1 + update.rho), 0.0, 0.0, 0.0, 0.0]
-    elif isinstance(update, AcceleratedGriffinLim):
-        constants = [update.alpha, update.beta, update.gamma, 1 - update.gamma, 0.0, 0.0]
-        rule = ACCELERATED
-    else:
-        raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'!")
-    return rule, np.tile(constants, (n_open, 1))
-
-
-def _aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
-    """Zeros, or values, that begin where a cache line does: lanes that cross two lines take twice as long."""
-    room = np.zeros(size * dtype.itemsize + LINE, np.uint8)
-    begin = -room.ctypes.data % LINE
-    array: Array = room[begin : begin + size * dtype.itemsize].view(dtype)
-    if values is not None:
-        array[:] = values.ravel()
-    return array
-
-
-@lru_cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, "rtspecinv")
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_pool.cache_clear)

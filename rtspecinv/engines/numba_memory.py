@@ -16,11 +16,19 @@ Padding holds zeros, which every step maps to zeros.
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
 
+from rtspecinv import frames
 from rtspecinv.engines.numba_lanes import WIDTH, deinterleave, interleave, load, store
+
+# What compiled code is made of. By itself numba would look for changes in the file of a function only; of
+# closures, it compares the variables, too.
+_FILES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 # Rules. The linear family, where p is the s of the iteration before:
 # A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p p.

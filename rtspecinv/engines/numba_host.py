@@ -1,0 +1,112 @@
+"""What compiled code needs from Python: the constants of a rule, memory, and threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from rtspecinv.engines import numba_fft
+from rtspecinv.engines.numba_memory import ACCELERATED, DIFFERENCE_MAP, LINEAR
+from rtspecinv.engines.numba_memory import ADMM as ADMM_RULE
+from rtspecinv.stft import STFT
+from rtspecinv.updates import (
+    ADMM,
+    RAAR,
+    RTISI,
+    AcceleratedGriffinLim,
+    DifferenceMap,
+    GriffinLim,
+    Update,
+)
+
+Array = np.ndarray[Any, Any]
+
+# Samples through a transform and back that are worth a thread: about 0.1 ms.
+WORK_OF_A_THREAD = 100_000
+
+LINE = 64  # bytes
+
+
+def has_rule(update: Update) -> bool:
+    """Whether there is compiled code for this rule."""
+    return type(update) in (GriffinLim, RTISI, RAAR, DifferenceMap, ADMM, AcceleratedGriffinLim)
+
+
+def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:
+    """Which compiled rule it is, and its constants, `(n_open, 6)`."""
+    rule = LINEAR
+    if isinstance(update, GriffinLim):
+        constants = [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
+    elif isinstance(update, RAAR):
+        beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64)).flatten().numpy()
+        momentum = update.momentum
+        columns = np.broadcast_arrays(2.0, -1.0, beta + momentum, beta, 1 - 2 * beta, -momentum)
+        return rule, np.stack(columns, -1)
+    elif isinstance(update, DifferenceMap) and update.beta == 1:
+        constants = [2.0, -1.0, 1.0, 1.0, -1.0, 0.0]
+    elif isinstance(update, DifferenceMap):
+        rule, constants = DIFFERENCE_MAP, [1 / update.beta, 0.0, update.beta, 0.0, 0.0, 0.0]
+    elif isinstance(update, ADMM):
+        rule, constants = ADMM_RULE, [update.rho / (1 + update.rho), 1 / (1 + update.rho), 0.0, 0.0, 0.0, 0.0]
+    elif isinstance(update, AcceleratedGriffinLim):
+        constants = [update.alpha, update.beta, update.gamma, 1 - update.gamma, 0.0, 0.0]
+        rule = ACCELERATED
+    else:
+        raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'!")
+    return rule, np.tile(constants, (n_open, 1))
+
+
+def scales(stft: STFT) -> tuple[float, float]:
+    """Factors of windows before a transform and after an inverse transform."""
+    return stft.scale * (0.5 if numba_fft.suits(stft.n_fft) else 1.0), 1 / (stft.n_fft * stft.scale)
+
+
+def aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
+    """Zeros, or values, that begin where a cache line does: lanes that cross two lines take twice as long."""
+    room = np.zeros(size * dtype.itemsize + LINE, np.uint8)
+    begin = -room.ctypes.data % LINE
+    array: Array = room[begin : begin + size * dtype.itemsize].view(dtype)
+    if values is not None:
+        array[:] = values.ravel()
+    return array
+
+
+def threads_for(n_tasks: int, work: int) -> int:
+    """Threads that tasks are worth, `work` being the samples that all of them transform there and back."""
+    return max(1, min(n_tasks, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
+
+
+def spread(part: Callable[[int, int, int], None], n_tasks: int, n_threads: int) -> None:
+    """Call `part(thread, first, last)` in at most this many threads, and at most torch's, for all tasks.
+
+    It comes back when all are done, even if it is interrupted: they work on memory that the caller owns.
+    """
+    if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
+        return part(0, 0, n_tasks)
+    bounds = [n_tasks * thread // n_threads for thread in range(n_threads + 1)]
+    others = [
+        _pool(n_threads - 1).submit(part, thread, bounds[thread], bounds[thread + 1])
+        for thread in range(1, n_threads)
+    ]
+    try:
+        part(0, 0, bounds[1])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+    return None
+
+
+@lru_cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "rtspecinv")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)

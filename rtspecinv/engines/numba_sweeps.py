@@ -1,0 +1,193 @@
+"""Iterations of whole spectrograms, compiled.
+
+A sweep takes every frame once: its transform, the samples being complete, the end of one iteration, the
+beginning of the next, inverse transform, overlap-add. So each frame goes through the cache once an iteration.
+
+Frames of all items of a batch are counted through. A few of them in a row are a block, which adds them to
+samples of its own; so threads can take different blocks, and sums are the same whoever takes which.
+`settle` joins what blocks have added:
+
+    block 0   [---- hops ----|- tail -]
+    block 1                  [---- hops ----|- tail -]
+    block 2                                 [---- hops ----|- tail -]
+    samples   [ padding |                                 | padding ]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+
+from rtspecinv.engines.numba_fft import analyze, synthesize
+from rtspecinv.engines.numba_lanes import WIDTH, load, pointers, store, unpack
+from rtspecinv.engines.numba_memory import SOURCES, fill, move, spectrum_at
+from rtspecinv.engines.numba_rules import after, before, to_magnitude
+
+# What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
+# itself, in a slot; |s|.
+NOTHING, RULE, SPECTRUM, ACTUAL = range(4)
+
+# What it then adds to the samples of the next one: nothing; the y of the rule; the iterate c; an estimate,
+# P_M of what is in a slot, which is kept.
+ITERATE, ESTIMATE = 2, 3
+
+
+class SweepPlan(NamedTuple):
+    """Numbers of one rule; positions are in `work`, which is laid out much as for a push (`numba_memory`)."""
+
+    n_fft: int
+    n_half: int
+    padded: int  # n_half up to the next multiple of WIDTH
+    own_fft: int  # 0 or 1
+    second_radix: int
+    hop_length: int
+    n_open: int  # frames of all items
+    n_frames: int  # of an item
+    n_block: int  # frames of a block, the last of an item may have fewer
+    n_blocks: int  # of an item
+    n_covered: int  # samples that frames cover
+    n_samples: int  # of an item
+    padding: int  # samples on each side
+    first_known: int
+    n_known: int
+    n_slots: int
+    kept: int  # slot of estimates
+    rule: int
+    spectra: int
+    samples: int  # (n_items, n_signal), padding included
+    n_signal: int
+    added: int  # (n_items, n_blocks, n_added)
+    n_added: int
+    y: int  # of the thread
+    room: int  # of the thread
+    n_room: int  # of all that a thread has to itself, from y on
+
+
+class SweepMemory(NamedTuple):
+    """Addresses; windows go up to the next multiple of WIDTH."""
+
+    work: int
+    gain: int  # (2, n_covered): of iterations, of the result
+    known: int  # (n_items, n_known)
+    constants: int
+    window: int
+    dual_window: int
+    tables: int
+    real: int  # of the thread
+    half: int  # of the thread
+
+
+class Result(NamedTuple):
+    """Address of what a sweep gives."""
+
+    actual: int  # (n_items, n_frames, n_half)
+
+
+@numba.njit
+def _take(plan, memory, frame, samples, what, slot, actual):
+    """Transform a frame of samples, and make of it what is wanted."""
+    work, y = memory.work, spectrum_at(plan, slot, frame) if what == SPECTRUM else plan.y
+    analyze(plan, memory, memory.window, 0, samples, y)
+    if what == RULE:
+        after(plan, memory, frame, y)
+    elif what == ACTUAL:
+        at = frame * plan.n_half
+        for k in range(plan.n_half):
+            a, A = work[y + k], work[y + plan.padded + k]
+            actual[at + k] = math.sqrt(a * a + A * A)
+
+
+@numba.njit
+def _give(plan, memory, frame, samples, what, slot):
+    """Add a frame to samples."""
+    y = plan.y
+    if what == RULE:
+        before(plan, memory, frame)
+    elif what == ITERATE:
+        y = spectrum_at(plan, 0, frame)
+    else:
+        y = spectrum_at(plan, plan.kept, frame)
+        to_magnitude(plan, memory, frame, spectrum_at(plan, slot, frame), y)
+    synthesize(plan, memory, y, samples)
+
+
+@numba.njit
+def _add(work, to, at, n):
+    """Add n numbers to n others."""
+    whole = n - n % WIDTH
+    for i in range(0, whole, WIDTH):
+        store(work, to + i, load(work, to + i) + load(work, at + i))
+    for i in range(whole, n):
+        work[to + i] += work[at + i]
+
+
+@numba.njit
+def _join(plan, work, item):
+    """Samples of an item from those of its blocks."""
+    own = plan.n_block * plan.hop_length
+    for block in range(plan.n_blocks):
+        to = plan.samples + item * plan.n_signal + block * own
+        at = plan.added + (item * plan.n_blocks + block) * plan.n_added
+        last = block == plan.n_blocks - 1
+        move(work, to, work, at, plan.n_covered - block * own if last else own)
+        if block:
+            _add(work, to, at - plan.n_added + own, plan.n_fft - plan.hop_length)
+
+
+def _compiled_for(sources):
+    """Compile both functions, or take what numba kept; see `SOURCES`."""
+
+    @numba.njit(nogil=True, cache=True)
+    def sweep(plan, memory, actual, number, take, give, slot, first, last):
+        """Sweep over blocks `first` to `last - 1` of all items.
+
+        plan, memory: arrays of the integers of `SweepPlan` and `SweepMemory`.
+        actual: address of what ACTUAL gives.
+        number: zero, of the precision of everything.
+        take, give, slot: what to make and to add, see above, and the slot that is meant.
+        """
+        assert sources
+        plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
+        result = pointers(Result(actual), number)
+        for block in range(first, last):
+            item, begin = block // plan.n_blocks, block % plan.n_blocks * plan.n_block
+            added, samples = plan.added + block * plan.n_added, plan.samples + item * plan.n_signal
+            if give != NOTHING:
+                fill(memory.work, added, plan.n_added, 0)
+            for t in range(begin, min(begin + plan.n_block, plan.n_frames)):
+                frame = item * plan.n_frames + t
+                if take != NOTHING:
+                    _take(plan, memory, frame, samples + t * plan.hop_length, take, slot, result.actual)
+                if give != NOTHING:
+                    _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
+
+    @numba.njit(nogil=True, cache=True)
+    def settle(plan, memory, number, padded_with, fading, first, last):
+        """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
+
+        padded_with: which sample, from 1 on, each sample of the padding repeats; 0 is silence.
+        fading: 1 if edges fade in and out, as they do in the result.
+        """
+        assert sources
+        plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
+        work, padding, n_edge = memory.work, plan.padding, plan.n_fft - plan.hop_length
+        for item in range(first, last):
+            _join(plan, work, item)
+            start = plan.samples + item * plan.n_signal
+            end = plan.n_covered - n_edge
+            for i in range(min(n_edge, plan.n_covered)):
+                work[start + i] *= memory.gain[fading * plan.n_covered + i]
+            for i in range(max(n_edge, end), plan.n_covered):
+                work[start + i] *= memory.gain[fading * plan.n_covered + i]
+            x = start + padding
+            move(work, x + plan.first_known, memory.known, item * plan.n_known, plan.n_known)
+            for i in range(2 * padding):
+                to = start + i if i < padding else x + plan.n_samples + i - padding
+                work[to] = work[x + padded_with[i] - 1] if padded_with[i] else 0
+
+    return sweep, settle
+
+
+sweep, settle = _compiled_for(SOURCES)

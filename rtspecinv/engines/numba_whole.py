@@ -1,0 +1,211 @@
+"""Iterations of whole spectrograms in compiled code; what they are is for `EagerWhole` to say."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.engines import numba_fft
+from rtspecinv.engines.announce import compiling
+from rtspecinv.engines.numba_host import (
+    Array,
+    aligned,
+    compiled_rule,
+    has_rule,
+    scales,
+    spread,
+    threads_for,
+)
+from rtspecinv.engines.numba_lanes import WIDTH
+from rtspecinv.engines.numba_memory import DIFFERENCE_MAP as DIFFERENCE_MAP_RULE
+from rtspecinv.engines.numba_sweeps import (
+    ACTUAL,
+    ESTIMATE,
+    ITERATE,
+    NOTHING,
+    RULE,
+    SPECTRUM,
+    SweepMemory,
+    SweepPlan,
+    settle,
+    sweep,
+)
+from rtspecinv.engines.whole import Space
+from rtspecinv.frames import MIN_COVERAGE
+from rtspecinv.stft import COVERAGE_FLOOR, STFT
+from rtspecinv.updates import ADMM, GriffinLim, Update
+
+BLOCK_FRAMES = 16
+
+
+class NumbaWhole:
+    """Iterates in compiled code that releases the GIL.
+
+    Blocks of frames are spread over at most `torch.get_num_threads()` threads; samples have the same bits in
+    any number of them. The arguments are those of `EagerWhole`; there are no gradients.
+    """
+
+    def __init__(
+        self, space: Space, rules: tuple[Update, ...], target: Tensor, start: Tensor, known: Tensor
+    ) -> None:
+        n_items, n_frames, n_half = target.shape
+        self.plan = plan = _plan(space, n_items, known.shape[-1], rules)
+        self.shape, self.n_samples = target.shape, space.n_samples
+        self.padded_with, self.begun = _padded_with(space), False
+        self.rooms = [
+            plan.y + thread * plan.n_room
+            for thread in range(threads_for(n_items * plan.n_blocks, plan.n_open * plan.n_fft))
+        ]
+        dtype = known.numpy().dtype
+        self.number = dtype.type(0)
+        arrays = {"known": known.numpy(), **_constants(space)}
+        self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
+        self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
+        # Views, in which padding is left out.
+        work = torch.from_numpy(self.arrays["work"])
+        spectra = work[plan.spectra : plan.samples].view(-1, n_items, n_frames, 2, plan.padded)
+        self.spectra = spectra[..., :n_half]
+        self.signals = work[plan.samples : plan.added].view(n_items, plan.n_signal)
+        work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
+        self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
+        self._set(rules[0])
+        with compiling(sweep, f"batch inversion by numba for {str(stft.dtype).removeprefix('torch.')}"):
+            sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)
+
+    def begin(self, rule: Update) -> None:
+        """Iterate by this rule; see `Whole`."""
+        if self.begun:
+            self.spectra[0] = self.spectra[self.plan.kept]
+        self.begun = True
+        self.spectra[1 : 1 + rule.n_carried] = 0 if isinstance(rule, ADMM) else self.spectra[0]
+        self._set(rule)
+
+    def iterate(self, n_iter: int) -> None:
+        """Do iterations, one at least."""
+        # What is made of the samples of the last sweep, and what is added to those of the next one.
+        steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.kind == DIFFERENCE_MAP_RULE else [(RULE, RULE)]
+        self._sweep(NOTHING, steps[-1][1])
+        steps *= n_iter
+        steps[-1] = (RULE, NOTHING)
+        for take, give in steps:
+            self._settle()
+            self._sweep(take, give, slot=1)
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+        if not self.begun:
+            self._sweep(NOTHING, ESTIMATE)
+        elif isinstance(self.rule, GriffinLim):
+            self._sweep(NOTHING, ESTIMATE, slot=self.rule.n_carried)
+        else:
+            self._sweep(NOTHING, ESTIMATE)
+            self._settle()
+            self._sweep(SPECTRUM, ESTIMATE, slot=self.plan.kept)
+        self._settle(fading=True)
+        actual = torch.empty(self.shape, dtype=self.signals.dtype)
+        self._sweep(ACTUAL, NOTHING, actual=actual.data_ptr())
+        begin = self.plan.padding
+        return self.signals[:, begin : begin + self.n_samples].clone(), actual
+
+    def _set(self, rule: Update) -> None:
+        """Let compiled code iterate by a rule."""
+        self.rule, plan = rule, self.plan
+        self.kind, constants = compiled_rule(rule, plan.n_open)
+        self.arrays["constants"] = aligned(constants.size, self.arrays["work"].dtype, constants)
+        plan = plan._replace(rule=self.kind, n_slots=1 + rule.n_carried)
+        addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
+        self.calls = []
+        for y in self.rooms:
+            real = y + 6 * plan.padded + _room(numba_fft.GAP)
+            half = real + _room(plan.n_fft)
+            room = {
+                name: addresses["work"] + at * self.arrays["work"].itemsize
+                for name, at in (("real", real), ("half", half))
+            }
+            memory = SweepMemory(**addresses, **room)
+            of_thread = plan._replace(y=y, room=y + 2 * plan.padded)
+            self.calls.append((np.array(of_thread, np.int64), np.array(memory, np.int64)))
+
+    def _sweep(self, take: int, give: int, *, slot: int = 0, actual: int = 0) -> None:
+        def part(thread: int, first: int, last: int) -> None:
+            sweep(*self.calls[thread], actual, self.number, take, give, slot, first, last)
+
+        spread(part, self.shape[0] * self.plan.n_blocks, len(self.calls))
+
+    def _settle(self, fading: bool = False) -> None:
+        settle(*self.calls[0], self.number, self.padded_with, int(fading), 0, self.shape[0])
+
+
+def suits(stft: STFT, rules: tuple[Update, ...]) -> bool:
+    """Whether there is compiled code for these rules and this device."""
+    return all(map(has_rule, rules)) and stft.device.type == "cpu"
+
+
+def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
+    stft, n_open = space.stft, n_items * space.n_frames
+    n_block = max(BLOCK_FRAMES, stft.look_back)  # so that only neighbours overlap
+    n_blocks = -(-space.n_frames // n_block)
+    kept = max(1 + rule.n_carried for rule in rules)  # the slot after theirs
+    padded = numba_fft.pad(stft.n_fft // 2 + 1)
+    n_signal = _room(max(space.n_samples + 2 * stft.padding, space.n_covered))
+    n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)
+    samples = n_open * padded * (1 + 2 * (kept + 1))
+    added = samples + n_items * n_signal
+    y = added + n_items * n_blocks * n_added
+    return SweepPlan(
+        n_fft=stft.n_fft,
+        n_half=stft.n_fft // 2 + 1,
+        padded=padded,
+        own_fft=numba_fft.suits(stft.n_fft),
+        second_radix=numba_fft.odd_radix(stft.n_fft),
+        hop_length=stft.hop_length,
+        n_open=n_open,
+        n_frames=space.n_frames,
+        n_block=n_block,
+        n_blocks=n_blocks,
+        n_covered=space.n_covered,
+        n_samples=space.n_samples,
+        padding=stft.padding,
+        first_known=space.offset,
+        n_known=n_known,
+        n_slots=1,
+        kept=kept,
+        rule=0,
+        spectra=n_open * padded,
+        samples=samples,
+        n_signal=n_signal,
+        added=added,
+        n_added=n_added,
+        y=y,
+        room=0,
+        n_room=6 * padded + _room(numba_fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)),
+    )
+
+
+def _room(n: int) -> int:
+    """Numbers that lanes may reach when they go through n."""
+    return numba_fft.pad(n) + WIDTH
+
+
+def _constants(space: Space) -> dict[str, Array]:
+    stft = space.stft
+    forward, inverse = scales(stft)
+    windows = {"window": stft.window * forward, "dual_window": stft.dual_window * inverse}
+    gains = [stft.edge_gain(space.n_frames, least) for least in (COVERAGE_FLOOR, MIN_COVERAGE)]
+    return {
+        "gain": torch.stack(gains).numpy(),
+        "tables": numba_fft.tables(stft.n_fft),
+        **{name: F.pad(window, (0, WIDTH)).numpy() for name, window in windows.items()},
+    }
+
+
+def _padded_with(space: Space) -> Array:
+    """Which sample, from 1 on, each sample of the padding repeats, `(2 * padding,)`; 0 is silence."""
+    padding = space.stft.padding
+    if not padding:
+        return np.zeros(0, np.int64)
+    samples = torch.arange(1, space.n_samples + 1, dtype=torch.float64).view(1, 1, -1)
+    padded = F.pad(samples, (padding, padding), mode=space.stft.pad_mode).flatten()
+    return torch.cat([padded[:padding], padded[-padding:]]).long().numpy()

@@ -1,0 +1,115 @@
+"""Iterations of whole spectrograms: where they live, and the reference, plain torch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.frames import MIN_COVERAGE
+from rtspecinv.projections import to_magnitude, to_magnitude_in_range
+from rtspecinv.stft import STFT
+from rtspecinv.updates import State, Update, of_pairs
+
+
+class Space:
+    """Where batch runs live: the transform to be consistent with, and how its samples become the result.
+
+    That is the transform of the magnitudes, padding included, or, where the samples are too few to be padded
+    so, the same without centring.
+    """
+
+    def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
+        self.n_frames, self.n_covered = n_frames, (n_frames - 1) * stft.hop_length + stft.n_fft
+        natural = self.n_covered - 2 * stft.padding
+        # A signal of this length has n_frames frames too, and its last samples are in them.
+        n_centred = length if length and natural <= length < natural + stft.hop_length else natural
+        centred = stft.center and n_centred >= stft.n_needed
+        self.stft = stft.with_center(centred)
+        self.n_samples = n_centred if centred else self.n_covered
+        self.n_out = natural if length is None else length
+        self.offset = stft.padding if stft.center and not centred else 0
+
+    def samples(self, spectrum: Tensor, known: Tensor) -> Tensor:
+        """Samples `(n_items, n_samples)` of `(n_items, n_frames, n_half)`, fading in at edges."""
+        return self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE))
+
+    def consistent(self, spectrum: Tensor, known: Tensor) -> Tensor:
+        """`P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6) of `(n_items, n_frames, n_half)`."""
+        return self.analyze(self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples)))
+
+    def _keep(self, known: Tensor, samples: Tensor) -> Tensor:
+        """Samples `(n_items, n_samples)` with those that are known, `(n_items, n_known)`, in their place."""
+        if not known.shape[-1]:
+            return samples
+        before, after = samples[..., : self.offset], samples[..., self.offset + known.shape[-1] :]
+        return torch.cat([before, known, after], -1)
+
+    def analyze(self, samples: Tensor) -> Tensor:
+        """Spectrum `(n_items, n_frames, n_half)` of samples, zeros following if they are too few."""
+        return self.stft.analyze(F.pad(samples, (0, self.n_samples - samples.shape[-1]))).mT
+
+    def finish(self, samples: Tensor) -> Tensor:
+        """Samples `(n_items, n_out)` to return."""
+        wanted = samples[..., self.offset : self.offset + self.n_out]
+        return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
+
+
+class Whole(Protocol):
+    """Iterations of whole spectrograms, `(n_items, n_frames, n_half)`."""
+
+    def begin(self, rule: Update) -> None:
+        """Iterate by this rule, from the start or, if there was a rule before, from the last estimate."""
+
+    def iterate(self, n_iter: int) -> None:
+        """Do iterations, one at least."""
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+
+
+class EagerWhole:
+    """Iterates with plain torch operations.
+
+    Args:
+        space: where to.
+        rules: that it will be told to iterate by.
+        target: magnitude, `(n_items, n_frames, n_half)`.
+        start: spectrum, of the same shape.
+        known: samples that stay, `(n_items, n_known)`.
+
+    Where gradients are enabled the samples have them.
+    """
+
+    def __init__(
+        self, space: Space, rules: tuple[Update, ...], target: Tensor, start: Tensor, known: Tensor
+    ) -> None:
+        project = to_magnitude if torch.is_grad_enabled() else to_magnitude_in_range
+        self.space, self.known = space, known
+        self.p_m = of_pairs(partial(project, magnitude=target))
+        self.p_c = of_pairs(partial(space.consistent, known=known))
+        self.spectrum = torch.view_as_real(start)
+        self.rule: Update | None = None
+        self.state: State = ()
+
+    def begin(self, rule: Update) -> None:
+        """Iterate by this rule; see `Whole`."""
+        self.rule, self.state = rule, rule.start(self.spectrum)
+
+    def iterate(self, n_iter: int) -> None:
+        """Do iterations, one at least."""
+        assert self.rule is not None
+        for _ in range(n_iter):
+            self.state = self.rule.step(self.state, self.p_m, self.p_c)
+
+    def look(self) -> tuple[Tensor, Tensor]:
+        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+        if self.rule is None:
+            estimate = self.p_m(self.spectrum)
+        else:
+            estimate = self.spectrum = self.rule.estimate(self.state, self.p_m, self.p_c)
+        samples = self.space.samples(torch.view_as_complex(estimate), self.known)
+        return samples, self.space.analyze(samples).abs()
