@@ -71,7 +71,7 @@ class NumbaWhole:
         work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
         self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
         self._set(rules[0])
-        with compiling(sweep, f"batch inversion by numba for {str(stft.dtype).removeprefix('torch.')}"):
+        with compiling(sweep, f"batch inversion by numba for {dtype}"):
             sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)
 
     def begin(self, rule: Update) -> None:
