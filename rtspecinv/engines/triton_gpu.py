@@ -106,29 +106,36 @@ class TritonGPU(Eager):
         stft, rule = self.buffer.stft, self._numbers
         if rule is None or not (_has_kernel(stft.device) and stft.dtype == torch.float32):
             return None
-        n_overlaps = stft.n_fft // stft.hop_length
-        n_frames = max(triton.next_power_of_2(self.buffer.n_open), LEAST_ROWS // n_overlaps)
+        options, table = options_of(stft, rule, self.buffer.n_open, self.buffer.compensated)
         before, after = asymmetric_windows(stft)
         scaled = (stft.window * stft.scale, stft.dual_window / stft.scale, stft.envelope)
-        used, table = _packed(rule, n_frames)
-        options = {
-            "T": n_frames,
-            "N1": FACTORS[stft.n_fft][0],
-            "N2": FACTORS[stft.n_fft][1],
-            "R": n_overlaps,
-            "N_SLOTS": rule.n_slots,
-            "USED": used,
-            "LOOKS_AGAIN": rule.looks_again,
-            "COMPENSATED": self.buffer.compensated,
-            "num_warps": min(16, max(1, n_frames * stft.n_fft // SAMPLES_OF_A_WARP)),
-            "num_stages": 1,  # of a pipeline of loads: there is no room for more
-        }
         return _Ready(
             torch.stack([*scaled, before * stft.scale, after * stft.scale]),
             tables(stft.n_fft).to(stft.device),
             table.to(stft.device),
             options,
         )
+
+
+def options_of(stft: STFT, rule: Numbers, n_open: int, compensated: bool) -> tuple[dict[str, Any], Tensor]:
+    """What is known when the kernel is compiled, and the numbers that it reads."""
+    n_overlaps = stft.n_fft // stft.hop_length
+    n_frames = max(triton.next_power_of_2(n_open), LEAST_ROWS // n_overlaps)
+    used, table = _packed(rule, n_frames)
+    n1, n2 = FACTORS[stft.n_fft]
+    options = {
+        "T": n_frames,
+        "N1": n1,
+        "N2": n2,
+        "R": n_overlaps,
+        "N_SLOTS": rule.n_slots,
+        "USED": used,
+        "LOOKS_AGAIN": rule.looks_again,
+        "COMPENSATED": compensated,
+        "num_warps": min(16, max(1, n_frames * stft.n_fft // SAMPLES_OF_A_WARP)),
+        "num_stages": 1,  # of a pipeline of loads: there is no room for more
+    }
+    return options, table
 
 
 ENGINE = TritonGPU
