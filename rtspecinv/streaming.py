@@ -30,7 +30,8 @@ class StreamingInverter(torch.nn.Module):
         revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
             to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
             but no latency.
-        n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
+        n_iter: iterations per push over all frames that may change; with 0 the start is the answer. It may
+            be set at any time, and holds from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -73,7 +74,7 @@ class StreamingInverter(torch.nn.Module):
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         default = 0 if self.update.textbook else look_back // 2
         self.revise = default if revise is None else count(revise=revise)
-        self.n_iter = count(n_iter=n_iter)
+        n_iter = count(n_iter=n_iter)
         self.batch_shape = _shape(batch_shape)
         if self.revise > look_back:
             raise ValueError(
@@ -93,7 +94,7 @@ class StreamingInverter(torch.nn.Module):
                 self.init,
                 look_ahead=self.look_ahead,
                 n_revised=self.revise,
-                n_iter=self.n_iter,
+                n_iter=n_iter,
                 batch_shape=self.batch_shape,
             )
         self._full_scale = full_scale(self.stft)
@@ -103,6 +104,15 @@ class StreamingInverter(torch.nn.Module):
     def engine(self) -> str:
         """Name of the engine at work."""
         return self._engine.name
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations per push, from the next one on."""
+        return self._engine.n_iter
+
+    @n_iter.setter
+    def n_iter(self, n_iter: int) -> None:
+        self._engine.n_iter = count(n_iter=n_iter)
 
     @property
     def latency(self) -> int:
