@@ -23,7 +23,7 @@ The map of the package, each module using only those before it:
     mel          Mel: mel spectrograms, and back to magnitudes
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
     speech       pesq, estoi
-    audio        sinks, sources and play: samples only
+    audio        sinks, sources, play and Player: samples only
     cli          the command line
 """
 
@@ -34,7 +34,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rtspecinv import methods, metrics, phase, speech, updates
-    from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
+    from rtspecinv.audio import (
+        ArraySink,
+        DeviceError,
+        FileSink,
+        Player,
+        SoundDeviceSink,
+        TeeSink,
+        play,
+        read_audio,
+    )
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
@@ -55,6 +64,7 @@ __all__ = [
     "FileSink",
     "Hybrid",
     "Mel",
+    "Player",
     "SoundDeviceSink",
     "StreamingInverter",
     "TeeSink",
@@ -83,7 +93,11 @@ _HOMES = {
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
-        ("ArraySink", "DeviceError", "FileSink", "SoundDeviceSink", "TeeSink", "play", "read_audio"), "audio"
+        (
+            *("ArraySink", "DeviceError", "FileSink", "Player", "SoundDeviceSink", "TeeSink", "play"),
+            "read_audio",
+        ),
+        "audio",
     ),
 }
 

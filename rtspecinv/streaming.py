@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from rtspecinv import engines, phase, updates
 from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
 from rtspecinv.stft import STFT
+from rtspecinv.threads import one_thread
 
 
 class StreamingInverter(torch.nn.Module):
@@ -137,6 +139,10 @@ class StreamingInverter(torch.nn.Module):
         """
         return self._engine.push(*self._check(magnitude, 1))
 
+    def check(self, magnitude: Tensor | Array) -> None:
+        """Raise what `push` would raise for this frame, and change nothing."""
+        self._check(magnitude, 1)
+
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
         """Take in several frames and return as many hops; the same bits as pushing them one by one.
 
@@ -189,6 +195,11 @@ class StreamingInverter(torch.nn.Module):
                 f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}!"
             )
         self._engine.reset(mask.to(self.stft.device))
+
+    @staticmethod
+    def one_thread() -> AbstractContextManager[None]:
+        """Context in which torch works on one thread, which is best for single streams."""
+        return one_thread()
 
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""

@@ -19,6 +19,7 @@ ARROWS = {
     "phase": {"stft"},
     "metrics": {"stft"},
     "progress": set(),
+    "threads": set(),
     "batch": {"streaming", "updates", "projections", "phase", "frames", "inputs", "progress", "stft"},
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
@@ -28,7 +29,7 @@ ARROWS = {
     },
     "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
     "inputs": {"stft"},
-    "streaming": {"engines", "updates", "phase", "inputs", "stft"},
+    "streaming": {"engines", "updates", "phase", "inputs", "threads", "stft"},
     "audio": {"audio"},
     "files": set(),
     "demo_clip": set(),
@@ -38,7 +39,15 @@ ARROWS = {
         *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
         *("batch", "blocks", "descent", "mel", "methods"),
     },
-    "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
+    "cli": {
+        "",
+        "cli",
+        "audio",
+        "files",
+        "demo_clip",
+        "plots",
+        "threads",
+    },  # "" is rtspecinv itself: public names
     "__main__": {"cli"},
 }
 

@@ -545,7 +545,7 @@ def test_iterations_may_change_between_pushes(engine, update, n_iters, batch):
 def test_bad_n_iter_changes_nothing(engine):
     inverter = StreamingInverter(STFT(n_fft=32, hop_length=8), n_iter=3, engine=engine)
     for wrong in (-1, 2.5, True, "8", None):
-        with pytest.raises(ValueError, match="n_iter=.* is not an integer >= 0"):
+        with pytest.raises(ValueError, match=r"n_iter=.* is not an integer >= 0"):
             inverter.n_iter = wrong
     assert inverter.n_iter == 3
     inverter.n_iter = 5

@@ -5,15 +5,18 @@ Sound libraries are imported when a device or a file is opened, not before.
 """
 
 from rtspecinv.audio.device import DeviceError, SoundDeviceSink, device_table
-from rtspecinv.audio.player import Progress, play
+from rtspecinv.audio.player import Player, PlayerStats, play
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
 from rtspecinv.audio.sources import AudioReader, read_audio
+from rtspecinv.audio.stream import Progress
 
 __all__ = [
     "ArraySink",
     "AudioReader",
     "DeviceError",
     "FileSink",
+    "Player",
+    "PlayerStats",
     "Progress",
     "Sink",
     "SoundDeviceSink",

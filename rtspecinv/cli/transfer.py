@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
 from rtspecinv.cli.analysis import Score
 from rtspecinv.cli.report import Report, note
+from rtspecinv.threads import one_thread
 
 # Inverts frames into a sink, says how far it is, and returns how far it came.
 Run = Callable[[Iterable[Tensor], Sink, Callable[[Progress], None]], Progress]
@@ -90,14 +90,3 @@ def print_written(outcome: Outcome, output: Path) -> None:
 def clipping(outcome: Outcome, output: Path) -> str:
     """Say how much of a file is clipped."""
     return f"{outcome.clipped} samples were beyond full scale and are clipped in {output}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: frames are too small to be worth sharing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
