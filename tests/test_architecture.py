@@ -18,6 +18,8 @@ ARROWS = {
     "updates": {"stft"},
     "phase": {"stft"},
     "metrics": {"stft"},
+    "analysis": {"stft"},
+    "transforms": set(),
     "progress": set(),
     "threads": set(),
     "batch": {"streaming", "updates", "projections", "phase", "frames", "inputs", "progress", "stft"},
@@ -36,7 +38,7 @@ ARROWS = {
     "speech": set(),
     "plots": set(),
     "__init__": {
-        *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
+        *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming", "analysis", "transforms"),
         *("batch", "blocks", "descent", "mel", "methods"),
     },
     "cli": {

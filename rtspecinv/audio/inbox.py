@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
+
 FULL = ("block", "drop_oldest", "raise")
 Wake = Callable[[], object]
 
@@ -137,6 +139,11 @@ class Inbox:
             wake, self._want_room, self._want_end = [*self._want_room, *self._want_end], [], []
         _call(wake)
         self.bell.ring()
+
+
+def copy_of(frame: Any) -> Any:
+    """Copy of a tensor, without its graph, or of an array: its owner may go on writing to it."""
+    return frame.detach().clone() if hasattr(frame, "detach") else np.array(frame)
 
 
 def _call(callbacks: Iterable[Wake]) -> None:

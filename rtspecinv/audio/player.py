@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rtspecinv.audio.inbox import FULL, Bell, Inbox
+from rtspecinv.audio.inbox import FULL, Bell, Inbox, copy_of
 from rtspecinv.audio.iterations import Iterations
 from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
@@ -268,7 +268,7 @@ class Player:
         self._check()
         self._inverter.check(magnitude)
         self._start()
-        return magnitude.detach().clone() if hasattr(magnitude, "detach") else np.array(magnitude)
+        return copy_of(magnitude)
 
     def _check(self) -> None:
         if self._failure is not None:

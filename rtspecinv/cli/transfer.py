@@ -12,8 +12,8 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
-from rtspecinv.cli.analysis import Score
 from rtspecinv.cli.report import Report, note
+from rtspecinv.cli.score import Score
 from rtspecinv.threads import one_thread
 
 # Inverts frames into a sink, says how far it is, and returns how far it came.
