@@ -13,6 +13,12 @@ torch.set_num_threads(
 )  # a stream's operations are small: on a busy machine more threads take ten times as long
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is left out."""
+    selected = config.getoption("markexpr") != "not soak"
+    return None if selected else "soak tests are deselected, because they take minutes: `make soak` runs them"
+
+
 @pytest.fixture(scope="module", params=["patient"])
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.
