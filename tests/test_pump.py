@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -42,10 +41,12 @@ def test_lateness_is_counted_exactly_and_heals_by_itself(late):
     n_held = stage.pump.n_held
     assert stage.pump.n_late == 1
     assert n_held in (19, 20)
-    made_up = 100.0 if late == "hold" else 0.0
+    made_up = [100.0] * n_held
+    if late == "silence":
+        made_up = [100.0 * 0.5**i for i in range(1, 9)] + [0.0] * (n_held - 8)
     n_first = stage.heard.index(100.0) + 1
     n_after = len(stage.heard) - n_first - n_held
-    assert stage.heard == [*range(1, 101), *[made_up] * n_held, *range(101, 101 + n_after)]
+    assert stage.heard == [*range(1, 101), *made_up, *range(101, 101 + n_after)]
     assert n_after > 80  # it went on, and was never late again
     assert stage.card.underflows == 0
 
@@ -70,11 +71,11 @@ def test_every_frame_sounds_once_and_every_other_is_counted(gaps, block, late, l
     assert len(samples) == HOP * (len(arrivals) + stage.pump.n_held)
     hops = samples.reshape(-1, HOP)  # the latency is off: hops are whole again
     assert (hops == hops[:, :1]).all()
-    order = [value for value in hops[:, 0].tolist() if value]
-    assert [key for key, _ in itertools.groupby(order)] == list(range(1, len(arrivals) + 1))
-    if late == "silence":
-        assert len(order) == len(arrivals)
-        assert np.count_nonzero(hops[:, 0] == 0) == stage.pump.n_held
+    # Frames are numbered upwards, and those made up are not above the last that came.
+    loudest = np.maximum.accumulate(hops[:, 0])
+    assert np.unique(loudest).tolist() == list(range(1, len(arrivals) + 1))
+    if late == "hold":
+        np.testing.assert_array_equal(hops[:, 0], loudest)
     # Once after each pause, and again until the queue is fuller by what the card takes at once.
     assert stage.pump.n_late <= len(gaps) * (1 + math.ceil(block / HOP))
     assert stage.card.underflows == 0
@@ -168,12 +169,16 @@ def test_one_more_iteration_is_tried_only_where_there_is_room():
 # -- what it sounds like, with the inverter itself --
 
 
+PARTIALS = [(f * k, 0.15 / k) for f in (220.0, 277.0, 330.0) for k in range(1, 6)]
+# From sample to sample, where all partials rise at once: magnitudes do not say whether they do.
+STEEPEST = sum(2 * math.pi * frequency / 22050 * level for frequency, level in PARTIALS)
+
+
 def melody(n_frames: int, stft: rtspecinv.STFT) -> torch.Tensor:
     """Three harmonic notes with vibrato, `(n_samples,)`."""
     seconds = torch.arange(n_frames * stft.hop_length) / 22050
     phase = 2 * math.pi * (seconds + 0.002 * torch.sin(12 * seconds))
-    partials = [(f * k, 0.15 / k) for f in (220.0, 277.0, 330.0) for k in range(1, 6)]
-    return sum(level * torch.sin(frequency * phase) for frequency, level in partials)
+    return sum(level * torch.sin(frequency * phase) for frequency, level in PARTIALS)
 
 
 @pytest.mark.parametrize("late", ["hold", "silence"])
@@ -192,13 +197,14 @@ def test_late_frames_leave_no_click_and_a_hold_is_steady(late, options):
     assert 55 <= n_held <= 60
     plain = rtspecinv.ArraySink()
     rtspecinv.play(magnitude, inverter, plain)
-    jump = np.abs(np.diff(plain.samples)).max()
-    assert np.abs(np.diff(samples)).max() <= jump
+    assert np.abs(np.diff(samples)).max() <= 1.05 * STEEPEST
+    assert np.abs(np.diff(plain.samples)).max() > 0.5 * STEEPEST  # as steep is the sound itself
 
     begin = 60 * 256 + 1024  # the frames around the gap have sounded by then
     bridge = samples[begin : begin + (n_held - 8) * 256]
     if late == "silence":
-        assert not bridge.any()
+        assert bridge[:2048].any()
+        assert not bridge[8 * 256 + 1024 :].any()
         return
     loudness = np.sqrt(np.square(bridge[: len(bridge) // 1024 * 1024].reshape(-1, 1024)).mean(1))
     before = np.sqrt(np.square(samples[begin - 6144 : begin - 2048]).mean())

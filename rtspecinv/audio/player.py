@@ -83,8 +83,8 @@ class Player:
     sink: where the sound goes; it stays open. One without a device takes all as it comes; nothing is late.
     full: what `push` does when `max_frames` wait: "block" until there is room, "drop_oldest" to make room,
         "raise" `queue.Full`.
-    late: what sounds when frames come late: "silence" (the sound decays as the last frames do) or "hold"
-        (the last frame goes on: a freeze).
+    late: what sounds when frames come late: "silence" (the last frame fades within 8 hops) or "hold" (it goes
+        on: a freeze).
     max_frames: frames that may wait; fewer are more direct, more bridge bursts.
     queue_seconds: most that should wait in the sink; more rides out a busier machine. At least what the sink
         wants before it begins.
@@ -135,6 +135,7 @@ class Player:
         )
         self._starting = threading.Lock()
         self._stopping = False
+        self._ended = Bell()
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -293,14 +294,17 @@ class Player:
         finally:
             self._inverter.n_iter = self._iterations.wanted
             self._inbox.shut()
+            self._ended.ring()
 
     def _stop(self) -> None:
         self._stopping = True
         self._inbox.shut()
         atexit.unregister(self._stop)
         if self._thread is not None:
-            with suppress(RuntimeError):  # interrupted while it started: it ends by itself
+            try:
                 self._thread.join()
+            except RuntimeError:  # Ctrl-C came while it started, so that Python does not know it yet
+                self._ended.wait(1.0)
 
     def _cut(self) -> None:
         with self._pump.writing:

@@ -24,6 +24,7 @@ from rtspecinv.audio.iterations import Iterations
 from rtspecinv.audio.stream import Inverter, Stream
 
 LATE = ("silence", "hold")
+FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
 REMEMBERED = 1000  # pushes that the real-time factor is taken over
 SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
 STANDSTILL = 0.25  # seconds: a device that takes nothing for so long has not begun, and wants more
@@ -41,7 +42,7 @@ class LiveInverter(Inverter, Protocol):
 class Pump:
     """Takes frames from `inbox` through `stream`'s inverter into its sink, in time for it.
 
-    late: what sounds when frames come late: "silence" pushes magnitudes of zero, "hold" the last frame again.
+    late: what sounds when frames come late: "hold" pushes the last one again, "silence" fades it to zero.
     queue_seconds, reserve_seconds: most and least that should be queued in the sink.
     wait: sleeps for some seconds, None for ever, or until the inbox's bell rings.
     clock: tells seconds, for the real-time factor.
@@ -80,7 +81,7 @@ class Pump:
         self._last: Any = None  # frame
         self._tail: deque[Any] = deque()  # hops that were owed at the end
         self._begun = False  # the sink has had its reserve once
-        self._is_late = False
+        self._n_missing = 0  # frames made up since the last one came
         self._moved = self._clock(), 0  # when the queue last changed, and to what
 
     def step(self) -> None:
@@ -94,7 +95,7 @@ class Pump:
         if cut:
             self._restart()
         if frame is not None:
-            self._is_late, self._last = False, frame
+            self._n_missing, self._last = 0, frame
             self._invert(frame)
         elif ending and not self._tail:
             self._end()
@@ -133,10 +134,11 @@ class Pump:
 
     def _make_up(self) -> None:
         """Fill in for a frame that did not come."""
-        self.n_late += not self._is_late
-        self._is_late = True
+        self.n_late += not self._n_missing
         self.n_held += 1
-        self._invert(abs(self._last) if self._holds else 0 * abs(self._last))
+        self._n_missing += 1
+        gain = 1.0 if self._holds else FADE**self._n_missing if self._n_missing <= FADE_FRAMES else 0.0
+        self._invert(abs(self._last) * gain)  # abs: of a complex frame, the phase is that of another time
 
     def _invert(self, frame: Any) -> None:
         before = self.stream.work_seconds
