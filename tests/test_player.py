@@ -414,3 +414,11 @@ def test_async_errors_and_crashes_leave_no_thread():
         asyncio.run(body_raises())
     with pytest.raises(DeviceError, match="gone"):
         asyncio.run(thread_crashes())
+
+
+def test_the_thread_of_a_player_that_is_dropped_ends():
+    player = Player(Echo(), ArraySink())
+    player.push(np.zeros(HOP))
+    assert len(workers()) == 1
+    del player
+    join_workers()

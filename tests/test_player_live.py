@@ -64,18 +64,17 @@ def interrupt_at_random(seed: int) -> None:
 
 
 def kill_at_random(seed: int) -> None:
-    """An exception in the thread, at a line of the package chosen by chance."""
+    """An exception in the thread, from a call within the package chosen by chance."""
     generator = np.random.default_rng(seed)
-    n_lines = int(generator.integers(1, 3000))
+    n_calls = int(generator.integers(1, 1000))
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal n_lines
+    def trace(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal n_calls
         inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_run"  # the handler
-        if event == "line" and inside:
-            n_lines -= 1
-            if n_lines == 0:
+        if event == "call" and inside:
+            n_calls -= 1
+            if n_calls == 0:
                 raise MemoryError
-        return trace
 
     def use() -> None:
         with Player(Echo(25), ArraySink(), max_frames=3) as player:
