@@ -1,6 +1,6 @@
 # make demo   plays the demo clip          make test    lints, checks types and tests
 # make bench  prints quality and speed     make lint    lints and checks types
-# make soak   tests for minutes            make clean   removes all that make made
+# make clean  removes all that make made   make soak    runs the tests that take minutes
 #
 # Needs Python 3.10 or newer with venv; everything else is installed into .venv, once.
 
@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/pytest
 
 soak: $(STAMP)all,test
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak -s
 
 lint: $(STAMP)all,test
 	$(BIN)/ruff check

@@ -13,10 +13,12 @@ torch.set_num_threads(
 )  # a stream's operations are small: on a busy machine more threads take ten times as long
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what is left out."""
-    selected = config.getoption("markexpr") != "not soak"
-    return None if selected else "soak tests are deselected, because they take minutes: `make soak` runs them"
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless `-m soak` asks for it."""
+    if "soak" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make soak"))
 
 
 @pytest.fixture(scope="module", params=["patient"])
