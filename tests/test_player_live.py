@@ -135,9 +135,9 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
             for frame in magnitude:
                 player.push(frame)
     assert (player.stats.n_frames, player.stats.n_held) == (len(magnitude), 0)
-    recorded = recorder.stop()
-    heard = jackd.sound_in(recorded, expected.samples.shape[-1])
-    np.testing.assert_array_equal(heard, expected.samples)
+    recorded, n = recorder.stop(), expected.samples.shape[-1]
+    begins = np.flatnonzero((recorded[:, : 1 - n] == expected.samples[:, :1]).all(0))  # behind a fade, if any
+    assert any(np.array_equal(recorded[:, begin : begin + n], expected.samples) for begin in begins)
 
 
 class Copy(Echo):

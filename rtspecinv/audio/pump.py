@@ -27,7 +27,7 @@ LATE = ("silence", "hold")
 FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
 REMEMBERED = 1000  # pushes that the real-time factor is taken over
 SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
-STANDSTILL = 0.25  # seconds: a device that takes nothing for so long has not begun, and wants more
+STANDSTILL = 0.1  # seconds: a device that takes nothing for so long has not begun, and wants more
 
 
 class LiveInverter(Inverter, Protocol):
@@ -82,7 +82,7 @@ class Pump:
         self._tail: deque[Any] = deque()  # hops that were owed at the end
         self._begun = False  # the sink has had its reserve once
         self._n_missing = 0  # frames made up since the last one came
-        self._moved = self._clock(), 0  # when the queue last changed, and to what
+        self._moved = self._clock(), 0  # when the device last took something, and what was queued lately
 
     def step(self) -> None:
         """Do the next thing: invert a frame that came or one made up, write, end, or wait."""
@@ -114,11 +114,9 @@ class Pump:
 
     def _stands_still(self, queued: int) -> bool:
         """Whether the device does not take what is queued, because it wants more before it begins."""
-        now, (since, before) = self._clock(), self._moved
-        if queued != before:
-            self._moved = now, queued
-            return False
-        return now - since >= STANDSTILL
+        now, (taken, before) = self._clock(), self._moved
+        self._moved = (now if queued < before or not before else taken), queued
+        return now - self._moved[0] >= STANDSTILL
 
     def _seconds_to_wait(self, queued: int) -> float | None:
         """Time until the queue is where something must be done; None if only a caller can change anything."""
