@@ -28,6 +28,7 @@ FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much 
 REMEMBERED = 1000  # pushes that the real-time factor is taken over
 SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
 STANDSTILL = 0.1  # seconds: a device that takes nothing for so long has not begun, and wants more
+STEP = 0.005  # seconds from one hop to the next that it is then given
 
 
 class LiveInverter(Inverter, Protocol):
@@ -115,8 +116,10 @@ class Pump:
     def _stands_still(self, queued: int) -> bool:
         """Whether the device does not take what is queued, because it wants more before it begins."""
         now, (taken, before) = self._clock(), self._moved
-        self._moved = (now if queued < before or not before else taken), queued
-        return now - self._moved[0] >= STANDSTILL
+        taken = now if queued < before or not before else taken
+        stands_still = now - taken >= STANDSTILL
+        self._moved = now - STANDSTILL + STEP if stands_still else taken, queued
+        return stands_still
 
     def _seconds_to_wait(self, queued: int) -> float | None:
         """Time until the queue is where something must be done; None if only a caller can change anything."""
