@@ -27,7 +27,7 @@ from rtspecinv.cli.bench import COLUMNS, Result, engine_label, measure, point
 from rtspecinv.cli.compare import write_json, write_whole
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.timing import Setting
-from rtspecinv.cli.transfer import threads
+from rtspecinv.threads import threads
 
 YARDSTICK = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
 PLOT, NUMBERS = ROOT / "docs" / "push.png", ROOT / "bench" / "push.json"

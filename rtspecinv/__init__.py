@@ -21,9 +21,11 @@ The map of the package, each module using only those before it:
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
     mel          Mel: mel spectrograms, and back to magnitudes
+    analysis     magnitude_frames: of samples that come in blocks
+    transforms   what can be done to frames as they pass: stretch, freeze, pitch, formants, smear, gain
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
     speech       pesq, estoi
-    audio        sinks, sources and play: samples only
+    audio        sinks, sources, play and Player: samples only
     cli          the command line
 """
 
@@ -33,8 +35,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import engines, methods, metrics, phase, speech, updates
-    from rtspecinv.audio import ArraySink, DeviceError, FileSink, SoundDeviceSink, TeeSink, play, read_audio
+    from rtspecinv import engines, methods, metrics, phase, speech, transforms, updates
+    from rtspecinv.analysis import StreamingAnalysis, magnitude_frames
+    from rtspecinv.audio import (
+        ArraySink,
+        AudioReader,
+        DeviceError,
+        FileSink,
+        Mailbox,
+        Microphone,
+        Player,
+        SoundDeviceSink,
+        TeeSink,
+        play,
+        read_audio,
+    )
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
@@ -51,11 +66,16 @@ __all__ = [
     "RTISI_LA",
     "STFT",
     "ArraySink",
+    "AudioReader",
     "DeviceError",
     "FileSink",
     "Hybrid",
+    "Mailbox",
     "Mel",
+    "Microphone",
+    "Player",
     "SoundDeviceSink",
+    "StreamingAnalysis",
     "StreamingInverter",
     "TeeSink",
     "engines",
@@ -64,6 +84,7 @@ __all__ = [
     "invert_blocks",
     "invert_many",
     "lbfgs",
+    "magnitude_frames",
     "methods",
     "metrics",
     "phase",
@@ -71,6 +92,7 @@ __all__ = [
     "play",
     "read_audio",
     "speech",
+    "transforms",
     "updates",
 ]
 
@@ -81,10 +103,15 @@ _HOMES = {
     "Mel": "mel",
     "invert_blocks": "blocks",
     "lbfgs": "descent",
+    **dict.fromkeys(("StreamingAnalysis", "magnitude_frames"), "analysis"),
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
-        ("ArraySink", "DeviceError", "FileSink", "SoundDeviceSink", "TeeSink", "play", "read_audio"), "audio"
+        (
+            *("ArraySink", "AudioReader", "DeviceError", "FileSink", "Mailbox", "Microphone", "Player"),
+            *("SoundDeviceSink", "TeeSink", "play", "read_audio"),
+        ),
+        "audio",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from rtspecinv import engines, phase, updates
 from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
 from rtspecinv.stft import STFT
+from rtspecinv.threads import one_thread
 
 
 class StreamingInverter(torch.nn.Module):
@@ -30,7 +32,8 @@ class StreamingInverter(torch.nn.Module):
         revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
             to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
             but no latency.
-        n_iter: iterations per push over all frames that may change; with 0 the start is the answer.
+        n_iter: iterations per push over all frames that may change; with 0 the start is the answer. It may
+            be set at any time, and holds from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -75,7 +78,7 @@ class StreamingInverter(torch.nn.Module):
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         default = 0 if self.update.textbook else look_back // 2
         self.revise = default if revise is None else count(revise=revise)
-        self.n_iter = count(n_iter=n_iter)
+        n_iter = count(n_iter=n_iter)
         self.batch_shape = _shape(batch_shape)
         if self.revise > look_back:
             raise ValueError(
@@ -95,7 +98,7 @@ class StreamingInverter(torch.nn.Module):
                 self.init,
                 look_ahead=self.look_ahead,
                 n_revised=self.revise,
-                n_iter=self.n_iter,
+                n_iter=n_iter,
                 batch_shape=self.batch_shape,
             )
         self._full_scale = full_scale(self.stft)
@@ -105,6 +108,15 @@ class StreamingInverter(torch.nn.Module):
     def engine(self) -> str:
         """Name of the engine at work."""
         return self._engine.name
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations per push, from the next one on."""
+        return self._engine.n_iter
+
+    @n_iter.setter
+    def n_iter(self, n_iter: int) -> None:
+        self._engine.n_iter = count(n_iter=n_iter)
 
     @property
     def latency(self) -> int:
@@ -128,6 +140,10 @@ class StreamingInverter(torch.nn.Module):
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
         return self._engine.push(*self._check(magnitude, 1))
+
+    def check(self, magnitude: Tensor | Array) -> None:
+        """Raise what `push` would raise for this frame, and change nothing."""
+        self._check(magnitude, 1)
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
         """Take in several frames and return as many hops; the same bits as pushing them one by one.
@@ -181,6 +197,11 @@ class StreamingInverter(torch.nn.Module):
                 f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}!"
             )
         self._engine.reset(mask.to(self.stft.device))
+
+    @staticmethod
+    def one_thread() -> AbstractContextManager[None]:
+        """Context in which torch works on one thread, which is best for single streams."""
+        return one_thread()
 
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""

@@ -14,6 +14,14 @@ torch.set_num_threads(
 )  # a stream's operations are small: on a busy machine more threads take ten times as long
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless `-m soak` asks for it."""
+    if "soak" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make soak"))
+
+
 @pytest.fixture(scope="module", params=["patient"])
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.

@@ -18,7 +18,10 @@ ARROWS = {
     "updates": {"stft"},
     "phase": {"stft"},
     "metrics": {"stft"},
+    "analysis": {"stft"},
+    "transforms": set(),
     "progress": set(),
+    "threads": set(),
     "batch": {"engines", "streaming", "updates", "projections", "phase", "inputs", "progress", "stft"},
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
@@ -28,7 +31,7 @@ ARROWS = {
     },
     "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
     "inputs": {"stft"},
-    "streaming": {"engines", "updates", "phase", "inputs", "stft"},
+    "streaming": {"engines", "updates", "phase", "inputs", "threads", "stft"},
     "audio": {"audio"},
     "files": set(),
     "demo_clip": set(),
@@ -36,9 +39,18 @@ ARROWS = {
     "plots": set(),
     "__init__": {
         *("engines", "metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
+        *("analysis", "transforms"),
         *("batch", "blocks", "descent", "mel", "methods"),
     },
-    "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
+    "cli": {
+        "",
+        "cli",
+        "audio",
+        "files",
+        "demo_clip",
+        "plots",
+        "threads",
+    },  # "" is rtspecinv itself: public names
     "__main__": {"cli"},
 }
 

@@ -16,14 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import rtspecinv
 from rtspecinv.audio import Progress, SoundDeviceSink, read_audio
 from rtspecinv.cli import main
-from rtspecinv.cli.analysis import Score, StreamingAnalysis, magnitude_frames
 from rtspecinv.cli.report import Report
+from rtspecinv.cli.score import Score
 from rtspecinv.demo_clip import SAMPLE_RATE, pluck, render
 from rtspecinv.plots import before_and_after
 
@@ -61,33 +59,7 @@ def inverted(magnitude: torch.Tensor, stft: rtspecinv.STFT, **options) -> torch.
     return torch.cat([*pushed, inverter.flush()], -1)[..., inverter.latency :]
 
 
-# -- streaming analysis and score --
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    lengths=st.lists(st.integers(0, 300), max_size=8),
-    n_samples=st.integers(33, 1500),
-    setting=st.sampled_from([(64, 16), (64, 32), (64, 30), (63, 16), (64, 1)]),
-    center=st.booleans(),
-)
-def test_streaming_analysis_is_the_analysis_of_the_whole(lengths, n_samples, setting, center):
-    stft = rtspecinv.STFT(*setting, center=center)
-    samples = np.random.default_rng(0).standard_normal((2, max(n_samples, 64))).astype(np.float32)
-    analysis = StreamingAnalysis(stft)
-    blocks = np.split(samples, np.cumsum(lengths).clip(max=samples.shape[-1]), axis=-1)
-    parts = [analysis.push(block) for block in blocks] + [analysis.finish()]
-    whole = stft.magnitude(torch.from_numpy(samples))
-    torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-6, atol=1e-6)
-    frames = list(magnitude_frames(iter(blocks), stft))
-    torch.testing.assert_close(torch.stack(frames, -1), whole, rtol=1e-6, atol=1e-6)
-
-
-def test_too_short_a_signal_says_so():
-    analysis = StreamingAnalysis(rtspecinv.STFT(64, 16))
-    assert analysis.push(np.zeros((1, 32), np.float32)).shape == (1, 33, 0)
-    with pytest.raises(ValueError, match="32 samples are too few for n_fft=64, which needs 33"):
-        analysis.finish()
+# -- the score --
 
 
 def test_score_is_spectral_convergence():

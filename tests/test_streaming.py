@@ -515,3 +515,39 @@ def test_powers_are_noticed_once():
     with pytest.warns(UserWarning, match=r"powers.*sqrt"):
         inverter.push(10 * power)
     inverter.push(10 * power)
+
+
+# --- Iterations that change while it runs ------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize("engine", ENGINES)
+@given(
+    update=st.sampled_from(["raar", "rtisi", "fgla", "admm"]),
+    n_iters=st.lists(st.integers(0, 4), min_size=10, max_size=10),
+    batch=st.sampled_from([(), (2,)]),
+)
+def test_iterations_may_change_between_pushes(engine, update, n_iters, batch):
+    """A push with n_iter is what an inverter made with that n_iter does with the state so far."""
+    stft = STFT(n_fft=32, hop_length=8)
+    magnitude = magnitudes(stft, *batch)
+    changing = StreamingInverter(stft, update=update, n_iter=7, batch_shape=batch, engine=engine)
+    for n_iter, frame in zip(n_iters, magnitude.unbind(-1), strict=True):
+        fixed = StreamingInverter(stft, update=update, n_iter=n_iter, batch_shape=batch, engine=engine)
+        for name in fixed._engine.buffer.STATE:
+            state = changing._engine.buffer.get_buffer(name)
+            fixed._engine.buffer.get_buffer(name).copy_(state)
+        changing.n_iter = n_iter
+        assert torch.equal(changing.push(frame), fixed.push(frame))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bad_n_iter_changes_nothing(engine):
+    inverter = StreamingInverter(STFT(n_fft=32, hop_length=8), n_iter=3, engine=engine)
+    for wrong in (-1, 2.5, True, "8", None):
+        with pytest.raises(ValueError, match=r"n_iter=.* is not an integer >= 0"):
+            inverter.n_iter = wrong
+    assert inverter.n_iter == 3
+    inverter.n_iter = 5
+    assert "n_iter=5" in repr(inverter)
+    assert copy.deepcopy(inverter).n_iter == 5

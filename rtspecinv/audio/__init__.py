@@ -1,19 +1,24 @@
-"""Samples in and out: sinks that take them, readers that give them, and the loop that plays a stream.
+"""Samples in and out: sinks that take them, sources that give them, and what plays a stream.
 
 Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns them; full scale is -1 to 1.
 Sound libraries are imported when a device or a file is opened, not before.
 """
 
 from rtspecinv.audio.device import DeviceError, SoundDeviceSink, device_table
-from rtspecinv.audio.player import Progress, play
+from rtspecinv.audio.player import Player, PlayerStats, play
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
-from rtspecinv.audio.sources import AudioReader, read_audio
+from rtspecinv.audio.sources import AudioReader, Mailbox, Microphone, read_audio
+from rtspecinv.audio.stream import Progress
 
 __all__ = [
     "ArraySink",
     "AudioReader",
     "DeviceError",
     "FileSink",
+    "Mailbox",
+    "Microphone",
+    "Player",
+    "PlayerStats",
     "Progress",
     "Sink",
     "SoundDeviceSink",

@@ -1,40 +1,29 @@
-"""The loop that turns frames into sound."""
+"""From frames to sound: `play` for frames that can wait, `Player` for those that come when they come."""
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import math
 import time
+import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, TypeVar
 
+import numpy as np
+
+from rtspecinv.audio.inbox import FULL, Bell, Inbox, copy_of
+from rtspecinv.audio.iterations import Iterations
+from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
+from rtspecinv.audio.stream import Inverter, Progress, Stream
+from rtspecinv.audio.worker import Worker
 
-
-class Inverter(Protocol):
-    """What `play` needs of a streaming inverter."""
-
-    @property
-    def latency(self) -> int:
-        """Samples to drop at the beginning."""
-
-    def push(self, magnitude: Any, /) -> Any:
-        """`(*batch, n_freq)` to `(*batch, hop_length)`."""
-
-    def flush(self) -> Any:
-        """Return the samples still owed, `(*batch, n_samples)`."""
-
-    def reset(self) -> None:
-        """Forget everything pushed."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far playing has come."""
-
-    n_frames: int = 0  # pushed
-    n_samples: int = 0  # written, per channel
-    work_seconds: float = 0.0  # spent in the inverter
+_PlayerType = TypeVar("_PlayerType", bound="Player")
 
 
 def play(
@@ -52,26 +41,249 @@ def play(
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
     exactly what a batch run returns. The sink stays open.
     """
-    state = Progress()
-    to_drop = inverter.latency
+    stream = Stream(inverter, sink)
 
-    def write(step: Callable[[], Any], n_frames: int) -> None:
-        nonlocal state, to_drop
-        begin = time.perf_counter()
-        samples = step()
-        work = time.perf_counter() - begin
-        samples, to_drop = samples[..., to_drop:], max(0, to_drop - samples.shape[-1])
-        if samples.shape[-1]:
-            sink.write(samples)
-        state = Progress(
-            state.n_frames + n_frames, state.n_samples + samples.shape[-1], state.work_seconds + work
-        )
+    def write(samples: Any) -> None:
+        stream.write(samples)
         if progress is not None:
-            progress(state)
+            progress(stream.progress)
 
-    inverter.reset()
     for frame in frames:
-        write(partial(inverter.push, frame), 1)
-    write(inverter.flush, 0)
+        write(stream.push(frame))
+    write(stream.flush())
     sink.drain()
-    return state
+    return stream.progress
+
+
+@dataclass(frozen=True)
+class PlayerStats:
+    """How a `Player` is doing, at one moment."""
+
+    n_frames: int  # frames that came and were inverted
+    n_samples: int  # samples given to the sink, per channel
+    n_waiting: int  # frames pushed but not inverted yet
+    n_dropped: int  # frames that had to make room for newer ones
+    n_held: int  # frames made up because none had come: the last one held, or silence
+    n_late: int  # times that frames came late, each of which is one or more made up
+    n_iter: int  # iterations in use
+    underflows: int  # gaps that were heard: the device had nothing to play
+    real_time_factor_p50: float  # seconds of work per second of sound, median of the last 1000 pushes
+    real_time_factor_p99: float
+    queue_ms: float  # sound that waits in the sink
+    latency_ms: float  # from a push now until it is heard: waiting frames, inverter, sink and device
+
+
+class Player:
+    """Plays magnitude frames that come from any thread, at any pace, while they come.
+
+    A thread of its own inverts what was `push`ed and writes it to `sink`, as samples are played there. The
+    sound is that of `play`, to the bit, as long as nothing is late.
+
+    inverter: a `StreamingInverter` with batch shape `()` or `(channels,)`; no one else may push to it.
+    sink: where the sound goes; it stays open. One without a device takes all as it comes; nothing is late.
+    full: what `push` does when `max_frames` wait: "block" until there is room, "drop_oldest" to make room,
+        "raise" `queue.Full`.
+    late: what sounds when frames come late: "silence" (the last frame fades within 8 hops) or "hold" (it goes
+        on: a freeze).
+    max_frames: frames that may wait; fewer are more direct, more bridge bursts.
+    queue_seconds: most that should wait in the sink; more rides out a busier machine. At least what the sink
+        wants before it begins.
+    reserve_seconds: when less than this waits in the sink, a frame that has not come is late. At least what
+        the device takes at once; None is half of `queue_seconds`.
+    least_iter: when inverting is late, iterations go down to this and, once there is time, back to
+        `inverter.n_iter`.
+    sample_rate: in Hz; None is the sink's, if it has one.
+
+    Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
+    `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
+    by the next call. As a context manager, also with `async`, it closes at the end and aborts on an
+    exception.
+    """
+
+    def __init__(
+        self,
+        inverter: LiveInverter,
+        sink: Sink,
+        *,
+        full: str = "block",
+        late: str = "silence",
+        max_frames: int = 8,
+        queue_seconds: float = 0.1,
+        reserve_seconds: float | None = None,
+        least_iter: int = 1,
+        sample_rate: float | None = None,
+    ) -> None:
+        reserve_seconds = queue_seconds / 2 if reserve_seconds is None else reserve_seconds
+        _check_choice("full", full, FULL)
+        _check_choice("late", late, LATE)
+        if max_frames < 1 or least_iter < 0:
+            raise ValueError(f"It must be {max_frames=} >= 1 and {least_iter=} >= 0!")
+        if not 0 < reserve_seconds <= queue_seconds < math.inf:
+            raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}!")
+        self._inverter, self._sink = inverter, sink
+        self._inbox = Inbox(max_frames, full)
+        self._iterations = Iterations(inverter.n_iter, least_iter)
+        self._pump = Pump(
+            inverter,
+            sink,
+            self._inbox,
+            self._iterations,
+            late=late,
+            sample_rate=getattr(sink, "sample_rate", None) if sample_rate is None else sample_rate,
+            queue_seconds=queue_seconds,
+            reserve_seconds=reserve_seconds,
+        )
+        self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.shut, self._pump.end)
+        # For a player that nobody closes: the thread, which does not know it, ends with it or the program.
+        weakref.finalize(self, self._worker.stop)
+
+    # -- what callers do, from any thread ------------------------------------------------------------------
+
+    def push(self, magnitude: Any, *, timeout: float | None = None) -> None:
+        """Take in a copy of one frame, `(n_freq,)` or `(channels, n_freq)`, numpy or torch.
+
+        Waits only with `full="block"`, until there is room, at most `timeout` seconds: then `TimeoutError`.
+        Raises `ValueError` and `TypeError` as the inverter does, and nothing is taken in.
+        """
+        frame = self._accepted(magnitude)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._inbox.offer(frame, (room := Bell()).ring):
+            if not room.wait(None if timeout is None else end - time.monotonic()):
+                raise TimeoutError(f"There was no room for another frame in {timeout:g} seconds!")
+            self._check()
+
+    async def push_async(self, magnitude: Any) -> None:
+        """Do as `push`; while it waits, the event loop goes on."""
+        frame = self._accepted(magnitude)
+        loop = asyncio.get_running_loop()
+        while not self._inbox.offer(frame, partial(loop.call_soon_threadsafe, (room := asyncio.Event()).set)):
+            await room.wait()
+            self._check()
+
+    def drain(self) -> None:
+        """Wait until all that was pushed is heard to its end; what is pushed next begins anew."""
+        self._check()
+        if self._worker.has_started:
+            heard = Bell()
+            self._inbox.end(heard.ring)
+            heard.wait()
+            self._check()
+
+    async def drain_async(self) -> None:
+        """Do as `drain`; while it waits, the event loop goes on."""
+        self._check()
+        if self._worker.has_started:
+            heard, loop = asyncio.Event(), asyncio.get_running_loop()
+            self._inbox.end(partial(loop.call_soon_threadsafe, heard.set))
+            await heard.wait()
+            self._check()
+
+    def reset(self) -> None:
+        """Fall silent within a block of the device, forget all that was pushed and begin anew.
+
+        A sink without `clear` plays what is queued there.
+        """
+        self._check()
+        self._cut()
+
+    def close(self) -> None:
+        """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless."""
+        try:
+            if not self._worker.is_stopping:
+                self.drain()
+                self._worker.stop()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Stop and fall silent at once; the sink stays open."""
+        was_closed, self._worker.is_stopping = self._worker.is_stopping, True
+        if not was_closed:
+            with suppress(Exception):  # of a sink that is closed or whose device is gone
+                self._cut()
+        self._worker.stop()
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations per push when there is time for them; may be set at any time."""
+        return self._iterations.wanted
+
+    @n_iter.setter
+    def n_iter(self, n_iter: int) -> None:
+        self._inverter.n_iter = n_iter  # which checks it
+        self._iterations.wanted = n_iter
+
+    @property
+    def stats(self) -> PlayerStats:
+        """How it is doing now."""
+        pump, sink = self._pump, self._sink
+        rate = pump.sample_rate or math.nan
+        factors = np.array(copy.copy(pump.factors)) if pump.factors else np.full(1, math.nan)
+        queue_seconds = getattr(sink, "queued", 0) / rate
+        waiting = len(self._inbox) * pump.stream.hop_length + self._inverter.latency
+        p50, p99 = np.percentile(factors, [50, 99])
+        return PlayerStats(
+            n_frames=pump.stream.n_frames - pump.n_held,
+            n_samples=pump.stream.n_samples,
+            n_waiting=len(self._inbox),
+            n_dropped=self._inbox.n_dropped,
+            n_held=pump.n_held,
+            n_late=pump.n_late,
+            n_iter=self._inverter.n_iter,
+            underflows=getattr(sink, "underflows", 0),
+            real_time_factor_p50=float(p50),
+            real_time_factor_p99=float(p99),
+            queue_ms=1000 * queue_seconds,
+            latency_ms=1000 * (waiting / rate + getattr(sink, "latency_seconds", queue_seconds)),
+        )
+
+    def __enter__(self: _PlayerType) -> _PlayerType:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.abort()
+
+    async def __aenter__(self: _PlayerType) -> _PlayerType:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self._worker.is_stopping:
+                await self.drain_async()
+        finally:
+            await asyncio.to_thread(self.abort)
+
+    # -- the thread ----------------------------------------------------------------------------------------
+
+    def _accepted(self, magnitude: Any) -> Any:
+        """Copy of a frame that the inverter will take; the caller may go on writing to its own."""
+        self._check()
+        self._inverter.check(magnitude)
+        self._worker.start()
+        return copy_of(magnitude)
+
+    def _check(self) -> None:
+        if self._worker.failure is not None:
+            raise self._worker.failure
+        if self._worker.is_stopping:
+            raise ValueError("The player is closed")
+
+    def _cut(self) -> None:
+        with self._pump.writing:
+            self._inbox.cut()
+            clear = getattr(self._sink, "clear", None)
+            if clear is not None:
+                clear()
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Parameter {name}={value!r} is not one of {', '.join(map(repr, choices))}!")

@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -194,11 +194,23 @@ class FileSink(Sink):
             self._temporary.unlink(missing_ok=True)
 
 
+_OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows", "clear")
+
+
 class TeeSink(Sink):
-    """Writes to several sinks in the order given: files first, because a device makes the writer wait."""
+    """Writes to several sinks in the order given: files first, because a device makes the writer wait.
+
+    What only a device has (`queued`, `latency_seconds`, `underflows`, `clear`) is that of the first with it.
+    """
 
     def __init__(self, *sinks: Sink) -> None:
         self.sinks = sinks
+
+    def __getattr__(self, name: str) -> Any:
+        for sink in self.sinks if name in _OF_DEVICES else ():
+            if hasattr(sink, name):
+                return getattr(sink, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Write `samples` to every sink."""

@@ -1,16 +1,22 @@
-"""Audio files, whole or block by block."""
+"""Where samples come from, audio files and microphones, and a box for frames that are made by hand."""
 
 from __future__ import annotations
 
 import os
+import queue
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.audio.device import DeviceError, sounddevice
+from rtspecinv.audio.inbox import Bell, copy_of
+
+_STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
 
 
 class AudioReader:
@@ -18,7 +24,7 @@ class AudioReader:
 
     `sample_rate` is in Hz; `n_samples` (per channel) is what the file's header says, an estimate for MP3.
     Raises `FileNotFoundError`, `IsADirectoryError`, and `ValueError` for a file that is not audio, is damaged
-    or holds no samples.
+    or holds no samples. Iterating over it gives its `blocks()`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -45,6 +51,9 @@ class AudioReader:
         file.seekable = lambda: False
         return file
 
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        return self.blocks()
+
     def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
         """Yield float32 blocks `(channels, n_samples)` from the beginning; the last one may be shorter."""
         with self._open() as file:
@@ -66,3 +75,124 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
     """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
     reader = AudioReader(path)
     return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate
+
+
+class Microphone:
+    """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
+
+    sample_rate: in Hz, one that the device takes. Use the sink's: input and output of one device have one
+        clock, so that neither runs ahead of the other.
+    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
+    latency: the device's own input buffering: `"low"`, `"high"` or seconds.
+    queue_seconds: how much may wait for the one who iterates; then the oldest block is lost.
+    block_length: samples that the device gives at once, 0 leaves it to the device.
+
+    It records from the start of the iteration until `close`, which also ends the iteration from another
+    thread. Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from the
+    iteration if the device stops.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        device: int | str | None = None,
+        latency: float | str = "low",
+        queue_seconds: float = 0.5,
+        block_length: int = 0,
+    ) -> None:
+        self.sample_rate, self.channels = sample_rate, channels
+        self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
+        self._most = queue_seconds * sample_rate  # samples
+        self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
+        sd = sounddevice()
+        try:
+            self._stream = sd.InputStream(
+                samplerate=sample_rate,
+                channels=channels,
+                device=device,
+                latency=latency,
+                blocksize=block_length,
+                dtype="float32",
+                callback=self._callback,
+            )
+        except (ValueError, sd.PortAudioError) as error:
+            raise DeviceError(
+                f"Cannot record from device {device if device is not None else 'default'!r} with "
+                f"{sample_rate=}, {channels=}: {' '.join(str(error).split())}; `rtspecinv devices` lists "
+                "what there is"
+            ) from error
+
+    @property
+    def latency_seconds(self) -> float:
+        """Seconds from the air to a block: the device's own buffers."""
+        return float(self._stream.latency)
+
+    def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
+        """On PortAudio's thread: copy, nothing else."""
+        lost = bool(status.input_overflow)
+        if (self._blocks.qsize() + 1) * n_samples > max(self._most, n_samples):
+            try:
+                self._blocks.get_nowait()
+                lost = True
+            except queue.Empty:  # it was taken just now
+                pass
+        self.overflows += lost
+        self._blocks.put(block.T.copy())
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        if self._stream.closed:
+            raise ValueError("The microphone is closed")
+        if not self._stream.active:
+            self._stream.start()
+        while True:
+            try:
+                block = self._blocks.get(timeout=_STALL_SECONDS)
+            except queue.Empty:
+                message = f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds"
+                raise DeviceError(message) from None
+            if block is None:
+                return
+            yield block
+
+    def close(self) -> None:
+        """Stop recording and close the device; closing twice is harmless."""
+        self._stream.close(ignore_errors=True)
+        self._blocks.put(None)
+
+    def __enter__(self) -> Microphone:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Mailbox:
+    """The latest frame wins: any thread may `put` frames at any time, iterating gives the latest for ever.
+
+    So a synthesiser draws its frames when it likes, and a `Player` takes one for each hop: with
+    `full="block"` it sets the pace of the iteration. The first frame is waited for; `close` ends it.
+    """
+
+    def __init__(self) -> None:
+        self._latest: Any = None
+        self._first, self._closed = Bell(), False
+
+    def put(self, frame: Any) -> None:
+        """Give a copy of `frame`, numpy or torch, in place of the one before."""
+        self._latest = copy_of(frame)
+        self._first.ring()
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._closed = True
+        self._first.ring()
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._latest is None and not self._closed:
+            self._first.wait()
+        while not self._closed:
+            yield self._latest

@@ -23,8 +23,8 @@ from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Record, Runner, Setting
-from rtspecinv.cli.transfer import threads
 from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.threads import threads
 
 SECONDS = 5.0  # of a recording
 QUICK = 10  # times fewer pushes

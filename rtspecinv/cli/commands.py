@@ -19,7 +19,6 @@ from rtspecinv.audio import (
     device_table,
     read_audio,
 )
-from rtspecinv.cli.analysis import magnitude_frames
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.transfer import Source, print_convergence, print_source, print_written, transfer
 from rtspecinv.demo_clip import SAMPLE_RATE, render
@@ -35,7 +34,7 @@ def play(args: argparse.Namespace) -> None:
     if args.mono:
         blocks = (block.mean(0, keepdims=True) for block in blocks)
     source = Source(
-        frames=magnitude_frames(blocks, stft),
+        frames=rtspecinv.magnitude_frames(blocks, stft),
         stft=stft,
         sample_rate=reader.sample_rate,
         channels=1 if args.mono else reader.channels,

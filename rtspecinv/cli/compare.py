@@ -19,7 +19,7 @@ from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
-from rtspecinv.cli.transfer import one_thread
+from rtspecinv.threads import one_thread
 
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column

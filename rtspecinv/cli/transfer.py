@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
-from rtspecinv.cli.analysis import Score
 from rtspecinv.cli.report import Report, note
+from rtspecinv.cli.score import Score
+from rtspecinv.threads import one_thread
 
 # Inverts frames into a sink, says how far it is, and returns how far it came.
 Run = Callable[[Iterable[Tensor], Sink, Callable[[Progress], None]], Progress]
@@ -90,21 +90,3 @@ def print_written(outcome: Outcome, output: Path) -> None:
 def clipping(outcome: Outcome, output: Path) -> str:
     """Say how much of a file is clipped."""
     return f"{outcome.clipped} samples were beyond full scale and are clipped in {output}"
-
-
-def one_thread() -> AbstractContextManager[None]:
-    """Run torch on one thread: frames are too small to be worth sharing."""
-    return threads(1)
-
-
-@contextmanager
-def threads(n_threads: int) -> Iterator[None]:
-    """Let torch, and the engines, have so many threads for a while."""
-    if n_threads < 1:
-        raise ValueError(f"Parameter threads={n_threads} is not an integer >= 1!")
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

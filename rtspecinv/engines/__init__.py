@@ -30,6 +30,7 @@ class Engine(Protocol):
     """What `StreamingInverter` needs of an engine, a `torch.nn.Module` that holds all state in buffers."""
 
     name: str
+    n_iter: int  # may change from push to push
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples.

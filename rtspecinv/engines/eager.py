@@ -23,7 +23,7 @@ class Eager(torch.nn.Module):
         init: start of the newest frame.
         look_ahead: frames that come in after a frame before it is committed.
         n_revised: committed frames that may still change where they have not been heard.
-        n_iter: iterations per push, each over all open frames.
+        n_iter: iterations per push, each over all open frames; may change from push to push.
         batch_shape: shape of the streams.
     """
 

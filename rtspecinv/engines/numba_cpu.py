@@ -26,6 +26,8 @@ from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
 from rtspecinv.updates import GriffinLim, Update
 
+N_ITER = Plan._fields.index("n_iter")
+
 
 class _Ready(NamedTuple):
     """What a push needs: a plan, and for each thread the addresses of the buffers and of its own room."""
@@ -92,6 +94,7 @@ class NumbaCPU(Eager):
 
     def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         """Advance all streams, some of them in other threads if there is enough to do."""
+        ready.plan[N_ITER] = self.n_iter
         hops = torch.empty(ready.shape, dtype=ready.dtype)
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
         magnitude = None if magnitude is None else magnitude.resolve_neg().contiguous()

@@ -1,0 +1,91 @@
+"""Magnitude frames of a signal that arrives in blocks: from a file, a microphone, an array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.stft import STFT
+
+Block = Tensor | np.ndarray[Any, Any]
+
+
+class StreamingAnalysis:
+    """Magnitude frames of a signal that comes in blocks: the same as `stft.magnitude` of the whole signal.
+
+    A frame is complete once its last sample has come, half a frame after its centre. `stft` must pad with
+    "reflect", "replicate" or "constant", or not at all; blocks are taken to its device and precision.
+    """
+
+    def __init__(self, stft: STFT) -> None:
+        self.stft = stft
+        self._pending: Tensor | None = None  # (*channels, n): from the next frame's first sample on
+        self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
+        self._started = False
+
+    def push(self, block: Block) -> Tensor:
+        """Take the next `(*channels, n_samples)`, return what they complete, `(*channels, n_freq, n_frames)`.
+
+        Blocks may have any lengths, 0 too.
+        """
+        given = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block))
+        new = given.to(self.stft.device, self.stft.dtype)
+        keep = self.stft.padding + 1
+        self._tail = (
+            new[..., -keep:]
+            if self._tail is None
+            else torch.cat([self._tail, new[..., -keep:]], -1)[..., -keep:]
+        )
+        self._pending = new.clone() if self._pending is None else torch.cat([self._pending, new], -1)
+        if not self._started:
+            if self._pending.shape[-1] < keep:
+                return self._no_frames(self._pending)
+            self._pending = self._pad(self._pending, (self.stft.padding, 0))
+            self._started = True
+        return self._take()
+
+    def finish(self) -> Tensor:
+        """Return the frames that reach beyond the end; raises `ValueError` for a signal too short to pad."""
+        if self._pending is None or self._tail is None or not self._started:
+            n_samples = 0 if self._pending is None else self._pending.shape[-1]
+            raise ValueError(
+                f"{n_samples} samples are too few for n_fft={self.stft.n_fft}, "
+                f"which needs {self.stft.padding + 1}: "
+                "use a smaller n_fft"
+            )
+        mirrored = self._pad(self._tail, (0, self.stft.padding))[..., self._tail.shape[-1] :]
+        self._pending = torch.cat([self._pending, mirrored], -1)
+        return self._take()
+
+    def _pad(self, samples: Tensor, padding: tuple[int, int]) -> Tensor:
+        flat = samples.reshape(-1, 1, samples.shape[-1])  # F.pad wants (batch, channel, n_samples)
+        return F.pad(flat, padding, mode=self.stft.pad_mode).reshape(*samples.shape[:-1], -1)
+
+    def _take(self) -> Tensor:
+        assert self._pending is not None
+        if self._pending.shape[-1] < self.stft.n_fft:
+            return self._no_frames(self._pending)
+        frames = self.stft.frame(self._pending)
+        self._pending = self._pending[..., frames.shape[-2] * self.stft.hop_length :]
+        return self.stft.transform(frames * self.stft.window).mT.abs()
+
+    def _no_frames(self, like: Tensor) -> Tensor:
+        return like.new_zeros(*like.shape[:-1], self.stft.n_freq, 0)
+
+
+def magnitude_frames(blocks: Iterable[Block], stft: STFT) -> Iterator[Tensor]:
+    """Yield the magnitude frames `(*channels, n_freq)` of a signal in blocks `(*channels, n_samples)`.
+
+    blocks: an `AudioReader` or its `blocks()`, a `Microphone`, a list of arrays.
+
+    Raises `ValueError` at the end of a signal that is too short to pad.
+    """
+    analysis = StreamingAnalysis(stft)
+    for block in blocks:
+        yield from analysis.push(block).unbind(-1)
+    yield from analysis.finish().unbind(-1)

@@ -1,0 +1,189 @@
+"""What the thread of a player does, one step at a time.
+
+    pushed --> inbox --> inverter --> sink's queue --> device
+                             ^            |
+                             |            +-- more than queue_seconds: wait
+          a frame made up ---+------------+-- less than reserve_seconds and no frame: late
+
+Everything follows from what is queued in the sink, so the device's clock is the only one. A sink that does
+not say what is queued takes all as it comes, and nothing is ever late.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+from rtspecinv.audio.inbox import Inbox
+from rtspecinv.audio.iterations import Iterations
+from rtspecinv.audio.stream import Inverter, Stream
+
+LATE = ("silence", "hold")
+FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
+REMEMBERED = 1000  # pushes that the real-time factor is taken over
+SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
+STANDSTILL = 0.1  # seconds: a device that takes nothing for so long has not begun, and wants more
+STEP = 0.005  # seconds from one hop to the next that it is then given
+
+
+class LiveInverter(Inverter, Protocol):
+    """What `Player` needs of a streaming inverter."""
+
+    n_iter: int
+
+    def check(self, magnitude: Any, /) -> None:
+        """Raise what `push` would raise, and change nothing."""
+
+
+class Pump:
+    """Takes frames from `inbox` through `stream`'s inverter into its sink, in time for it.
+
+    late: what sounds when frames come late: "hold" pushes the last one again, "silence" fades it to zero.
+    queue_seconds, reserve_seconds: most and least that should be queued in the sink.
+    wait: sleeps for some seconds, None for ever, or until the inbox's bell rings.
+    clock: tells seconds, for the real-time factor.
+    """
+
+    def __init__(
+        self,
+        inverter: LiveInverter,
+        sink: Any,
+        inbox: Inbox,
+        iterations: Iterations,
+        *,
+        late: str,
+        sample_rate: float | None,
+        queue_seconds: float,
+        reserve_seconds: float,
+        wait: Callable[[float | None], object] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.stream = Stream(inverter, sink, clock)
+        self.inverter, self.sink, self.inbox, self.iterations = inverter, sink, inbox, iterations
+        self.sample_rate = sample_rate
+        self.is_paced = sample_rate is not None and getattr(sink, "queued", None) is not None
+        rate = sample_rate or math.nan
+        self._most, self._least = queue_seconds * rate, reserve_seconds * rate
+        self._holds = late == "hold"
+        self._wait = inbox.bell.wait if wait is None else wait
+        self._clock = clock
+        self._one_thread = getattr(inverter, "one_thread", nullcontext)
+        self.writing = threading.Lock()  # held for a write; a cut may not come in between
+        self.factors: deque[float] = deque(maxlen=REMEMBERED)
+        self.n_held = self.n_late = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._last: Any = None  # frame
+        self._tail: deque[Any] = deque()  # hops that were owed at the end
+        self._begun = False  # the sink has had its reserve once
+        self._n_missing = 0  # frames made up since the last one came
+        self._moved = self._clock(), 0  # when the device last took something, and what was queued lately
+
+    def step(self) -> None:
+        """Do the next thing: invert a frame that came or one made up, write, end, or wait."""
+        queued = self._queued()
+        stands_still = self._stands_still(queued)
+        has_room = not self.is_paced or queued < self._most or stands_still
+        if self._tail and has_room:
+            return self._write(self._tail.popleft())
+        cut, frame, ending = self.inbox.take(has_room and not self._tail)
+        if cut:
+            self._restart()
+        if frame is not None:
+            self._n_missing, self._last = 0, frame
+            self._invert(frame)
+        elif ending and not self._tail:
+            self._end()
+        elif not ending and self._begun and (queued < self._least or stands_still):
+            self._make_up()
+        else:
+            self._wait(self._seconds_to_wait(queued))
+
+    def end(self) -> None:
+        """Let go all who wait, and leave the inverter with the iterations that it had."""
+        self.inbox.shut()
+        self.inverter.n_iter = self.iterations.wanted
+
+    def _queued(self) -> int:
+        return self.sink.queued if self.is_paced else 0
+
+    def _stands_still(self, queued: int) -> bool:
+        """Whether the device does not take what is queued, because it wants more before it begins."""
+        now, (taken, before) = self._clock(), self._moved
+        taken = now if queued < before or not before else taken
+        stands_still = now - taken >= STANDSTILL
+        self._moved = now - STANDSTILL + STEP if stands_still else taken, queued
+        return stands_still
+
+    def _seconds_to_wait(self, queued: int) -> float | None:
+        """Time until the queue is where something must be done; None if only a caller can change anything."""
+        if not self.is_paced:
+            return None
+        if len(self.inbox) or self._tail:
+            level = self._most
+        elif self._begun:
+            level = self._least
+        else:
+            return None
+        assert self.sample_rate is not None
+        return min(max((queued - level) / self.sample_rate, SHORTEST_WAIT), LONGEST_WAIT)
+
+    def _restart(self) -> None:
+        self.stream.restart()
+        self._forget()
+
+    def _make_up(self) -> None:
+        """Fill in for a frame that did not come."""
+        self.n_late += not self._n_missing
+        self.n_held += 1
+        self._n_missing += 1
+        gain = 1.0 if self._holds else FADE**self._n_missing if self._n_missing <= FADE_FRAMES else 0.0
+        self._invert(abs(self._last) * gain)  # abs: of a complex frame, the phase is that of another time
+
+    def _invert(self, frame: Any) -> None:
+        before = self.stream.work_seconds
+        with self._one_thread():
+            samples = self.stream.push(frame)
+        self._write(samples)
+        self._choose_iterations(self.stream.work_seconds - before)
+
+    def _choose_iterations(self, work_seconds: float) -> None:
+        if self.sample_rate is None:
+            return
+        factor = work_seconds * self.sample_rate / self.stream.hop_length
+        self.factors.append(factor)
+        if self.is_paced:
+            late = self._begun and len(self.inbox) > 0 and self._queued() < self._least
+            n_iter = self.iterations.next(self.inverter.n_iter, late, factor)
+            if n_iter != self.inverter.n_iter:
+                self.inverter.n_iter = n_iter
+
+    def _write(self, samples: Any) -> None:
+        with self.writing:
+            if self.inbox.is_cut:
+                return
+            self.stream.write(samples)
+        if self.is_paced and not self._begun:
+            self._begun = self._queued() >= self._least
+
+    def _end(self) -> None:
+        """Play what is owed, then wait until all is heard and begin anew."""
+        if self._last is not None:
+            with self._one_thread():
+                samples = self.stream.flush()
+            self._last = None
+            hop_length = self.stream.hop_length
+            self._tail.extend(
+                samples[..., at : at + hop_length] for at in range(0, samples.shape[-1], hop_length)
+            )
+        else:
+            who = self.inbox.who_wants_end()
+            self.sink.drain()
+            self._forget()
+            self.inbox.ended(who)

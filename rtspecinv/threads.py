@@ -1,0 +1,29 @@
+"""How many threads torch works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+
+
+@contextmanager
+def threads(n_threads: int) -> Iterator[None]:
+    """Let torch, and the engines, have so many threads within, in this thread.
+
+    Threads that begin meanwhile start with the same number, so hold this for a push, not for a session.
+    """
+    if n_threads < 1:
+        raise ValueError(f"Parameter threads={n_threads} is not an integer >= 1!")
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Run torch on one thread within: frames are too small to be worth sharing."""
+    return threads(1)

@@ -1,0 +1,314 @@
+"""What can be done to magnitude frames on their way to the inverter, while it plays.
+
+Frames are `(*batch, n_freq)`, onesided, numpy or torch, and come out as they went in. `Stretch` is an
+iterator over other frames, everything else a function of one frame, so that they compose with `map`:
+
+    stretch, pitch = Stretch(frames, rate=0.5), Pitch(1.2)
+    for frame in map(pitch, stretch):
+        player.push(frame)
+
+Every setting is an attribute that any thread may set in between; it holds from the next frame on.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Array = np.ndarray[Any, Any]
+Frame = TypeVar("Frame", Tensor, Array)
+
+# An envelope reaches so far below the loudest bin: what lies under that is noise, nothing to make loud.
+RANGE = 1e-3
+
+
+class Number:
+    """An attribute that is a finite number from `low` to `high`, checked when it is set."""
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
+        self.low, self.high = low, high
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> float:
+        if instance is None:
+            raise AttributeError(self.name)
+        value: float = instance.__dict__[self.name]
+        return value
+
+    def __set__(self, instance: Any, value: float) -> None:
+        number = float(value)
+        if not (math.isfinite(number) and self.low <= number <= self.high):
+            raise ValueError(
+                f"Parameter {self.name}={value!r} is not a finite number from {self.low:g} to {self.high:g}!"
+            )
+        instance.__dict__[self.name] = number
+
+
+class Stretch(Iterator[Any]):
+    """Reads frames at any rate, which may change while it plays.
+
+    The position p grows by `rate` per frame, and what comes out is `(1 - a) X[i] + a X[i + 1]`, where i is
+    the whole part of p and a the rest. So rate 1 gives the frames as they are, 0.5 plays at half the speed at
+    the same pitch, 0 stands still, -1 plays backwards. It ends when p has reached the number of frames n, at
+    a constant rate after `ceil(n / rate)` frames; beyond the last frame lies the last frame.
+
+    frames: an iterable of frames; it is read as far as the position needs.
+    rate: frames per frame.
+    memory: frames that it can go back from the furthest. At the oldest it stands still.
+
+    Source: Portnoff 1981 (time scale by reading the short-time spectrum at another rate).
+    """
+
+    rate = Number()
+
+    def __init__(self, frames: Iterable[Frame], rate: float = 1.0, *, memory: int = 1024) -> None:
+        if isinstance(frames, (Tensor, np.ndarray)):
+            raise TypeError("Parameter frames is an array: pass its frames, of a tensor frames.unbind(-1)!")
+        if memory < 2:
+            raise ValueError(f"Parameter {memory=} is not an integer >= 2!")
+        self.rate = rate
+        self.position = 0.0  # p of the frame that came out last
+        self._frames: Iterator[Any] = iter(frames)
+        self._kept: deque[Any] = deque(maxlen=memory)
+        self._n_read = 0
+        # p is from + steps * rate, not a sum that gathers rounding errors.
+        self._from, self._steps, self._rate = 0.0, 0, self.rate
+
+    def __next__(self) -> Any:
+        rate = self.rate
+        if rate != self._rate:
+            self._from, self._steps, self._rate = self.position, min(self._steps, 1), rate
+        position = self._from + self._steps * rate
+        oldest = self._n_read - len(self._kept)
+        if position < oldest:
+            position = self._from = float(oldest)
+            self._steps = 0
+        index = math.floor(position)
+        if not self._read(index):
+            raise StopIteration
+        self.position, self._steps = position, self._steps + 1
+        a = position - index
+        frame = self._kept[index - self._n_read]
+        if a and self._read(index + 1):
+            return (1 - a) * self._kept[index - self._n_read] + a * self._kept[index + 1 - self._n_read]
+        return frame
+
+    def _read(self, index: int) -> bool:
+        """Read on up to frame `index`; False if there are not so many."""
+        while self._n_read <= index:
+            try:
+                self._kept.append(next(self._frames))
+            except StopIteration:
+                return False
+            self._n_read += 1
+        return True
+
+
+class Transform(ABC):
+    """A function of one frame after the other."""
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Return the frame that comes out for this one."""
+        if isinstance(frame, np.ndarray):
+            return self._of(torch.from_numpy(np.array(frame))).numpy()
+        if not isinstance(frame, Tensor):
+            raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
+        return self._of(frame)
+
+    @abstractmethod
+    def _of(self, frame: Tensor) -> Tensor: ...
+
+
+class Freeze(Transform):
+    """Holds one frame: while `on`, Y[t] is X at the time that it was switched on; else Y[t] = X[t]."""
+
+    def __init__(self, on: bool = False) -> None:
+        self.on = on
+        self._held: Tensor | None = None
+
+    def _of(self, frame: Tensor) -> Tensor:
+        if not self.on:
+            self._held = None
+            return frame
+        if self._held is None:
+            self._held = frame.clone()
+        return self._held
+
+
+class Smear(Transform):
+    """Lets the past ring on: `Y[t] = (1 - amount) X[t] + amount Y[t - 1]`.
+
+    A sound decays by `amount` per frame, to 37 % in `-1 / ln(amount)` frames; 0 changes nothing.
+    """
+
+    amount = Number(0.0, 1.0)
+
+    def __init__(self, amount: float = 0.9) -> None:
+        self.amount = amount
+        self._last: Tensor | None = None
+
+    def _of(self, frame: Tensor) -> Tensor:
+        amount = self.amount
+        fresh = self._last is None or self._last.shape != frame.shape or not amount
+        self._last = frame if fresh else (1 - amount) * frame + amount * self._last  # type: ignore[operator]
+        return self._last
+
+
+class Gain(Transform):
+    """Louder or softer, in every frequency alike or in each its own way: `Y[k] = 10**(d[k] / 20) X[k]`.
+
+    decibels: d, a number or `(n_freq,)`; `-inf` is silence.
+    """
+
+    def __init__(self, decibels: float | Tensor | Array = 0.0) -> None:
+        self.decibels = decibels
+
+    @property
+    def decibels(self) -> float | Tensor | Array:
+        """Gain in decibels."""
+        return self._decibels
+
+    @decibels.setter
+    def decibels(self, decibels: float | Tensor | Array) -> None:
+        values = torch.as_tensor(decibels, dtype=torch.float64)
+        if values.ndim > 1 or not bool((values < math.inf).all()):  # NaN is not under infinity either
+            raise ValueError(
+                f"Parameter decibels of shape {tuple(values.shape)} is not a number or (n_freq,), each finite"
+                " or -inf!"
+            )
+        self._decibels = decibels
+        self._factor = 10 ** (values / 20)
+
+    def _of(self, frame: Tensor) -> Tensor:
+        factor = self._factor
+        if factor.ndim and factor.shape != frame.shape[-1:]:
+            raise ValueError(
+                f"Parameter decibels has {len(factor)} values, but a frame {frame.shape[-1]}: one for each!"
+            )
+        return frame * factor.to(frame)
+
+
+class Pitch(Transform):
+    """Moves every frequency f to `ratio * f`, and leaves the lobe of a partial as wide as it is.
+
+    `Y[k] = X[f + (k - ratio f)]`, where f is the frequency in bins of the peak nearest to `k / ratio`: each
+    lobe moves as a whole. Beyond half way to the next peak stands what is there; above the last frequency
+    there is nothing. Warping lobes too, `X[k / ratio]`, would put partials up to `ratio / 2` bins
+    beside where they belong, and no signal has such lobes.
+
+    Formants move along; `Formants(1 / ratio)` after it puts them back. A semitone is `2 ** (1 / 12)`.
+
+    Source: Laroche & Dolson 1999, section 3 (peaks and their regions), here of magnitudes alone.
+    """
+
+    ratio = Number(0.1, 10.0)
+
+    def __init__(self, ratio: float = 1.0) -> None:
+        self.ratio = ratio
+
+    def _of(self, frame: Tensor) -> Tensor:
+        ratio = self.ratio
+        if ratio == 1:
+            return frame
+        bins = torch.arange(frame.shape[-1], device=frame.device)
+        last = frame.shape[-1] - 1
+        nearest, first, end = _regions(frame)
+        source = bins / ratio
+        peak = nearest[..., source.round().clamp_max(last).long()]
+        place = bins - (ratio - 1) * _refined(frame, nearest).gather(-1, peak)
+        place = torch.minimum(torch.maximum(place, first.gather(-1, peak)), end.gather(-1, peak))
+        shifted = _cubic(frame.sqrt(), place).clamp_min(0).square()  # roots: lobes are nearer to a cubic
+        return torch.where(source <= last, shifted, 0)
+
+
+class Formants(Transform):
+    """Moves the envelope and leaves the harmonics: `Y[k] = X[k] E[k / ratio] / E[k]`.
+
+    log E is log X with its valleys filled (the largest value in every window of `width` bins, of those the
+    smallest), smoothed over `width` bins.
+
+    ratio: where a formant goes, in its own frequency; over 1 sounds smaller.
+    width: in bins, more than harmonics are apart, less than formants are wide.
+    """
+
+    ratio = Number(0.1, 10.0)
+    width = Number(1.0)
+
+    def __init__(self, ratio: float = 1.0, width: float = 16.0) -> None:
+        self.ratio, self.width = ratio, width
+
+    def envelope(self, frame: Tensor) -> Tensor:
+        """E of a frame `(*batch, n_freq)`, of the same shape; 0 for silence."""
+        loudest = frame.amax(-1, keepdim=True)
+        floor = (RANGE * loudest).clamp_min(torch.finfo(frame.dtype).tiny)
+        reach = min(math.ceil(self.width / 2), frame.shape[-1] - 1)
+        n = 2 * reach + 1
+        log = torch.maximum(frame, floor).log().reshape(-1, 1, frame.shape[-1])
+        tops = F.max_pool1d(log, n, 1, reach)
+        filled = -F.max_pool1d(-tops, n, 1, reach)
+        smooth = F.avg_pool1d(F.pad(filled, (reach, reach), mode="replicate"), n, 1)
+        return torch.where(loudest > 0, smooth.reshape(frame.shape).exp(), 0)
+
+    def _of(self, frame: Tensor) -> Tensor:
+        ratio = self.ratio
+        if ratio == 1:
+            return frame
+        envelope = self.envelope(frame)
+        last = frame.shape[-1] - 1
+        source = torch.arange(last + 1, device=frame.device) / ratio
+        moved = torch.where(source <= last, _linear(envelope, source.clamp_max(last)), 0)
+        return frame * torch.where(envelope > 0, moved / envelope, 0)
+
+
+def _regions(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For every bin the nearest peak; for every peak where its region ends, half way to the next ones."""
+    n = frame.shape[-1]
+    bins = torch.arange(n, device=frame.device)
+    beside = F.pad(frame, (1, 1), value=-1.0)
+    is_peak = (frame >= beside[..., :-2]) & (frame > beside[..., 2:])
+    before = torch.where(is_peak, bins, -2 * n).cummax(-1).values  # far away where there is none
+    after = torch.where(is_peak, bins, 4 * n).flip(-1).cummin(-1).values.flip(-1)
+    nearest = torch.where(bins - before <= after - bins, before, after)
+    first = (bins + F.pad(before[..., :-1], (1, 0), value=-2 * n)) / 2
+    end = (bins + F.pad(after[..., 1:], (0, 1), value=4 * n)) / 2
+    return nearest, first.clamp_min(0), end.clamp_max(n - 1)
+
+
+def _refined(frame: Tensor, nearest: Tensor) -> Tensor:
+    """Frequency of the peak in each bin, in bins: the top of a parabola through three logarithms."""
+    n, tiny = frame.shape[-1], torch.finfo(frame.dtype).tiny
+    log = frame.clamp_min(tiny).log()
+    beside = F.pad(log, (1, 1), value=math.inf)
+    left, right = beside[..., :-2], beside[..., 2:]
+    bins = torch.arange(n, device=log.device)
+    is_peak = (nearest == bins) & (bins > 0) & (bins < n - 1)
+    curvature = torch.where(is_peak, 2 * log - left - right, 1).clamp_min(tiny)
+    offset = torch.where(is_peak, 0.5 * (right - left) / curvature, 0)
+    return bins + offset.clamp(-0.5, 0.5)
+
+
+def _linear(values: Tensor, place: Tensor) -> Tensor:
+    """Values `(..., n_freq)` at places `(n_freq,)` between bins."""
+    low = place.floor().long()
+    a = (place - low).to(values.dtype)
+    return (1 - a) * values[..., low] + a * values[..., (low + 1).clamp_max(values.shape[-1] - 1)]
+
+
+def _cubic(values: Tensor, place: Tensor) -> Tensor:
+    """Values `(..., n_freq)` at places of the same shape, on the cubic through four bins."""
+    low = place.floor().long()
+    a = (place - low).to(values.dtype)
+    v0, v1, v2, v3 = (values.gather(-1, (low + i).clamp(0, values.shape[-1] - 1)) for i in (-1, 0, 1, 2))
+    below, above = a + 1, a - 1
+    outer = a * above * (below * v3 - (a - 2) * v0) / 6  # Lagrange's polynomials
+    return outer + below * (a - 2) * (above * v1 - a * v2) / 2

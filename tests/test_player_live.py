@@ -1,0 +1,237 @@
+"""The live player: ended at any moment, on a JACK server, and for an hour."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jackd
+import numpy as np
+import pytest
+import torch
+from stage import HOP, Echo, join_workers, workers
+
+import rtspecinv
+from rtspecinv.audio import ArraySink, Player, Sink, SoundDeviceSink, TeeSink, play
+
+PERIOD, FRAME = 1000, 256  # frames of FRAME samples are numbered from 1 to PERIOD, and again
+GROWTH = 2**22  # bytes: an hour's frames kept in any form would take more, at six bytes each
+
+
+@pytest.fixture(autouse=True)
+def no_orphan_thread() -> Iterator[None]:
+    yield
+    assert not workers()
+
+
+# -- ends of all kinds --
+
+
+def in_use(player: Player, generator: np.random.Generator) -> None:
+    """A few calls of a user's, chosen by chance."""
+    for _ in range(generator.integers(1, 20)):
+        player.push(np.ones(HOP, np.float32))
+    if generator.random() < 0.5:
+        player.drain()
+    if generator.random() < 0.5:
+        player.reset()
+
+
+def interrupt_at_random(seed: int) -> None:
+    """Ctrl-C at a random moment of making, using and closing players."""
+    generator, main = np.random.default_rng(seed), threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(generator.uniform(0, 0.02), signal.pthread_kill, [main, signal.SIGINT])
+
+    def use() -> None:
+        timer.start()
+        while True:
+            with Player(Echo(25), ArraySink(), max_frames=3) as player:
+                in_use(player, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    timer.join()
+    join_workers()
+
+
+def kill_at_random(seed: int) -> None:
+    """An exception in the thread, from a call within the package chosen by chance."""
+    generator = np.random.default_rng(seed)
+    n_calls = int(generator.integers(1, 1000))
+
+    def trace(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal n_calls
+        inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_run"  # the handler
+        if event == "call" and inside:
+            n_calls -= 1
+            if n_calls == 0:
+                raise MemoryError
+
+    def use() -> None:
+        with Player(Echo(25), ArraySink(), max_frames=3) as player:
+            while True:
+                in_use(player, generator)
+
+    threading.settrace(trace)
+    try:
+        with pytest.raises(MemoryError):
+            use()
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+    join_workers()
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("end", [interrupt_at_random, kill_at_random])
+def test_every_end_leaves_no_thread(end, seed):
+    end(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("end", [interrupt_at_random, kill_at_random])
+def test_200_ends_leave_no_thread(end):
+    for seed in range(200):
+        end(1000 + seed)
+
+
+def test_a_player_that_nobody_closed_lets_the_program_end():
+    code = (
+        "import numpy as np\n"
+        "from rtspecinv.audio import ArraySink, Player\n"
+        "from stage import HOP, Echo\n"
+        "player = Player(Echo(), ArraySink())\n"
+        "player.push(np.ones(HOP))\n"
+        "print('end')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+# -- on a JACK server --
+
+
+def test_what_is_played_is_what_play_writes(card, tmp_path):
+    stft = rtspecinv.STFT(512, 128)
+    inverter = rtspecinv.StreamingInverter(stft, batch_shape=(2,), engine="eager", n_iter=2)
+    samples = torch.rand(2, 20000, generator=torch.manual_seed(0)) - 0.5
+    magnitude, expected = stft.magnitude(samples).unbind(-1), ArraySink()
+    play(magnitude, inverter, expected)
+    recorder = jackd.Recorder(card, 2, tmp_path / "recorded.npy")
+    # Deep queues, so that a busy machine does not make frames late.
+    with SoundDeviceSink(jackd.SAMPLE_RATE, 2, device=jackd.DEVICE, queue_seconds=1.0) as sink:
+        recorder.connect()
+        with Player(inverter, sink, queue_seconds=0.6, max_frames=64) as player:
+            for frame in magnitude:
+                player.push(frame)
+    assert (player.stats.n_frames, player.stats.n_held) == (len(magnitude), 0)
+    recorded, n = recorder.stop(), expected.samples.shape[-1]
+    begins = np.flatnonzero((recorded[:, : 1 - n] == expected.samples[:, :1]).all(0))  # behind a fade, if any
+    assert any(np.array_equal(recorded[:, begin : begin + n], expected.samples) for begin in begins)
+
+
+class Copy(Echo):
+    """Stands in for an inverter that is done at once: a frame is its sound."""
+
+    def check(self, magnitude) -> None:
+        pass
+
+    def push(self, frame):
+        return frame
+
+    def flush(self):
+        return np.zeros(0, np.float32)
+
+
+class Witness(Sink):
+    """Sees to it that every frame sounds, in its order, and counts those that sound again."""
+
+    def __init__(self) -> None:
+        self.latest = self.n_again = 0
+
+    def write(self, samples) -> None:
+        assert (samples == samples[0]).all()
+        step = (int(samples[0]) - self.latest) % PERIOD
+        assert step in (0, 1)
+        self.latest, self.n_again = int(samples[0]), self.n_again + (step == 0)
+
+
+@contextmanager
+def freewheeling(server: str) -> Iterator[None]:
+    """Let the card take samples as fast as it can, so that everything is late all the time."""
+    import jack
+
+    client = jack.Client("wheel", servername=server, no_start_server=True)
+    with client:
+        client.set_freewheel(True)
+        yield
+        client.set_freewheel(False)
+
+
+def memory() -> int:
+    """Bytes that this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def play_numbers(server: str, seconds: int) -> None:
+    """Play frames that are their numbers; every one sounds, all others are counted, memory stays as it is."""
+    n_frames, witness, begun = seconds * jackd.SAMPLE_RATE // FRAME, Witness(), 0
+    with (
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE) as device,
+        freewheeling(server),
+        Player(Copy(), TeeSink(witness, device), late="hold") as player,
+    ):
+        for i in range(n_frames):
+            player.push(np.full(FRAME, i % PERIOD + 1, np.float32))
+            if i == n_frames // 10:
+                begun = memory()
+        player.drain()
+        stats = player.stats
+        assert memory() - begun < GROWTH
+    assert (stats.n_frames, stats.n_dropped, stats.n_waiting) == (n_frames, 0, 0)
+    assert stats.n_held == witness.n_again
+    assert stats.n_samples == (n_frames + stats.n_held) * FRAME
+    assert stats.underflows == device.underflows
+    assert stats.n_late > 0  # or nothing was shown
+
+
+def test_a_minute_in_freewheel_mode(card):
+    play_numbers(card, 60)
+
+
+@pytest.mark.soak
+def test_an_hour_in_freewheel_mode(card):
+    play_numbers(card, 3600)
+
+
+@pytest.mark.soak
+def test_an_hour_of_inversion_in_freewheel_mode(card):
+    stft = rtspecinv.STFT(1024, FRAME)
+    inverter = rtspecinv.StreamingInverter(stft, look_ahead=3, n_iter=2)
+    frames = stft.magnitude(torch.rand(100 * FRAME, generator=torch.manual_seed(0)) - 0.5).unbind(-1)
+    n_frames, begun = 3600 * jackd.SAMPLE_RATE // FRAME, 0
+    with (
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE) as device,
+        freewheeling(card),
+        Player(inverter, device, late="hold") as player,
+    ):
+        for i in range(n_frames):
+            player.push(frames[i % len(frames)])
+            if i == n_frames // 10:
+                begun = memory()
+        player.drain()
+        stats = player.stats
+        assert memory() - begun < GROWTH
+    assert (stats.n_frames, stats.n_dropped) == (n_frames, 0)
+    owed = stft.n_fft - FRAME - 2 * stft.padding  # beyond the hop of each frame
+    assert stats.n_samples == (n_frames + stats.n_held) * FRAME + owed
