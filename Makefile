@@ -1,6 +1,6 @@
 # make demo   plays the demo clip          make test    lints, checks types and tests
 # make bench  prints quality and speed     make lint    lints and checks types
-# make clean  removes all that make made
+# make clean  removes all that make made   make soak    runs the tests that take minutes
 #
 # Needs Python 3.10 or newer with venv; everything else is installed into .venv, once.
 
@@ -15,13 +15,16 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test bench lint clean
+.PHONY: demo test soak bench lint clean
 
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
 
 test: lint
 	$(BIN)/pytest
+
+soak: $(STAMP)all,test
+	$(BIN)/pytest -m soak -s
 
 lint: $(STAMP)all,test
 	$(BIN)/ruff check

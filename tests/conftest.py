@@ -13,16 +13,23 @@ torch.set_num_threads(
 )  # a stream's operations are small: on a busy machine more threads take ten times as long
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless `-m soak` asks for it."""
+    if "soak" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: make soak"))
+
+
 @pytest.fixture(scope="module", params=["patient"])
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.
 
-    A patient one waits for late clients, so that it loses nothing on a busy machine. An impatient one, from
-    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)`, loses sound like a real card.
+    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)` asks for another kind of `jackd.CARDS`.
     """
     if reason := jackd.missing():
         pytest.skip(reason)
-    with jackd.server(wait_for_clients=request.param == "patient") as name:
+    with jackd.server(**jackd.CARDS[request.param]) as (name, _):
         if not jackd.known_to_portaudio():
             pytest.skip("this PortAudio does not know JACK")
         yield name

@@ -96,7 +96,7 @@ class SoundDeviceSink(Sink):
         self.underflow_samples = 0  # of silence and fades in the gaps, at the device's rate
         self._underflow_seconds: deque[float] = deque(maxlen=10000)
         self._underflows = 0
-        self._late_blocks = 0  # of those that the device told about, counted so far
+        self._late_blocks = self._late_blocks_seen = 0  # those while there was sound, and all
         self._sounddevice = sounddevice()
         self._lock = threading.Lock()
         options = {"device": device, "channels": channels, "latency": latency, "blocksize": block_length}
@@ -146,18 +146,32 @@ class SoundDeviceSink(Sink):
     def _open_resampler(self) -> Resampler:
         try:
             return Resampler(self.sample_rate, self.device_rate, self.channels)
-        except ImportError as error:
+        except BaseException as error:
             self._ring.stream.close()
-            raise DeviceError(f"The device plays only at {self.device_rate} Hz. {error}") from error
+            if isinstance(error, ImportError):
+                raise DeviceError(f"The device plays only at {self.device_rate} Hz. {error}") from error
+            raise
 
     # -- what there is to know -----------------------------------------------------------------------------
 
     @property
+    def _goes_on(self) -> bool:
+        """Whether the next sample written follows the last one without a gap."""
+        return self._sounding and self._ring.claimed <= self._end
+
+    @property
     def _ahead(self) -> int:
         """Samples between the device and where the next one written goes."""
-        if self._sounding and self._ring.claimed <= self._end:
+        if self._goes_on:
             return self._end - self._ring.claimed
         return self._lead if self._running else 0
+
+    @property
+    def _room(self) -> int:
+        """Samples that may be queued now; behind a gap at least half of the queue, however long the lead."""
+        return self._queue_length - (
+            self._ahead if self._goes_on else min(self._ahead, self._queue_length // 2)
+        )
 
     @property
     def _held(self) -> int:
@@ -181,8 +195,7 @@ class SoundDeviceSink(Sink):
     def room(self) -> int:
         """Samples that `write` takes without waiting."""
         with self._lock:
-            room = self._queue_length - self._ahead - self._held
-            return max(0, room * self.sample_rate // self.device_rate)
+            return max(0, (self._room - self._held) * self.sample_rate // self.device_rate)
 
     @property
     def latency_seconds(self) -> float:
@@ -199,6 +212,13 @@ class SoundDeviceSink(Sink):
             return self._underflows
 
     @property
+    def late_blocks(self) -> int:
+        """How many of the underflows the device told about: it was served late, or lost sound by itself."""
+        with self._lock:
+            self._count_late_blocks()
+            return self._late_blocks
+
+    @property
     def underflow_seconds(self) -> tuple[float, ...]:
         """When each underflow began (the last 10000): seconds that the device had played since it opened."""
         with self._lock:
@@ -208,9 +228,10 @@ class SoundDeviceSink(Sink):
     def _count_late_blocks(self) -> None:
         late = self._ring.late_blocks
         if self._sounding:
-            for _ in range(late - self._late_blocks):
+            for _ in range(late - self._late_blocks_seen):
+                self._late_blocks += 1
                 self._count_underflow(self._ring.claimed, 0)
-        self._late_blocks = late
+        self._late_blocks_seen = late
 
     def _count_underflow(self, position: int, n_samples: int) -> None:
         self._underflows += 1
@@ -235,16 +256,16 @@ class SoundDeviceSink(Sink):
                 if clears != self._clears:
                     return
                 self._check()
-                now, block = np.split(block, [max(0, self._queue_length - self._ahead)])
+                now, block = np.split(block, [max(0, self._room)])
                 if len(now):
                     self._place(now)
                     if self._end - self._ring.claimed >= self._prefill:
                         self._start()
             if len(block):
-                self._wait(partial(self._missing_room, min(len(block), self._queue_length // 2 + 1)))
+                self._wait(partial(self._missing_room, min(len(block), (self._queue_length + 1) // 2)))
 
     def _missing_room(self, n_samples: int) -> int:
-        return n_samples - (self._queue_length - self._ahead)
+        return n_samples - self._room
 
     def _place(self, block: Block) -> None:
         """Put `block` behind what is queued or, if the device has come there first, behind a gap."""
