@@ -145,9 +145,8 @@ class SoundDeviceSink(Sink):
     @property
     def _room(self) -> int:
         """Samples that may be queued now; behind a gap at least half of the queue, however long the lead."""
-        return self._queue_length - (
-            self._ahead if self._goes_on else min(self._ahead, self._queue_length // 2)
-        )
+        most = self._queue_length if self._goes_on else self._queue_length // 2
+        return self._queue_length - min(self._ahead, most)
 
     @property
     def _held(self) -> int:
