@@ -1,0 +1,99 @@
+"""Rough handling of a sound device: `python rough.py ctrl-c|unplug N_ROUNDS BACKEND SEED`.
+
+Every round plays and is ended at a random moment, by Ctrl-C or by the server going away. What must follow is
+one error, a closed device and no thread left. Exits with an error otherwise.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jackd
+import numpy as np
+
+from rtspecinv.audio import DeviceError, SoundDeviceSink, device
+
+
+def native_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def play(backend: str, drains: bool) -> None:
+    """Write, clear, drain and close, until something happens."""
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3000)).astype(np.float32)
+    with SoundDeviceSink(
+        jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=0.1, prefill_seconds=0.01, backend=backend
+    ) as sink:
+        for _ in range(2 if drains else 1000):
+            for _ in range(5):
+                sink.write(samples)
+            sink.clear()
+            sink.write(samples)
+            if drains:
+                sink.drain()
+
+
+def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
+    with jackd.server(**jackd.CARDS["patient"]):
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, backend=backend).close()
+        n_threads = None
+        for _ in range(n_rounds):
+            presser = threading.Timer(chance.uniform(0.005, 0.5), os.kill, [os.getpid(), signal.SIGINT])
+            try:
+                presser.start()
+                while True:
+                    play(backend, drains=True)
+            except KeyboardInterrupt:
+                presser.join()
+            assert threading.active_count() == 1
+            time.sleep(0.01)
+            n_threads = n_threads or native_threads()
+            assert native_threads() <= n_threads, "a thread of PortAudio is left"
+
+
+def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
+    """Every round in a process of its own, because PortAudio does not come to life again without its server.
+
+    It is unplugged while it plays: where a server goes while a stream is being opened, started or stopped,
+    PortAudio's JACK code asserts and aborts.
+    """
+    name = f"rtspecinv-{os.getpid()}"  # JACK has room for eight names and forgets none by itself
+    for _ in range(n_rounds):
+        program = [sys.executable, __file__, name, "0", backend, str(chance.random())]
+        subprocess.run(program, check=True, timeout=30)
+    with jackd.server(**jackd.CARDS["patient"], name=name):
+        pass  # ends well, and gives its name back
+
+
+def unplug_once(name: str, backend: str, when: float) -> None:
+    device._STALL_SECONDS = 0.5
+    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):
+        puller = threading.Timer(0.3 + when, process.kill)
+        puller.start()
+        try:
+            play(backend, drains=False)
+        except DeviceError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        else:
+            raise AssertionError("no error")
+        puller.join()
+        # PortAudio may need minutes to close a stream whose server has gone; that is left to a daemon.
+        assert all(each.name == "close" and each.daemon for each in threading.enumerate()[1:])
+        process.wait(5)
+
+
+if __name__ == "__main__":
+    what, n_rounds, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    faulthandler.dump_traceback_later(20 + 10 * n_rounds, exit=True)
+    if what in ("ctrl-c", "unplug"):
+        {"ctrl-c": interrupt, "unplug": unplug}[what](n_rounds, backend, random.Random(int(sys.argv[4])))
+        print(f"{n_rounds} rounds")
+    else:
+        unplug_once(what, backend, float(sys.argv[4]))
