@@ -20,7 +20,11 @@ The map of the package, each module using only those before it:
     blocks       invert_blocks: spectrograms of any length
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
-    mel          Mel: mel spectrograms, and back to magnitudes
+    mel_bank     MelConfig, Compression: mel frames of magnitudes and back
+    mel_stream   MelInverter: push a mel frame, get a hop
+    mel          Mel: mel spectrograms of samples and back
+    mel_presets  presets: those of known models
+    diagnosis    diagnose: what an array looks like, in words
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
     speech       pesq, estoi
     audio        sinks, sources and play: samples only
@@ -38,7 +42,11 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
+    from rtspecinv.diagnosis import Diagnosis, diagnose
     from rtspecinv.mel import Mel
+    from rtspecinv.mel_bank import Compression, MelConfig
+    from rtspecinv.mel_presets import presets
+    from rtspecinv.mel_stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
@@ -51,13 +59,18 @@ __all__ = [
     "RTISI_LA",
     "STFT",
     "ArraySink",
+    "Compression",
     "DeviceError",
+    "Diagnosis",
     "FileSink",
     "Hybrid",
     "Mel",
+    "MelConfig",
+    "MelInverter",
     "SoundDeviceSink",
     "StreamingInverter",
     "TeeSink",
+    "diagnose",
     "griffin_lim",
     "invert",
     "invert_blocks",
@@ -68,6 +81,7 @@ __all__ = [
     "phase",
     "phase_init",
     "play",
+    "presets",
     "read_audio",
     "speech",
     "updates",
@@ -78,6 +92,10 @@ _HOMES = {
     "STFT": "stft",
     "StreamingInverter": "streaming",
     "Mel": "mel",
+    "MelInverter": "mel_stream",
+    "presets": "mel_presets",
+    **dict.fromkeys(("Compression", "MelConfig"), "mel_bank"),
+    **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),

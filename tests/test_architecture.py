@@ -22,7 +22,11 @@ ARROWS = {
     "batch": {"streaming", "updates", "projections", "phase", "frames", "inputs", "progress", "stft"},
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
-    "mel": {"inputs", "stft"},
+    "mel_bank": {"inputs", "stft"},
+    "mel_stream": {"mel_bank", "engines", "streaming", "updates", "inputs"},
+    "mel": {"mel_bank", "mel_stream", "inputs"},
+    "mel_presets": {"mel", "mel_bank", "stft"},
+    "diagnosis": {"mel_presets", "mel_bank", "inputs"},
     "methods": {
         *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
     },
@@ -36,7 +40,7 @@ ARROWS = {
     "plots": set(),
     "__init__": {
         *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
-        *("batch", "blocks", "descent", "mel", "methods"),
+        *("batch", "blocks", "descent", "methods", "mel", "mel_bank", "mel_stream", "mel_presets", "diagnosis"),
     },
     "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
     "__main__": {"cli"},
