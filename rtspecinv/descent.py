@@ -182,8 +182,9 @@ def _start(
     owner = getattr(transform, "__self__", None)
     if isinstance(owner, STFT) and transform == owner.magnitude:
         return invert(target, owner, n_iter=0, length=n_samples)
-    if isinstance(transform, Invertible):
-        return transform.invert(target, length=n_samples)
+    way_back: object = transform
+    if isinstance(way_back, Invertible):
+        return way_back.invert(target, length=n_samples)
     if length is None:
         raise ValueError("Parameters length and initial are both None: say how many samples there are!")
     shape = (length,) if isinstance(length, int) else length

@@ -92,8 +92,8 @@ class Mel(torch.nn.Module):
 
     def inverter(self, *, extend: bool = False, **options: Any) -> MelInverter:
         """Stream of mel frames to hops of samples; the arguments are those of `MelInverter`."""
-        options = {"device": self.stft.device, "dtype": self.stft.dtype} | options
-        return MelInverter(self.config, extend=extend, **options)
+        home: dict[str, Any] = {"device": self.stft.device, "dtype": self.stft.dtype}
+        return MelInverter(self.config, extend=extend, **(home | options))
 
     @torch.no_grad()
     def invert(self, mel: Tensor | Array, *, length: int | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """Mel frames and the magnitudes they may have come from, one frame at a time.
 
-    samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> what a model sees
-                                    magnitude <--steps-- start <--bands-- mel <--expansion-- what a model says
+samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> what a model sees
+                                magnitude <--steps-- start <--bands-- mel <--expansion-- what a model says
 """
 
 from __future__ import annotations
@@ -279,8 +279,8 @@ class MelBank(torch.nn.Module):
     def inverse(self, frame: Tensor) -> Tensor:
         """Non-negative magnitudes `(..., n_fft // 2 + 1)` whose mel frames are nearly `(..., n_mels)`.
 
-        Levels are interpolated between the bands on a logarithmic scale; then come relaxed multiplicative steps
-        `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, w being `W^T` over its row sums, which decrease the
+        Levels are interpolated between the bands on a logarithmic scale; then come relaxed multiplicative
+        steps `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, w being `W^T` over its row sums, which decrease the
         Kullback-Leibler divergence of `W S` from M.
 
         Source: Lee & Seung 2001, theorem 2; relaxed as in Lucy 1974 and its successors.
@@ -290,8 +290,7 @@ class MelBank(torch.nn.Module):
     def unmix(self, mel: Tensor) -> Tensor:
         """Magnitudes of mel values without compression, as in `inverse`."""
         peak = mel.amax(-1, keepdim=True)
-        peak = peak.where(peak > 0, 1)
-        mel = mel / peak
+        mel = mel / peak.where(peak > 0, 1)
         values = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density).exp()
         for _ in range(N_STEPS):
             ratio = mel / F.linear(values, self.filters, self.at_least)
@@ -309,8 +308,8 @@ class MelBank(torch.nn.Module):
             raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted!")
         if low < self._lowest:
             raise ValueError(
-                f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm, say so with "
-                "Compression(curve='ln'), or ask rtspecinv.diagnose!"
+                f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
+                "so with Compression(curve='ln'), or ask rtspecinv.diagnose!"
             )
         if high > self._highest:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Mel spectrograms of known models, each as its own source computes it.
 
-All have a periodic Hann window and reflect at the edges. A name and a number of bands do not say enough: these
+All have a periodic Hann window and reflect at the edges. The number of bands does not say enough: they
 differ in the scale of the bands, what is added, where frames lie, and the logarithm. Layout here is always
 `(n_mels, n_frames)`; what ESPnet, Parallel WaveGAN and SpeechT5 save is `(n_frames, n_mels)`: pass `mel.mT`.
 """
@@ -16,8 +16,8 @@ from rtspecinv.stft import unknown_name
 
 _LN = Compression("ln", floor=1e-5)
 
-# jik876/hifi-gan, meldataset.py (mel_spectrogram); sizes: Kong, Kim & Bae 2020, and the LJ Speech settings that
-# NVIDIA/tacotron2, hparams.py has in common with it.
+# jik876/hifi-gan, meldataset.py (mel_spectrogram); sizes: Kong, Kim & Bae 2020, and the LJ Speech
+# settings that NVIDIA/tacotron2, hparams.py has in common with it.
 _HIFIGAN = MelConfig(22050, 1024, 256, fmax=8000, epsilon=1e-9, center="same", compression=_LN)
 
 # openai/whisper, whisper/audio.py (log_mel_spectrogram).
@@ -82,9 +82,9 @@ CONFIGS: dict[str, MelConfig] = {
     ),
     # huggingface/transformers, src/transformers/models/speecht5/feature_extraction_speecht5.py.
     "speecht5": replace(_PARALLEL_WAVEGAN, sample_rate=16000),
-    # riffusion/riffusion-hobby, riffusion/spectrogram_params.py, spectrogram_converter.py, util/image_util.py:
-    # grey values from 255, for nothing, to 0. The image is relative to its own peak, which is lost; 30e6, of
-    # samples up to 32768, is what its reader takes for it.
+    # riffusion/riffusion-hobby, riffusion/spectrogram_params.py, riffusion/spectrogram_converter.py,
+    # riffusion/util/image_util.py: grey values from 255, for nothing, to 0. An image is relative to its own
+    # peak, which is lost; 30e6, of samples up to 32768, is what its reader takes for it.
     "riffusion": MelConfig(
         44100,
         17640,
@@ -95,11 +95,16 @@ CONFIGS: dict[str, MelConfig] = {
         scale="htk",
         area_norm=False,
         flip=True,
-        compression=Compression(
-            exponent=0.25, reference=30e6 / 32768, gain=-255, offset=255, clip=(0, 255)
-        ),
+        compression=Compression(exponent=0.25, reference=30e6 / 32768, gain=-255, offset=255, clip=(0, 255)),
     ),
 }
+
+
+def find(name: str) -> MelConfig:
+    """Configuration of a preset; an unknown name is a KeyError with the nearest one."""
+    if name not in CONFIGS:
+        raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
+    return CONFIGS[name]
 
 
 class Presets(Mapping[str, Mel]):
@@ -107,9 +112,7 @@ class Presets(Mapping[str, Mel]):
 
     def __getitem__(self, name: str) -> Mel:
         """`Mel` of a name, on the CPU in float32; an unknown name is a KeyError with the nearest one."""
-        if name not in CONFIGS:
-            raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
-        return Mel(CONFIGS[name])
+        return Mel(find(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(CONFIGS)

@@ -179,13 +179,17 @@ class DeEmphasis(torch.nn.Module):
         super().__init__()
         n = torch.arange(hop_length, dtype=torch.float64)
         impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
-        for name, values in (("impulse", impulse), ("decay", a ** (n + 1)), ("last", torch.zeros(batch_shape))):
+        for name, values in (
+            ("impulse", impulse),
+            ("decay", a ** (n + 1)),
+            ("last", torch.zeros(batch_shape)),
+        ):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Samples `(*batch, n_hops * hop_length)` without pre-emphasis."""
         hops = []
-        for hop in samples.split(len(self.decay), -1):
+        for hop in torch.split(samples, len(self.decay), -1):
             hops.append(F.linear(hop, self.impulse) + self.last.unsqueeze(-1) * self.decay)
             self.last.copy_(hops[-1][..., -1].detach())
         return torch.cat(hops, -1)

@@ -44,8 +44,8 @@ class STFT(torch.nn.Module):
         win_length: samples under the window, which zeros centre in the frame; None is `n_fft`.
         window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
         center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
-            `(n_fft - hop_length) // 2` on each side, so that n hops of samples have n frames (HiFi-GAN's way);
-            False does not pad.
+            `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); False
+            does not pad.
         pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
         normalized: scale the spectrum by `1 / sqrt(n_fft)`.
         onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.

@@ -40,7 +40,17 @@ ARROWS = {
     "plots": set(),
     "__init__": {
         *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
-        *("batch", "blocks", "descent", "methods", "mel", "mel_bank", "mel_stream", "mel_presets", "diagnosis"),
+        *(
+            "batch",
+            "blocks",
+            "descent",
+            "methods",
+            "mel",
+            "mel_bank",
+            "mel_stream",
+            "mel_presets",
+            "diagnosis",
+        ),
     },
     "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
     "__main__": {"cli"},

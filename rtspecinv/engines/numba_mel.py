@@ -53,7 +53,7 @@ def tables(
 def unmix(
     mel: Array, constants: Tables, n_steps: int, quietest: float, is_power: bool, magnitude: Array
 ) -> None:
-    """Magnitudes `(n_streams, n_freq)`, written in place, of non-negative mel values `(n_streams, n_mels)`."""
+    """Write magnitudes `(n_streams, n_freq)` of non-negative mel values `(n_streams, n_mels)`."""
     begin, filters, shares, near, level, density, beyond, at_least = constants
     (n_streams, n_mels), n_freq = mel.shape, len(density)
     number = mel.dtype.type
