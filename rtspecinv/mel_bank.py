@@ -273,7 +273,13 @@ class MelBank(torch.nn.Module):
 
     def expand(self, frame: Tensor) -> Tensor:
         """Mel values x of frames `(..., n_mels)` as `forward` gives them, 0 at the floor."""
-        mel = self._invert_curve(frame.flip(-1) if self.config.flip else frame)
+        return self._silenced(self.undo(frame))
+
+    def undo(self, frame: Tensor) -> Tensor:
+        """Mel values x of frames `(..., n_mels)`, with what is left at the floor."""
+        return self._invert_curve(frame.flip(-1) if self.config.flip else frame)
+
+    def _silenced(self, mel: Tensor) -> Tensor:
         return mel.where(mel > self.floor, 0)
 
     def inverse(self, frame: Tensor) -> Tensor:
@@ -285,10 +291,11 @@ class MelBank(torch.nn.Module):
 
         Source: Lee & Seung 2001, theorem 2; relaxed as in Lucy 1974 and its successors.
         """
-        return self.unmix(self.expand(frame))
+        return self.unmix(self.undo(frame))
 
     def unmix(self, mel: Tensor) -> Tensor:
-        """Magnitudes of mel values without compression, as in `inverse`."""
+        """Magnitudes of mel values as `undo` gives them; see `inverse`."""
+        mel = self._silenced(mel)
         peak = mel.amax(-1, keepdim=True)
         mel = mel / peak.where(peak > 0, 1)
         values = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density).exp()
@@ -302,7 +309,9 @@ class MelBank(torch.nn.Module):
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
         if not frame.numel():
             return
-        low, high = (float(value) for value in torch.aminmax(frame.detach()))
+        low, high = (
+            float(value) for value in torch.aminmax(frame.detach() if frame.requires_grad else frame)
+        )
         if not (math.isfinite(low) and math.isfinite(high)):
             odd = high if math.isfinite(low) else low
             raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted!")

@@ -112,14 +112,15 @@ class MelInverter(StreamingInverter):
 
     def _magnitude(self, frame: Tensor) -> Tensor:
         """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""
-        mel = self.bank.expand(frame)
+        mel = self.bank.undo(frame)
         if self.engine != "numba_cpu" or mel.requires_grad or mel.device.type != "cpu":
             magnitude = self.bank.unmix(mel)
         else:
             if self._compiled is None or self._compiled.bank_filters is not self.bank.filters:
                 self._compiled = _Compiled(self.bank)
             magnitude = self._compiled(mel)
-        return magnitude[..., :: self.bank.config.oversampling]
+        step = self.bank.config.oversampling
+        return magnitude if step == 1 else magnitude[..., ::step]
 
     def _finish(self, samples: Tensor) -> Tensor:
         return samples if self.deemphasis is None else self.deemphasis(samples)
@@ -154,13 +155,13 @@ class _Compiled:
 
         self._unmix = numba_mel.unmix
         self.bank_filters, self.n_freq = bank.filters, bank.filters.shape[1]
-        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least")
+        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
         self._tables = numba_mel.tables(*(bank.get_buffer(name).numpy() for name in names))
         self._is_power = bank.config.power == 2
 
     def __call__(self, mel: Tensor) -> Tensor:
         magnitude = mel.new_empty(*mel.shape[:-1], self.n_freq)
-        rows, found = mel.detach().view(-1, mel.shape[-1]).numpy(), magnitude.view(-1, self.n_freq).numpy()
+        rows, found = (values.view(-1, values.shape[-1]).numpy() for values in (mel, magnitude))
         self._unmix(rows, self._tables, N_STEPS, QUIETEST, self._is_power, found)
         return magnitude
 
