@@ -37,6 +37,7 @@ bench: $(STAMP)all,bench
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/batch.py
 	$(BIN)/python bench/push.py
+	$(BIN)/python bench/mel.py
 	$(if $(wildcard bench/bench_*.py),$(BIN)/pytest --benchmark-enable --benchmark-only bench)
 
 clean:

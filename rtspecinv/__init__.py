@@ -20,7 +20,11 @@ The map of the package, each module using only those before it:
     blocks       invert_blocks: spectrograms of any length
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
-    mel          Mel: mel spectrograms, and back to magnitudes
+    mel_bank     MelConfig, Compression: mel frames of magnitudes and back
+    mel_stream   MelInverter: push a mel frame, get a hop
+    mel          Mel: mel spectrograms of samples and back
+    mel_presets  presets: those of known models
+    diagnosis    diagnose: what an array looks like, in words
     analysis     magnitude_frames: of samples that come in blocks
     transforms   what can be done to frames as they pass: stretch, freeze, pitch, formants, smear, gain
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
@@ -53,7 +57,11 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
+    from rtspecinv.diagnosis import Diagnosis, diagnose
     from rtspecinv.mel import Mel
+    from rtspecinv.mel_bank import Compression, MelConfig
+    from rtspecinv.mel_presets import presets
+    from rtspecinv.mel_stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
@@ -67,17 +75,22 @@ __all__ = [
     "STFT",
     "ArraySink",
     "AudioReader",
+    "Compression",
     "DeviceError",
+    "Diagnosis",
     "FileSink",
     "Hybrid",
     "Mailbox",
     "Mel",
+    "MelConfig",
+    "MelInverter",
     "Microphone",
     "Player",
     "SoundDeviceSink",
     "StreamingAnalysis",
     "StreamingInverter",
     "TeeSink",
+    "diagnose",
     "engines",
     "griffin_lim",
     "invert",
@@ -90,6 +103,7 @@ __all__ = [
     "phase",
     "phase_init",
     "play",
+    "presets",
     "read_audio",
     "speech",
     "transforms",
@@ -101,6 +115,10 @@ _HOMES = {
     "STFT": "stft",
     "StreamingInverter": "streaming",
     "Mel": "mel",
+    "MelInverter": "mel_stream",
+    "presets": "mel_presets",
+    **dict.fromkeys(("Compression", "MelConfig"), "mel_bank"),
+    **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(("StreamingAnalysis", "magnitude_frames"), "analysis"),

@@ -30,12 +30,10 @@ DEFAULTS: dict[str, Any] = {
 
 @runtime_checkable
 class Invertible(Protocol):
-    """A transform with a known way back to the magnitudes of `stft`."""
+    """A transform with a known way back."""
 
-    stft: STFT
-
-    def inverse(self, target: Tensor, /) -> Tensor:
-        """Magnitude `(*batch, n_freq, n_frames)` that nearly has this target."""
+    def invert(self, target: Tensor, *, length: int | None = None) -> Tensor:
+        """Samples that nearly have this target."""
 
 
 def lbfgs(
@@ -60,8 +58,8 @@ def lbfgs(
         transform: from samples to what `target` is, differentiable.
         length: samples, or the shape of x; None is that of `initial` or of what the inverse gives.
         initial: where to start. None is what the stream makes of the magnitudes, if the transform is
-            `stft.magnitude` of an `STFT` or has `stft` and `inverse` as `Mel` has; else noise, as loud as
-            fits the target best.
+            `stft.magnitude` of an `STFT`, or its own `invert` if it has one as `Mel` has; else noise, as loud
+            as fits the target best.
         n_iter: iterations.
         max_evaluations: of the transform and its gradient; None is no limit. An iteration takes one or two.
         tol: stop when the squared error falls by less than this share of its first value per iteration.
@@ -180,10 +178,13 @@ def _start(
                 f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out!"
             )
         return initial.detach().to(target)
-    known = _known_inverse(target, transform)
-    if known is not None:
-        magnitude, stft = known
-        return invert(magnitude, stft, n_iter=0, length=length[-1] if isinstance(length, tuple) else length)
+    n_samples = length[-1] if isinstance(length, tuple) else length
+    owner = getattr(transform, "__self__", None)
+    if isinstance(owner, STFT) and transform == owner.magnitude:
+        return invert(target, owner, n_iter=0, length=n_samples)
+    way_back: object = transform
+    if isinstance(way_back, Invertible):
+        return way_back.invert(target, length=n_samples)
     if length is None:
         raise ValueError("Parameters length and initial are both None: say how many samples there are!")
     shape = (length,) if isinstance(length, int) else length
@@ -195,12 +196,3 @@ def _start(
         return value if math.isfinite(value) else math.inf
 
     return min(AMPLITUDES, key=error) * noise
-
-
-def _known_inverse(target: Tensor, transform: Transform) -> tuple[Tensor, STFT] | None:
-    """Magnitude that has the target, and its transform, where there is a way back."""
-    owner = getattr(transform, "__self__", None)
-    if isinstance(owner, STFT) and transform == owner.magnitude:
-        return target, owner
-    way_back: object = transform
-    return (way_back.inverse(target), way_back.stft) if isinstance(way_back, Invertible) else None

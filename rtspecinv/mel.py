@@ -1,145 +1,138 @@
-"""Mel spectrograms and the magnitudes they may have come from."""
+"""Mel spectrograms of samples, and samples of mel spectrograms."""
 
 from __future__ import annotations
 
-import copy
-import warnings
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rtspecinv.inputs import Array, as_magnitude, count
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.mel_bank import Compression, MelBank, MelConfig
+from rtspecinv.mel_stream import MelInverter
 
-SCALES = ("slaney", "htk")
-N_REFINEMENTS = 50  # multiplicative steps of an inverse
+START_ITER = 32  # iterations per frame where nobody waits
 
 
 class Mel(torch.nn.Module):
-    """Mel spectrogram `M = W |STFT(x)|^power` of samples, W a bank of triangular filters.
+    """Mel spectrogram of samples, `y = compression(W |STFT(x)|^power)`, W a bank of triangular filters.
 
     Args:
-        stft: the transform; it is copied.
-        sample_rate: Hz.
-        n_mels: filters.
-        fmin: lower edge of the first filter, Hz.
-        fmax: upper edge of the last filter, Hz; None is half the sample rate.
-        scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
-            "htk" (`2595 log10(1 + f / 700)`).
-        area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).
-        power: exponent of the magnitudes, 1 or 2.
+        config: what a mel spectrogram is; `presets` has those of known models.
+        device: where it lives; `.to(device)` moves it.
+        dtype: of samples and mel values, torch.float32 or torch.float64.
 
     Attributes:
+        config: as given.
+        stft: the transform, with half spectra.
         filters: W, `(n_mels, n_fft // 2 + 1)`.
 
     Raises:
-        ValueError: a parameter is out of range.
-
-    Filters too narrow to meet a frequency of the transform are empty; a warning says how many.
-
-    Sources: Slaney 1998, Auditory Toolbox; O'Shaughnessy 1987 for the HTK formula.
+        ValueError: the transform that `config` describes does not exist.
     """
-
-    filters: Tensor
-    pseudo_inverse: Tensor
 
     def __init__(
         self,
-        stft: STFT,
-        sample_rate: float,
+        config: MelConfig,
         *,
-        n_mels: int = 80,
-        fmin: float = 0.0,
-        fmax: float | None = None,
-        scale: str = "slaney",
-        area_norm: bool = True,
-        power: float = 1.0,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        fmax = sample_rate / 2 if fmax is None else fmax
-        if not 0 <= fmin < fmax <= sample_rate / 2:
-            raise ValueError(
-                f"Parameters {fmin=}, {fmax=} are not 0 <= fmin < fmax <= {sample_rate / 2}, half the rate!"
-            )
-        if scale not in SCALES:
-            raise unknown_name("scale", scale, SCALES)
-        if power not in (1, 2):
-            raise ValueError(f"Parameter {power=} is not 1 (magnitude) or 2 (power)!")
-        self.stft = copy.deepcopy(stft).with_center(stft.center)
-        self.sample_rate, self.power = sample_rate, power
-        lowest, highest = _to_mel(np.array([fmin, fmax]), scale).tolist()
-        edges = _from_mel(np.linspace(lowest, highest, count(1, n_mels=n_mels) + 2), scale)
-        frequencies = np.arange(stft.n_fft // 2 + 1) * (sample_rate / stft.n_fft)
-        lower, centre, upper = (edges[i : i + n_mels, None] for i in range(3))
-        rising, falling = (frequencies - lower) / (centre - lower), (upper - frequencies) / (upper - centre)
-        filters = np.maximum(0, np.minimum(rising, falling))
-        if area_norm:
-            filters *= 2 / (upper - lower)
-        if empty := int((filters.max(1) == 0).sum()):
-            warnings.warn(
-                f"{empty} of {n_mels} mel filters meet no frequency: use fewer n_mels or a larger n_fft",
-                stacklevel=2,
-            )
-        for name, values in (("filters", filters), ("pseudo_inverse", np.linalg.pinv(filters))):
-            self.register_buffer(name, torch.from_numpy(values).to(stft.device, stft.dtype), persistent=False)
+        if not isinstance(config, MelConfig):
+            raise TypeError(f"Parameter config is a {type(config).__name__}: pass rtspecinv.MelConfig(...)!")
+        self.config = config
+        self.stft = config.stft(device=device, dtype=dtype)
+        self.bank = MelBank(config, device=device, dtype=dtype)
+
+    @property
+    def filters(self) -> Tensor:
+        """Triangular filters `(n_mels, n_fft // 2 + 1)`."""
+        return self.bank.filters
+
+    @property
+    def linear(self) -> Mel:
+        """The same without compression, of which `expand` makes the values."""
+        config = replace(self.config, compression=Compression())
+        return Mel(config, device=self.stft.device, dtype=self.stft.dtype)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Mel spectrogram `(*batch, n_mels, n_frames)` of samples `(*batch, n_samples)`; differentiable."""
-        magnitude = self.stft.magnitude(samples)
-        return self.filters @ (magnitude if self.power == 1 else magnitude.square())
+        if self.config.preemphasis:
+            before = torch.nn.functional.pad(samples, (1, 0))[..., :-1]
+            samples = samples - self.config.preemphasis * before
+        value: Tensor = self.bank(self.stft.magnitude(samples))
+        return value[..., :-1] if self.config.drop_last else value
 
-    @torch.no_grad()
-    def inverse(self, mel: Tensor) -> Tensor:
-        """Non-negative magnitudes of which `mel` is nearly the mel spectrogram.
-
-        The pseudo-inverse, clamped, then multiplicative steps `S <- S (W^T M) / (W^T W S)`, which never
-        increase `|W S - M|`.
-
-        Args:
-            mel: non-negative `(*batch, n_mels, n_frames)`, not a logarithm of it.
-
-        Returns:
-            Real `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` of `self.stft`,
-            whose spectra are one-sided. It has no gradient.
+    def expand(self, mel: Tensor | Array) -> Tensor:
+        """Undo compression: values `(*batch, n_mels, n_frames)` of `self.linear`, 0 where at the floor.
 
         Raises:
-            ValueError: another number of mel bands, negative values, NaN or infinity.
-
-        Source: Lee & Seung 2001, theorem 1.
+            ValueError: another number of mel bands, values that no mel spectrogram has, NaN or infinity.
         """
-        n_mels = len(self.filters)
-        mel = as_magnitude(mel, self.filters, "mel")
-        if mel.ndim < 2 or mel.shape[-2] != n_mels or not mel.shape[-1]:
-            raise ValueError(f"Parameter mel has shape {tuple(mel.shape)}, not (*batch, {n_mels}, n_frames)!")
-        if not bool(((mel >= 0) & mel.isfinite()).all()):
-            raise ValueError("Parameter mel is negative or not finite somewhere: undo its logarithm first!")
-        tiny, peak = torch.finfo(mel.dtype).tiny, _peak(mel)
-        mel = mel / peak
-        # Multiplying cannot leave 0, so everything that a filter sees starts a little above it.
-        values = (self.pseudo_inverse @ mel).clamp_min(1e-6 / float(self.filters.max()))
-        wanted = self.filters.mT @ mel
-        for _ in range(N_REFINEMENTS):
-            values = values * wanted / (self.filters.mT @ (self.filters @ values)).clamp_min(tiny)
-        return values * peak if self.power == 1 else values.sqrt() * peak.sqrt()
+        value = self.bank.expand(self._check(mel).mT).mT
+        return value.flip(-2) if self.config.flip else value
 
+    def inverse(self, mel: Tensor | Array) -> Tensor:
+        """Non-negative magnitudes whose mel spectrogram is nearly `mel`; pre-emphasis stays.
 
-def _peak(mel: Tensor) -> Tensor:
-    """Largest value of every item, `(*batch, 1, 1)`, 1 for silence."""
-    if not mel.numel():
-        return mel.new_ones(*mel.shape[:-2], 1, 1)
-    peak = mel.amax((-2, -1), keepdim=True)
-    return peak.where(peak > 0, 1)
+        Args:
+            mel: `(*batch, n_mels, n_frames)`, as `forward` gives it.
 
+        Returns:
+            Real `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` of `self.stft`.
 
-def _to_mel(frequency: Array, scale: str) -> Array:
-    if scale == "htk":
-        return 2595 * np.log10(1 + frequency / 700)
-    logarithmic = 15 + 27 * np.log(np.maximum(frequency, 1000) / 1000) / np.log(6.4)
-    return np.where(frequency < 1000, frequency * 3 / 200, logarithmic)
+        Raises:
+            ValueError, TypeError: as in `expand`.
 
+        How: `MelBank.inverse`.
+        """
+        return self.bank.inverse(self._check(mel).mT).mT
 
-def _from_mel(mel: Array, scale: str) -> Array:
-    if scale == "htk":
-        return 700 * (10 ** (mel / 2595) - 1)
-    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+    def inverter(self, *, extend: bool = False, **options: Any) -> MelInverter:
+        """Stream of mel frames to hops of samples; the arguments are those of `MelInverter`."""
+        home: dict[str, Any] = {"device": self.stft.device, "dtype": self.stft.dtype}
+        return MelInverter(self.config, extend=extend, **(home | options))
+
+    @torch.no_grad()
+    def invert(self, mel: Tensor | Array, *, length: int | None = None) -> Tensor:
+        """Samples of a whole mel spectrogram, by a stream that looks further ahead; a start for `lbfgs`.
+
+        Args:
+            mel: as in `inverse`.
+            length: samples to return; None is what the frames cover.
+
+        Returns:
+            Samples `(*batch, n_samples)`.
+
+        Raises:
+            ValueError, TypeError: as in `inverse`; a length that is no integer above 0.
+        """
+        value = self._check(mel)
+        look_ahead = self.config.stft(critical=True).look_back + 2
+        stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
+        samples = torch.cat([stream.push_many(value), stream.flush()], -1)[..., stream.latency :]
+        if length is None and self.config.drop_last:
+            length = value.shape[-1] * self.stft.hop_length
+        if length is None:
+            return samples
+        count(1, length=length)
+        return torch.nn.functional.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
+
+    def extra_repr(self) -> str:
+        """Parameters."""
+        return repr(self.config)
+
+    def _check(self, mel: Tensor | Array) -> Tensor:
+        n_mels = self.config.n_mels
+        value = as_magnitude(mel, self.filters, "mel")
+        if value.is_complex() or value.ndim < 2 or value.shape[-2] != n_mels or not value.shape[-1]:
+            transposed = value.ndim >= 2 and value.shape[-1] == n_mels
+            way_out = "it looks like (frames, mels), pass mel.mT" if transposed else "ask rtspecinv.diagnose"
+            raise ValueError(
+                f"Parameter mel has {value.dtype} and shape {tuple(value.shape)}, not real and "
+                f"(*batch, {n_mels}, n_frames): {way_out}!"
+            )
+        self.bank.check(value)
+        return value

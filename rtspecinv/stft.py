@@ -43,7 +43,9 @@ class STFT(torch.nn.Module):
         hop_length: samples from one frame to the next, at most `win_length`; None is `n_fft // 4`.
         win_length: samples under the window, which zeros centre in the frame; None is `n_fft`.
         window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
-        center: pad the samples so that frame `t` is centred on sample `t * hop_length`.
+        center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
+            `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); False
+            does not pad.
         pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
         normalized: scale the spectrum by `1 / sqrt(n_fft)`.
         onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.
@@ -54,7 +56,7 @@ class STFT(torch.nn.Module):
     Attributes:
         n_freq: frequencies in a public spectrum.
         look_back: earlier frames that overlap a frame, `ceil(n_fft / hop_length) - 1`.
-        padding: samples padded on each side, `n_fft // 2` if `center`, else 0.
+        padding: samples padded on each side, `n_fft // 2` if `center` is True, 0 if it is False.
         scale: `1 / sqrt(n_fft)` if `normalized`, else 1.
         window: `g`, `(n_fft,)`.
         dual_window: canonical dual `g[n] / sum_q g[n + qH]**2`, `(n_fft,)` (Griffin & Lim 1984, eq. 6).
@@ -76,7 +78,7 @@ class STFT(torch.nn.Module):
         *,
         win_length: int | None = None,
         window: str | Tensor | np.ndarray[Any, Any] = "hann",
-        center: bool = True,
+        center: bool | str = True,
         pad_mode: str = "reflect",
         normalized: bool = False,
         onesided: bool = True,
@@ -101,8 +103,10 @@ class STFT(torch.nn.Module):
         _check_real(dtype)
         self.n_freq = n_fft // 2 + 1 if onesided else n_fft
         self.look_back = -(-n_fft // hop_length) - 1
+        if not isinstance(center, bool) and center != "same":
+            raise ValueError(f"Parameter {center=} is not True, False or 'same'!")
         self.center, self.pad_mode, self.normalized, self.onesided = center, pad_mode, normalized, onesided
-        self.padding = n_fft // 2 if center else 0
+        self.padding = self._padding(center)
         self.scale = n_fft**-0.5 if normalized else 1.0
         self._window_label = window if isinstance(window, str) else "<values>"
 
@@ -131,7 +135,8 @@ class STFT(torch.nn.Module):
         """Samples that `analyze` needs at least."""
         if not self.center:
             return self.n_fft
-        return max(1, {"reflect": self.padding + 1, "circular": self.padding}.get(self.pad_mode, 1))
+        to_pad = {"reflect": self.padding + 1, "circular": self.padding}.get(self.pad_mode, 1)
+        return max(to_pad, self.n_fft - 2 * self.padding)
 
     def analyze(self, samples: Tensor) -> Tensor:
         """Spectrum of samples, `X[k, t] = scale * sum_n g[n] x[n + tH] exp(-2 pi i k n / n_fft)`.
@@ -209,10 +214,10 @@ class STFT(torch.nn.Module):
         samples = samples[..., self.padding : self.padding + _positive(length=length)]
         return F.pad(samples, (0, length - samples.shape[-1]))
 
-    def with_center(self, center: bool) -> STFT:
-        """This transform with half spectra, centred or not; it shares the windows."""
+    def with_center(self, center: bool | str) -> STFT:
+        """This transform with half spectra and another `center`; it shares the windows."""
         other = copy.copy(self)
-        other.center, other.padding = center, self.n_fft // 2 if center else 0
+        other.center, other.padding = center, self._padding(center)
         other.onesided, other.n_freq = True, self.n_fft // 2 + 1
         return other
 
@@ -258,6 +263,11 @@ class STFT(torch.nn.Module):
         names = "n_fft hop_length win_length center pad_mode normalized onesided dtype"
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
         return f"{shown}, device={str(self.device)!r}, window={self._window_label!r}"
+
+    def _padding(self, center: bool | str) -> int:
+        if center == "same":
+            return (self.n_fft - self.hop_length) // 2
+        return self.n_fft // 2 if center else 0
 
     @property
     def _norm(self) -> str:

@@ -25,7 +25,11 @@ ARROWS = {
     "batch": {"engines", "streaming", "updates", "projections", "phase", "inputs", "progress", "stft"},
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"batch", "inputs", "progress", "stft"},
-    "mel": {"inputs", "stft"},
+    "mel_bank": {"inputs", "stft"},
+    "mel_stream": {"mel_bank", "engines", "streaming", "updates", "inputs"},
+    "mel": {"mel_bank", "mel_stream", "inputs"},
+    "mel_presets": {"mel", "mel_bank", "stft"},
+    "diagnosis": {"mel_presets", "mel_bank", "inputs"},
     "methods": {
         *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
     },
@@ -39,8 +43,8 @@ ARROWS = {
     "plots": set(),
     "__init__": {
         *("engines", "metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
-        *("analysis", "transforms"),
-        *("batch", "blocks", "descent", "mel", "methods"),
+        *("analysis", "transforms", "batch", "blocks", "descent", "methods"),
+        *("mel", "mel_bank", "mel_stream", "mel_presets", "diagnosis"),
     },
     "cli": {
         "",

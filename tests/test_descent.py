@@ -7,13 +7,13 @@ import torch
 from test_batch import sound
 from torch import Tensor
 
-from rtspecinv import STFT, Mel, lbfgs
+from rtspecinv import STFT, Mel, MelConfig, lbfgs
 from rtspecinv.batch import Iteration
 from rtspecinv.metrics import sc
 
 STFT_ = STFT(256, 64)
 SOUND = sound(4000).float()
-MEL = Mel(STFT_, 8000, n_mels=30)
+MEL = Mel(MelConfig(8000, 256, 64, n_mels=30))
 
 
 def told(target: Tensor, transform, **options) -> list[Iteration]:

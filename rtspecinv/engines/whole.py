@@ -27,8 +27,8 @@ class Space:
         natural = self.n_covered - 2 * stft.padding
         # A signal of this length has n_frames frames too, and its last samples are in them.
         n_centred = length if length and natural <= length < natural + stft.hop_length else natural
-        centred = stft.center and n_centred >= stft.n_needed
-        self.stft = stft.with_center(centred)
+        centred = bool(stft.center) and n_centred >= stft.n_needed
+        self.stft = stft.with_center(stft.center if centred else False)
         self.n_samples = n_centred if centred else self.n_covered
         self.n_out = natural if length is None else length
         self.offset = stft.padding if stft.center and not centred else 0

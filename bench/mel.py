@@ -1,0 +1,265 @@
+"""Prints how good and how fast mel spectrograms are inverted, beside librosa; see bench/README.md.
+
+python bench/mel.py                    every table
+python bench/mel.py --only w           one of them
+python bench/mel.py --write            put into bench/README.md as well
+python bench/mel.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import protocol
+import torch
+from page import ROOT, commit, processor, replace_between, run
+from protocol import A, Clips
+from tables import Bench, number, table
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv import mel_bank
+from rtspecinv.mel_bank import MelBank
+from rtspecinv.metrics import spectral_convergence
+from rtspecinv.updates import ADMM, RAAR
+
+try:
+    import librosa
+except ImportError:  # a peer, not a part
+    librosa = None
+
+PRESET = rtspecinv.presets["hifigan-22k"]
+CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, framed as librosa's Griffin-Lim wants it
+TUNED = [  # seconds and speed of excerpts that have no part in the reported clips
+    *((begin, 1.0) for begin in (4.6, 5.1, 5.6, 6.0)),
+    *((begin, 1.08) for begin in (4.6, 5.1, 5.6)),
+    *((begin, 0.93) for begin in (4.6, 5.2, 5.8, 6.2)),
+    (5.1, 1.2),
+]
+LIVE = "**live, look_ahead 3**"
+Method = Callable[[Tensor], Tensor]
+
+
+def speech(clips: Clips) -> Clips:
+    """The clips of speech, or all if there are none."""
+    chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")]
+    chosen = chosen or list(range(len(clips.names)))
+    return Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
+
+
+def live(mel: Tensor, **options: Any) -> Tensor:
+    inverter = PRESET.inverter(**options)
+    return torch.cat([inverter.push_many(mel), inverter.flush()])[inverter.latency :]
+
+
+def by_librosa(samples: Tensor, n_iter: int) -> Tensor:
+    mel = CENTRED.expand(CENTRED(samples)).numpy()
+    magnitude = librosa.feature.inverse.mel_to_stft(mel, sr=22050, n_fft=1024, power=1.0, fmax=8000)
+    found = librosa.griffinlim(magnitude, n_iter=n_iter, n_fft=1024, hop_length=256, random_state=0)
+    return torch.from_numpy(found)
+
+
+def descent(mel: Tensor, length: int, n: int, linear: bool) -> Tensor:
+    target, transform = (PRESET.expand(mel), PRESET.linear) if linear else (mel, PRESET)
+    start = PRESET.invert(mel, length=length)
+    return rtspecinv.lbfgs(target, transform, initial=start, n_iter=n, max_evaluations=n)
+
+
+def methods(length: int) -> Iterator[tuple[str, str, Method]]:
+    """Name, latency, and what makes samples of a clip."""
+    if librosa:
+        yield "librosa: NNLS, griffinlim 32", "", lambda x: by_librosa(x, 32)
+        yield "librosa: NNLS, griffinlim 200", "", lambda x: by_librosa(x, 200)
+    for look_ahead in (0, 1, 3):
+        name = LIVE if look_ahead == 3 else f"live, look_ahead {look_ahead}"
+        latency = PRESET.inverter(look_ahead=look_ahead, engine="eager").latency
+        yield (
+            name,
+            f"{1000 * latency / A.sample_rate:.0f} ms",
+            lambda x, k=look_ahead: live(PRESET(x), look_ahead=k),
+        )
+    yield "the same, extend=True", "", lambda x: live(PRESET(x), look_ahead=3, extend=True)
+    yield "offline: invert", "", lambda x: PRESET.invert(PRESET(x))
+    yield "offline: lbfgs of the logarithms, 200", "", lambda x: descent(PRESET(x), length, 200, False)
+    for n in (50, 200):
+        name = f"offline: lbfgs without logarithms, {n}"
+        yield (
+            f"**{name}**" if n == 200 else name,
+            "",
+            lambda x, n=n: descent(PRESET(x), length, n, True),
+        )
+
+
+def section_w(bench: Bench) -> str:
+    """Mel spectrograms of "hifigan-22k", 80 bands up to 8 kHz, of the speech.
+
+    "SC dB, mel": spectral convergence of mel spectrograms without logarithms. "Real-time factor": seconds of
+    work per second of sound, analysis and setting up included. Targets: live with
+    look_ahead 3 PESQ 3.1, ESTOI .95; offline PESQ 3.3.
+    """
+    header = ["method", "latency", "PESQ", "ESTOI", "SC dB, mel", "real-time factor"]
+    return table(header, _rows_w(bench))
+
+
+@cache
+def _rows_w(bench: Bench) -> list[list[str]]:
+    clips = speech(bench.clips(A))
+    return [_judged(*method, clips) for method in methods(clips.samples.shape[-1])]
+
+
+def _judged(name: str, latency: str, method: Method, clips: Clips) -> list[str]:
+    live(PRESET(clips.samples[0]))  # what is compiled is compiled by now
+    begin = time.perf_counter()
+    found = torch.stack([_to_length(method(x), clips.samples.shape[-1]) for x in clips.samples])
+    factor = (time.perf_counter() - begin) / clips.samples.numel() * A.sample_rate
+    opinion, intelligible = protocol.speech_quality(A, found, clips)
+    ours, wanted = (PRESET.linear(x)[..., 4:-4] for x in (found, clips.samples))
+    distance = spectral_convergence(ours, wanted).mean()
+    judged = [number(opinion), number(intelligible, 3), number(float(distance)), number(factor, 3)]
+    return [name, latency, *judged]
+
+
+def _to_length(samples: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def write_summary(letter: str, bench: Bench) -> None:
+    """Put rows of table w into the README of the project."""
+    if letter != "w" or not bench.files:
+        return
+    chosen = (
+        "librosa: NNLS, griffinlim 32",
+        LIVE,
+        "offline: invert",
+        "**offline: lbfgs without logarithms, 200**",
+    )
+    rows = [row for row in _rows_w(bench) if row[0] in chosen]
+    text = table(["method", "latency", "PESQ", "ESTOI", "SC dB, mel", "real-time factor"], rows)
+    caption = (
+        "Mean of two voices, 4 s each, `hifigan-22k`. From "
+        f"[bench/README.md](bench/README.md#mel-spectrograms), commit {commit()}, {processor()}, "
+        f"torch {torch.__version__}."
+    )
+    replace_between(ROOT / "README.md", "mel", f"{text}\n\n{caption}\n")
+
+
+def section_x(bench: Bench) -> str:
+    """What the choices give, live, look_ahead 3, where they were made.
+
+    24 excerpts of the two voices that have no part in table w, but overlap each other, some at another speed.
+    "Start" is what the multiplicative steps begin with: levels interpolated between bands, the clamped
+    pseudo-inverse, or, half and half on a logarithmic scale, the last frame. Steps are relaxed by 1.5 unless
+    said otherwise. "Change" is to the choice, with its standard error over the excerpts; chance
+    alone moves PESQ of some of them by far more than that.
+    """
+    parts = [speech(protocol.read_clips(bench.files, A.sample_rate, *where)) for where in TUNED]
+    clips = Clips(sum((p.names for p in parts), ()), torch.cat([p.samples for p in parts]))
+    mel = PRESET(clips.samples)
+    magnitude = PRESET.stft.magnitude(clips.samples)
+    interpolated = PRESET.inverse(mel)
+    rows: list[list[str]] = []
+    known: dict[str, Tensor] = {}
+
+    def add(name: str, given: Tensor, **options: Any) -> None:
+        inverter = rtspecinv.StreamingInverter(
+            PRESET.stft, look_ahead=3, batch_shape=given.shape[:1], **({"update": "admm"} | options)
+        )
+        found = torch.cat([inverter.push_many(given), inverter.flush()], -1)[..., inverter.latency :]
+        scores = torch.tensor(
+            [protocol._speech_scores(x, y, A.sample_rate) for x, y in zip(found, clips.samples, strict=True)]
+        )
+        change = scores - known.setdefault("choice", scores)
+        mean, by, error = scores.mean(0), change.mean(0), change.std(0) / len(scores) ** 0.5
+        shown = [[f"{mean[i]:.{d}f}", f"{by[i]:+.{d}f} ± {error[i]:.{d}f}"] for i, d in ((0, 2), (1, 3))]
+        rows.append(
+            [name, number(float(spectral_convergence(given, magnitude).mean())), *shown[0], *shown[1]]
+        )
+
+    add("**interpolated, 5 steps, ADMM(rho=0.1)**", interpolated)
+    add("the true magnitudes", magnitude)
+    for n_steps in (0, 1, 3, 10, 30):
+        with mock.patch.object(mel_bank, "N_STEPS", n_steps):
+            add(f"{n_steps} steps", PRESET.inverse(mel))
+    for relaxation in (1.0, 1.9):
+        with mock.patch.object(mel_bank, "RELAXATION", relaxation):
+            add(f"relaxed by {relaxation}", PRESET.inverse(mel))
+    for name, kind in (("pseudo-inverse", "pinv"), ("last frame", "last")):
+        for n_steps in (0, 5):
+            add(f"start: {name}, {n_steps} steps", other_start(mel, kind, n_steps))
+    add("extend=True", MelBank(PRESET.config, extend=True).inverse(mel.mT).mT)
+    for update in ("raar", RAAR(beta=0.7), "fgla", "agla", "dm", "rtisi", ADMM(rho=0.03), ADMM(rho=0.3)):
+        add(str(update), interpolated, update=update)
+    for n_iter in (4, 16, 32):
+        add(f"{n_iter} iterations", interpolated, n_iter=n_iter)
+    for init in ("gradient", "peaks"):
+        add(f"init {init}", interpolated, init=init)
+    return table(["variant", "SC dB of the magnitudes", "PESQ", "change", "ESTOI", "change"], rows)
+
+
+def other_start(mel: Tensor, kind: str, n_steps: int) -> Tensor:
+    """Magnitudes by the same steps from another start."""
+    bank, frames = PRESET.bank, PRESET.expand(mel).mT
+    pseudo_inverse = torch.linalg.pinv(bank.filters.double()).float()
+    found, last = [], None
+    for frame in frames.unbind(-2):
+        peak = frame.amax(-1, keepdim=True).clamp_min(1e-20)
+        if kind == "pinv":
+            values = (frame @ pseudo_inverse.mT).clamp_min(1e-4 * peak)
+        else:
+            with mock.patch.object(mel_bank, "N_STEPS", 0):
+                values = bank.unmix(frame)
+            if last is not None:
+                louder = values.sum(-1, keepdim=True) / last.sum(-1, keepdim=True).clamp_min(1e-20)
+                values = (values * last * louder).sqrt()
+        for _ in range(n_steps):
+            ratio = frame / (values @ bank.filters.mT).clamp_min(1e-20 * peak)
+            values = values * (ratio @ bank.shares.mT).pow(mel_bank.RELAXATION)
+        last = values.clamp_min(1e-7 * peak)
+        found.append(values)
+    return torch.stack(found, -1)
+
+
+def section_y(bench: Bench) -> str:
+    """Cost of a push, mel and linear in turn, look_ahead 3, 8 iterations, one stream.
+
+    Medians of 600 pushes of each, µs, and the ratio to the linear push with its default rule. Target: 2.
+    """
+    samples, rows = speech(bench.clips(A)).samples[0], []
+    mel, magnitude = (frames.mT.contiguous() for frames in (PRESET(samples), PRESET.stft.magnitude(samples)))
+    for engine in ("numba", "eager"):
+        options = {"look_ahead": 3, "engine": engine}
+        pushes = {
+            "linear, raar": (rtspecinv.StreamingInverter(PRESET.stft, **options).push, magnitude),
+            "linear, admm": (
+                rtspecinv.StreamingInverter(PRESET.stft, update="admm", **options).push,
+                magnitude,
+            ),
+            "mel": (PRESET.inverter(**options).push, mel),
+            "mel, raar": (PRESET.inverter(update="raar", **options).push, mel),
+        }
+        times: dict[str, list[float]] = {name: [] for name in pushes}
+        for i in range(650):
+            for name, (push, frames) in pushes.items():
+                begin = time.perf_counter()
+                push(frames[i % len(frames)])
+                times[name].append(time.perf_counter() - begin)
+        median = {name: statistics.median(t[50:]) for name, t in times.items()}
+        for name, seconds in median.items():
+            ratio = seconds / median["linear, raar"]
+            factor = seconds * A.sample_rate / A.hop_length
+            rows.append([engine, name, f"{1e6 * seconds:.0f}", number(ratio), number(factor, 3)])
+    return table(["engine", "push", "µs", "ratio", "real-time factor"], rows)
+
+
+SECTIONS = {"w": section_w, "x": section_x, "y": section_y}
+
+if __name__ == "__main__":
+    if librosa is None:
+        print('librosa is not installed: rows without it (pip install "rtspecinv[bench]").\n')
+    sys.exit(run(__doc__, SECTIONS, ",".join(SECTIONS), "mel", after=write_summary))

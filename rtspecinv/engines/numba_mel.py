@@ -1,0 +1,99 @@
+"""Magnitudes of mel values in compiled code: the steps of `MelBank.unmix`, which is the reference.
+
+A frequency is heard by at most two bands, which are neighbours, so a step costs a few operations for each
+frequency rather than one for each band and frequency. Frequencies are visited by the lower of the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class Tables(NamedTuple):
+    """What `unmix` needs of a bank; of the bands that hear a frequency, one is the lower, one the upper."""
+
+    begin: Array  # (n_mels + 1,): from begin[m] to begin[m + 1], m is the lower band
+    filters: Array  # (2, n_freq)
+    shares: Array  # (2, n_freq)
+    near: Array  # (2, n_freq): the bands that its start lies between, and their weights
+    level: Array  # (2, n_freq)
+    density: Array  # (n_freq,)
+    beyond: Array  # (n_freq,)
+    at_least: Array  # (n_mels + 1,)
+    floor: Array  # (n_mels,)
+
+
+def tables(
+    filters: Array,
+    shares: Array,
+    interpolation: Array,
+    density: Array,
+    beyond: Array,
+    at_least: Array,
+    floor: Array,
+) -> Tables:
+    """Tables of the constants of a bank, filters being `(n_mels, n_freq)`, shares its like transposed."""
+    n_mels, n_freq = filters.shape
+    band = np.maximum.accumulate(np.where((filters > 0).any(0), (filters > 0).argmax(0), 0))
+    pairs = np.stack([band, band + 1]), np.arange(n_freq)
+    none = np.zeros_like(filters[:1])
+    near = np.argsort(-interpolation, axis=1, kind="stable")[:, :2].T[[0, -1]]
+    level = interpolation[np.arange(n_freq), near] * np.array([[1], [n_mels > 1]])
+    return Tables(
+        np.searchsorted(band, np.arange(n_mels + 1)),
+        np.concatenate([filters, none])[pairs],
+        np.concatenate([shares.T, none])[pairs],
+        np.ascontiguousarray(near),
+        level.astype(filters.dtype),
+        density,
+        beyond,
+        np.append(at_least, at_least.dtype.type(1)),
+        floor,
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def unmix(
+    mel: Array, constants: Tables, n_steps: int, quietest: float, is_power: bool, magnitude: Array
+) -> None:
+    """Write magnitudes `(n_streams, n_freq)` of non-negative mel values `(n_streams, n_mels)`."""
+    begin, filters, shares, near, level, density, beyond, at_least, floor = constants
+    (n_streams, n_mels), n_freq = mel.shape, len(density)
+    number = mel.dtype.type
+    value, log = np.zeros(n_mels + 1, mel.dtype), np.empty(n_mels, mel.dtype)
+    ratio = np.empty(n_mels + 1, mel.dtype)
+    for stream in range(n_streams):
+        found = magnitude[stream]
+        peak = number(0)
+        for m in range(n_mels):
+            value[m] = mel[stream, m] if mel[stream, m] > floor[m] else 0
+            peak = max(peak, value[m])
+        if peak == 0:
+            found[:] = 0
+            continue
+        for m in range(n_mels):
+            value[m] /= peak
+            log[m] = np.log(max(value[m], number(quietest)))
+        for k in range(n_freq):
+            found[k] = np.exp(density[k] + level[0, k] * log[near[0, k]] + level[1, k] * log[near[1, k]])
+        for _ in range(n_steps):
+            upper = number(0)
+            for m in range(n_mels):
+                lower, total = upper, at_least[m]
+                upper = number(0)
+                for k in range(begin[m], begin[m + 1]):
+                    total += filters[0, k] * found[k]
+                    upper += filters[1, k] * found[k]
+                ratio[m] = value[m] / (total + lower)
+            ratio[n_mels] = 0
+            for m in range(n_mels):
+                for k in range(begin[m], begin[m + 1]):
+                    factor = shares[0, k] * ratio[m] + shares[1, k] * ratio[m + 1] + beyond[k]
+                    found[k] *= factor * np.sqrt(factor)
+        for k in range(n_freq):
+            found[k] = np.sqrt(found[k] * peak) if is_power else found[k] * peak

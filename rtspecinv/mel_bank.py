@@ -1,0 +1,405 @@
+"""Mel frames and the magnitudes they may have come from, one frame at a time.
+
+samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> what a model sees
+                                magnitude <--steps-- start <--bands-- mel <--expansion-- what a model says
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.inputs import Array, count
+from rtspecinv.stft import STFT, unknown_name
+
+SCALES = ("slaney", "htk")
+CURVES = ("power", "ln", "log10", "dB")
+
+# Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
+# Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
+# would be one more state. Measured in bench/README.md, table x.
+N_STEPS = 5
+RELAXATION = 1.5
+QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
+
+AT_FLOOR = 1e-4  # values within this share of the floor are the floor, that is silence
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What is done to mel values x, and undone: `y = (clip(gain c(max(x, floor)) + offset) - mean) / std`.
+
+    The curve c is `(x / reference)**exponent` ("power"), `ln(x / reference)`, `log10(x / reference)` or "dB",
+    `20 log10(x / reference)` of magnitudes and half of that of powers. The default changes nothing.
+
+    Args:
+        curve: "power", "ln", "log10" or "dB".
+        floor: least x; logarithms need one above 0.
+        exponent: of "power".
+        reference: x that becomes 1, or 0 of a logarithm.
+        dynamic_range: values of the curve further under the largest of their spectrogram are raised to that;
+            it cannot be undone, nor known before the whole is there.
+        gain, offset: affine map of the curve.
+        clip: least and largest value of the affine map.
+        mean, std: statistics, one number or one for each band.
+
+    Raises:
+        ValueError: a parameter is out of range.
+    """
+
+    curve: str = "power"
+    floor: float = 0.0
+    exponent: float = 1.0
+    reference: float = 1.0
+    dynamic_range: float | None = None
+    gain: float = 1.0
+    offset: float = 0.0
+    clip: tuple[float, float] | None = None
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.curve not in CURVES:
+            raise unknown_name("curve", self.curve, CURVES)
+        if not 0 <= self.floor < math.inf or (self.curve != "power" and not self.floor):
+            raise ValueError(f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs!")
+        for name in ("exponent", "reference"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"Parameter {name}={getattr(self, name)} is not above 0!")
+        if self.dynamic_range is not None and not self.dynamic_range > 0:
+            raise ValueError(f"Parameter dynamic_range={self.dynamic_range} is not above 0!")
+        if not self.gain or not math.isfinite(self.gain) or not math.isfinite(self.offset):
+            raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone!")
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
+        for name in ("mean", "std"):  # arrays become tuples, so that a configuration can be compared
+            value = np.asarray(getattr(self, name), np.float64)
+            if not np.isfinite(value).all() or value.ndim > 1 or (name == "std" and not (value > 0).all()):
+                raise ValueError(f"Parameter {name} is not finite, above 0 if std, and a number or a list!")
+            object.__setattr__(self, name, float(value) if value.ndim == 0 else tuple(value.tolist()))
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """All that says how samples become a mel spectrogram.
+
+    Args:
+        sample_rate: Hz.
+        n_fft, hop_length, win_length, center, pad_mode: as in `STFT`; the window is a periodic Hann window.
+        n_mels: bands.
+        fmin: lower edge of the first band, Hz.
+        fmax: upper edge of the last band, Hz; None is half the sample rate.
+        scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
+            "htk" (`2595 log10(1 + f / 700)`).
+        area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).
+        power: exponent of the magnitudes, 1 or 2.
+        epsilon: added to the squared magnitudes.
+        drop_last: leave out the last frame.
+        flip: the highest band comes first, as in pictures.
+        preemphasis: a of `x[n] - a x[n-1]`, which samples go through first.
+        compression: of the mel values.
+
+    Raises:
+        ValueError: a parameter is out of range.
+
+    Sources: Slaney 1998, Auditory Toolbox; O'Shaughnessy 1987 for the HTK formula.
+    """
+
+    sample_rate: float
+    n_fft: int = 1024
+    hop_length: int = 256
+    win_length: int | None = None
+    n_mels: int = 80
+    fmin: float = 0.0
+    fmax: float | None = None
+    scale: str = "slaney"
+    area_norm: bool = True
+    power: float = 1.0
+    epsilon: float = 0.0
+    center: bool | str = True
+    pad_mode: str = "reflect"
+    drop_last: bool = False
+    flip: bool = False
+    preemphasis: float = 0.0
+    compression: Compression = field(default_factory=Compression)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sample_rate < math.inf:
+            raise ValueError(f"Parameter sample_rate={self.sample_rate} is not above 0 Hz!")
+        half = self.sample_rate / 2
+        if not 0 <= self.fmin < self.highest <= half:
+            raise ValueError(
+                f"Parameters fmin={self.fmin}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half}, "
+                "half the rate!"
+            )
+        if self.scale not in SCALES:
+            raise unknown_name("scale", self.scale, SCALES)
+        if self.power not in (1, 2):
+            raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)!")
+        if not 0 <= self.epsilon < 1:
+            raise ValueError(f"Parameter epsilon={self.epsilon} is not from 0 to 1!")
+        if not 0 <= self.preemphasis < 1:
+            raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
+        count(1, n_mels=self.n_mels)
+        for name in ("mean", "std"):
+            value = getattr(self.compression, name)
+            if isinstance(value, tuple) and len(value) != self.n_mels:
+                raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}!")
+
+    @property
+    def highest(self) -> float:
+        """Upper edge of the last band, Hz."""
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+    @property
+    def oversampling(self) -> int:
+        """Every how many frequencies there is one that frames without zeros around the window have too."""
+        win_length = self.win_length or self.n_fft
+        return 1 if self.n_fft % win_length or self.center is False else self.n_fft // win_length
+
+    def stft(self, *, critical: bool = False, **options: Any) -> STFT:
+        """Transform that the magnitudes come from, or the one without their oversampling.
+
+        Args:
+            critical: leave out zeros around the window, where that leaves every `oversampling`-th frequency:
+                the same frames, smaller.
+            options: `device` and `dtype`.
+        """
+        factor = self.oversampling if critical else 1
+        return STFT(
+            self.n_fft // factor,
+            self.hop_length,
+            win_length=self.win_length,
+            center=self.center,
+            pad_mode=self.pad_mode,
+            **options,
+        )
+
+
+def mel_filters(config: MelConfig) -> tuple[Array, Array]:
+    """Triangular filters `(n_mels, n_fft // 2 + 1)` and their centres in Hz, `(n_mels,)`, in float64."""
+    lowest, highest = _to_mel(np.array([config.fmin, config.highest]), config.scale).tolist()
+    edges = _from_mel(np.linspace(lowest, highest, config.n_mels + 2), config.scale)
+    frequencies = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
+    lower, centre, upper = (edges[i : i + config.n_mels, None] for i in range(3))
+    rising, falling = (frequencies - lower) / (centre - lower), (upper - frequencies) / (upper - centre)
+    filters = np.maximum(0, np.minimum(rising, falling))
+    return filters * (2 / (upper - lower)) if config.area_norm else filters, centre[:, 0]
+
+
+class MelBank(torch.nn.Module):
+    """Mel frames of magnitudes, and magnitudes of mel frames.
+
+    Args:
+        config: what a mel spectrogram is.
+        extend: above the last band, go on with its level rather than with nothing.
+        device, dtype: of the frames.
+
+    Attributes:
+        filters: W, `(n_mels, n_fft // 2 + 1)`.
+
+    Filters too narrow to meet a frequency of the transform are empty; a warning says how many.
+    """
+
+    filters: Tensor
+    shares: Tensor
+    interpolation: Tensor
+    density: Tensor
+    at_least: Tensor
+    beyond: Tensor
+    floor: Tensor
+    limit: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: MelConfig,
+        *,
+        extend: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.config, self.extend = config, extend
+        filters, centres = mel_filters(config)
+        area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
+        live = area > 0
+        if empty := int((~live).sum()):
+            warnings.warn(
+                f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
+                "n_fft",
+                stacklevel=3,
+            )
+        frequencies = np.arange(len(heard)) * (config.sample_rate / config.n_fft)
+        weights = _interpolation(frequencies, centres, live)
+        above = (heard == 0) & (frequencies > centres[-1])
+        constants = {
+            "filters": filters,
+            # W^T over its row sums: of the bands that hear a frequency, how much each says about it.
+            "shares": np.divide(filters, heard, out=np.zeros_like(filters), where=heard > 0).T,
+            # Of logarithms of the bands, to those of every frequency.
+            "interpolation": weights,
+            "density": -weights @ np.log(np.where(live, area, 1.0)),
+            "at_least": np.where(live, 1e-20, 1.0),  # keeps divisions finite
+            "beyond": (above if extend else np.zeros_like(heard)).astype(float),
+            "floor": np.maximum(config.compression.floor, area * config.epsilon ** (config.power / 2)),
+            "mean": np.broadcast_to(np.asarray(config.compression.mean, float), area.shape),
+            "std": np.broadcast_to(np.asarray(config.compression.std, float), area.shape),
+        }
+        for name, values in constants.items():
+            buffer = torch.from_numpy(np.array(values)).to(device, dtype)
+            self.register_buffer(name, buffer, persistent=False)
+        self._set_limits()
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Mel spectrogram `(*batch, n_mels, n_frames)` of `(*batch, n_fft // 2 + 1, n_frames)`."""
+        config, compression = self.config, self.config.compression
+        if config.epsilon:
+            magnitude = (magnitude.square() + config.epsilon).sqrt()
+        mel = self.filters @ (magnitude if config.power == 1 else magnitude.square())
+        value = self._curve(mel.clamp_min(compression.floor) if compression.floor else mel)
+        if compression.dynamic_range is not None:
+            value = value.maximum(value.amax((-2, -1), keepdim=True) - compression.dynamic_range)
+        value = self._affine(value.mT).mT
+        return value.flip(-2) if config.flip else value
+
+    def expand(self, frame: Tensor) -> Tensor:
+        """Mel values x of frames `(..., n_mels)` as `forward` gives them, 0 at the floor."""
+        return self._silenced(self.undo(frame))
+
+    def undo(self, frame: Tensor) -> Tensor:
+        """Mel values x of frames `(..., n_mels)`, with what is left at the floor."""
+        return self._invert_curve(frame.flip(-1) if self.config.flip else frame)
+
+    def _silenced(self, mel: Tensor) -> Tensor:
+        return mel.where(mel > self.floor, 0)
+
+    def inverse(self, frame: Tensor) -> Tensor:
+        """Non-negative magnitudes `(..., n_fft // 2 + 1)` whose mel frames are nearly `(..., n_mels)`.
+
+        Levels are interpolated between the bands on a logarithmic scale; then come relaxed multiplicative
+        steps `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, w being `W^T` over its row sums, which decrease the
+        Kullback-Leibler divergence of `W S` from M.
+
+        Source: Lee & Seung 2001, theorem 2; relaxed as in Lucy 1974 and its successors.
+        """
+        return self.unmix(self.undo(frame))
+
+    def unmix(self, mel: Tensor) -> Tensor:
+        """Magnitudes of mel values as `undo` gives them; see `inverse`."""
+        mel = self._silenced(mel)
+        peak = mel.amax(-1, keepdim=True)
+        mel = mel / peak.where(peak > 0, 1)
+        values = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density).exp()
+        for _ in range(N_STEPS):
+            ratio = mel / F.linear(values, self.filters, self.at_least)
+            values = values * F.linear(ratio, self.shares, self.beyond).pow(RELAXATION)
+        values = values * peak
+        return values if self.config.power == 1 else _root(values)
+
+    def check(self, frame: Tensor) -> None:
+        """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
+        if not frame.numel():
+            return
+        low, high = (
+            float(value) for value in torch.aminmax(frame.detach() if frame.requires_grad else frame)
+        )
+        if not (math.isfinite(low) and math.isfinite(high)):
+            odd = high if math.isfinite(low) else low
+            raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted!")
+        if low < self._lowest:
+            raise ValueError(
+                f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
+                "so with Compression(curve='ln'), or ask rtspecinv.diagnose!"
+            )
+        if high > self._highest:
+            raise ValueError(
+                f"Parameter mel has the value {high:g}, which overflows where values are up to "
+                f"{self._highest:.3g}: ask rtspecinv.diagnose what it is!"
+            )
+
+    def _curve(self, mel: Tensor) -> Tensor:
+        compression = self.config.compression
+        mel = mel / compression.reference if compression.reference != 1 else mel
+        if compression.curve == "power":
+            return mel if compression.exponent == 1 else mel.pow(compression.exponent)
+        return mel.log() * self._per_nat()
+
+    def _per_nat(self) -> float:
+        """Growth of a logarithmic curve where its argument grows by a factor of e."""
+        return {"ln": 1.0, "log10": 1 / math.log(10), "dB": 20 / self.config.power / math.log(10)}[
+            self.config.compression.curve
+        ]
+
+    def _affine(self, value: Tensor) -> Tensor:
+        """Affine map, clipping and statistics of `(..., n_mels)`."""
+        compression = self.config.compression
+        if (compression.gain, compression.offset) != (1, 0):
+            value = value * compression.gain + compression.offset
+        if compression.clip is not None:
+            value = value.clamp(*compression.clip)
+        return (value - self.mean) / self.std if self._has_statistics() else value
+
+    def _invert_curve(self, value: Tensor) -> Tensor:
+        compression = self.config.compression
+        if self._has_statistics():
+            value = value * self.std + self.mean
+        if compression.clip is not None:
+            value = value.clamp(*compression.clip)
+        if (compression.gain, compression.offset) != (1, 0):
+            value = (value - compression.offset) / compression.gain
+        if compression.curve != "power":
+            value = (value / self._per_nat()).exp()
+        elif compression.exponent != 1:
+            value = value.clamp_min(0).pow(1 / compression.exponent)
+        return value * compression.reference if compression.reference != 1 else value
+
+    def _has_statistics(self) -> bool:
+        return (self.config.compression.mean, self.config.compression.std) != (0, 1)
+
+    def _set_limits(self) -> None:
+        """Floor after what compression does to it, and the range of values that can be expanded."""
+        compression = self.config.compression
+        floor = self._invert_curve(self._affine(self._curve(self.floor)))
+        self.floor.copy_(floor * (1 + AT_FLOOR))
+        large = torch.full_like(floor, torch.finfo(floor.dtype).max ** 0.9)
+        ends = torch.stack([self._affine(self._curve(end)) for end in (torch.zeros_like(large), large)])
+        bounded = compression.clip is not None  # what is beyond is clipped
+        self._lowest = -math.inf if bounded or compression.curve != "power" else float(ends.amin())
+        self._highest = math.inf if bounded else float(ends.amax())
+
+
+def _root(values: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0."""
+    positive = values > 0
+    return values.where(positive, 1).sqrt() * positive
+
+
+def _interpolation(frequencies: Array, centres: Array, live: Array) -> Array:
+    """Weights `(n_freq, n_mels)` between the centres of the bands that hear something."""
+    weights = np.zeros((len(frequencies), len(centres)))
+    for column, band in enumerate(np.flatnonzero(live)):
+        weights[:, band] = np.interp(frequencies, centres[live], np.eye(live.sum())[column])
+    return weights
+
+
+def _to_mel(frequency: Array, scale: str) -> Array:
+    if scale == "htk":
+        return 2595 * np.log10(1 + frequency / 700)
+    logarithmic = 15 + 27 * np.log(np.maximum(frequency, 1000) / 1000) / np.log(6.4)
+    return np.where(frequency < 1000, frequency * 3 / 200, logarithmic)
+
+
+def _from_mel(mel: Array, scale: str) -> Array:
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))

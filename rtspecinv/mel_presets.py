@@ -1,0 +1,137 @@
+"""Mel spectrograms of known models, each as its own source computes it.
+
+All have a periodic Hann window and reflect at the edges. The number of bands does not say enough: they
+differ in the scale of the bands, what is added, where frames lie, and the logarithm. Layout here is always
+`(n_mels, n_frames)`; what ESPnet, Parallel WaveGAN and SpeechT5 save is `(n_frames, n_mels)`: pass `mel.mT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from rtspecinv.mel import Mel
+from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.stft import unknown_name
+
+_LN = Compression("ln", floor=1e-5)
+
+# jik876/hifi-gan, meldataset.py (mel_spectrogram); sizes: Kong, Kim & Bae 2020, and the LJ Speech
+# settings that NVIDIA/tacotron2, hparams.py has in common with it.
+_HIFIGAN = MelConfig(22050, 1024, 256, fmax=8000, epsilon=1e-9, center="same", compression=_LN)
+
+# openai/whisper, whisper/audio.py (log_mel_spectrogram).
+_WHISPER = MelConfig(
+    16000,
+    400,
+    160,
+    power=2,
+    drop_last=True,
+    compression=Compression("log10", floor=1e-10, dynamic_range=8, gain=0.25, offset=1),
+)
+
+# kan-bayashi/ParallelWaveGAN, parallel_wavegan/bin/preprocess.py (logmelfilterbank) and
+# egs/ljspeech/voc1/conf/parallel_wavegan.v1.yaml; statistics are the data's: pass them as mean and std.
+_PARALLEL_WAVEGAN = MelConfig(
+    22050, 1024, 256, fmin=80, fmax=7600, compression=Compression("log10", floor=1e-10)
+)
+
+CONFIGS: dict[str, MelConfig] = {
+    "hifigan-22k": _HIFIGAN,
+    # NVIDIA/BigVGAN, meldataset.py, and its table of models in README.md (sample rate, bands, fmax, hop).
+    "bigvgan-22k-80": _HIFIGAN,
+    # The same; n_fft as in SWivid/F5-TTS, src/f5_tts/model/modules.py (get_bigvgan_mel_spectrogram).
+    "bigvgan-24k-100": replace(_HIFIGAN, sample_rate=24000, n_mels=100, fmax=12000),
+    # The same; n_fft as in hkchengrex/MMAudio, mmaudio/ext/mel_converter.py, which feeds this model.
+    "bigvgan-v2-44k-128": replace(
+        _HIFIGAN, sample_rate=44100, n_fft=2048, hop_length=512, n_mels=128, fmax=None
+    ),
+    # NVIDIA/tacotron2, layers.py (TacotronSTFT), stft.py, hparams.py.
+    "tacotron2": replace(_HIFIGAN, epsilon=0.0, center=True),
+    # keithito/tacotron, util/audio.py, hparams.py: 50 ms windows every 12.5 ms, 0 to 1 for -100 to 0 dB.
+    "tacotron": MelConfig(
+        20000,
+        2048,
+        250,
+        win_length=1000,
+        preemphasis=0.97,
+        compression=Compression("dB", floor=1e-5, gain=0.01, offset=1, clip=(0, 1)),
+    ),
+    # jaywalnut310/vits, mel_processing.py, configs/ljs_base.json.
+    "vits-ljs": replace(_HIFIGAN, fmax=None, epsilon=1e-6),
+    # gemelo-ai/vocos, vocos/feature_extractors.py (MelSpectrogramFeatures), vocos/modules.py (safe_log), with
+    # torchaudio's defaults: HTK scale, no norm.
+    "vocos-24k": MelConfig(
+        24000, 1024, 256, n_mels=100, scale="htk", area_norm=False, compression=Compression("ln", floor=1e-7)
+    ),
+    # SWivid/F5-TTS, src/f5_tts/model/modules.py (get_vocos_mel_spectrogram).
+    "f5-tts": MelConfig(24000, 1024, 256, n_mels=100, scale="htk", area_norm=False, compression=_LN),
+    "whisper": _WHISPER,
+    # The same with 128 bands, as openai/whisper-large-v3's model card and config.json say.
+    "whisper-large-v3": replace(_WHISPER, n_mels=128),
+    "parallel-wavegan": _PARALLEL_WAVEGAN,
+    # espnet/espnet, espnet2/layers/log_mel.py and egs2/ljspeech/tts1/run.sh (sizes) have the same bands and
+    # sizes, but a base that a recipe chooses: "parallel-wavegan" is what its vocoders are trained on.
+    # coqui-ai/TTS, TTS/utils/audio/processor.py, numpy_transforms.py, TTS/config/shared_configs.py:
+    # -4 to 4 for -100 to 0 dB over a reference of 20 dB.
+    "coqui": MelConfig(
+        22050,
+        1024,
+        256,
+        compression=Compression("dB", floor=1e-8, reference=10.0, gain=0.08, offset=4, clip=(-4, 4)),
+    ),
+    # huggingface/transformers, src/transformers/models/speecht5/feature_extraction_speecht5.py.
+    "speecht5": replace(_PARALLEL_WAVEGAN, sample_rate=16000),
+    # riffusion/riffusion-hobby, riffusion/spectrogram_params.py, riffusion/spectrogram_converter.py,
+    # riffusion/util/image_util.py: grey values from 255, for nothing, to 0. An image is relative to its own
+    # peak, which is lost; 30e6, of samples up to 32768, is what its reader takes for it.
+    "riffusion": MelConfig(
+        44100,
+        17640,
+        441,
+        win_length=4410,
+        n_mels=512,
+        fmax=10000,
+        scale="htk",
+        area_norm=False,
+        flip=True,
+        compression=Compression(exponent=0.25, reference=30e6 / 32768, gain=-255, offset=255, clip=(0, 255)),
+    ),
+}
+
+
+def find(name: str) -> MelConfig:
+    """Configuration of a preset; an unknown name is a KeyError with the nearest one."""
+    if name not in CONFIGS:
+        raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
+    return CONFIGS[name]
+
+
+class Presets(Mapping[str, Mel]):
+    """Mel spectrograms by the name of a model, made when they are asked for: `presets["hifigan-22k"]`."""
+
+    def __getitem__(self, name: str) -> Mel:
+        """`Mel` of a name, on the CPU in float32; an unknown name is a KeyError with the nearest one."""
+        return Mel(find(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(CONFIGS)
+
+    def __len__(self) -> int:
+        return len(CONFIGS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in CONFIGS
+
+    def __repr__(self) -> str:
+        return f"presets: {', '.join(self)}"
+
+
+class UnknownPreset(KeyError):
+    """There is no such preset; says which are near."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would quote it
+
+
+presets = Presets()

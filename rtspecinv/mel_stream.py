@@ -1,0 +1,197 @@
+"""Streaming inversion of mel spectrograms: push a mel frame, get a hop of samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.inputs import Array, as_magnitude
+from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank, MelConfig
+from rtspecinv.streaming import StreamingInverter
+from rtspecinv.updates import Update
+
+
+class MelInverter(StreamingInverter):
+    """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
+
+    Every frame becomes the magnitudes that it may have come from, on its own; see `MelBank.inverse`. They are
+    far from those of any signal: rules differ by little here, ADMM is the best of them by a hair, and more
+    iterations gain little (bench/README.md, table x).
+
+    Args:
+        config: what a mel frame is.
+        extend: above the last band, go on with its level rather than with nothing.
+        update: as in `StreamingInverter`.
+        device, dtype: where the state lives, and its precision.
+        options: the other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
+            `batch_shape`, `engine`.
+
+    Attributes:
+        stft: the transform of the samples: that of `config`, without zeros around the window where possible.
+        latency: samples to drop from the beginning, so that `config` makes these mel frames of the rest.
+
+    Raises:
+        ValueError, TypeError, ImportError: as in `StreamingInverter`.
+
+    Pre-emphasis is undone, `x[n] = y[n] + a x[n-1]`; a gradient goes through it within a hop.
+    """
+
+    def __init__(
+        self,
+        config: MelConfig,
+        *,
+        extend: bool = False,
+        update: str | Update = "admm",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> None:
+        with torch.inference_mode(False):  # used and written to later on, in whatever mode
+            super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
+            self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
+            self._compiled: _Compiled | None = None
+            self.deemphasis: DeEmphasis | None = None
+            if config.preemphasis:
+                a, hop_length = config.preemphasis, self.stft.hop_length
+                self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
+        self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
+
+    def push(self, mel: Tensor | Array) -> Tensor:
+        """Take in one mel frame and return the next hop of samples.
+
+        Args:
+            mel: `(*batch_shape, n_mels)`, as its `Mel` gives it, on the device and in the dtype of the
+                inverter; arrays are moved there.
+
+        Returns:
+            Samples `(*batch_shape, hop_length)`.
+
+        Raises:
+            ValueError: wrong shape or device, NaN, infinite, or so large that it overflows.
+            TypeError: not a tensor or array, or not of the dtype of the inverter.
+
+        After an error the stream goes on with the next good frame as if nothing had happened.
+        """
+        return self._finish(super().push(self._magnitude(self._check_mel(mel, 1))))
+
+    def push_many(self, mel: Tensor | Array) -> Tensor:
+        """Take in several frames and return as many hops; the same bits as pushing them one by one.
+
+        Args:
+            mel: `(*batch_shape, n_mels, n_frames)`, otherwise as in `push`.
+
+        Returns:
+            Samples `(*batch_shape, n_frames * hop_length)`.
+
+        Raises:
+            ValueError, TypeError: as in `push`, before any frame is taken in.
+        """
+        frames = self._check_mel(mel, 2)
+        return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
+
+    def flush(self) -> Tensor:
+        """Return the samples that are still owed, then reset; see `StreamingInverter`."""
+        keep = None if self.deemphasis is None else self.deemphasis.last.clone()
+        owed = super().flush()
+        if self.deemphasis is None or keep is None:
+            return owed
+        self.deemphasis.last.copy_(keep)
+        n_short = -owed.shape[-1] % self.stft.hop_length
+        owed = self._finish(F.pad(owed, (0, n_short)))[..., : owed.shape[-1]]
+        self.deemphasis.last.zero_()
+        return owed
+
+    def reset(self, streams: Tensor | Array | None = None) -> None:
+        """Make streams as new; see `StreamingInverter`."""
+        super().reset(streams)
+        if self.deemphasis is not None:
+            fresh = torch.as_tensor(True if streams is None else streams, device=self.stft.device)
+            self.deemphasis.last.masked_fill_(fresh, 0)
+
+    def _magnitude(self, frame: Tensor) -> Tensor:
+        """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""
+        mel = self.bank.undo(frame)
+        if self.engine != "numba_cpu" or mel.requires_grad or mel.device.type != "cpu":
+            magnitude = self.bank.unmix(mel)
+        else:
+            if self._compiled is None or self._compiled.bank_filters is not self.bank.filters:
+                self._compiled = _Compiled(self.bank)
+            magnitude = self._compiled(mel)
+        step = self.bank.config.oversampling
+        return magnitude if step == 1 else magnitude[..., ::step]
+
+    def _finish(self, samples: Tensor) -> Tensor:
+        return samples if self.deemphasis is None else self.deemphasis(samples)
+
+    def _check_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
+        """Mel frames of checked shape and values, contiguous: `(*batch_shape, n_mels)`, or many of them."""
+        mel = as_magnitude(value, self.bank.filters, "mel")
+        one = (*self.batch_shape, self.bank.config.n_mels)
+        many = n_axes == 2
+        fits = mel.shape[:-1] == one and mel.shape[-1] if many else mel.shape == one
+        if mel.is_complex() or not fits:
+            layout = "batch_shape + (n_mels, n_frames)" if many else "batch_shape + (n_mels,)"
+            transposed = mel.ndim == len(one) + 1 and mel.shape[-1] == one[-1]
+            way_out = (
+                "it looks like (frames, mels), use push_many(mel.mT)"
+                if transposed
+                else f"batch_shape={self.batch_shape} and n_mels={one[-1]} belong to the inverter"
+            )
+            raise ValueError(
+                f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
+                f"{way_out}!"
+            )
+        self.bank.check(mel)
+        return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()
+
+
+class _Compiled:
+    """`MelBank.unmix` by `engines.numba_mel`, for one precision."""
+
+    def __init__(self, bank: MelBank) -> None:
+        from rtspecinv.engines import numba_mel
+
+        self._unmix = numba_mel.unmix
+        self.bank_filters, self.n_freq = bank.filters, bank.filters.shape[1]
+        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
+        self._tables = numba_mel.tables(*(bank.get_buffer(name).numpy() for name in names))
+        self._is_power = bank.config.power == 2
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        magnitude = mel.new_empty(*mel.shape[:-1], self.n_freq)
+        rows, found = (values.view(-1, values.shape[-1]).numpy() for values in (mel, magnitude))
+        self._unmix(rows, self._tables, N_STEPS, QUIETEST, self._is_power, found)
+        return magnitude
+
+
+class DeEmphasis(torch.nn.Module):
+    """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
+
+    Within a hop that is a sum, `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`: one matrix.
+    """
+
+    impulse: Tensor
+    decay: Tensor
+    last: Tensor
+
+    def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
+        super().__init__()
+        n = torch.arange(hop_length, dtype=torch.float64)
+        impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
+        for name, values in (
+            ("impulse", impulse),
+            ("decay", a ** (n + 1)),
+            ("last", torch.zeros(batch_shape)),
+        ):
+            self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Samples `(*batch, n_hops * hop_length)` without pre-emphasis."""
+        hops = []
+        for hop in torch.split(samples, len(self.decay), -1):
+            hops.append(F.linear(hop, self.impulse) + self.last.unsqueeze(-1) * self.decay)
+            self.last.copy_(hops[-1][..., -1].detach())
+        return torch.cat(hops, -1)

@@ -1,0 +1,137 @@
+"""Presets against numbers computed here, by numpy alone, from what the models' sources say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_mel import slow_filters
+
+import rtspecinv
+from rtspecinv import Mel, demo_clip, diagnose
+from rtspecinv.mel_presets import CONFIGS
+from rtspecinv.metrics import sc
+
+CLIP = demo_clip.render()[30000:52000].astype(np.float64)
+NEAR = 1e-6  # of values of either sign, up to 255
+
+
+def magnitude(samples, n_fft, hop, win=None, padding=None):
+    """|STFT| of samples that are reflected at the ends, periodic Hann window of `win` samples."""
+    win = win or n_fft
+    padding = n_fft // 2 if padding is None else padding
+    padded = np.pad(samples, padding, mode="reflect")
+    window = np.zeros(n_fft)
+    left = (n_fft - win) // 2
+    window[left : left + win] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win) / win)
+    starts = range(0, len(padded) - n_fft + 1, hop)
+    return np.abs(np.stack([np.fft.rfft(padded[s : s + n_fft] * window) for s in starts], 1))
+
+
+def slaney(n_fft, rate, n_mels, fmin, fmax):
+    return slow_filters(n_fft, rate, n_mels, fmin, fmax, "slaney", True)
+
+
+def htk(n_fft, rate, n_mels, fmin, fmax):
+    return slow_filters(n_fft, rate, n_mels, fmin, fmax, "htk", False)
+
+
+def hifigan(x, rate=22050, n_mels=80, fmax=8000, n_fft=1024, hop=256, epsilon=1e-9):
+    spectrum = np.sqrt(magnitude(x, n_fft, hop, padding=(n_fft - hop) // 2) ** 2 + epsilon)
+    return np.log(np.maximum(slaney(n_fft, rate, n_mels, 0, fmax) @ spectrum, 1e-5))
+
+
+def tacotron2(x):
+    return np.log(np.maximum(slaney(1024, 22050, 80, 0, 8000) @ magnitude(x, 1024, 256), 1e-5))
+
+
+def tacotron(x):
+    emphasised = np.append(x[0], x[1:] - 0.97 * x[:-1])
+    mel = slaney(2048, 20000, 80, 0, 10000) @ magnitude(emphasised, 2048, 250, 1000)
+    return np.clip((20 * np.log10(np.maximum(1e-5, mel)) + 100) / 100, 0, 1)
+
+
+def vocos(x, least):
+    return np.log(np.maximum(htk(1024, 24000, 100, 0, 12000) @ magnitude(x, 1024, 256), least))
+
+
+def whisper(x, n_mels):
+    power = magnitude(x, 400, 160)[:, :-1] ** 2
+    log = np.log10(np.maximum(slaney(400, 16000, n_mels, 0, 8000) @ power, 1e-10))
+    return (np.maximum(log, log.max() - 8.0) + 4.0) / 4.0
+
+
+def parallel_wavegan(x, rate=22050):
+    return np.log10(np.maximum(1e-10, slaney(1024, rate, 80, 80, 7600) @ magnitude(x, 1024, 256)))
+
+
+def coqui(x):
+    mel = slaney(1024, 22050, 80, 0, 11025) @ magnitude(x, 1024, 256)
+    level = 20 * np.log10(np.maximum(1e-8, mel)) - 20
+    return np.clip(2 * 4 * (level + 100) / 100 - 4, -4, 4)
+
+
+def riffusion(x):
+    mel = htk(17640, 44100, 512, 0, 10000) @ magnitude(x * 32768, 17640, 441, 4410)
+    return np.flip(255 - 255 * (mel / 30e6) ** 0.25, 0)
+
+
+SOURCES = {
+    "hifigan-22k": hifigan,
+    "bigvgan-22k-80": hifigan,
+    "bigvgan-24k-100": lambda x: hifigan(x, 24000, 100, 12000),
+    "bigvgan-v2-44k-128": lambda x: hifigan(x, 44100, 128, 22050, 2048, 512),
+    "tacotron2": tacotron2,
+    "tacotron": tacotron,
+    "vits-ljs": lambda x: hifigan(x, fmax=11025, epsilon=1e-6),
+    "vocos-24k": lambda x: vocos(x, 1e-7),
+    "f5-tts": lambda x: vocos(x, 1e-5),
+    "whisper": lambda x: whisper(x, 80),
+    "whisper-large-v3": lambda x: whisper(x, 128),
+    "parallel-wavegan": parallel_wavegan,
+    "coqui": coqui,
+    "speecht5": lambda x: parallel_wavegan(x, 16000),
+    "riffusion": riffusion,
+}
+
+
+def test_all_are_tested():
+    assert set(SOURCES) == set(rtspecinv.presets) == set(CONFIGS)
+    assert len(rtspecinv.presets) == len(SOURCES)
+    assert repr(rtspecinv.presets).startswith("presets: hifigan-22k, ")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_numbers_are_those_of_the_source(name):
+    expected = SOURCES[name](CLIP)
+    found = Mel(CONFIGS[name], dtype=torch.float64)(torch.from_numpy(CLIP)).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < NEAR
+    assert expected.std() > 0.1
+    # In float32 small values are rounded off, which a logarithm shows; sound is the same within -90 dB.
+    preset = rtspecinv.presets[name]
+    found, expected = preset(torch.from_numpy(CLIP).float()), torch.from_numpy(expected.copy()).float()
+    assert sc(preset.expand(found), preset.expand(expected)) < -90
+
+
+def test_an_unknown_name_gets_the_nearest():
+    for ask in (lambda name: rtspecinv.presets[name], lambda name: diagnose(CLIP, preset=name)):
+        with pytest.raises(
+            KeyError, match=r"^Parameter preset='hifigan22k' is not one of.*mean 'hifigan-22k'"
+        ):
+            ask("hifigan22k")
+    assert "hifigan" not in rtspecinv.presets
+    assert rtspecinv.presets.get("hifigan") is None
+
+
+def test_statistics_are_undone():
+    config = CONFIGS["parallel-wavegan"]
+    mean, std = np.linspace(-3, -1, 80), np.linspace(0.5, 1, 80)
+    compression = replace(config.compression, mean=mean, std=std)
+    mel = Mel(replace(config, compression=compression), dtype=torch.float64)
+    samples = torch.from_numpy(CLIP)
+    expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]
+    assert np.abs(mel(samples).numpy() - expected).max() < NEAR
+    assert torch.allclose(mel.expand(mel(samples)), mel.linear(samples), rtol=1e-3, atol=1e-9)

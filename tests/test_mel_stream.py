@@ -1,0 +1,169 @@
+"""MelInverter: the contract in every domain, engines that agree, what it gives back, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from contract import LINEAR, Domain, run, verify_contract
+from test_streaming import ENGINES
+
+import rtspecinv
+from rtspecinv import Compression, Mel, MelConfig, MelInverter, demo_clip
+from rtspecinv.mel_bank import MelBank
+from rtspecinv.mel_stream import DeEmphasis
+
+SMALL = MelConfig(8000, 64, 16, n_mels=8, area_norm=False, center="same")
+LN = Compression("ln", floor=1e-5)
+# Frames are logarithms: they may be negative, silence is what is under the floor, factors are sums, and what
+# a factor brings under the floor is silent.
+LN_DOMAIN = Domain(-20.0, (1e-2, 1e30), lambda frames, factor: frames + math.log(factor), True)
+CASES = {
+    "linear": (SMALL, LINEAR),
+    "powers, no frames lost": (replace(SMALL, power=2.0, center=True), LINEAR),
+    "ln": (replace(SMALL, compression=LN, epsilon=1e-9), LN_DOMAIN),
+    "pre-emphasis": (replace(SMALL, preemphasis=0.9), LINEAR),
+    "oversampled": (replace(SMALL, n_fft=128, win_length=32, compression=LN), LN_DOMAIN),
+    "flipped, no padding": (replace(SMALL, flip=True, center=False), LINEAR),
+}
+
+
+def mels(config: MelConfig, *batch: int, n_frames: int = 10, dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    samples = 0.2 * torch.randn(*batch, n_frames * 16 + 64, generator=generator, dtype=torch.float64)
+    return Mel(config, dtype=dtype)(samples.to(dtype))[..., :n_frames]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+def test_contract(case, engine):
+    config, domain = CASES[case]
+    options = {"look_ahead": 2, "n_iter": 2, "batch_shape": (2,), "engine": engine}
+    verify_contract(lambda: MelInverter(config, **options), mels(config, 2), domain=domain)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_contract_of_a_preset(engine):
+    preset = rtspecinv.presets["hifigan-22k"]
+    samples = torch.from_numpy(demo_clip.render()[30000:33000])
+    verify_contract(
+        lambda: preset.inverter(look_ahead=1, n_iter=1, engine=engine), preset(samples), domain=LN_DOMAIN
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("extend", [False, True])
+@pytest.mark.parametrize("n_mels", [1, 2, 8, 40])
+@pytest.mark.filterwarnings("ignore:.* mel filters meet no frequency")
+def test_compiled_code_agrees_with_torch(dtype, extend, n_mels):
+    pytest.importorskip("rocket_fft", reason='the extra is missing: pip install "rtspecinv[fast]"')
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    for power in (1.0, 2.0):
+        config = replace(SMALL, n_mels=n_mels, power=power, fmin=300.0, fmax=3000.0)
+        inverter = MelInverter(config, extend=extend, batch_shape=(3,), dtype=dtype, engine="numba")
+        for frame in mels(config, 3, dtype=dtype).unbind(-1):
+            frame[0] = 0
+            expected = inverter.bank.inverse(frame)
+            found = inverter._magnitude(frame.contiguous())
+            assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance * float(expected.max()))
+            assert not found[0].any()
+            assert found[1:].any()
+
+
+def test_moving_to_another_precision_in_mid_stream():
+    config = CASES["ln"][0]
+    inverter, frames = MelInverter(config, look_ahead=1), mels(config)
+    inverter.push_many(frames)
+    inverter.to(torch.float64)
+    assert inverter.push(frames[..., 0].double()).dtype == torch.float64
+
+
+def test_samples_come_back_where_they_were():
+    samples = torch.from_numpy(demo_clip.render()[20000:60000])
+    for name in ("hifigan-22k", "tacotron2", "whisper", "tacotron"):
+        preset = rtspecinv.presets[name]
+        mel = preset(samples)
+        found = run(inverter := preset.inverter(look_ahead=3), mel)[inverter.latency :]
+        again = preset(torch.nn.functional.pad(found, (0, preset.stft.hop_length)))
+        a, b = (preset.expand(m[..., 5 : mel.shape[-1] - 5]) for m in (again, mel))
+        assert rtspecinv.metrics.sc(a, b) < -14, name
+        assert torch.allclose(found.square().mean(), samples.square().mean(), rtol=0.2), name
+
+
+def test_a_frame_has_nearly_the_mel_frame_that_was_pushed():
+    preset = rtspecinv.presets["hifigan-22k"]
+    mel = preset(torch.from_numpy(demo_clip.render()[20000:60000]))
+    again = preset.bank.filters @ preset.inverse(mel)
+    assert rtspecinv.metrics.sc(again, preset.expand(mel)) < -38
+
+
+def test_extending_fills_what_no_band_hears_and_nothing_else():
+    config = rtspecinv.presets["hifigan-22k"].config
+    mel = Mel(config)(0.1 * torch.randn(20000, generator=torch.Generator().manual_seed(0)))
+    plain, extended = (MelBank(config, extend=e).inverse(mel.mT) for e in (False, True))
+    above = torch.arange(513) * config.sample_rate / config.n_fft >= 8000
+    assert not plain[:, above].any()
+    assert torch.equal(plain[:, ~above], extended[:, ~above])
+    level = extended[:, above].mean() / extended[:, ~above][:, -40:].mean()
+    assert 0.5 < level < 2  # white noise goes on
+
+
+def test_deemphasis_undoes_preemphasis():
+    samples = torch.randn(2, 5 * 16, dtype=torch.float64)
+    emphasised = samples - 0.97 * torch.nn.functional.pad(samples, (1, 0))[..., :-1]
+    undo = DeEmphasis(0.97, 16, (2,), torch.zeros((), dtype=torch.float64))
+    found = torch.cat([undo(emphasised[:, :16]), undo(emphasised[:, 16:])], -1)
+    assert torch.allclose(found, samples)
+
+
+@pytest.mark.parametrize("name", ["hifigan-22k", "whisper"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_reach_the_mel_frames(name, engine):
+    preset = rtspecinv.presets[name]
+    inverter = preset.inverter(look_ahead=0, n_iter=1, engine=engine)
+    mel = preset(torch.from_numpy(demo_clip.render()[30000:32000]))
+    mel[:40, 0] = -20  # silence has a gradient too
+    mel.requires_grad_()
+    inverter.push_many(mel).square().sum().backward()
+    assert mel.grad.isfinite().all()
+    assert mel.grad.any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_and_modes(engine):
+    """A copy goes on by itself; whatever mode it was made in, it works in any other."""
+    config, frames = CASES["pre-emphasis"][0], mels(CASES["pre-emphasis"][0])
+    with torch.inference_mode():
+        inverter = MelInverter(config, look_ahead=1, n_iter=1, engine=engine)
+        inverter.push(frames[..., 0])
+    other = copy.deepcopy(inverter)
+    assert torch.equal(inverter.push_many(frames), other.push_many(frames))
+    frames = frames.clone().requires_grad_()
+    inverter.push_many(frames).square().sum().backward()
+    assert frames.grad.isfinite().all()
+    assert frames.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (torch.zeros(7), "n_mels=8 belong to"),
+        (torch.zeros(8, 3), "not real and batch_shape"),
+        (torch.zeros(8, dtype=torch.complex64), "complex64"),
+        (torch.full((8,), 400.0), "400, which overflows"),
+    ],
+)
+def test_bad_frames_are_refused(bad, says):
+    with pytest.raises(ValueError, match=says):
+        MelInverter(CASES["ln"][0], n_iter=0, engine="eager").push(bad)
+
+
+def test_transposed_frames_are_told():
+    inverter = MelInverter(SMALL, n_iter=0, engine="eager")
+    with pytest.raises(ValueError, match=r"\(frames, mels\), use push_many\(mel.mT\)"):
+        inverter.push_many(torch.zeros(5, 8))
+    with pytest.raises(TypeError, match="is a list"):
+        inverter.push([0.0] * 8)
