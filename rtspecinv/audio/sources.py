@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.audio.portaudio import DeviceError, sounddevice
 from rtspecinv.audio.inbox import Bell, copy_of
+from rtspecinv.audio.portaudio import DeviceError, sounddevice
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
 
