@@ -185,6 +185,15 @@ def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatc
     assert StreamingInverter(stft, engine="triton_gpu", **options).engine == "cuda_graph"
 
 
+@needs_triton
+def test_more_frames_than_fit_are_left_to_the_others():
+    stft = STFT(256, 16, device=DEVICE)
+    S = magnitudes(stft)
+    eager, ours = (StreamingInverter(stft, n_iter=1, engine=name) for name in ("eager", "triton_gpu"))
+    assert ours._engine._ready is None
+    assert torch.equal(run(ours, S), run(eager, S))
+
+
 # -- cuda_graph --------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """The engine for many streams on a GPU: a whole push of a stream is one program of one kernel.
 
-All state is where `Eager` has it, in the buffers of a `FrameBuffer`; what the kernel cannot do (gradients,
-float64, a CPU), the reference does in its place, in mid-stream.
+All state is where `Eager` has it, in the buffers of a `FrameBuffer`; what the kernel cannot do (more frames
+than fit on the chip, float64, gradients, a CPU), `CudaGraph` and `Eager` do in its place, in mid-stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import triton
 from torch import Tensor
 
 from rtspecinv.engines import triton_kernels
-from rtspecinv.engines.eager import Eager, start_ahead
+from rtspecinv.engines.cuda_graph import CudaGraph
+from rtspecinv.engines.eager import start_ahead
 from rtspecinv.engines.linear import STATE, Numbers, numbers
 from rtspecinv.engines.triton_tables import FACTORS, tables
 from rtspecinv.frames import asymmetric_windows
@@ -23,6 +24,7 @@ from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
 LEAST_ROWS = 16  # of the matrix that overlaps: what tensor cores take
+MOST_ROWS, MOST_SAMPLES = 128, 16384  # of that matrix, and of all frames of a stream: what fits on the chip
 SAMPLES_OF_A_WARP = 1024  # of all frames of a stream: 32 a thread
 N_COLUMNS = 5  # of the numbers of a rule, as the kernel reads them
 
@@ -36,7 +38,7 @@ class _Ready(NamedTuple):
     options: dict[str, Any]  # known when the kernel is compiled
 
 
-class TritonGPU(Eager):
+class TritonGPU(CudaGraph):
     """Advances all streams by one frame in one kernel, a program for each stream.
 
     The arguments are those of `Eager`. Compilation takes place at the first push of each kind. In Triton's
@@ -90,7 +92,7 @@ class TritonGPU(Eager):
         return hops
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": None}
+        return {**super().__getstate__(), "_ready": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -107,6 +109,8 @@ class TritonGPU(Eager):
         if rule is None or not (_has_kernel(stft.device) and stft.dtype == torch.float32):
             return None
         options, table = options_of(stft, rule, self.buffer.n_open, self.buffer.compensated)
+        if options["T"] * options["R"] > MOST_ROWS or options["T"] * stft.n_fft > MOST_SAMPLES:
+            return None
         before, after = asymmetric_windows(stft)
         scaled = (stft.window * stft.scale, stft.dual_window / stft.scale, stft.envelope)
         return _Ready(
