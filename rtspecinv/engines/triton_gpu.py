@@ -99,7 +99,7 @@ class TritonGPU(CudaGraph):
         self._ready = self._prepare()
 
     def _apply(self, fn: Any, recurse: bool = True) -> TritonGPU:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._ready = self._prepare()
         return self
 
