@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/pytest
 
 soak: $(STAMP)all,test
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak -s
 
 lint: $(STAMP)all,test
 	$(BIN)/ruff check

@@ -23,12 +23,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.
 
-    A patient one waits for late clients, so that it loses nothing on a busy machine. An impatient one, from
-    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)`, loses sound like a real card.
+    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)` asks for another kind of `jackd.CARDS`.
     """
     if reason := jackd.missing():
         pytest.skip(reason)
-    with jackd.server(wait_for_clients=request.param == "patient") as name:
+    with jackd.server(**jackd.CARDS[request.param]) as (name, _):
         if not jackd.known_to_portaudio():
             pytest.skip("this PortAudio does not know JACK")
         yield name

@@ -20,9 +20,15 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE_RATE = 48000
-PERIOD = 1024  # samples that JACK asks for at once
 DEVICE = "system, JACK"  # PortAudio's name for it
 CHANNELS = 2
+# Kinds of server. A patient one waits for late clients, so that it loses nothing on a busy machine; an
+# impatient one loses sound like a real card. Period: samples that it asks for at once.
+CARDS = {
+    "patient": {"wait_for_clients": True, "sample_rate": SAMPLE_RATE, "period": 1024},
+    "impatient": {"wait_for_clients": False, "sample_rate": SAMPLE_RATE, "period": 1024},
+    "22050 Hz": {"wait_for_clients": True, "sample_rate": 22050, "period": 512},
+}
 
 
 def missing() -> str:
@@ -53,17 +59,15 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def server(*, wait_for_clients: bool) -> Iterator[str]:
-    """Start a server and make PortAudio use it; yields its name.
-
-    With `wait_for_clients` a late client delays the server, so that nothing is lost; without, sound is
-    lost as on a real card.
-    """
+def server(
+    *, wait_for_clients: bool, sample_rate: int = SAMPLE_RATE, period: int = 1024
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a server and make PortAudio use it; yields its name and its process."""
     import sounddevice
 
-    name = f"rtspecinv-{os.getpid()}-{int(wait_for_clients)}"
+    name = f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
     command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
-    command += ["-r", str(SAMPLE_RATE), "-p", str(PERIOD), "-C", "0", "-P", str(CHANNELS)]
+    command += ["-r", str(sample_rate), "-p", str(period), "-C", "0", "-P", str(CHANNELS)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
     )
@@ -73,7 +77,7 @@ def server(*, wait_for_clients: bool) -> Iterator[str]:
         _wait_until_up(name, process)
         sounddevice._terminate()  # PortAudio lists host APIs once
         sounddevice._initialize()
-        yield name
+        yield name, process
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
@@ -117,6 +121,14 @@ class Recorder:
         """End recording; returns `(n_channels, n_samples)`."""
         self._process.communicate(timeout=10)
         return np.load(self._path)
+
+
+def place_of(samples: np.ndarray, recording: np.ndarray) -> int:
+    """Where `samples` `(n_channels, n)` begin in a recording; -1 if it does not hold their first one."""
+    (places,) = np.nonzero(
+        (recording[:, : recording.shape[1] - samples.shape[1] + 1] == samples[:, :1]).all(0)
+    )
+    return int(places[0]) if len(places) else -1
 
 
 def sound_in(recording: np.ndarray, n_samples: int) -> np.ndarray:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.audio.sinks import Sink, as_block
+from rtspecinv.audio.resample import Resampler
+from rtspecinv.audio.ring import Ring, ring_opener
+from rtspecinv.audio.sinks import Block, Sink, as_block
 
-_STALL_SECONDS = 5.0  # a started device that takes nothing for so long is gone
+_STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
+_RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
+_FADE_SECONDS = 0.005
+_AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not click
 
 
 class DeviceError(RuntimeError):
@@ -40,15 +49,25 @@ def device_table() -> str:
 
 
 class SoundDeviceSink(Sink):
-    """Plays samples through a sound device as they are written.
+    """Plays samples through a sound device as they are written: exactly these, one after another.
 
-    sample_rate: in Hz, one that the device takes.
+    sample_rate: in Hz; if the device refuses it, soxr resamples to the device's own.
     device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
     latency: the device's own output buffering: `"low"`, `"high"` or seconds.
     queue_seconds: how much may wait to be played; `write` waits while that is full.
-    prefill_seconds: how much must be queued before the device starts, so that it does not start with an
-        underflow.
+    prefill_seconds: how much must be queued before the device starts, and how far behind the device sound
+        goes on after a gap; it doubles with every gap, up to half of the queue.
     block_length: samples the device takes at once, 0 leaves it to the device.
+    backend: `"rtmixer"` copies to the device in C and is not held up by a busy interpreter, `"callback"`
+        copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
+
+    Written samples are never changed. Where sound begins or ends other than in silence, 5 ms are put before
+    or after it in which its first or last sample is faded in or out, so that nothing clicks. A gap because
+    the writer is late is thus faded, too, counted in `underflows`, and delays what follows by its length.
+
+    Any thread may write, one at a time; `clear`, `abort` and the attributes may be used from others.
+    In asyncio: `await asyncio.to_thread(sink.write, samples)`, or `sink.write(samples)` itself where
+    `sink.room` says that it will not wait.
 
     Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from `write` and
     `drain` if the device stops.
@@ -62,8 +81,9 @@ class SoundDeviceSink(Sink):
         device: int | str | None = None,
         latency: float | str = "high",
         queue_seconds: float = 0.5,
-        prefill_seconds: float = 0.1,
+        prefill_seconds: float = 0.05,
         block_length: int = 0,
+        backend: str = "auto",
     ) -> None:
         if channels < 1:
             raise ValueError(f"Parameter {channels=} is not an integer >= 1!")
@@ -73,34 +93,47 @@ class SoundDeviceSink(Sink):
             )
         self.sample_rate = sample_rate
         self.channels = channels
-        self.underflows = 0  # gaps: the device wanted samples, had none, and sound followed
-        self.underflow_samples = 0  # silence in those gaps
-        self._ring = np.zeros((max(1, round(queue_seconds * sample_rate)), channels), np.float32)
-        self._prefill = max(1, round(prefill_seconds * sample_rate))
-        # Growing counts. Only the writer changes _written and only the callback _played: no lock.
-        self._written = 0
-        self._played = 0
-        self._sounding = False  # the device runs and has played something since it was started
-        self._gap = False  # it has run dry since its last sample, for _gap_samples so far
-        self._gap_samples = 0
-        self._callback_error: BaseException | None = None
+        self.underflow_samples = 0  # of silence and fades in the gaps, at the device's rate
+        self._underflow_seconds: deque[float] = deque(maxlen=10000)
+        self._underflows = 0
+        self._late_blocks = self._late_blocks_seen = 0  # those while there was sound, and all
+        self._sounddevice = sounddevice()
+        self._lock = threading.Lock()
+        options = {"device": device, "channels": channels, "latency": latency, "blocksize": block_length}
+        self._ring, self.device_rate = self._open(backend, queue_seconds + _RING_SECONDS, options)
+        self._resampler = None if self.device_rate == sample_rate else self._open_resampler()
+        delay = 0 if self._resampler is None else self._resampler.longest_delay
+        self._queue_length = max(1, round(queue_seconds * self.device_rate)) + delay
+        self._prefill = max(1, round(prefill_seconds * self.device_rate)) + delay
+        fade_length = max(1, round(_FADE_SECONDS * self.device_rate))
+        falling = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, fade_length + 1) / (fade_length + 1))
+        self._fade_out: Block = falling.astype(np.float32)[:, np.newaxis]
+        self._end = 0  # position behind the last sample written
+        self._used = 0  # position up to which the ring holds sound, a fade included
+        self._sounding = False  # sound goes on up to _end, so that the next sample must follow there
+        self._clears = 0
         self._running = False
         self._closed = False
-        self._sounddevice = sounddevice()
-        self._stream = self._open_stream(device, latency, block_length)
+        self._seen = (0, 0.0)  # the device's last known position, and when it came there
 
-    def _open_stream(self, device: int | str | None, latency: float | str, block_length: int) -> Any:
-        sd = self._sounddevice
+    # -- opening -------------------------------------------------------------------------------------------
+
+    def _open(self, backend: str, seconds: float, options: dict[str, Any]) -> tuple[Ring, int]:
+        """Return a ring at our rate or, if the device refuses that, at its own, and that rate."""
+        sd, device = self._sounddevice, options["device"]
+        opener = ring_opener(backend, sd)
+
+        def open_at(rate: int) -> tuple[Ring, int]:
+            return opener(round(seconds * rate), {"samplerate": rate, **options}), rate
+
         try:
-            return sd.OutputStream(
-                samplerate=self.sample_rate,
-                channels=self.channels,
-                device=device,
-                latency=latency,
-                blocksize=block_length,
-                dtype="float32",
-                callback=self._callback,
-            )
+            try:
+                return open_at(self.sample_rate)
+            except sd.PortAudioError:
+                own_rate = round(sd.query_devices(device, "output")["default_samplerate"])
+                if own_rate == self.sample_rate:
+                    raise
+                return open_at(own_rate)
         except (ValueError, sd.PortAudioError) as error:
             if device is None and not any(each["max_output_channels"] for each in sd.query_devices()):
                 raise DeviceError("There is no sound device to play on") from error
@@ -110,67 +143,201 @@ class SoundDeviceSink(Sink):
                 "`rtspecinv devices` lists what there is"
             ) from error
 
-    # -- the callback: on PortAudio's thread, only copies --------------------------------------------------
-
-    def _callback(self, out: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
+    def _open_resampler(self) -> Resampler:
         try:
-            self._fill(out, late=bool(status.output_underflow))
+            return Resampler(self.sample_rate, self.device_rate, self.channels)
         except BaseException as error:
-            self._callback_error = error
-            out.fill(0)
-            raise self._sounddevice.CallbackAbort from None
+            self._ring.stream.close()
+            if isinstance(error, ImportError):
+                raise DeviceError(f"The device plays only at {self.device_rate} Hz. {error}") from error
+            raise
 
-    def _fill(self, out: npt.NDArray[np.float32], late: bool) -> None:
-        """Copy what is queued to `out`, then silence; a gap counts once sound follows it."""
-        count = min(self._written - self._played, len(out))
-        if late and self._sounding:
-            self._gap = True
-        if count:
-            self._count_gap()
-            self._sounding = True
-            first, second = self._ring_parts(self._played, count)
-            out[: len(first)] = first
-            out[len(first) : count] = second
-            self._played += count
-        out[count:] = 0
-        if count < len(out) and self._sounding:
-            self._gap = True
-            self._gap_samples += len(out) - count
+    # -- what there is to know -----------------------------------------------------------------------------
 
-    def _count_gap(self) -> None:
-        if self._gap:
-            self.underflows += 1
-            self.underflow_samples += self._gap_samples
-            self._gap, self._gap_samples = False, 0
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the next sample written follows the last one without a gap."""
+        return self._sounding and self._ring.claimed <= self._end
 
-    # -- the writer's side ---------------------------------------------------------------------------------
+    @property
+    def _ahead(self) -> int:
+        """Samples between the device and where the next one written goes."""
+        if self._goes_on:
+            return self._end - self._ring.claimed
+        return self._lead if self._running else 0
+
+    @property
+    def _room(self) -> int:
+        """Samples that may be queued now; behind a gap at least half of the queue, however long the lead."""
+        return self._queue_length - (
+            self._ahead if self._goes_on else min(self._ahead, self._queue_length // 2)
+        )
+
+    @property
+    def _held(self) -> int:
+        """Samples that the resampler has not given yet, at the device's rate."""
+        return self._resampler.delay if self._resampler is not None else 0
+
+    @property
+    def _lead(self) -> int:
+        """Samples to leave to the device before sound starts anew, so that it cannot come there first."""
+        lead = min(self._prefill, self._queue_length // 2)
+        return max(lead, self._ring.block_length) + len(self._fade_out)
+
+    @property
+    def queued(self) -> int:
+        """Samples written but not yet taken by the device."""
+        with self._lock:
+            ahead = max(0, self._end - self._ring.claimed) if self._sounding else 0
+            return round((ahead + self._held) * self.sample_rate / self.device_rate)
+
+    @property
+    def room(self) -> int:
+        """Samples that `write` takes without waiting."""
+        with self._lock:
+            return max(0, (self._room - self._held) * self.sample_rate // self.device_rate)
+
+    @property
+    def latency_seconds(self) -> float:
+        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers."""
+        with self._lock:
+            device_seconds = 0.0 if self._closed else float(self._ring.stream.latency)
+            return (self._ahead + self._held) / self.device_rate + device_seconds
+
+    @property
+    def underflows(self) -> int:
+        """Gaps: the writer was late and sound followed, or the device says that it was served late."""
+        with self._lock:
+            self._count_late_blocks()
+            return self._underflows
+
+    @property
+    def late_blocks(self) -> int:
+        """How many of the underflows the device told about: it was served late, or lost sound by itself."""
+        with self._lock:
+            self._count_late_blocks()
+            return self._late_blocks
+
+    @property
+    def underflow_seconds(self) -> tuple[float, ...]:
+        """When each underflow began (the last 10000): seconds that the device had played since it opened."""
+        with self._lock:
+            self._count_late_blocks()
+            return tuple(self._underflow_seconds)
+
+    def _count_late_blocks(self) -> None:
+        late = self._ring.late_blocks
+        if self._sounding:
+            for _ in range(late - self._late_blocks_seen):
+                self._late_blocks += 1
+                self._count_underflow(self._ring.claimed, 0)
+        self._late_blocks_seen = late
+
+    def _count_underflow(self, position: int, n_samples: int) -> None:
+        self._underflows += 1
+        self.underflow_samples += n_samples
+        self._underflow_seconds.append(position / self.device_rate)
+
+    # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Queue `samples`, waiting while the queue is full."""
+        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile forgets the rest of them."""
         block = as_block(samples, self.channels).T  # (n_samples, channels)
-        self._check()
+        with self._lock:
+            self._check()
+            clears = self._clears
+            if self._resampler is not None:
+                block = self._resampler.push(block)
+        self._enqueue(block, clears)
+
+    def _enqueue(self, block: Block, clears: int) -> None:
         while len(block):
-            room = len(self._ring) - self.queued
-            if room == 0:
-                self._wait_for_room(min(len(block), len(self._ring) // 2 + 1))
-                continue
-            now, block = block[:room], block[room:]
-            first, second = self._ring_parts(self._written, len(now))
-            first[:] = now[: len(first)]
-            second[:] = now[len(first) :]
-            self._written += len(now)
-            if self.queued >= self._prefill:
-                self._start()
+            with self._lock:
+                if clears != self._clears:
+                    return
+                self._check()
+                now, block = np.split(block, [max(0, self._room)])
+                if len(now):
+                    self._place(now)
+                    if self._end - self._ring.claimed >= self._prefill:
+                        self._start()
+            if len(block):
+                self._wait(partial(self._missing_room, min(len(block), (self._queue_length + 1) // 2)))
+
+    def _missing_room(self, n_samples: int) -> int:
+        return n_samples - self._room
+
+    def _place(self, block: Block) -> None:
+        """Put `block` behind what is queued or, if the device has come there first, behind a gap."""
+        if self._running and self._ring.exhausted:
+            self._stop()
+        self._ring.recycle(len(self._ring.samples) // 4)
+        self._count_late_blocks()
+        fade_length = len(self._fade_out)
+        while True:
+            claimed, begin, parts = self._ring.claimed, self._end, [block, self._edge(block[-1])]
+            goes_on = self._sounding and claimed <= self._end
+            if not goes_on:
+                begin = max(begin + fade_length, claimed + self._lead) if self._running else claimed
+                if np.abs(block[0]).max() > _AUDIBLE:
+                    parts.insert(0, self._edge(block[0])[::-1])
+            whole = np.concatenate(parts)
+            self._used = begin + len(whole)  # before it is, in case Ctrl-C comes in between
+            stored, in_time = self._ring.store(begin, whole)
+            if stored:
+                break
+        end = begin + len(whole) - fade_length
+        if self._sounding and not goes_on:
+            self._count_underflow(self._end, end - len(block) - self._end)
+            self._prefill = min(2 * self._prefill, max(self._prefill, self._queue_length // 2))
+        elif not in_time:  # they came at the same moment, and the device may have played some of the fade
+            self._count_underflow(begin, 0)
+        self._end, self._sounding = end, True
+
+    def _edge(self, sample: npt.NDArray[np.float32]) -> Block:
+        """Fade of `(channels,)` to silence."""
+        edge: Block = sample * self._fade_out
+        return edge if np.abs(sample).max() > _AUDIBLE else np.zeros_like(edge)
+
+    # -- starting, waiting, stopping -----------------------------------------------------------------------
 
     def drain(self) -> None:
         """Wait until everything written has been played; the device then rests until the next `write`."""
-        self._check()
-        if self.queued:
-            self._start()
-            self._wait_for_room(len(self._ring))
+        with self._lock:
+            self._check()
+            clears = self._clears
+            rest = self._resampler.flush() if self._resampler is not None else None
+        if rest is not None:
+            self._enqueue(rest, clears)
+        with self._lock:
+            if self._sounding and not self._running:
+                self._start()
         if self._running:
-            self._running = False
-            self._stream.stop()  # PortAudio returns when its own buffers have been played, too
+            self._wait(lambda: self._used - self._ring.claimed)
+            with self._lock:
+                self._count_late_blocks()
+                self._sounding = False
+                self._stop()
+
+    def clear(self) -> None:
+        """Fade out within one block of the device and forget what is queued; the device stays open."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._clears += 1
+        if self._resampler is not None:
+            self._resampler.clear()
+        fade_length = len(self._fade_out)
+        stored = False
+        while not stored and self._ring.claimed < self._used:
+            begin = self._ring.claimed
+            faded = np.zeros((max(self._used - begin, fade_length), self.channels), np.float32)
+            if self._running:
+                faded[:fade_length] = self._ring.read(begin, fade_length) * self._fade_out
+            stored, _ = self._ring.store(begin, faded)
+            self._end = self._used = begin + fade_length if self._running else begin
+        self._sounding = False
 
     def close(self) -> None:
         """Play what is queued and close the device."""
@@ -181,57 +348,69 @@ class SoundDeviceSink(Sink):
                 self.abort()
 
     def abort(self) -> None:
-        """Fall silent at once, forget what is queued and close the device."""
-        if not self._closed:
-            self._closed = True
-            self._running = False
-            self._stream.close(ignore_errors=True)  # drops pending buffers and joins PortAudio's thread
-
-    @property
-    def queued(self) -> int:
-        """Samples written but not yet taken by the device."""
-        return self._written - self._played
-
-    @property
-    def latency_seconds(self) -> float:
-        """Seconds until a sample written now is heard: the queue before it and the device's own buffers."""
-        return self.queued / self.sample_rate + (0.0 if self._closed else float(self._stream.latency))
+        """Fade out within one block of the device, forget what is queued and close the device."""
+        if self._closed:
+            return
+        try:
+            with self._lock:
+                self._clear()
+                self._closed = True
+            give_up = time.monotonic() + 0.25
+            while self._running and self._ring.claimed < self._end and time.monotonic() < give_up:
+                time.sleep(0.002)
+        finally:
+            with self._lock:
+                self._closed = True
+                if self._running and self._ring.claimed >= self._end:
+                    self._stop()
+                self._running = False
+                self._ring.stream.close(ignore_errors=True)  # joins PortAudio's thread
 
     def _start(self) -> None:
         if not self._running:
-            self._sounding = self._gap = False
-            self._gap_samples = 0
+            self._seen = (self._ring.claimed, time.monotonic())
             self._running = True
             try:
-                self._stream.start()
+                self._ring.start()
             except self._sounddevice.PortAudioError as error:
                 self._running = False
                 raise DeviceError(f"The sound device does not start: {error}") from error
 
-    def _wait_for_room(self, n_samples: int) -> None:
-        """Sleep until `n_samples` of the queue are free; sleeping keeps the callback free of locks."""
-        self._start()
-        seen, since = self._played, time.monotonic()
-        while (missing := n_samples - (len(self._ring) - self.queued)) > 0:
+    def _stop(self) -> None:
+        self._running = False
+        self._ring.stream.stop()  # PortAudio returns when its own buffers have been played, too
+
+    def _wait(self, missing: Callable[[], int]) -> None:
+        """Sleep until the device has taken as many samples as are `missing`."""
+        with self._lock:
             self._check()
-            if self._played != seen:
-                seen, since = self._played, time.monotonic()
-            elif time.monotonic() - since > _STALL_SECONDS:
-                raise DeviceError(f"The sound device has taken no samples for {_STALL_SECONDS:.0f} seconds")
-            time.sleep(min(max(missing / self.sample_rate, 0.001), 0.02))
+            self._start()
+        while True:
+            with self._lock:
+                self._check()
+                n_samples = missing()
+            if n_samples <= 0:
+                return
+            time.sleep(min(max(n_samples / self.device_rate, 0.001), 0.02))
 
     def _check(self) -> None:
-        if self._callback_error is not None:
-            raise DeviceError(f"Playing failed: {self._callback_error!r}") from self._callback_error
+        """Raise if the device is closed or gone; as long as it moves, PortAudio need not be asked."""
+        if self._ring.error is not None:
+            raise DeviceError(f"Playing failed: {self._ring.error!r}") from self._ring.error
         if self._closed:
             raise ValueError("The sound device is closed")
-        if self._running and not self._stream.active:
+        position, since = self._seen
+        if not self._running or self._ring.exhausted:
+            return
+        if self._ring.claimed != position:
+            self._seen = (self._ring.claimed, time.monotonic())
+        elif not self._active():
             raise DeviceError("The sound device stopped")
+        elif time.monotonic() - since > _STALL_SECONDS:
+            raise DeviceError(f"The sound device has taken no samples for {_STALL_SECONDS:.0f} seconds")
 
-    def _ring_parts(
-        self, position: int, count: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return `count` samples of the ring from `position` on: views up to its end and from its start."""
-        begin = position % len(self._ring)
-        first = self._ring[begin : begin + count]
-        return first, self._ring[: count - len(first)]
+    def _active(self) -> bool:
+        try:
+            return bool(self._ring.stream.active)
+        except self._sounddevice.PortAudioError:
+            return False

@@ -80,7 +80,7 @@ class Report:
     def print_summary(self, progress: Progress) -> None:
         """Print how fast it was, and how playing went."""
         if self.device is not None:
-            silence = 1000 * self.device.underflow_samples / self.sample_rate
+            silence = 1000 * self.device.underflow_samples / self.device.device_rate
             print(f"playback      up to {1000 * self.playback_seconds:.0f} ms of latency")
             print(f"underflows    {self.device.underflows} ({silence:.0f} ms of silence)")
         factor = self._real_time_factor(progress)

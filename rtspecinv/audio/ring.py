@@ -1,0 +1,224 @@
+"""Rings: memory that a sound device plays round and round, and that may be changed ahead of it.
+
+Silence is part of the ring. The device's thread only copies; it decides nothing and waits for nobody.
+Positions count samples since the ring was made: `position % length` is the place in memory.
+
+             erased          played   claimed             end           limit = erased + length
+    ───────────┼────────────────┼────────┼──────────────────┼──────────────┼────
+     played before, to be       │ a block being copied      │ silence
+     silenced and lent again    │ just now   what is queued │
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from rtspecinv.audio.sinks import Block
+
+
+class Counter(Protocol):
+    """Counts samples; rtmixer's actions are such counters, and reading one does not let go of the GIL."""
+
+    done_frames: int
+
+
+class Ring:
+    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it."""
+
+    stream: Any  # of PortAudio
+    claim: Counter  # from `_base`, samples up to which the device has copied or is copying
+    done: Counter  # from `_base`, samples up to which it has copied
+    error: BaseException | None = None  # why it stopped
+
+    def __init__(self, length: int, channels: int) -> None:
+        self.samples = np.zeros((1 << (length - 1).bit_length(), channels), np.float32)
+        self._bytes = self.samples.reshape(-1).view(np.uint8).data
+        self._base = 0  # position at which the device was last armed
+        self._erased = 0
+
+    @property
+    def block_length(self) -> int:
+        """Largest number of samples that the device has asked for at once."""
+        raise NotImplementedError
+
+    @property
+    def late_blocks(self) -> int:
+        """How often the device said that it had been served too late."""
+        raise NotImplementedError
+
+    def _arm(self) -> None:
+        """Let the device, while it is stopped, begin at `_base` and play all of the ring once."""
+        raise NotImplementedError
+
+    def _extend(self, count: int) -> None:
+        """Let the device play `count` samples more."""
+        raise NotImplementedError
+
+    @property
+    def claimed(self) -> int:
+        """Position up to which the device has taken samples, or is taking them just now."""
+        return self._base + self.claim.done_frames
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the device has played all that it was lent."""
+        return self.claimed >= self._erased + len(self.samples)
+
+    def start(self) -> None:
+        """Start the stopped device where it stopped."""
+        self.recycle()
+        self._base = self.claimed
+        self._arm()
+        self.stream.start()
+
+    def recycle(self, enough: int = 0) -> None:
+        """Silence what has been played and lend it to the device again, if it is more than `enough`."""
+        begin, count = self._erased % len(self.samples), self._base + self.done.done_frames - self._erased
+        if count > enough:
+            self.samples[begin : begin + count] = 0
+            self.samples[: max(0, begin + count - len(self.samples))] = 0
+            self._erased += count
+            self._extend(count)
+
+    def read(self, begin: int, count: int) -> Block:
+        """Return a copy of `count` samples from position `begin` on."""
+        copy: Block = self.samples[np.arange(begin, begin + count) % len(self.samples)]
+        return copy
+
+    def store(self, begin: int, samples: Block) -> tuple[bool, bool]:
+        """Replace what is there from position `begin` on, unless the device has come there first.
+
+        Returns whether that was done, and whether even then the device had not come there.
+        """
+        new = samples.reshape(-1).view(np.uint8).data
+        place = begin % len(self.samples) * samples.itemsize * samples.shape[1]
+        n_first = min(len(new), len(self._bytes) - place)
+        n_second = len(new) - n_first
+        first, second = new[:n_first], new[n_first:]
+        # No call from here to `in_time`: since Python 3.11 only calls and loops let another thread or Ctrl-C
+        # come in between, and copies of memoryviews keep the GIL, unlike numpy's.
+        stored = self._base + self.claim.done_frames <= begin
+        if stored:
+            self._bytes[place : place + n_first] = first
+            self._bytes[:n_second] = second
+        in_time = self._base + self.claim.done_frames <= begin
+        return stored, in_time
+
+
+class _Count:
+    done_frames = 0
+
+
+class CallbackRing(Ring):
+    """A ring drained by a Python callback, which has to wait whenever another thread holds the GIL."""
+
+    def __init__(self, sounddevice: Any, length: int, options: dict[str, Any]) -> None:
+        super().__init__(length, options["channels"])
+        self.claim, self.done = _Count(), _Count()
+        self._limit = self._block_length = self._late_blocks = 0
+        self._abort = sounddevice.CallbackAbort
+        self.stream = sounddevice.OutputStream(callback=self._callback, dtype="float32", **options)
+
+    @property
+    def block_length(self) -> int:
+        """Counted by the callback."""
+        return self._block_length
+
+    @property
+    def late_blocks(self) -> int:
+        """Counted by the callback."""
+        return self._late_blocks
+
+    def _arm(self) -> None:
+        self.claim.done_frames = self.done.done_frames = 0
+        self._limit = len(self.samples)
+
+    def _extend(self, count: int) -> None:
+        self._limit += count
+
+    def _callback(self, out: Block, n_samples: int, clock: Any, status: Any) -> None:
+        try:
+            begin = self.done.done_frames
+            self._late_blocks += bool(status.output_underflow and begin)  # before that nothing is heard
+            self._block_length = max(self._block_length, n_samples)
+            end = self.claim.done_frames = min(begin + n_samples, self._limit)
+            place = (self._base + begin) % len(self.samples)
+            first = self.samples[place : place + end - begin]
+            out[: len(first)] = first
+            out[len(first) : end - begin] = self.samples[: end - begin - len(first)]
+            out[end - begin :] = 0
+            self.done.done_frames = end
+        except BaseException as error:
+            self.error = error
+            out.fill(0)
+            raise self._abort from None
+
+
+class RtmixerRing(Ring):
+    """A ring drained by rtmixer's callback in C, which never waits for Python (Geier, rtmixer 0.1).
+
+    Two of its actions run side by side. It serves them in order, so the first, which plays silence, counts
+    what the second, which plays the samples, is about to copy.
+    """
+
+    def __init__(self, rtmixer: Any, length: int, options: dict[str, Any]) -> None:
+        super().__init__(length, options["channels"])
+        self.stream = rtmixer.Mixer(**options)
+        self._rings = [
+            rtmixer.RingBuffer(4, buffer=np.zeros(len(self.samples), np.float32)),
+            rtmixer.RingBuffer(4 * options["channels"], buffer=self.samples),
+        ]
+        self._actions: list[Any] = []
+        self._late_before = self._longest_before = 0
+        self._arm()
+
+    @property
+    def block_length(self) -> int:
+        """Counted by rtmixer."""
+        return max(self._longest_before, int(self._actions[0].stats.max_blocksize))
+
+    @property
+    def late_blocks(self) -> int:
+        """Counted by rtmixer."""
+        return self._late_before + int(self._actions[0].stats.output_underflows)
+
+    def _arm(self) -> None:
+        if self._actions:
+            self._late_before, self._longest_before = self.late_blocks, self.block_length
+        for action in self._actions:
+            if action in self.stream.actions:
+                self.stream.cancel(action)  # served before the new ones
+        for ring in self._rings:
+            ring.flush()
+            ring.advance_write_index(self._base % len(self.samples))
+            ring.advance_read_index(self._base % len(self.samples))
+        self._extend(len(self.samples))
+        self.claim, self.done = self._actions = [self.stream.play_ringbuffer(ring) for ring in self._rings]
+
+    def _extend(self, count: int) -> None:
+        for ring in reversed(self._rings):  # what counts must not run ahead
+            ring.advance_write_index(count)
+
+
+def ring_opener(backend: str, sounddevice: Any) -> Callable[[int, dict[str, Any]], Ring]:
+    """Return what opens a ring, given its least length and the options of `sounddevice.OutputStream`.
+
+    backend: `"rtmixer"`, `"callback"`, or `"auto"` for rtmixer where it is installed.
+
+    Raises `ImportError` if rtmixer is asked for and missing.
+    """
+    if backend not in ("auto", "rtmixer", "callback"):
+        raise ValueError(f'Parameter {backend=} is none of "auto", "rtmixer", "callback"!')
+    if backend != "callback":
+        try:
+            import rtmixer
+        except ImportError as error:
+            if backend == "rtmixer":
+                raise ImportError('backend="rtmixer" needs it: pip install "rtspecinv[live]"') from error
+        else:
+            return partial(RtmixerRing, rtmixer)
+    return partial(CallbackRing, sounddevice)

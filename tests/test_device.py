@@ -1,0 +1,466 @@
+"""The sound device, served by hand: what it plays, what is counted, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soxr
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rtspecinv.audio import DeviceError, SoundDeviceSink, device, device_table
+
+RATE = 1000  # so that a fade has 5 samples
+FADE = 5
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.1, 0.9, shape).astype(np.float32)
+
+
+class HandStream:
+    """A stream of PortAudio whose device asks when the test says so."""
+
+    latency = 0.01
+    rates = None  # that it takes; None: all
+
+    def __init__(self, callback, channels, **options):
+        if self.rates and options["samplerate"] not in self.rates:
+            raise OSError("Invalid sample rate [PaErrorCode -9997]")
+        self.callback, self.channels, self.active, self.options = callback, channels, False, options
+        self.heard = [np.zeros((channels, 0), np.float32)]
+
+    def start(self):
+        self.active = True
+
+    def stop(self):
+        self.active = False
+
+    def close(self, ignore_errors=True):
+        self.active = False
+
+    def ask(self, n: int, late: bool = False) -> np.ndarray:
+        out = np.full((n, self.channels), np.nan, np.float32)
+        self.callback(out, n, None, types.SimpleNamespace(output_underflow=late))
+        self.heard.append(out.T)
+        return out.T
+
+    @contextmanager
+    def asking(self, n: int) -> Iterator[None]:
+        """Ask for blocks of `n` samples, one every millisecond."""
+        end = threading.Event()
+
+        def ask():
+            while not end.wait(0.001):
+                if self.active:
+                    self.ask(n)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+
+FAKE_SOUNDDEVICE = types.SimpleNamespace(
+    OutputStream=HandStream,
+    PortAudioError=OSError,
+    CallbackAbort=StopIteration,
+    query_devices=lambda *_: {"default_samplerate": 2000.0},
+)
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
+
+
+def hand_sink(*arguments, **options) -> tuple[SoundDeviceSink, HandStream]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
+        sink = SoundDeviceSink(*arguments, backend="callback", **options)
+    return sink, sink._ring.stream
+
+
+class Interrupted:
+    """A counter whose reader may find that the device has asked just before, as from another thread."""
+
+    def __init__(self, stream: HandStream, asks: list[int]) -> None:
+        self._stream, self._asks, self._value = stream, iter(asks), 0
+
+    @property
+    def done_frames(self) -> int:
+        if (
+            self._stream.active
+            and sys._getframe(1).f_code.co_name != "_callback"
+            and (n := next(self._asks, 0))
+        ):
+            self._stream.ask(n)
+        return self._value
+
+    @done_frames.setter
+    def done_frames(self, value: int) -> None:
+        self._value = value
+
+
+STEPS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=30)
+
+
+@settings(deadline=None)
+@given(steps=STEPS, interrupts=st.lists(st.integers(0, 60), max_size=60), channels=st.integers(1, 2))
+@example(steps=[(10, 10), (10, 1)], interrupts=[0, 0, 0, 0, 0, 0, 60], channels=1)
+def test_what_is_written_is_played_and_every_gap_is_counted(steps, interrupts, channels):
+    sink, stream = hand_sink(RATE, channels, queue_seconds=0.97, prefill_seconds=0)
+    sink._ring.claim = Interrupted(stream, interrupts)
+    written = [noise(channels, 0)]
+    for i, (n_write, n_ask) in enumerate(steps):
+        written.append(noise(channels, min(n_write, sink.room), seed=i))
+        sink.write(written[-1])
+        if stream.active:
+            stream.ask(n_ask)
+    while stream.active and sink.queued:
+        stream.ask(50)
+    written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)
+    # Written samples are told from fades by their values.
+    ours = np.isin(heard[0], written[0])
+    np.testing.assert_array_equal(heard[:, ours], written)
+    if written.size:
+        first, last = np.nonzero(ours)[0][[0, -1]]
+        ours = ours[first : last + 1]
+        assert sink.underflow_samples == np.count_nonzero(~ours)
+        gaps = np.count_nonzero(np.diff(ours.astype(int)) == -1)
+        # Where the device came at the very moment of a write, that may count although no gap came of it.
+        assert gaps <= sink.underflows == len(sink.underflow_seconds)
+        if not any(interrupts):
+            assert gaps == sink.underflows
+
+
+def test_underflow_is_timed_and_delays_what_follows_by_its_length():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.02)
+    first, second, third = noise(3, 100)
+    sink.write(first)
+    stream.ask(180)
+    assert sink.underflows == 0  # it may have been the end
+    sink.write(second)
+    sink.write(third)
+    stream.ask(500)
+    heard = np.concatenate(stream.heard, -1)[0]
+    begin = [np.nonzero(heard == samples[0])[0][0] for samples in (first, second, third)]
+    assert begin == [FADE, FADE + 100 + sink.underflow_samples, FADE + 200 + sink.underflow_samples]
+    assert sink.underflows == 1
+    assert sink.underflow_seconds == ((FADE + 100) / RATE,)
+    assert sink.underflow_samples >= 80 - FADE
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_nothing_clicks(channels):
+    rate = 8000
+    tone = np.sin(2 * np.pi * 200 / rate * np.arange(60000, dtype=np.float64) + 1)
+    tone = np.stack([tone, -0.7 * tone])[:channels].astype(np.float32)
+    sink, stream = hand_sink(rate, channels, queue_seconds=1, prefill_seconds=0)
+    position = 0
+
+    def write(n):
+        nonlocal position
+        sink.write(tone[:, position : position + n])
+        position += n
+
+    def ask(n):
+        for _ in range(n // 50):
+            stream.ask(50)
+
+    for n_write, n_ask in ((800, 500), (900, 3000), (17, 100), (1000, 1100), (1003, 3000), (3001, 1500)):
+        write(n_write)
+        ask(n_ask)
+    sink.clear()
+    write(2000)
+    ask(1000)
+    sink.clear()
+    ask(1000)
+    write(2011)
+    with stream.asking(50):
+        sink.drain()
+    write(1000)
+    ask(100)
+    with stream.asking(50):
+        sink.abort()
+    heard = np.concatenate([noise(channels, 1) * 0, *stream.heard, noise(channels, 1) * 0], -1)
+    assert sink.underflows == 3
+    assert np.abs(heard).max() > 0.99
+    for one, own in zip(heard, tone, strict=True):
+        assert np.abs(np.diff(one)).max() <= np.abs(np.diff(own)).max() * (1 + 1e-4)
+
+
+def test_sound_that_begins_and_ends_in_silence_is_played_alone():
+    sink, stream = hand_sink(RATE, prefill_seconds=0)
+    samples = np.sin(np.pi * np.arange(101) / 100).astype(np.float32)
+    sink.write(samples)
+    heard = stream.ask(300)[0]
+    np.testing.assert_array_equal(heard[:101], samples)
+    assert not heard[101:].any()
+
+
+def test_clear_cuts_within_a_block_and_the_device_goes_on():
+    sink, stream = hand_sink(RATE, queue_seconds=1, prefill_seconds=0.01)
+    sink.write(noise(900))
+    stream.ask(64)
+    sink.clear()
+    assert sink.queued == 0
+    cut = stream.ask(64)[0]
+    assert np.all(cut[:FADE] > 0)
+    assert not cut[FADE:].any()
+    assert stream.active
+    samples = noise(100, seed=1)
+    sink.write(samples)
+    heard = stream.ask(300)[0]
+    begin = np.nonzero(heard == samples[0])[0][0]
+    np.testing.assert_array_equal(heard[begin : begin + 100], samples)
+    assert begin <= 64 + 2 * FADE  # one block ahead of the device, and the fade
+    assert (sink.underflows, sink.underflow_samples) == (0, 0)
+
+
+def test_clear_lets_a_waiting_writer_go_and_forgets_its_rest():
+    sink, stream = hand_sink(RATE, queue_seconds=0.1, prefill_seconds=0)
+    writer = threading.Thread(target=sink.write, args=[noise(5000)])
+    writer.start()
+    time.sleep(0.05)
+    stream.ask(10)
+    sink.clear()
+    writer.join(1)
+    assert not writer.is_alive()
+    assert not stream.ask(1000)[0, FADE:].any()
+
+
+def test_clear_before_the_start_forgets_everything():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
+    sink.write(noise(50))
+    sink.clear()
+    assert not stream.active
+    samples = noise(250, seed=1)
+    sink.write(samples)
+    np.testing.assert_array_equal(stream.ask(300)[0, FADE : FADE + 250], samples)
+
+
+def test_a_gap_makes_the_next_prefill_longer_up_to_half_the_queue():
+    sink, stream = hand_sink(RATE, queue_seconds=0.4, prefill_seconds=0.03)
+    latencies = []
+    for i in range(5):
+        sink.write(noise(20, seed=i))
+        latencies.append(sink.latency_seconds)
+        for _ in range(40):
+            stream.ask(10)
+    assert latencies == sorted(latencies)
+    assert sink._prefill == 200
+
+
+def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
+    samples = noise(2, 400)
+    for _ in range(20):  # through the ring many times
+        sink.write(samples[0])
+        stream.ask(400)
+        assert sink.underflows == 0
+        assert sink.queued == FADE
+    stream.ask(5000)
+    assert not stream.ask(100).any()
+    sink.write(samples[1])
+    np.testing.assert_array_equal(stream.ask(500)[0, FADE : FADE + 400], samples[1])
+    assert sink.underflows == 1
+    assert sink.underflow_samples >= 1000
+
+
+def test_device_starts_when_prefilled_and_drain_starts_a_short_one():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
+    sink.write(noise(200 - FADE - 1))
+    assert not stream.active
+    assert sink.latency_seconds == pytest.approx(0.199 + 0.01)
+    sink.write(noise(1))
+    assert stream.active
+    with stream.asking(10):
+        sink.drain()
+    assert (sink.queued, stream.active, sink.underflows) == (0, False, 0)
+
+
+def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
+    sink.write(noise(100))
+    stream.ask(200, late=True)  # before the first sound: not heard
+    sink.drain()
+    sink.write(noise(100))
+    stream.ask(100)
+    assert (sink.underflows, sink.underflow_samples) == (0, 0)
+    sink.write(noise(100))
+    stream.ask(100, late=True)
+    assert (sink.underflows, sink.underflow_samples) == (1, 0)
+    assert len(sink.underflow_seconds) == 1
+
+
+def test_room_is_what_write_takes_at_once():
+    sink, stream = hand_sink(RATE, queue_seconds=0.1, prefill_seconds=0)
+    for n_ask in (1, 30, 7, 500, 64):
+        begin = time.monotonic()
+        sink.write(noise(sink.room))
+        assert time.monotonic() - begin < 0.5  # nobody asks: a longer one would wait for ever
+        assert sink.room == 0
+        stream.ask(n_ask)
+
+
+def test_asyncio_goes_on_while_the_queue_is_full(by_hand):
+    async def session() -> tuple[int, np.ndarray]:
+        sink = SoundDeviceSink(RATE, queue_seconds=0.05, prefill_seconds=0, backend="callback")
+        samples, n_turns = noise(400), 0
+        writing = asyncio.create_task(asyncio.to_thread(sink.write, samples))
+        while not writing.done():
+            n_turns += 1
+            await asyncio.sleep(0.002)
+            if sink._ring.stream.active:
+                sink._ring.stream.ask(20)
+        sink.abort()
+        return n_turns, np.concatenate(sink._ring.stream.heard, -1)[0, FADE:]
+
+    n_turns, heard = asyncio.run(session())
+    assert n_turns > 10
+    samples = noise(400)
+    assert len(np.intersect1d(heard, samples)) >= 340
+
+
+def test_full_queue_makes_the_writer_wait_and_abort_lets_it_go():
+    sink, _ = hand_sink(100, queue_seconds=0.1, prefill_seconds=0.1)
+    errors = []
+
+    def write():
+        try:
+            sink.write(noise(50))
+        except ValueError as error:
+            errors.append(error)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    time.sleep(0.1)
+    assert writer.is_alive()
+    assert sink.room == 0
+    sink.abort()
+    writer.join(1)
+    assert not writer.is_alive()
+    assert not errors or "closed" in str(errors[0])
+    with pytest.raises(ValueError, match="closed"):
+        sink.write(noise(1))
+
+
+# -- a device at another rate --
+
+
+@pytest.fixture
+def at_2000_hz(by_hand, monkeypatch):
+    monkeypatch.setattr(HandStream, "rates", [2000])
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=8))
+def test_at_another_rate_the_resampled_sound_is_played_whole(lengths):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(HandStream, "rates", [2000])
+        sink, stream = hand_sink(RATE, 2, queue_seconds=9, prefill_seconds=0)
+        assert sink.device_rate == 2000
+        samples = noise(2, sum(lengths))
+        for block in np.split(samples, np.cumsum(lengths)[:-1], -1):
+            sink.write(block)
+        assert sink.queued in range(samples.shape[1], samples.shape[1] + 2 * FADE)
+        with stream.asking(100):
+            sink.drain()
+        heard = np.concatenate(stream.heard, -1)
+        expected = soxr.resample(samples.T, RATE, 2000).T
+        begin = np.nonzero(heard[0] == expected[0, 0])[0][0]
+        np.testing.assert_array_equal(heard[:, begin : begin + expected.shape[1]], expected)
+
+
+def test_the_resamplers_delay_is_part_of_the_latency(at_2000_hz):
+    sink = SoundDeviceSink(RATE, queue_seconds=1, prefill_seconds=1, backend="callback")
+    for n in range(0, 300, 10):
+        assert sink.latency_seconds == pytest.approx(n / RATE + 0.01, abs=2e-3)
+        sink.write(np.zeros(10, np.float32))
+    sink.clear()
+    assert sink.latency_seconds == pytest.approx(0.01)
+    assert sink._prefill >= 2000 + sink._resampler.longest_delay > 2000
+
+
+def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(DeviceError, match=r'only at 2000 Hz.*pip install "rtspecinv\[live\]"'):
+        SoundDeviceSink(RATE, backend="callback")
+
+
+# -- what goes wrong --
+
+
+def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
+    sink, stream = hand_sink(100, prefill_seconds=0)
+    sink.write(noise(5))
+    sink._ring.samples = None
+    with pytest.raises(StopIteration):
+        stream.ask(5)
+    with pytest.raises(DeviceError, match="NoneType"):
+        sink.write(noise(5))
+
+
+def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
+    monkeypatch.setattr(device, "_STALL_SECONDS", 0.1)
+    for what in ("write", "drain"):
+        sink, stream = hand_sink(100, queue_seconds=0.1, prefill_seconds=0)
+        sink.write(noise(5))
+        with pytest.raises(DeviceError, match="taken no samples"):
+            sink.write(noise(50)) if what == "write" else sink.drain()
+        stream.active = False
+        with pytest.raises(DeviceError, match="stopped"):
+            sink.drain()
+        sink.abort()
+        sink.close()
+
+
+def test_options_reach_the_device():
+    _, stream = hand_sink(100, 2, device="x", latency=0.2, block_length=64)
+    options = {"samplerate": 100, "device": "x", "latency": 0.2, "blocksize": 64, "dtype": "float32"}
+    assert stream.options == options
+    assert stream.channels == 2
+    for wrong in (
+        {"prefill_seconds": 1.0},
+        {"queue_seconds": 0, "prefill_seconds": 0},
+        {"prefill_seconds": -1},
+    ):
+        with pytest.raises(ValueError, match="prefill_seconds"):
+            SoundDeviceSink(100, **wrong)
+    with pytest.raises(ValueError, match="channels=0"):
+        SoundDeviceSink(100, 0)
+
+
+def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):
+    with pytest.raises(ValueError, match=r'backend=\'alsa\' is none of "auto", "rtmixer", "callback"'):
+        SoundDeviceSink(100, backend="alsa")
+    monkeypatch.setitem(sys.modules, "rtmixer", None)
+    with pytest.raises(ImportError, match=r'pip install "rtspecinv\[live\]"'):
+        SoundDeviceSink(100, backend="rtmixer")
+    assert isinstance(SoundDeviceSink(100)._ring.stream, HandStream)
+
+
+def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(DeviceError, match="pip install sounddevice"):
+        SoundDeviceSink(8000)
+    monkeypatch.delitem(sys.modules, "sounddevice")
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match=r"apt-get install libportaudio2.*FileSink.*-o FILE"):
+        SoundDeviceSink(8000)
+    with pytest.raises(DeviceError, match="apt-get install libportaudio2"):
+        device_table()

@@ -1,0 +1,300 @@
+"""The sound device on a real audio clock: a JACK server, recorded by another process."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jackd
+import numpy as np
+import pytest
+import soxr
+
+from rtspecinv.audio import (
+    DeviceError,
+    FileSink,
+    SoundDeviceSink,
+    TeeSink,
+    device_table,
+    play,
+    read_audio,
+)
+
+RESAMPLED = 1e-6  # float32 of a block at a time against all at once
+BACKENDS = pytest.mark.parametrize("backend", ["rtmixer", "callback"])
+
+
+@pytest.fixture(autouse=True)
+def _backend_is_installed(request):
+    if "backend" in request.fixturenames and request.getfixturevalue("backend") == "rtmixer":
+        pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-0.9, 0.9, shape).astype(np.float32)
+
+
+def tone(n_samples: int, hertz: float = 220.0, rate: int = jackd.SAMPLE_RATE) -> np.ndarray:
+    return np.sin(2 * np.pi * hertz / rate * np.arange(n_samples) + 0.5)[np.newaxis].astype(np.float32)
+
+
+def gaps(sink: SoundDeviceSink) -> int:
+    """Underflows because the writer was late; a busy machine adds late blocks, which lose nothing here."""
+    return sink.underflows - sink.late_blocks
+
+
+def largest_jump(samples: np.ndarray) -> float:
+    return float(np.abs(np.diff(samples)).max())
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("card", "rate", "channels"),
+    [("patient", 48000, 1), ("patient", 48000, 2), ("22050 Hz", 22050, 2)],
+    indirect=["card"],
+)
+def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, channels):
+    samples = noise(channels, 40000)
+    recorder = jackd.Recorder(card, channels, tmp_path / "recorded.npy")
+    # A long prefill, so that a busy machine does not make the writer late.
+    options = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
+    with SoundDeviceSink(rate, channels, device=jackd.DEVICE, **options) as sink:
+        recorder.connect()
+        for block in np.split(samples, [5, 4000, 4001, 9000, 30000], axis=-1):
+            sink.write(block)
+    recorded = recorder.stop()
+    begin = jackd.place_of(samples, recorded)
+    np.testing.assert_array_equal(recorded[:, begin : begin + 40000], samples)
+    assert np.count_nonzero(recorded.any(0)) <= 40000 + 2 * 0.005 * rate + 1  # the fades, and nothing else
+    assert largest_jump(recorded) == largest_jump(samples)
+    assert gaps(sink) == sink.underflow_samples == 0
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("card", "rate", "own_rate"), [("patient", 22050, 48000), ("22050 Hz", 44100, 22050)], indirect=["card"]
+)
+def test_at_a_rate_that_the_device_refuses_its_own_is_played(card, tmp_path, backend, rate, own_rate):
+    samples = np.concatenate([noise(1, 20000), tone(20000, 440, rate)], -1)
+    recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
+    options = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
+    with SoundDeviceSink(rate, device=jackd.DEVICE, **options) as sink:
+        recorder.connect()
+        assert sink.device_rate == own_rate
+        for block in np.split(samples, [5, 4000, 4001, 9000, 30000], axis=-1):
+            sink.write(block)
+    recorded = recorder.stop()[0]
+    expected = soxr.resample(samples[0], rate, own_rate)
+    begin = np.argmax(np.correlate(recorded[: len(recorded) // 2], expected[:2000], "valid"))
+    played = recorded[begin : begin + len(expected)]
+    assert np.abs(played - expected).max() < RESAMPLED
+    steady = slice(round(25000 / rate * own_rate), round(35000 / rate * own_rate))
+    pure = np.sin(2 * np.pi * 440 * (np.arange(len(expected)) / own_rate - 20000 / rate) + 0.5)
+    assert np.abs(played - pure)[steady].max() < 1e-5
+    assert gaps(sink) == 0
+
+
+@BACKENDS
+def test_lateness_is_counted_to_the_sample_heals_and_does_not_click(card, tmp_path, backend):
+    n_late, samples = 4, tone(60000)
+    recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
+    options = {"queue_seconds": 1.0, "prefill_seconds": 0.1, "backend": backend}
+    late_at = []
+    with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, **options) as sink:
+        recorder.connect()
+        for i, block in enumerate(np.split(samples, n_late + 1, -1)):
+            if i:
+                while sink.queued:  # all of it has been taken, and then it is late
+                    time.sleep(0.005)
+                time.sleep(0.1)
+                late_at.append(i * block.shape[1])
+            sink.write(block)
+    recorded = np.trim_zeros(recorder.stop()[0])
+    assert gaps(sink) == n_late
+    fade = round(0.005 * jackd.SAMPLE_RATE)
+    # Every sample is where the gaps before it have put it: nothing is lost and nothing drifts.
+    place, lengths = fade, []
+    for block in np.split(samples[0], n_late + 1):
+        found = place + jackd.place_of(block[np.newaxis], recorded[np.newaxis, place:])
+        np.testing.assert_array_equal(recorded[found : found + len(block)], block)
+        lengths.append(found - place)
+        place = found + len(block)
+    assert lengths[0] == 0
+    assert min(lengths[1:]) > 0.1 * jackd.SAMPLE_RATE
+    assert sum(lengths) == sink.underflow_samples
+    begins = np.round(np.array(sink.underflow_seconds) * jackd.SAMPLE_RATE)
+    assert set(fade + np.array(late_at) + np.cumsum(lengths[:-1])) <= set(begins)
+    assert largest_jump(recorded) <= largest_jump(samples)
+
+
+@BACKENDS
+def test_clear_cuts_within_a_block_without_a_click(card, tmp_path, backend):
+    samples = tone(40000)
+    recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
+    with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=1, backend=backend) as sink:
+        recorder.connect()
+        sink.write(samples)
+        while sink.queued > 30000:
+            time.sleep(0.001)
+        sink.clear()
+        taken = 40000 - sink._end
+        assert sink.queued == 0
+        sink.write(samples)
+    recorded = np.trim_zeros(recorder.stop()[0])
+    assert taken > 0
+    period, fade = jackd.CARDS["patient"]["period"], round(0.005 * jackd.SAMPLE_RATE)
+    silent = np.nonzero(recorded == 0)[0]
+    cut = silent[np.searchsorted(silent, 1000)]  # the tone itself is never exactly 0
+    assert cut <= 10000 + 2 * period + 2 * fade
+    begin = cut + jackd.place_of(samples, recorded[np.newaxis, cut:])
+    np.testing.assert_array_equal(recorded[begin : begin + 40000], samples[0])
+    assert largest_jump(recorded) <= largest_jump(samples)
+    assert gaps(sink) == 0
+
+
+@contextmanager
+def gil_held(share: float, period_seconds: float) -> Iterator[None]:
+    """Another thread holds the GIL for a share of the time, in C code that does not let go of it."""
+    sleep_with_gil, end = ctypes.PyDLL(None).usleep, threading.Event()
+
+    def hold() -> None:
+        while not end.wait((1 - share) * period_seconds):
+            sleep_with_gil(round(1e6 * share * period_seconds))
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        end.set()
+        holder.join()
+
+
+def lost_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) -> tuple[int, int]:
+    """Return how many of the samples written were not heard, one after another, and the underflows."""
+    n_samples, hop = round(seconds * jackd.SAMPLE_RATE), 256
+    samples = (np.arange(1, n_samples + 1) / 2**24).astype(np.float32)[np.newaxis]  # each tells its place
+    recorder = jackd.Recorder(card, 1, path)
+    options = {"queue_seconds": 1.0, "prefill_seconds": 0.5, "backend": backend}
+    with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, **options) as sink:
+        recorder.connect()
+        with gil_held(0.8, 0.1):
+            for begin in range(0, n_samples, hop):
+                sink.write(samples[:, begin : begin + hop])
+            sink.drain()
+    recorded = recorder.stop()[0].astype(np.float64) * 2**24
+    heard = np.unique(recorded[(recorded == np.round(recorded)) & (recorded > 0)])
+    return n_samples - len(heard), gaps(sink)
+
+
+def test_a_held_gil_loses_nothing_with_rtmixer(card, tmp_path):
+    pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+    assert lost_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 5) == (0, 0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("card", ["impatient"], indirect=True)
+def test_a_held_gil_loses_nothing_with_rtmixer_for_half_a_minute(card, tmp_path):
+    pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+    with_callback = lost_while_gil_is_held(card, tmp_path / "recorded.npy", "callback", 30)
+    with_rtmixer = lost_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 30)
+    print(f"lost samples and underflows in 30 s: callback {with_callback}, rtmixer {with_rtmixer}")
+    assert with_callback > with_rtmixer
+    assert with_rtmixer == (0, 0)
+
+
+@pytest.mark.parametrize("card", ["impatient"], indirect=True)
+def test_lateness_of_the_callback_is_counted(card):
+    with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=1, backend="callback") as sink:
+        sink.write(noise(1, 40000))
+        with gil_held(0.9, 0.3):
+            time.sleep(0.3)
+        sink.write(noise(1, 8000))
+    assert sink.underflows > 0
+
+
+@BACKENDS
+def test_device_refuses_wrong_settings_in_one_line(card, backend):
+    for options in ({"channels": 99}, {"device": "no such device"}, {"device": 12345}):
+        with pytest.raises(DeviceError, match="rtspecinv devices") as error:
+            SoundDeviceSink(
+                **{"sample_rate": jackd.SAMPLE_RATE, "device": jackd.DEVICE, "backend": backend, **options}
+            )
+        assert "\n" not in str(error.value)
+    assert "JACK" in device_table()
+
+
+@BACKENDS
+def test_device_is_found_by_number(card, backend):
+    import sounddevice
+
+    number = next(i for i, each in enumerate(sounddevice.query_devices()) if each["name"] == "system")
+    SoundDeviceSink(jackd.SAMPLE_RATE, device=number, backend=backend).close()
+
+
+class Echo:
+    """Stands in for an inverter: a frame is its sound."""
+
+    latency = 0
+
+    def reset(self):
+        pass
+
+    def push(self, frame):
+        return frame
+
+    def flush(self):
+        return np.zeros(0, np.float32)
+
+
+def test_play_through_a_device_to_a_file_at_once(card, tmp_path: Path):
+    frames = noise(200, 128)
+    recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
+    speaker = SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, prefill_seconds=0.5)
+    file = FileSink(tmp_path / "a.wav", jackd.SAMPLE_RATE, subtype="FLOAT")
+    with TeeSink(file, speaker) as sink:
+        recorder.connect()
+        play(frames, Echo(), sink)
+    expected = frames.reshape(1, -1)
+    recorded = recorder.stop()
+    begin = jackd.place_of(expected, recorded)
+    np.testing.assert_array_equal(recorded[:, begin : begin + expected.size], expected)
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0], expected)
+
+
+# -- rough handling, in a process of its own, which must end well --
+
+
+def roughly(what: str, n_rounds: int, backend: str, seed: int = 0) -> None:
+    if reason := jackd.missing():
+        pytest.skip(reason)
+    program = [
+        sys.executable,
+        str(Path(__file__).with_name("rough.py")),
+        what,
+        str(n_rounds),
+        backend,
+        str(seed),
+    ]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60 + 10 * n_rounds)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.splitlines()[-1] == f"{n_rounds} rounds"
+
+
+@BACKENDS
+@pytest.mark.parametrize("what", ["ctrl-c", "unplug"])
+def test_rough_handling_ends_well(backend, what):
+    roughly(what, 3, backend)
+
+
+@pytest.mark.soak
+@BACKENDS
+@pytest.mark.parametrize("what", ["ctrl-c", "unplug"])
+def test_rough_handling_ends_well_200_times(backend, what):
+    roughly(what, 200, backend, seed=1)
