@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 
@@ -162,6 +163,7 @@ def workers() -> list[threading.Thread]:
 
 
 def join_workers() -> None:
+    gc.collect()  # players that Ctrl-C kept from being closed
     for worker in workers():
         worker.join(PATIENT)
     assert not workers()

@@ -70,7 +70,7 @@ def kill_at_random(seed: int) -> None:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal n_lines
-        inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_work"  # the handler
+        inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_run"  # the handler
         if event == "line" and inside:
             n_lines -= 1
             if n_lines == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -102,8 +102,8 @@ class Inbox:
             cut, self._cut = self._cut, False
             frame = self._frames.popleft() if wanted and self._frames else None
             ending = bool(self._want_end) and not self._frames and frame is None
-            wake, self._want_room = (self._want_room, []) if frame is not None else ([], self._want_room)
-        _call(wake)
+        if frame is not None:
+            self._call(self._want_room)
         return Taken(cut, frame, ending)
 
     def cut(self) -> None:
@@ -125,9 +125,7 @@ class Inbox:
 
     def ended(self, who: list[Wake]) -> None:
         """Tell those that all was heard."""
-        with self._lock:
-            self._want_end = [each for each in self._want_end if each not in who]
-        _call(who)
+        self._call(self._want_end, who)
 
     def shut(self) -> None:
         """Take nothing any more, so that nobody waits."""
@@ -135,18 +133,21 @@ class Inbox:
         self._wake_all()
 
     def _wake_all(self) -> None:
-        with self._lock:
-            wake, self._want_room, self._want_end = [*self._want_room, *self._want_end], [], []
-        _call(wake)
+        self._call(self._want_room)
+        self._call(self._want_end)
         self.bell.ring()
+
+    def _call(self, waiting: list[Wake], who: list[Wake] | None = None) -> None:
+        """Wake all who wait there, or only some; they are taken off the list when they have been woken."""
+        with self._lock:
+            who = waiting.copy() if who is None else who
+        for wake in who:
+            with suppress(RuntimeError):  # the event loop of one who waited is closed
+                wake()
+        with self._lock:
+            waiting[:] = [each for each in waiting if each not in who]
 
 
 def copy_of(frame: Any) -> Any:
     """Copy of a tensor, without its graph, or of an array: its owner may go on writing to it."""
     return frame.detach().clone() if hasattr(frame, "detach") else np.array(frame)
-
-
-def _call(callbacks: Iterable[Wake]) -> None:
-    for callback in callbacks:
-        with suppress(RuntimeError):  # the event loop of one who waited is closed
-            callback()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import copy
 import math
-import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rtspecinv.audio.iterations import Iterations
 from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.audio.stream import Inverter, Progress, Stream
+from rtspecinv.audio.worker import Worker
 
 _PlayerType = TypeVar("_PlayerType", bound="Player")
 
@@ -133,11 +133,9 @@ class Player:
             queue_seconds=queue_seconds,
             reserve_seconds=reserve_seconds,
         )
-        self._starting = threading.Lock()
-        self._stopping = False
-        self._ended = Bell()
-        self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.shut, self._pump.end)
+        # For a player that nobody closes: the thread, which does not know it, ends with it or the program.
+        weakref.finalize(self, self._worker.stop)
 
     # -- what callers do, from any thread ------------------------------------------------------------------
 
@@ -165,7 +163,7 @@ class Player:
     def drain(self) -> None:
         """Wait until all that was pushed is heard to its end; what is pushed next begins anew."""
         self._check()
-        if self._thread is not None:
+        if self._worker.has_started:
             heard = Bell()
             self._inbox.end(heard.ring)
             heard.wait()
@@ -174,7 +172,7 @@ class Player:
     async def drain_async(self) -> None:
         """Do as `drain`; while it waits, the event loop goes on."""
         self._check()
-        if self._thread is not None:
+        if self._worker.has_started:
             heard, loop = asyncio.Event(), asyncio.get_running_loop()
             self._inbox.end(partial(loop.call_soon_threadsafe, heard.set))
             await heard.wait()
@@ -190,20 +188,20 @@ class Player:
 
     def close(self) -> None:
         """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless."""
-        if not self._stopping:
-            try:
+        try:
+            if not self._worker.is_stopping:
                 self.drain()
-            except BaseException:
-                self.abort()
-                raise
-            self._stop()
+                self._worker.stop()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Stop and fall silent at once; the sink stays open."""
-        self._stopping = True
-        with suppress(Exception):  # of a sink that is closed or whose device is gone
-            self._cut()
-        self._stop()
+        was_closed, self._worker.is_stopping = self._worker.is_stopping, True
+        if not was_closed:
+            with suppress(Exception):  # of a sink that is closed or whose device is gone
+                self._cut()
+        self._worker.stop()
 
     @property
     def n_iter(self) -> int:
@@ -245,9 +243,10 @@ class Player:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.abort()
 
     async def __aenter__(self: _PlayerType) -> _PlayerType:
@@ -257,7 +256,7 @@ class Player:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and not self._stopping:
+            if kind is None and not self._worker.is_stopping:
                 await self.drain_async()
         finally:
             await asyncio.to_thread(self.abort)
@@ -268,43 +267,14 @@ class Player:
         """Copy of a frame that the inverter will take; the caller may go on writing to its own."""
         self._check()
         self._inverter.check(magnitude)
-        self._start()
+        self._worker.start()
         return copy_of(magnitude)
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._stopping:
+        if self._worker.failure is not None:
+            raise self._worker.failure
+        if self._worker.is_stopping:
             raise ValueError("The player is closed")
-
-    def _start(self) -> None:
-        """Start the thread with the first frame: until then there is nothing that could be left behind."""
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="rtspecinv player", daemon=True)
-                atexit.register(self._stop)
-                self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            while not self._stopping:
-                self._pump.step()
-        except BaseException as error:
-            self._failure = error
-        finally:
-            self._inverter.n_iter = self._iterations.wanted
-            self._inbox.shut()
-            self._ended.ring()
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._inbox.shut()
-        atexit.unregister(self._stop)
-        if self._thread is not None:
-            try:
-                self._thread.join()
-            except RuntimeError:  # Ctrl-C came while it started, so that Python does not know it yet
-                self._ended.wait(1.0)
 
     def _cut(self) -> None:
         with self._pump.writing:

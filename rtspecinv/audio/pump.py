@@ -104,6 +104,11 @@ class Pump:
         else:
             self._wait(self._seconds_to_wait(queued))
 
+    def end(self) -> None:
+        """Let go all who wait, and leave the inverter with the iterations that it had."""
+        self.inbox.shut()
+        self.inverter.n_iter = self.iterations.wanted
+
     def _queued(self) -> int:
         return self.sink.queued if self.is_paced else 0
 
