@@ -12,6 +12,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.cli import timing
+from rtspecinv.cli.timing import Runner
+from rtspecinv.engines import ENGINES
 from rtspecinv.frames import FrameBuffer
 from rtspecinv.projections import to_consistent, to_magnitude
 
@@ -69,18 +72,31 @@ def test_overlap_add(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum:
 
 
 @pytest.mark.benchmark(group=f"a push, look_ahead {LOOK_AHEAD}, n_iter {N_ITER}")
-@pytest.mark.parametrize("engine", ["eager", "numba"])
+@pytest.mark.parametrize("device", timing.devices())
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "auto"])
 @pytest.mark.parametrize("n_streams", [1, 16])
 @pytest.mark.parametrize("configuration", [A, B, C, D], ids=str)
-def test_push(benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int, engine: str) -> None:
-    if engine == "numba":
-        pytest.importorskip("rocket_fft", reason='pip install "rtspecinv[fast]"')
-    options = {"look_ahead": LOOK_AHEAD, "n_iter": N_ITER, "batch_shape": (n_streams,), "engine": engine}
-    inverter = configuration.inverter(**options)
-    frames = cycle(noise(configuration, n_streams).movedim(-1, 0).contiguous())
+def test_push(
+    benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int, engine: str, device: str
+) -> None:
+    setting = configuration.setting(LOOK_AHEAD, N_ITER)
+    try:
+        inverter = Runner(engine, device).inverter(setting, n_streams)
+    except (ImportError, ValueError) as error:
+        pytest.skip(str(error))
+    if inverter.engine != engine:
+        pytest.skip(f"{engine} is {inverter.engine} here")
+    frames = cycle(noise(configuration, n_streams).movedim(-1, 0).contiguous().to(device))
+
+    def push() -> Tensor:
+        hop = inverter.push(next(frames))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return hop
+
     for _ in range(2 * LOOK_AHEAD):
-        inverter.push(next(frames))
-    hop = benchmark(lambda: inverter.push(next(frames)))
+        push()
+    hop = benchmark(push)
     assert hop.shape == (n_streams, configuration.hop_length)
     if benchmark.stats is not None:  # None unless benchmarks are enabled
         seconds = n_streams * configuration.hop_length / configuration.sample_rate

@@ -6,7 +6,6 @@ import argparse
 import datetime
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ import protocol
 import torch
 from tables import Bench
 
-from rtspecinv.cli.compare import processor
+from rtspecinv.cli.machine import commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
@@ -100,18 +99,10 @@ def stamp(command: str, seconds: float) -> str:
     """Where and when a table was made."""
     today = datetime.date.today()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
-    return f"<sub>{today}, commit {commit()}, {processor()}, {versions}, {seconds:.0f} s: `{command}`</sub>"
-
-
-def commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    try:
-        changes = git("status", "--porcelain", "--", "rtspecinv")
-        return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changes else "")
-    except OSError:
-        return "unknown"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"<sub>{today}, commit {commit()}, {processor()}{gpu}, {versions}, {seconds:.0f} s: `{command}`</sub>"
+    )
 
 
 def write(name: str, letter: str, section: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv import demo_clip
+from rtspecinv.cli import timing
+from rtspecinv.cli.timing import Setting
 
 CLIP_SECONDS = 4.0
-WARM_UP = 50  # pushes whose time does not count
 EDGE = 4  # frames that do not count, at each end
 SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
 
@@ -50,6 +49,10 @@ class Configuration:
     def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
         stft = rtspecinv.STFT(self.n_fft, self.hop_length)
         return rtspecinv.StreamingInverter(stft, **options)
+
+    def setting(self, look_ahead: int, n_iter: int) -> Setting:
+        """What a stream of this configuration does."""
+        return Setting(self.sample_rate, self.n_fft, self.hop_length, look_ahead, n_iter)
 
 
 A, B = Configuration("A", 22050, 1024, 256), Configuration("B", 22050, 2048, 512)
@@ -216,9 +219,5 @@ def push_seconds(
     configuration: Configuration, magnitude: Tensor, n_pushes: int = 300, **options: Any
 ) -> tuple[float, float]:
     """Median and least time of a push of one stream, the frames being those of `(n_freq, n_frames)`."""
-    inverter, frames, times = configuration.inverter(**options), magnitude.mT.contiguous(), []
-    for i in range(WARM_UP + n_pushes):
-        begin = time.perf_counter()
-        inverter.push(frames[i % len(frames)])
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[WARM_UP:]), min(times[WARM_UP:])
+    seconds = timing.push_seconds(configuration.inverter(**options), magnitude, n_pushes)
+    return float(np.median(seconds)), float(seconds.min())

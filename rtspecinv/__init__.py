@@ -35,7 +35,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import methods, metrics, phase, speech, transforms, updates
+    from rtspecinv import engines, methods, metrics, phase, speech, transforms, updates
     from rtspecinv.analysis import StreamingAnalysis, magnitude_frames
     from rtspecinv.audio import (
         ArraySink,
@@ -78,6 +78,7 @@ __all__ = [
     "StreamingAnalysis",
     "StreamingInverter",
     "TeeSink",
+    "engines",
     "griffin_lim",
     "invert",
     "invert_blocks",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
     from PIL import Image
 except ImportError as _error:
     raise ImportError('Pictures need matplotlib: pip install "rtspecinv[plot]"') from _error
@@ -125,6 +127,91 @@ def convergence_plot(curves: Sequence[Curve], *, dark: bool) -> bytes:
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
         return file.getvalue()
+
+
+_ENGINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito 2008
+_MARKERS = "osD^vP"
+
+
+def push_plot(points: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw the cost of a push against streams, and quality against cost; returns a PNG file.
+
+    Args:
+        points: settings, each with `engine`, `transform`, `look_ahead`, `n_iter`, `streams`, `p50_us`,
+            `p99_us`, `hop_us` and `sc_db`, which may be None.
+    """
+    figure = Figure(figsize=(11, 5.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    colors = dict(zip(dict.fromkeys(p["engine"] for p in points), cycle(_ENGINE_COLORS), strict=False))
+    groups = _groups(points, "engine", "transform", "look_ahead", "n_iter")
+    several = {key: group for key, group in groups.items() if len(group) > 1} or groups
+    for i, (key, group) in _of_each_engine(several):
+        group.sort(key=lambda p: p["streams"])
+        x, style = [p["streams"] for p in group], {"color": colors[key[0]], "marker": _MARKERS[i % 6]}
+        label = f"{key[0]}, {key[1]}, {key[2]} ahead, n_iter {key[3]}"
+        left.plot(x, [p["p50_us"] for p in group], **style, label=label)
+        left.plot(x, [p["p99_us"] for p in group], **style, linestyle=":", markersize=3)
+    for hop in sorted({p["hop_us"] for group in several.values() for p in group}):
+        left.axhline(hop, color="#888888", linewidth=1)
+        left.annotate(
+            "one hop", (0.01, hop), xycoords=("axes fraction", "data"), xytext=(0, 3),
+            textcoords="offset points", fontsize=9, color="#666666",
+        )  # fmt: skip
+    left.set(title="Cost of a push: median, and 99th percentile (dotted)", xlabel="streams", ylabel="µs")
+    fewest = min((p["streams"] for p in points), default=1)
+    judged = [p for p in points if p["streams"] == fewest and p["sc_db"] is not None]
+    for i, (key, group) in _of_each_engine(_groups(judged, "engine", "transform", "look_ahead")):
+        group.sort(key=lambda p: p["n_iter"])
+        label, style = (
+            f"{key[0]}, {key[1]}, {key[2]} ahead",
+            {"color": colors[key[0]], "marker": _MARKERS[i % 6]},
+        )
+        right.plot([p["p50_us"] for p in group], [p["sc_db"] for p in group], **style, label=label)
+        for p in group:
+            right.annotate(
+                str(p["n_iter"]), (p["p50_us"], p["sc_db"]), xytext=(-6, -9) if i % 3 == 0 else (6, 3),
+                ha="right" if i % 3 == 0 else "left", textcoords="offset points", fontsize=8,
+                color=colors[key[0]],
+            )  # fmt: skip
+    right.set(
+        title="Quality against cost, at each point n_iter",
+        xlabel=f"µs a push, median, {fewest} stream{'' if fewest == 1 else 's'}",
+        ylabel="spectral convergence in dB (lower is better)",
+    )
+    for ax in (left, right):
+        ax.set_xscale("log")
+        ax.grid(color="#dde1e6", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.title.set_fontsize(11)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False)
+        ax.margins(x=0.1)
+        low, high = ax.get_xlim()
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1, 3)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter("{x:,.0f}")
+    left.set_xticks(sorted({p["streams"] for group in several.values() for p in group}))
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _groups(points: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ...], list[Any]]:
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for point in points:
+        groups.setdefault(tuple(point[name] for name in names), []).append(point)
+    return groups
+
+
+def _of_each_engine(groups: Mapping[tuple[Any, ...], list[Any]]) -> Iterator[tuple[int, Any]]:
+    """Groups, numbered within their engine."""
+    counts: dict[str, int] = {}
+    for key, group in groups.items():
+        counts[key[0]] = counts.get(key[0], -1) + 1
+        yield counts[key[0]], (key, group)
 
 
 _COLORS = 64  # of a small picture

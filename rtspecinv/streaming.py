@@ -37,7 +37,8 @@ class StreamingInverter(torch.nn.Module):
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
-            of a precision takes some 20 s to compile, once for all processes.
+            of a precision takes some 20 s to compile, once for all processes; the logger "rtspecinv" says so
+            at level INFO.
 
     Attributes:
         latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.

@@ -38,7 +38,8 @@ ARROWS = {
     "speech": set(),
     "plots": set(),
     "__init__": {
-        *("metrics", "phase", "speech", "updates", "audio", "stft", "streaming", "analysis", "transforms"),
+        *("engines", "metrics", "phase", "speech", "updates", "audio", "stft", "streaming", "analysis"),
+        "transforms",
         *("batch", "blocks", "descent", "mel", "methods"),
     },
     "cli": {

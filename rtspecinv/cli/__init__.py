@@ -1,4 +1,4 @@
-"""The command line: `rtspecinv play`, `invert`, `compare`, `demo`, `devices`."""
+"""The command line: `rtspecinv play`, `invert`, `compare`, `bench`, `demo`, `devices`."""
 
 from __future__ import annotations
 

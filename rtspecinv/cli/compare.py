@@ -6,8 +6,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import re
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ import rtspecinv
 from rtspecinv.audio import AudioReader, FileSink
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
+from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.threads import one_thread
 
@@ -55,8 +54,8 @@ def compare(args: argparse.Namespace) -> None:
         note(f"{reason}; its column stays empty")
     facts = _facts(contest)
     numbers = _numbers(contest, results, args.audio.name, facts)
-    _write_whole(folder / NUMBERS, json.dumps(numbers, indent=1, allow_nan=False) + "\n")
-    _write_whole(folder / PAGE, page.render(contest, results, args.audio.name, facts))
+    write_json(folder / NUMBERS, numbers)
+    write_whole(folder / PAGE, page.render(contest, results, args.audio.name, facts).encode())
     print(f"written       {folder / PAGE}")
 
 
@@ -79,7 +78,7 @@ def _contest(args: argparse.Namespace) -> Contest:
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
         raise NotADirectoryError(f"{args.output} is a file: the report needs a folder")
-    mono, rate = _mono(args.audio, args.seconds)
+    mono, rate = read_mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
     if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):
         raise ValueError(f"{len(mono)} samples are too few for n_fft={stft.n_fft}: use a smaller n_fft")
@@ -90,7 +89,7 @@ def _contest(args: argparse.Namespace) -> Contest:
     return Contest(mono[:n_samples], rate, stft, args.n_iter)
 
 
-def _mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
+def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
     """Return the beginning of a recording, its channels mixed into one, `(n_samples,)`, and its rate."""
     reader = AudioReader(audio)
     rate = reader.sample_rate
@@ -125,15 +124,6 @@ def _facts(contest: Contest) -> dict[str, str]:
         "torch": str(torch.__version__),
         "processor": f"{processor()}, one thread",
     }
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _numbers(contest: Contest, results: list[Result], name: str, facts: dict[str, str]) -> dict[str, Any]:
@@ -175,11 +165,16 @@ def _write_sound(path: Path, samples: Tensor, contest: Contest, audio: Path) -> 
         sink.write(samples)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write numbers; raises `ValueError` for one that is not finite."""
+    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is whole or absent."""
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        temporary.write_text(text, "utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

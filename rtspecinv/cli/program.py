@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -14,9 +15,10 @@ from typing import Any
 
 import rtspecinv
 from rtspecinv.cli import commands, offline
+from rtspecinv.cli.bench import add_options, bench
 from rtspecinv.cli.compare import N_ITER, compare
 from rtspecinv.cli.contest import CONTESTANTS
-from rtspecinv.cli.report import note, one_line
+from rtspecinv.cli.report import note, on_terminal, one_line
 from rtspecinv.files import LAYOUTS
 
 
@@ -24,7 +26,7 @@ def run(argv: Sequence[str] | None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error."""
     args = parser().parse_args(argv)
     try:
-        with _terminated_cleanly(), warnings.catch_warnings():
+        with _terminated_cleanly(), _remarks_on_terminal(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_once()
             status: int | None = args.run(args)
@@ -47,6 +49,28 @@ def _show_once() -> Callable[..., None]:
             note(f"warning: {message}")
 
     return show
+
+
+@contextmanager
+def _remarks_on_terminal() -> Iterator[None]:
+    """Note what the library logs, such as that it is compiling, if somebody is there to wait."""
+    if not on_terminal():
+        yield
+        return
+    log, handler = logging.getLogger("rtspecinv"), _Notes(logging.INFO)
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 @contextmanager
@@ -208,6 +232,16 @@ def parser() -> argparse.ArgumentParser:
     _add_stft_options(demo, n_fft=1024, hop_length=256)
     _add_inverter_options(demo)
     _add_device_options(demo)
+
+    measured = add(
+        bench,
+        "measure what a push costs on this machine",
+        "Push frames, and print how long that takes (µs: least, 50th, 95th and 99th percentile, largest),\n"
+        "how many streams keep up, 99 of 100 pushes taking less than one hop, and how good the sound is.\n"
+        "Engines take turns, after a warm-up that does not count.",
+        "rtspecinv bench --engines all --n-iter 8,32 --json bench.json --plot bench.png",
+    )
+    add_options(measured)
 
     add(commands.devices, "list the sound devices", "List the sound devices.", "rtspecinv devices")
     return top

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv.engines import numba_fft
+from rtspecinv.engines.announce import compiling
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.numba_kernels import push
 from rtspecinv.engines.numba_lanes import WIDTH
@@ -189,7 +190,8 @@ class NumbaCPU(Eager):
             windows["unchanged"],
             arrays,
         )
-        push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)
+        with compiling(push, f"the engine numba for {str(stft.dtype).removeprefix('torch.')}"):
+            push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)
         return ready
 
 

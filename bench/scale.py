@@ -1,0 +1,130 @@
+"""How the cost of a push grows, and where one engine overtakes another; a table of bench/push.py."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from protocol import A, Configuration
+from tables import Bench, table
+from torch import Tensor
+
+from rtspecinv.cli import timing
+from rtspecinv.cli.timing import Runner, Setting
+from rtspecinv.threads import threads
+
+SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # of a point
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One thing that grows, `settings` and numbers of streams by its value."""
+
+    name: str
+    points: Mapping[int, tuple[Setting, int]]
+    threads: int = 1
+    seconds: dict[Runner, list[float]] = field(default_factory=dict)
+
+    def measure(self, bench: Bench) -> None:
+        """Median seconds of a push of every engine at every point."""
+        with threads(self.threads):
+            for (setting, streams), runner in itertools.product(self.points.values(), runners()):
+                sizes = (setting.sample_rate, setting.n_fft, setting.hop_length)
+                magnitude = bench.magnitude(Configuration("", *sizes))[0]
+                self.seconds.setdefault(runner, []).append(median(runner, setting, streams, magnitude))
+
+
+def median(runner: Runner, setting: Setting, streams: int, magnitude: Tensor) -> float:
+    inverter = runner.inverter(setting, streams)
+
+    def enough(seconds: timing.Seconds) -> bool:
+        return len(seconds) >= LEAST_PUSHES and float(seconds.sum()) > SECONDS
+
+    times = timing.push_seconds(inverter, magnitude, MOST_PUSHES, warm_up=WARM_UP, enough=enough)
+    return float(np.median(times))
+
+
+@cache
+def runners() -> list[Runner]:
+    """All engines that this machine can run."""
+    return timing.runners(["all"], timing.devices(), A.setting(3, 8))
+
+
+def sweeps() -> list[Sweep]:
+    usual, rate = A.setting(3, 8), A.sample_rate
+    many = {n: (usual, n) for n in (1, 4, 16, 64, 256, 1024)}
+    found = [
+        Sweep("open frames", {n + 2: (A.setting(n, 8), 1) for n in (0, 1, 3, 7, 15)}),
+        Sweep("n_iter", {n: (A.setting(3, n), 1) for n in (1, 2, 4, 8, 16, 32)}),
+        Sweep("n_fft", {n: (Setting(rate, n, n // 4, 3, 8), 1) for n in (256, 512, 1024, 2048, 4096)}),
+        Sweep("overlap", {n: (Setting(rate, 1024, 1024 // n, 3, 8), 1) for n in (4, 8, 16)}),
+        Sweep("overlap, all ahead", {n: (Setting(rate, 1024, 1024 // n, n - 1, 8), 1) for n in (4, 8, 16)}),
+        Sweep("streams", many),
+    ]
+    cores = os.cpu_count() or 1
+    return [*found, Sweep(f"streams, {cores} threads", many, cores)] if cores > 1 else found
+
+
+def section_q(bench: Bench) -> str:
+    """How the cost of a push grows.
+
+    One thing grows at a time, from A, look_ahead 3, 8 iterations, one stream, one thread. "Exponent": slope
+    of the logarithm of the median against that of what grows, by least squares, and its standard error; 1 is
+    in proportion. Open frames are look_ahead + 1 + revise, here of look_ahead 0, 1, 3, 7, 15. The overlap is
+    n_fft / hop_length, n_fft being 1024, with look_ahead 3 or "all ahead", the default of one less than the
+    overlap; the exponent is that of a push: a second of sound has as many more pushes, add 1. Below the
+    table, the engines against each other, in all rows.
+    """
+    done, rows = sweeps(), []
+    for sweep in done:
+        sweep.measure(bench)
+        for runner, seconds in sweep.seconds.items():
+            slope, error = exponent(list(sweep.points), seconds)
+            values = " / ".join(map(str, sweep.points))
+            costs = " / ".join(f"{1e6 * s:.0f}" for s in seconds)
+            rows.append([sweep.name, label(runner), values, costs, f"{slope:.2f} ± {error:.2f}"])
+    found = table(["what grows", "engine", "from, to", "µs a push (p50)", "exponent"], rows)
+    return f"{found}\n\n{crossovers(done)}"
+
+
+def exponent(values: list[int], seconds: list[float]) -> tuple[float, float]:
+    """Slope of log seconds against log values, and its standard error."""
+    x, y = np.log(values), np.log(seconds)
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    rest = y - slope * x
+    return slope, math.sqrt(float(rest @ rest) / max(1, len(values) - 2) / float(x @ x))
+
+
+def crossovers(done: list[Sweep]) -> str:
+    """Say of every two engines where the one that is ahead with one stream falls behind, in any sweep."""
+    lines = []
+    for first, second in itertools.combinations(runners(), 2):
+        ratios = [
+            (slower / faster, f"{sweep.name} = {value}")
+            for sweep in done
+            for value, slower, faster in zip(
+                sweep.points, sweep.seconds[first], sweep.seconds[second], strict=True
+            )
+        ]
+        names = (label(first), label(second))
+        usual = ratios[2][0]  # of the first sweep: the setting that all sweeps start from
+        if usual < 1:
+            ratios, names = [(1 / ratio, where) for ratio, where in ratios], names[::-1]
+        low, high = min(ratios), max(ratios)
+        behind = [where for ratio, where in ratios if ratio <= 1]
+        verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster everywhere: no crossover"
+        lines.append(
+            f"- `{names[1]}` against `{names[0]}`: {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
+            f"{high[0]:.1f} times ({high[1]}) faster."
+        )
+    return "\n".join(lines) or "There is one engine here: nothing to cross over."
+
+
+def label(runner: Runner) -> str:
+    return runner.engine if runner.device == "cpu" else f"{runner.engine}, {runner.device}"
