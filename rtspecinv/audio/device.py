@@ -17,6 +17,7 @@ from rtspecinv.audio.ring import Ring, ring_opener
 from rtspecinv.audio.sinks import Block, Sink, as_block
 
 _STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
+_LONGEST_LATENCY = 60.0  # seconds
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 _FADE_SECONDS = 0.005
 _AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not click
@@ -38,6 +39,15 @@ def sounddevice() -> Any:
             f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
         ) from error
     return module
+
+
+def stream_seconds(stream: Any) -> float:
+    """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
+
+    Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
+    """
+    seconds = float(stream.latency)
+    return seconds if seconds < _LONGEST_LATENCY else 0.0
 
 
 def device_table() -> str:
@@ -201,7 +211,7 @@ class SoundDeviceSink(Sink):
     def latency_seconds(self) -> float:
         """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers."""
         with self._lock:
-            device_seconds = 0.0 if self._closed else float(self._ring.stream.latency)
+            device_seconds = 0.0 if self._closed else stream_seconds(self._ring.stream)
             return (self._ahead + self._held) / self.device_rate + device_seconds
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.audio.device import DeviceError, sounddevice
+from rtspecinv.audio.device import DeviceError, sounddevice, stream_seconds
 from rtspecinv.audio.inbox import Bell, copy_of
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
@@ -80,8 +80,8 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
 class Microphone:
     """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
 
-    sample_rate: in Hz, one that the device takes. Use the sink's: input and output of one device have one
-        clock, so that neither runs ahead of the other.
+    sample_rate: in Hz, one that the device takes; None is the device's own. Use the sink's: input and output
+        of one device have one clock, so that neither runs ahead of the other.
     device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
     latency: the device's own input buffering: `"low"`, `"high"` or seconds.
     queue_seconds: how much may wait for the one who iterates; then the oldest block is lost.
@@ -94,7 +94,7 @@ class Microphone:
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: int | None,
         channels: int = 1,
         *,
         device: int | str | None = None,
@@ -102,12 +102,15 @@ class Microphone:
         queue_seconds: float = 0.5,
         block_length: int = 0,
     ) -> None:
-        self.sample_rate, self.channels = sample_rate, channels
+        self.channels = channels
         self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
-        self._most = queue_seconds * sample_rate  # samples
         self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         sd = sounddevice()
         try:
+            if sample_rate is None:
+                sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
+            self.sample_rate = sample_rate
+            self._most = queue_seconds * sample_rate  # samples
             self._stream = sd.InputStream(
                 samplerate=sample_rate,
                 channels=channels,
@@ -127,7 +130,7 @@ class Microphone:
     @property
     def latency_seconds(self) -> float:
         """Seconds from the air to a block: the device's own buffers."""
-        return float(self._stream.latency)
+        return stream_seconds(self._stream)
 
     def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
         """On PortAudio's thread: copy, nothing else."""
