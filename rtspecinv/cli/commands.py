@@ -75,7 +75,8 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
     def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
         nonlocal stats
         with Player(inverter, TeeSink(view.meter, sink), queue_seconds=_QUEUE_SECONDS) as player:
-            stats = perform(frames, player, view)
+            perform(frames, player, view)
+        stats = player.stats
         return Progress(stats.n_frames, stats.n_samples)
 
     outcome = transfer(source, run, view, output=args.output, device=device)

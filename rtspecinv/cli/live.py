@@ -79,20 +79,16 @@ def _play(
         except KeyboardInterrupt:
             pass  # which is how one leaves
         stats = player.stats
-        print(
-            f"played        {stats.n_samples / rate:.2f} s, of {stats.n_frames} frames, {stats.n_held} held"
-        )
+        print(f"played        {stats.n_samples / rate:.2f} s")
         print_performance(stats, view, sink)
 
 
-def perform(frames: Iterable[Tensor], player: Player, view: View) -> PlayerStats:
-    """Play frames to their end, show how it goes, and return how it went."""
+def perform(frames: Iterable[Tensor], player: Player, view: View) -> None:
+    """Push frames and show how it goes."""
     for frame in frames:
         if view.due:  # before the push: so soon will this frame be heard
             view.show(frame, player.stats)
         player.push(frame)
-    player.drain()
-    return player.stats
 
 
 def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -> None:
@@ -102,7 +98,7 @@ def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -
     told = f", {device.late_blocks} of them the device's own" if device.late_blocks else ""
     print(f"playback      {statistics.median(latencies):.1f} ms of latency, at most {max(latencies):.0f}")
     print(
-        f"late          {stats.n_late} times; {stats.n_held} frames were made up, {stats.n_dropped} dropped"
+        f"late          {stats.n_late} times: {stats.n_held} frames made up, {stats.n_dropped} dropped"
     )
     print(f"underflows    {stats.underflows} ({silence:.0f} ms of silence){told}")
     factors = f"{stats.real_time_factor_p50:.3f}, 99 of 100 under {stats.real_time_factor_p99:.3f}"
