@@ -60,12 +60,12 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def server(
-    *, wait_for_clients: bool, sample_rate: int = SAMPLE_RATE, period: int = 1024
+    *, wait_for_clients: bool, sample_rate: int = SAMPLE_RATE, period: int = 1024, name: str = ""
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start a server and make PortAudio use it; yields its name and its process."""
     import sounddevice
 
-    name = f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
+    name = name or f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
     command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
     command += ["-r", str(sample_rate), "-p", str(period), "-C", "0", "-P", str(CHANNELS)]
     process = subprocess.Popen(
@@ -81,10 +81,11 @@ def server(
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
-        sounddevice._terminate()  # before the server goes, or PortAudio aborts the process
-        process.terminate()
-        process.wait(10)
-        sounddevice._initialize()
+        if process.poll() is None:
+            sounddevice._terminate()  # before the server goes, or PortAudio aborts the process
+            process.terminate()
+            process.wait(10)
+            sounddevice._initialize()
 
 
 def _wait_until_up(name: str, process: subprocess.Popen[bytes]) -> None:

@@ -10,13 +10,13 @@ import faulthandler
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import jackd
 import numpy as np
-import sounddevice
 
 from rtspecinv.audio import DeviceError, SoundDeviceSink, device
 
@@ -25,32 +25,33 @@ def native_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def play_on(backend: str) -> None:
-    """Open, write, drain, clear and close until something happens."""
+def play(backend: str, drains: bool) -> None:
+    """Write, clear, drain and close, until something happens."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3000)).astype(np.float32)
-    while True:
-        with SoundDeviceSink(
-            jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=0.1, prefill_seconds=0.01, backend=backend
-        ) as sink:
+    with SoundDeviceSink(
+        jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=0.1, prefill_seconds=0.01, backend=backend
+    ) as sink:
+        for _ in range(2 if drains else 1000):
             for _ in range(5):
                 sink.write(samples)
             sink.clear()
             sink.write(samples)
-            sink.drain()
+            if drains:
+                sink.drain()
 
 
 def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
-    # A timer's signal, treated as Ctrl-C.
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
     with jackd.server(**jackd.CARDS["patient"]):
         SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, backend=backend).close()
         n_threads = None
         for _ in range(n_rounds):
+            presser = threading.Timer(chance.uniform(0.005, 0.5), os.kill, [os.getpid(), signal.SIGINT])
             try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.005, 0.5))
-                play_on(backend)
+                presser.start()
+                while True:
+                    play(backend, drains=True)
             except KeyboardInterrupt:
-                pass
+                presser.join()
             assert threading.active_count() == 1
             time.sleep(0.01)
             n_threads = n_threads or native_threads()
@@ -58,22 +59,41 @@ def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
 
 
 def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
-    device._STALL_SECONDS = 0.5
+    """Every round in a process of its own, because PortAudio does not come to life again without its server.
+
+    It is unplugged while it plays: where a server goes while a stream is being opened, started or stopped,
+    PortAudio's JACK code asserts and aborts.
+    """
+    name = f"rtspecinv-{os.getpid()}"  # JACK has room for eight names and forgets none by itself
     for _ in range(n_rounds):
-        with jackd.server(**jackd.CARDS["patient"]) as (_, process):
-            puller = threading.Timer(chance.uniform(0.005, 0.5), process.terminate)
-            puller.start()
-            try:
-                play_on(backend)
-            except DeviceError as error:
-                print(f"{type(error).__name__}: {error}", flush=True)
-            puller.join()
-            assert threading.active_count() == 1
+        program = [sys.executable, __file__, name, "0", backend, str(chance.random())]
+        subprocess.run(program, check=True, timeout=30)
+    with jackd.server(**jackd.CARDS["patient"], name=name):
+        pass  # ends well, and gives its name back
+
+
+def unplug_once(name: str, backend: str, when: float) -> None:
+    device._STALL_SECONDS = 0.5
+    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):
+        puller = threading.Timer(0.3 + when, process.kill)
+        puller.start()
+        try:
+            play(backend, drains=False)
+        except DeviceError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        else:
+            raise AssertionError("no error")
+        puller.join()
+        # PortAudio may need minutes to close a stream whose server has gone; that is left to a daemon.
+        assert all(each.name == "close" and each.daemon for each in threading.enumerate()[1:])
+        process.wait(5)
 
 
 if __name__ == "__main__":
-    what, n_rounds, backend, seed = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    faulthandler.dump_traceback_later(30 + 10 * n_rounds, exit=True)
-    assert sounddevice
-    {"ctrl-c": interrupt, "unplug": unplug}[what](n_rounds, backend, random.Random(seed))
-    print(f"{n_rounds} rounds")
+    what, n_rounds, backend = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    faulthandler.dump_traceback_later(20 + 10 * n_rounds, exit=True)
+    if what in ("ctrl-c", "unplug"):
+        {"ctrl-c": interrupt, "unplug": unplug}[what](n_rounds, backend, random.Random(int(sys.argv[4])))
+        print(f"{n_rounds} rounds")
+    else:
+        unplug_once(what, backend, float(sys.argv[4]))

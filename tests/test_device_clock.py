@@ -176,8 +176,8 @@ def gil_held(share: float, period_seconds: float) -> Iterator[None]:
         holder.join()
 
 
-def lost_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) -> tuple[int, int]:
-    """Return how many of the samples written were not heard, one after another, and the underflows."""
+def lost_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) -> tuple[int, int, int]:
+    """Return how many of the samples written were not heard, the gaps, and the device's late blocks."""
     n_samples, hop = round(seconds * jackd.SAMPLE_RATE), 256
     samples = (np.arange(1, n_samples + 1) / 2**24).astype(np.float32)[np.newaxis]  # each tells its place
     recorder = jackd.Recorder(card, 1, path)
@@ -190,12 +190,12 @@ def lost_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) 
             sink.drain()
     recorded = recorder.stop()[0].astype(np.float64) * 2**24
     heard = np.unique(recorded[(recorded == np.round(recorded)) & (recorded > 0)])
-    return n_samples - len(heard), gaps(sink)
+    return n_samples - len(heard), gaps(sink), sink.late_blocks
 
 
 def test_a_held_gil_loses_nothing_with_rtmixer(card, tmp_path):
     pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
-    assert lost_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 5) == (0, 0)
+    assert lost_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 5)[:2] == (0, 0)
 
 
 @pytest.mark.soak
@@ -204,9 +204,9 @@ def test_a_held_gil_loses_nothing_with_rtmixer_for_half_a_minute(card, tmp_path)
     pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
     with_callback = lost_while_gil_is_held(card, tmp_path / "recorded.npy", "callback", 30)
     with_rtmixer = lost_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 30)
-    print(f"lost samples and underflows in 30 s: callback {with_callback}, rtmixer {with_rtmixer}")
+    print(f"lost samples, gaps and late blocks in 30 s: callback {with_callback}, rtmixer {with_rtmixer}")
     assert with_callback > with_rtmixer
-    assert with_rtmixer == (0, 0)
+    assert with_rtmixer[:2] == (0, 0)
 
 
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)

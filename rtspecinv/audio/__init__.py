@@ -4,8 +4,9 @@ Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns th
 Sound libraries are imported when a device or a file is opened, not before.
 """
 
-from rtspecinv.audio.device import DeviceError, SoundDeviceSink, device_table
+from rtspecinv.audio.device import SoundDeviceSink
 from rtspecinv.audio.player import Player, PlayerStats, play
+from rtspecinv.audio.portaudio import DeviceError, device_table
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
 from rtspecinv.audio.sources import AudioReader, Mailbox, Microphone, read_audio
 from rtspecinv.audio.stream import Progress

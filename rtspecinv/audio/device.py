@@ -12,50 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.audio.portaudio import (
+    DeviceError,
+    leave_at_exit,
+    sounddevice,
+    stream_seconds,
+    undisturbed,
+)
 from rtspecinv.audio.resample import Resampler
 from rtspecinv.audio.ring import Ring, ring_opener
 from rtspecinv.audio.sinks import Block, Sink, as_block
 
 _STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
-_LONGEST_LATENCY = 60.0  # seconds
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 _FADE_SECONDS = 0.005
 _AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not click
-
-
-class DeviceError(RuntimeError):
-    """There is no usable sound device, or it stopped; the message says what helps."""
-
-
-def sounddevice() -> Any:
-    """Return the module, imported only now; raises `DeviceError` with what to install."""
-    without = "; FileSink, ArraySink and the command line's -o FILE work without it"
-    try:
-        import sounddevice as module
-    except ImportError as error:
-        raise DeviceError(f"Playing needs sounddevice: pip install sounddevice{without}") from error
-    except OSError as error:
-        raise DeviceError(
-            f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
-        ) from error
-    return module
-
-
-def stream_seconds(stream: Any) -> float:
-    """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
-
-    Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
-    """
-    seconds = float(stream.latency)
-    return seconds if seconds < _LONGEST_LATENCY else 0.0
-
-
-def device_table() -> str:
-    """Return a line for each sound device; raises `DeviceError` if there is none."""
-    devices = sounddevice().query_devices()
-    if not devices:
-        raise DeviceError("PortAudio finds no sound device")
-    return str(devices)
 
 
 class SoundDeviceSink(Sink):
@@ -134,7 +105,8 @@ class SoundDeviceSink(Sink):
         opener = ring_opener(backend, sd)
 
         def open_at(rate: int) -> tuple[Ring, int]:
-            return opener(round(seconds * rate), {"samplerate": rate, **options}), rate
+            with undisturbed():
+                return opener(round(seconds * rate), {"samplerate": rate, **options}), rate
 
         try:
             try:
@@ -179,9 +151,8 @@ class SoundDeviceSink(Sink):
     @property
     def _room(self) -> int:
         """Samples that may be queued now; behind a gap at least half of the queue, however long the lead."""
-        return self._queue_length - (
-            self._ahead if self._goes_on else min(self._ahead, self._queue_length // 2)
-        )
+        most = self._queue_length if self._goes_on else self._queue_length // 2
+        return self._queue_length - min(self._ahead, most)
 
     @property
     def _held(self) -> int:
@@ -371,24 +342,40 @@ class SoundDeviceSink(Sink):
         finally:
             with self._lock:
                 self._closed = True
-                if self._running and self._ring.claimed >= self._end:
-                    self._stop()
-                self._running = False
-                self._ring.stream.close(ignore_errors=True)  # joins PortAudio's thread
+                self._close_stream()
+
+    def _close_stream(self) -> None:
+        """Let PortAudio close the stream, which joins its thread.
+
+        On a device that no longer moves that may take PortAudio minutes (10 with JACK), so it is left to it.
+        """
+        gone = self._running and self._ring.claimed < self._end
+        if self._running and not gone:
+            self._stop()
+        self._running = False
+        with undisturbed():
+            if gone:
+                closer = threading.Thread(target=self._ring.stream.close, name="close", daemon=True)
+                closer.start()
+                closer.join(_STALL_SECONDS)
+            else:
+                self._ring.stream.close(ignore_errors=True)
 
     def _start(self) -> None:
         if not self._running:
             self._seen = (self._ring.claimed, time.monotonic())
             self._running = True
             try:
-                self._ring.start()
+                with undisturbed():
+                    self._ring.start()
             except self._sounddevice.PortAudioError as error:
                 self._running = False
                 raise DeviceError(f"The sound device does not start: {error}") from error
 
     def _stop(self) -> None:
         self._running = False
-        self._ring.stream.stop()  # PortAudio returns when its own buffers have been played, too
+        with undisturbed():
+            self._ring.stream.stop()  # PortAudio returns when its own buffers have been played, too
 
     def _wait(self, missing: Callable[[], int]) -> None:
         """Sleep until the device has taken as many samples as are `missing`."""
@@ -415,8 +402,10 @@ class SoundDeviceSink(Sink):
         if self._ring.claimed != position:
             self._seen = (self._ring.claimed, time.monotonic())
         elif not self._active():
+            leave_at_exit(self._sounddevice)
             raise DeviceError("The sound device stopped")
         elif time.monotonic() - since > _STALL_SECONDS:
+            leave_at_exit(self._sounddevice)
             raise DeviceError(f"The sound device has taken no samples for {_STALL_SECONDS:.0f} seconds")
 
     def _active(self) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.audio.device import DeviceError, sounddevice, stream_seconds
 from rtspecinv.audio.inbox import Bell, copy_of
+from rtspecinv.audio.portaudio import DeviceError, sounddevice, stream_seconds
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
 

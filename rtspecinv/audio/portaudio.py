@@ -1,0 +1,64 @@
+"""PortAudio: imported when a device is opened, and handled with care."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_LONGEST_LATENCY = 60.0  # seconds
+
+
+class DeviceError(RuntimeError):
+    """There is no usable sound device, or it stopped; the message says what helps."""
+
+
+def sounddevice() -> Any:
+    """Return the module, imported only now; raises `DeviceError` with what to install."""
+    without = "; FileSink, ArraySink and the command line's -o FILE work without it"
+    try:
+        import sounddevice as module
+    except ImportError as error:
+        raise DeviceError(f"Playing needs sounddevice: pip install sounddevice{without}") from error
+    except OSError as error:
+        raise DeviceError(
+            f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
+        ) from error
+    return module
+
+
+def stream_seconds(stream: Any) -> float:
+    """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
+
+    Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
+    """
+    seconds = float(stream.latency)
+    return seconds if seconds < _LONGEST_LATENCY else 0.0
+
+
+def device_table() -> str:
+    """Return a line for each sound device; raises `DeviceError` if there is none."""
+    devices = sounddevice().query_devices()
+    if not devices:
+        raise DeviceError("PortAudio finds no sound device")
+    return str(devices)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            mask(signal.SIG_SETMASK, before)
+
+
+def leave_at_exit(module: Any) -> None:
+    """Let Python's exit not end PortAudio, which aborts the process where a JACK server has gone."""
+    if hasattr(module, "_exit_handler"):
+        atexit.unregister(module._exit_handler)
