@@ -19,6 +19,7 @@ from rtspecinv.cli import live as performing
 from rtspecinv.cli.bench import add_options, bench
 from rtspecinv.cli.compare import N_ITER, compare
 from rtspecinv.cli.contest import CONTESTANTS
+from rtspecinv.cli.doctor import doctor
 from rtspecinv.cli.report import note, on_terminal, one_line
 from rtspecinv.files import LAYOUTS
 
@@ -263,6 +264,14 @@ def parser() -> argparse.ArgumentParser:
     add_options(measured)
 
     add(commands.devices, "list the sound devices", "List the sound devices.", "rtspecinv devices")
+    add(
+        doctor,
+        "say what this machine has, lacks and can hold",
+        "Look at Python, torch, the extras, PortAudio and the devices, play a second of silence, and\n"
+        "measure what a push costs. Says what helps where something is missing; the status is 1 if\n"
+        "nothing can be played.",
+        "rtspecinv doctor",
+    )
     return top
 
 
