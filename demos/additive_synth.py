@@ -11,7 +11,7 @@ from contextlib import suppress
 import mido  # pip install "rtspecinv[demos]"
 import numpy as np
 
-import rtspecinv
+from rtspecinv import STFT, FileSink, Player, SoundDeviceSink, StreamingInverter
 
 RATE, N_FFT, HOP, PARTIALS = 44100, 2048, 256, np.arange(1, 17)
 KEYS = "awsedftgyhujkolp"
@@ -66,16 +66,14 @@ def from_keys(synth):
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("midi", nargs="?", metavar="FILE.mid", help="MIDI file; without it, the keys play")
-parser.add_argument("-o", "--output", metavar="FILE", help="write the sound of a MIDI file, do not play it")
-parser.add_argument("-d", "--device", help="sound device, see `rtspecinv devices`")
+parser.add_argument("-o", "--output", dest="file", metavar="FILE", help="write the sound, do not play it")
+parser.add_argument("-d", "--device", help="a part of a sound device's name")
 args = parser.parse_args()
-if not args.midi and (args.output or not sys.stdin.isatty()):
+if not args.midi and (args.file or not sys.stdin.isatty()):
     parser.error("keys need a terminal and sound as they are played: give a MIDI file")
 frames = from_file(Synth(), args.midi) if args.midi else from_keys(Synth())
-inverter = rtspecinv.StreamingInverter(rtspecinv.STFT(N_FFT, HOP), look_ahead=1)
-live = {"device": args.device, "latency": "low"}
-sink = rtspecinv.FileSink(args.output, RATE) if args.output else rtspecinv.SoundDeviceSink(RATE, **live)
-player = rtspecinv.Player(inverter, sink, max_frames=1, queue_seconds=0.03)
-with suppress(KeyboardInterrupt), sink, player:
+inverter = StreamingInverter(STFT(N_FFT, HOP), look_ahead=1)
+sink = FileSink(args.file, RATE) if args.file else SoundDeviceSink(RATE, device=args.device, latency="low")
+with suppress(KeyboardInterrupt), sink, Player(inverter, sink, max_frames=1, queue_seconds=0.03) as player:
     for frame in frames:
         player.push(frame)

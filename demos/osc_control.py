@@ -54,7 +54,7 @@ parser.add_argument("audio", nargs="?", help="WAV, FLAC, OGG or MP3, played over
 parser.add_argument("-p", "--port", type=int, default=9000, help="UDP port (default: 9000; 0 is any)")
 parser.add_argument("-s", "--seconds", type=float, default=float("inf"), help="end after so long")
 parser.add_argument("-o", "--output", metavar="FILE", help="write, at the same pace, and do not play")
-parser.add_argument("-d", "--device", help="sound device, see `rtspecinv devices`")
+parser.add_argument("-d", "--device", help="a part of a sound device's name")
 args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
 stft = rtspecinv.STFT(1024, 256)

@@ -29,7 +29,7 @@ parser.add_argument("audio", nargs="?", help="what the model says: WAV, FLAC, OG
 parser.add_argument("--speed", type=float, default=4.0, help="of the model, in times real time (default: 4)")
 parser.add_argument("--seed", type=int, default=0, help="of the sizes and times")
 parser.add_argument("-o", "--output", metavar="FILE", help="write the sound, do not play it")
-parser.add_argument("-d", "--device", help="sound device, see `rtspecinv devices`")
+parser.add_argument("-d", "--device", help="a part of a sound device's name")
 args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
 stft = rtspecinv.STFT(1024, 256)

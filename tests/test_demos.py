@@ -118,8 +118,14 @@ def test_osc_freezes_what_plays_and_survives_nonsense(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_they_play(name, card, tune):
-    given = {"additive_synth.py": [tune], "osc_control.py": ["-p", 0, "-s", 1], "speech_chunks.py": []}
+def test_they_play(name, card, tune, tmp_path):
+    with FileSink(tmp_path / "short.wav", 22050) as sink:
+        sink.write(render()[:22050])
+    given = {
+        "additive_synth.py": [tune],
+        "osc_control.py": ["--port", 0, "--seconds", 1],
+        "speech_chunks.py": [tmp_path / "short.wav"],
+    }
     run(name, *given[name], "-d", jackd.DEVICE)
 
 

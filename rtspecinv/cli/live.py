@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -75,7 +77,7 @@ def _play(
         )
         try:
             with player, view:
-                perform(_frames(args, microphone, stft, view), player, view)
+                perform(_frames(args, microphone, stft, sink, view), player, view)
         except KeyboardInterrupt:
             pass  # which is how one leaves
         stats = player.stats
@@ -93,11 +95,12 @@ def perform(frames: Iterable[Tensor], player: Player, view: View) -> None:
 
 def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -> None:
     """Print how playing went."""
+    n_dropped = stats.n_dropped + view.n_skipped
     latencies = view.latencies_ms or [math.nan]
     silence = 1000 * device.underflow_samples / device.device_rate
     told = f", {device.late_blocks} of them the device's own" if device.late_blocks else ""
     print(f"playback      {statistics.median(latencies):.1f} ms of latency, at most {max(latencies):.0f}")
-    print(f"late          {stats.n_late} times: {stats.n_held} frames made up, {stats.n_dropped} dropped")
+    print(f"late          {stats.n_late} times: {stats.n_held} frames made up, {n_dropped} dropped")
     print(f"underflows    {stats.underflows} ({silence:.0f} ms of silence){told}")
     factors = f"{stats.real_time_factor_p50:.3f}, 99 of 100 under {stats.real_time_factor_p99:.3f}"
     print(f"speed         real-time factor {factors}: seconds of work per second of sound")
@@ -149,22 +152,38 @@ def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
 
 
 def _frames(
-    args: argparse.Namespace, microphone: Microphone, stft: rtspecinv.STFT, view: View
+    args: argparse.Namespace,
+    microphone: Microphone,
+    stft: rtspecinv.STFT,
+    sink: SoundDeviceSink,
+    view: View,
 ) -> Iterator[Tensor]:
     """Frames `(1, n_freq)` of the microphone, as the command line and the keys want them."""
     rate = microphone.sample_rate / stft.hop_length  # frames in a second
     freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
     end = None if args.seconds is None else round(args.seconds * rate)
-    frames = rtspecinv.magnitude_frames(microphone, stft)
+    most = 0  # samples that should be queued when a frame comes, for the largest block so far
+
+    def blocks() -> Iterator[npt.NDArray[np.float32]]:
+        nonlocal most
+        for block in microphone:
+            longest = max(stft.hop_length, block.shape[-1])
+            most = max(most, round(args.queue * microphone.sample_rate) + longest)
+            yield block
+
+    frames = rtspecinv.magnitude_frames(blocks(), stft)
     for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
         if n == end:
             return
-        if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
-            frame = torch.zeros_like(frame)
         if n == freeze_at or _enter_pressed():
             freeze.on = not freeze.on
             view.remark = "   held" if freeze.on else ""
+        if sink.queued >= most:  # the device has only begun, or frames were made up: no later than needed
+            view.n_skipped += 1
+            continue
+        if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
+            frame = torch.zeros_like(frame)
         yield pitch(freeze(frame))
 
 

@@ -65,6 +65,7 @@ class View:
         before_seconds: float = 0.0,
     ) -> None:
         self.meter = Meter()
+        self.n_skipped = 0  # frames that were not pushed, to be counted with those dropped
         self.remark = ""  # shown beside the time
         self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)  # that were seen
         self._rate, self._hop_length = rate, stft.hop_length
@@ -108,7 +109,8 @@ class View:
         picture.append("█" * filled, colour).append("─" * (width - filled) + "\n", "bright_black")
         for row in spectrum_rows(self._bands(frame, width)):
             picture.append(row + "\n", "cyan")
-        picture.append("   ".join(_figures(stats, latency_ms)))
+        figures = _figures(stats, latency_ms)
+        picture.append("   ".join(figures[:2]) + "\n" + "   ".join(figures[2:]))
         return picture
 
     def _bands(self, frame: torch.Tensor, width: int) -> npt.NDArray[np.float64]:
