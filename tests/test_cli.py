@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from stage import workers
 
 import rtspecinv
 from rtspecinv.audio import Progress, SoundDeviceSink, read_audio
@@ -161,6 +162,7 @@ def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
     # All of it is queued before the device starts, so that a busy machine does not make the inverter late.
     patient = partial(SoundDeviceSink, queue_seconds=1, prefill_seconds=1)
     monkeypatch.setattr("rtspecinv.cli.commands.SoundDeviceSink", patient)
+    monkeypatch.setattr("rtspecinv.cli.commands._QUEUE_SECONDS", 1)
     args = [str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "-d", jackd.DEVICE, "--latency", "low"]
     assert main(["play", *args, *FAST]) == 0
     written = read_audio(tmp_path / "b.wav")[0]
@@ -221,17 +223,24 @@ def test_interrupted_run_leaves_nothing(tmp_path, number, status):
 
 
 def test_ctrl_c_while_playing_closes_the_device(card, tmp_path, clip, monkeypatch, capsys):
-    calls = []
+    sinks = []
 
-    def interrupt(self, progress):
-        calls.append(self.device)
-        if progress.n_frames == 40:
+    class Noted(SoundDeviceSink):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            sinks.append(self)
+
+    def interrupt(self, frame, stats):
+        if stats.n_frames >= 40:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("rtspecinv.cli.report.Report.__call__", interrupt)
+    monkeypatch.setattr("rtspecinv.cli.commands.SoundDeviceSink", Noted)
+    monkeypatch.setattr("rtspecinv.cli.view.View.show", interrupt)
     soundfile.write(clip, tone(90000).T, jackd.SAMPLE_RATE)
     assert main(["play", str(clip), "-d", jackd.DEVICE, "-o", str(tmp_path / "b.wav"), *FAST]) == 130
-    assert calls[-1]._stream.closed
+    with pytest.raises(ValueError, match="closed"):
+        sinks[-1].drain()
+    assert not workers()
     assert lines(capsys) == ([], ["rtspecinv: interrupted"])
     assert [path.name for path in tmp_path.iterdir()] == ["clip.wav"]
 
@@ -303,6 +312,8 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ("play clip.wav -o none/out.wav", "there is no folder none"),
         ("play clip.wav --update rarr", "raar"),
         ("play clip.wav --look-ahead -1", "look_ahead"),
+        ("play clip.wav --rate 0", "--rate 0 is not a finite number over 0"),
+        ("play clip.wav --rate nan", "--rate nan"),
         ("play clip.wav --hop-length 2000", "hop_length"),
         ("play clip.wav --n-fft 0", "n_fft"),
         ("invert none.npy -o out.wav", "There is no file none.npy"),
@@ -336,7 +347,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path, clip, capsys, monkeypat
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("command", ["play", "invert", "compare", "demo", "devices"])
+@pytest.mark.parametrize("command", ["play", "live", "invert", "compare", "demo", "devices", "doctor"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as leaving:
         main([command, "--help"])

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.audio.portaudio import DeviceError, leave_at_exit, sounddevice, undisturbed
+from rtspecinv.audio.portaudio import (
+    DeviceError,
+    leave_at_exit,
+    sounddevice,
+    stream_seconds,
+    undisturbed,
+)
 from rtspecinv.audio.resample import Resampler
 from rtspecinv.audio.ring import Ring, ring_opener
 from rtspecinv.audio.sinks import Block, Sink, as_block
@@ -176,7 +182,7 @@ class SoundDeviceSink(Sink):
     def latency_seconds(self) -> float:
         """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers."""
         with self._lock:
-            device_seconds = 0.0 if self._closed else float(self._ring.stream.latency)
+            device_seconds = 0.0 if self._closed else stream_seconds(self._ring.stream)
             return (self._ahead + self._held) / self.device_rate + device_seconds
 
     @property

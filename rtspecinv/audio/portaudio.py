@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_LONGEST_LATENCY = 60.0  # seconds
+
 
 class DeviceError(RuntimeError):
     """There is no usable sound device, or it stopped; the message says what helps."""
@@ -25,6 +27,15 @@ def sounddevice() -> Any:
             f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
         ) from error
     return module
+
+
+def stream_seconds(stream: Any) -> float:
+    """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
+
+    Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
+    """
+    seconds = float(stream.latency)
+    return seconds if seconds < _LONGEST_LATENCY else 0.0
 
 
 def device_table() -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +16,10 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
-from rtspecinv.audio.portaudio import DeviceError, sounddevice
+from rtspecinv.audio.portaudio import DeviceError, leave_at_exit, sounddevice, stream_seconds, undisturbed
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
+_PAUSE_SECONDS = 1.0  # and is closed with care when it gave nothing for so long
 
 
 class AudioReader:
@@ -80,8 +83,8 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
 class Microphone:
     """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
 
-    sample_rate: in Hz, one that the device takes. Use the sink's: input and output of one device have one
-        clock, so that neither runs ahead of the other.
+    sample_rate: in Hz, one that the device takes; None is the device's own. Use the sink's: input and output
+        of one device have one clock, so that neither runs ahead of the other.
     device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
     latency: the device's own input buffering: `"low"`, `"high"` or seconds.
     queue_seconds: how much may wait for the one who iterates; then the oldest block is lost.
@@ -94,7 +97,7 @@ class Microphone:
 
     def __init__(
         self,
-        sample_rate: int,
+        sample_rate: int | None,
         channels: int = 1,
         *,
         device: int | str | None = None,
@@ -102,21 +105,26 @@ class Microphone:
         queue_seconds: float = 0.5,
         block_length: int = 0,
     ) -> None:
-        self.sample_rate, self.channels = sample_rate, channels
+        self.channels = channels
+        self._latest = 0.0  # when a block came, 0 if none can
         self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
-        self._most = queue_seconds * sample_rate  # samples
         self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         sd = sounddevice()
         try:
-            self._stream = sd.InputStream(
-                samplerate=sample_rate,
-                channels=channels,
-                device=device,
-                latency=latency,
-                blocksize=block_length,
-                dtype="float32",
-                callback=self._callback,
-            )
+            if sample_rate is None:
+                sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
+            self.sample_rate = sample_rate
+            self._most = queue_seconds * sample_rate  # samples
+            with undisturbed():
+                self._stream = sd.InputStream(
+                    samplerate=sample_rate,
+                    channels=channels,
+                    device=device,
+                    latency=latency,
+                    blocksize=block_length,
+                    dtype="float32",
+                    callback=self._callback,
+                )
         except (ValueError, sd.PortAudioError) as error:
             raise DeviceError(
                 f"Cannot record from device {device if device is not None else 'default'!r} with "
@@ -127,10 +135,11 @@ class Microphone:
     @property
     def latency_seconds(self) -> float:
         """Seconds from the air to a block: the device's own buffers."""
-        return float(self._stream.latency)
+        return stream_seconds(self._stream)
 
     def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
         """On PortAudio's thread: copy, nothing else."""
+        self._latest = time.monotonic()
         lost = bool(status.input_overflow)
         if (self._blocks.qsize() + 1) * n_samples > max(self._most, n_samples):
             try:
@@ -145,7 +154,8 @@ class Microphone:
         if self._stream.closed:
             raise ValueError("The microphone is closed")
         if not self._stream.active:
-            self._stream.start()
+            with undisturbed():
+                self._stream.start()
         while True:
             try:
                 block = self._blocks.get(timeout=_STALL_SECONDS)
@@ -158,7 +168,16 @@ class Microphone:
 
     def close(self) -> None:
         """Stop recording and close the device; closing twice is harmless."""
-        self._stream.close(ignore_errors=True)
+        with undisturbed():
+            if self._latest and time.monotonic() - self._latest > _PAUSE_SECONDS:
+                # Of a device that is gone, which may take PortAudio minutes.
+                closer = threading.Thread(target=self._stream.close, name="close", daemon=True)
+                closer.start()
+                closer.join(_STALL_SECONDS)
+                leave_at_exit(sounddevice())
+            else:
+                self._stream.close(ignore_errors=True)
+        self._latest = 0.0
         self._blocks.put(None)
 
     def __enter__(self) -> Microphone:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,14 +15,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         with_signals = threading.current_thread() is threading.main_thread()
         # Torch takes a second or two to load and does not survive an exception in it. Nothing is open yet.
         before = signal.signal(signal.SIGINT, _leave_at_once) if with_signals else None
-        from rtspecinv.cli.program import run
-
+        run = _program(sys.argv[1:] if argv is None else argv)
         if with_signals:
             signal.signal(signal.SIGINT, before)
         return run(argv)
     except KeyboardInterrupt:
         _say_interrupted()
         return 130
+
+
+def _program(argv: Sequence[str]) -> Callable[[Sequence[str] | None], int]:
+    """What runs the command line: where torch cannot be loaded, `doctor` alone."""
+    try:
+        from rtspecinv.cli.program import run
+    except Exception as error:
+        if "doctor" in argv:
+            from rtspecinv.cli.doctor import doctor
+
+            return doctor
+        reason = f"{error}; `rtspecinv doctor` says what is missing"
+        print(f"rtspecinv: error: {' '.join(reason.split())}", file=sys.stderr)
+        return lambda argv: 1
+    return run
 
 
 def _leave_at_once(number: int, frame: object) -> None:

@@ -1,49 +1,94 @@
-"""The subcommands that play: `play`, `demo`, `devices`, and the stream that `invert` has too."""
+"""The subcommands that play files: `play`, `demo`, and `devices`, and the stream that `invert` has too."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import (
     AudioReader,
     DeviceError,
     FileSink,
+    Player,
+    PlayerStats,
+    Progress,
+    Sink,
     SoundDeviceSink,
+    TeeSink,
     device_table,
     read_audio,
 )
+from rtspecinv.cli.live import perform, print_performance
 from rtspecinv.cli.report import Report, note
-from rtspecinv.cli.transfer import Source, print_convergence, print_source, print_written, transfer
+from rtspecinv.cli.transfer import (
+    Source,
+    inverter_of,
+    print_convergence,
+    print_source,
+    print_written,
+    transfer,
+)
+from rtspecinv.cli.view import View
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 
-STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
+_QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost
 
 
 def play(args: argparse.Namespace) -> None:
     """Invert an audio file's magnitudes as a stream, play it and write it."""
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
+    if not 0 < args.rate < math.inf:
+        raise ValueError(f"--rate {args.rate:g} is not a finite number over 0: 0.5 plays at half the speed")
     reader = AudioReader(args.audio)
     blocks = reader.blocks(32 * stft.hop_length)
     if args.mono:
         blocks = (block.mean(0, keepdims=True) for block in blocks)
     source = Source(
-        frames=rtspecinv.magnitude_frames(blocks, stft),
+        frames=rtspecinv.transforms.Stretch(rtspecinv.magnitude_frames(blocks, stft), args.rate),
         stft=stft,
         sample_rate=reader.sample_rate,
         channels=1 if args.mono else reader.channels,
-        n_frames=1 + reader.n_samples // stft.hop_length,
+        n_frames=math.ceil((1 + reader.n_samples // stft.hop_length) / args.rate),
     )
     default = Path(f"{args.audio.stem}.rtspecinv.wav")
     refuse_same_file(args.audio, args.output or default)
     with _device(args, source) as device:
-        stream(args, source, device, args.output or (default if device is None else None))
+        if device is None:
+            stream(args, source, args.output or default)
+        else:
+            _perform(args, source, device)
+
+
+def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) -> None:
+    """Play `source` through a player, and say how it went."""
+    inverter = inverter_of(args, source.stft, source.channels)
+    view = View(source.stft, source.sample_rate, total_seconds=source.seconds)
+    stats: PlayerStats | None = None
+
+    def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
+        nonlocal stats
+        with Player(inverter, TeeSink(view.meter, sink), queue_seconds=_QUEUE_SECONDS) as player:
+            perform(frames, player, view)
+        stats = player.stats
+        return Progress(stats.n_frames, stats.n_samples)
+
+    outcome = transfer(source, run, view, output=args.output, device=device)
+    assert stats is not None
+    _print_source(source, inverter, stats.n_samples)
+    if stats.n_held:
+        print("convergence   not to be had: frames came late, and others were made up for them")
+    else:
+        print_convergence(outcome)
+    print_performance(stats, view, device)
+    if args.output is not None:
+        print_written(outcome, args.output)
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -56,7 +101,7 @@ def demo(args: argparse.Namespace) -> None:
     with FileSink(original, SAMPLE_RATE) as sink:
         sink.write(render())
     print(f"written       {original}")
-    args.audio, args.output, args.mono = original, inverted, True
+    args.audio, args.output, args.mono, args.rate = original, inverted, True, 1.0
     play(args)
     try:
         from rtspecinv.plots import before_and_after
@@ -100,33 +145,23 @@ def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSin
         yield sink
 
 
-def inverter_of(args: argparse.Namespace, source: Source) -> rtspecinv.StreamingInverter:
-    """Inverter with the options of the command line."""
-    options: dict[str, Any] = {
-        name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None
-    }
-    return rtspecinv.StreamingInverter(source.stft, batch_shape=(source.channels,), **options)
-
-
-def stream(
-    args: argparse.Namespace, source: Source, device: SoundDeviceSink | None, output: Path | None
-) -> None:
-    """Invert `source` frame by frame into `device` and `output`, and say how it went."""
-    inverter, rate = inverter_of(args, source), source.sample_rate
-    report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate, device=device)
+def stream(args: argparse.Namespace, source: Source, output: Path) -> None:
+    """Invert `source` frame by frame into `output`, and say how it went."""
+    inverter, rate = inverter_of(args, source.stft, source.channels), source.sample_rate
+    report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate)
     outcome = transfer(
         source,
-        lambda frames, sink, show: rtspecinv.play(frames, inverter, sink, progress=show),
+        lambda frames, sink: rtspecinv.play(frames, inverter, sink, progress=report),
         report,
         output=output,
-        device=device,
     )
-    how = f"look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations"
-    print_source(source, outcome.progress.n_samples, how)
+    _print_source(source, inverter, outcome.progress.n_samples)
     print_convergence(outcome)
-    print(
-        f"latency       {1000 * inverter.latency / rate:.1f} ms ({inverter.latency} samples) in the inverter"
-    )
     report.print_summary(outcome.progress)
-    if output is not None:
-        print_written(outcome, output)
+    print_written(outcome, output)
+
+
+def _print_source(source: Source, inverter: rtspecinv.StreamingInverter, n_samples: int) -> None:
+    print_source(source, n_samples, f"look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations")
+    milliseconds = 1000 * inverter.latency / source.sample_rate
+    print(f"latency       {milliseconds:.1f} ms ({inverter.latency} samples) in the inverter")

@@ -6,7 +6,7 @@ import argparse
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import Progress, Sink
-from rtspecinv.cli.commands import STREAM_OPTIONS, inverter_of, refuse_same_file, stream
+from rtspecinv.cli.commands import refuse_same_file, stream
 from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
 from rtspecinv.cli.transfer import (
+    STREAM_OPTIONS,
     Outcome,
     Run,
     Source,
     clipping,
+    inverter_of,
     print_convergence,
     print_source,
     print_written,
@@ -49,10 +51,10 @@ def invert(args: argparse.Namespace) -> int:
         refuse_same_file(args.spectrogram, args.output)
     source = _open(args.spectrogram, args)
     if args.method == "stream":
-        stream(args, source, None, args.output)
+        stream(args, source, args.output)
         return 0
     report = Report(source.seconds, source.sample_rate)
-    outcome = transfer(source, _batch(source.stft, args), report, output=args.output)
+    outcome = transfer(source, _batch(source.stft, args, report), report, output=args.output)
     n_iter = N_ITER if args.n_iter is None else args.n_iter
     print_source(source, outcome.progress.n_samples, f"{args.method}, {n_iter} iterations")
     print_convergence(outcome)
@@ -91,10 +93,10 @@ def _open(path: Path, args: argparse.Namespace) -> Source:
     return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
 
 
-def _batch(stft: rtspecinv.STFT, args: argparse.Namespace) -> Run:
+def _batch(stft: rtspecinv.STFT, args: argparse.Namespace, report: Report) -> Run:
     """Give a function that inverts frames into a sink by the method of the command line."""
 
-    def run(frames: Iterable[Tensor], sink: Sink, show: Callable[[Progress], None]) -> Progress:
+    def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
         n_samples, work_seconds = 0, 0.0
         begin = time.perf_counter()
         for samples in _pieces(frames, stft, args):
@@ -102,7 +104,7 @@ def _batch(stft: rtspecinv.STFT, args: argparse.Namespace) -> Run:
             if samples.shape[-1]:
                 sink.write(samples)
             n_samples += samples.shape[-1]
-            show(Progress(n_samples // stft.hop_length, n_samples, work_seconds))
+            report(Progress(n_samples // stft.hop_length, n_samples, work_seconds))
             begin = time.perf_counter()
         sink.drain()
         return Progress(n_samples // stft.hop_length, n_samples, work_seconds)
@@ -164,11 +166,11 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
 def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
     silent = Report(source.seconds, source.sample_rate, silent=True)
     if args.method != "stream":
-        return transfer(source, _batch(source.stft, args), silent, output=output)
-    inverter = inverter_of(args, source)
+        return transfer(source, _batch(source.stft, args, silent), silent, output=output)
+    inverter = inverter_of(args, source.stft, source.channels)
     return transfer(
         source,
-        lambda frames, sink, show: rtspecinv.play(frames, inverter, sink, progress=show),
+        lambda frames, sink: rtspecinv.play(frames, inverter, sink, progress=silent),
         silent,
         output=output,
     )

@@ -15,9 +15,11 @@ from typing import Any
 
 import rtspecinv
 from rtspecinv.cli import commands, offline
+from rtspecinv.cli import live as performing
 from rtspecinv.cli.bench import add_options, bench
 from rtspecinv.cli.compare import N_ITER, compare
 from rtspecinv.cli.contest import CONTESTANTS
+from rtspecinv.cli.doctor import doctor
 from rtspecinv.cli.report import note, on_terminal, one_line
 from rtspecinv.files import LAYOUTS
 
@@ -129,9 +131,27 @@ def parser() -> argparse.ArgumentParser:
         help="write the sound to FILE (.wav, .flac, .ogg) as well",
     )
     play.add_argument("--mono", action="store_true", help="mix all channels into one")
+    play.add_argument(
+        "--rate",
+        metavar="R",
+        type=float,
+        default=1.0,
+        help="speed at the same pitch: 0.5 is half, 2 double (default: 1)",
+    )
     _add_stft_options(play, n_fft=1024, hop_length=256)
     _add_inverter_options(play)
-    _add_device_options(play)
+    _add_no_device(_add_device_options(play))
+
+    live = add(
+        performing.live,
+        "play what is made of a microphone's magnitudes, at once",
+        "Record, throw the phase away, invert the magnitudes frame by frame, and play that, until Ctrl-C.\n"
+        "It says first how late the sound will be. Wear headphones.",
+        "rtspecinv live --look-ahead 1 --queue 0.01 --pitch -5 -o voice.wav",
+    )
+    _add_live_options(live)
+    _add_stft_options(live, n_fft=1024, hop_length=256)
+    _add_inverter_options(live)
 
     invert = add(
         offline.invert,
@@ -231,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_stft_options(demo, n_fft=1024, hop_length=256)
     _add_inverter_options(demo)
-    _add_device_options(demo)
+    _add_no_device(_add_device_options(demo))
 
     measured = add(
         bench,
@@ -244,6 +264,14 @@ def parser() -> argparse.ArgumentParser:
     add_options(measured)
 
     add(commands.devices, "list the sound devices", "List the sound devices.", "rtspecinv devices")
+    add(
+        doctor,
+        "say what this machine has, lacks and can hold",
+        "Look at Python, torch, the extras, PortAudio and the devices, play a second of silence, and\n"
+        "measure what a push costs. Says what helps where something is missing; the status is 1 if\n"
+        "nothing can be played.",
+        "rtspecinv doctor",
+    )
     return top
 
 
@@ -286,7 +314,45 @@ def _add_stream_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_device_options(parser: argparse.ArgumentParser) -> None:
+def _add_live_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what happens to the sound")
+    group.add_argument(
+        "--freeze",
+        metavar="S",
+        type=float,
+        nargs="?",
+        const=1.0,
+        help="hold what is heard after S seconds (1 if none are given); Enter lets it go, and holds again",
+    )
+    group.add_argument(
+        "--stretch",
+        metavar="R",
+        type=float,
+        default=1.0,
+        help="slow down at the same pitch: 0.5 is half the speed; it leaps to now when it is 10 s behind",
+    )
+    group.add_argument(
+        "--pitch", metavar="SEMITONES", type=float, default=0.0, help="12 is an octave up, -12 one down"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write what is heard as well")
+    parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")
+    group = _add_device_options(parser, default_latency="low")
+    group.add_argument("-i", "--input", metavar="DEVICE", type=device, help="the same, to record from")
+    group.add_argument(
+        "--sample-rate", metavar="HZ", type=int, help="of the microphone (default: the device's own)"
+    )
+    group.add_argument(
+        "--queue",
+        metavar="SECONDS",
+        type=float,
+        default=0.02,
+        help="sound that waits, so that a busy machine is not heard (default: %(default)s)",
+    )
+
+
+def _add_device_options(
+    parser: argparse.ArgumentParser, default_latency: str = "high"
+) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("sound device")
     group.add_argument(
         "-d",
@@ -295,13 +361,17 @@ def _add_device_options(parser: argparse.ArgumentParser) -> None:
         type=device,
         help="number or part of a name, see `rtspecinv devices`",
     )
-    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
     group.add_argument(
         "--latency",
         type=latency,
-        default="high",
+        default=default_latency,
         help="the device's buffering: low, high or seconds (default: %(default)s)",
     )
+    return group
+
+
+def _add_no_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
 
 
 def device(text: str) -> int | str:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, TextIO
 
-from rtspecinv.audio import Progress, SoundDeviceSink
+from rtspecinv.audio import Progress
 
 _LINE_SECONDS = 5.0  # between lines that stay
 _UPDATE_SECONDS = 0.1  # between updates of one line on a terminal
@@ -28,11 +28,35 @@ def on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-class Report:
-    """Shows progress on stderr: one updating line on a terminal, else a line every few seconds.
+class StatusLine:
+    """One line on stderr that is written over on a terminal; elsewhere a line every few seconds."""
 
-    `total_seconds` is the length of the sound, `latency_seconds` the inverter's share of the latency, None
-    for one that is not a stream. A silent one shows nothing.
+    def __init__(self) -> None:
+        self._updates = on_terminal()
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another one."""
+        return time.monotonic() - self._last >= (_UPDATE_SECONDS if self._updates else _LINE_SECONDS)
+
+    def show(self, text: str) -> None:
+        """Show a line in place of the one before."""
+        self._last = time.monotonic()
+        begin, end = ("\r\033[K", "") if self._updates else ("", "\n")
+        print(f"{begin}{text}", end=end, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Leave no line behind on a terminal."""
+        if self._updates:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+class Report:
+    """Shows how far an inversion is that nobody hears yet.
+
+    `total_seconds` is the length of the sound, `latency_seconds` the inverter's latency, None for one that is
+    not a stream. A silent one shows nothing.
     """
 
     def __init__(
@@ -41,48 +65,30 @@ class Report:
         sample_rate: int,
         *,
         latency_seconds: float | None = None,
-        device: SoundDeviceSink | None = None,
         silent: bool = False,
     ) -> None:
         self.total_seconds = total_seconds
         self.sample_rate = sample_rate
         self.latency_seconds = latency_seconds
-        self.silent = silent
-        self.device = device
-        self.playback_seconds = 0.0  # the longest that a sample had to wait to be heard
-        self._updates = on_terminal() and not silent
-        self._last = time.monotonic()
+        self._line = None if silent else StatusLine()
 
     def __call__(self, progress: Progress) -> None:
         """Show `progress`, if it is time to."""
-        if self.device is not None:
-            self.playback_seconds = max(self.playback_seconds, self.device.latency_seconds)
-        now = time.monotonic()
-        if not self.silent and now - self._last >= (_UPDATE_SECONDS if self._updates else _LINE_SECONDS):
-            self._last = now
-            begin, end = ("\r\033[K", "") if self._updates else ("", "\n")
-            print(f"{begin}{self._line(progress)}", end=end, file=sys.stderr, flush=True)
+        if self._line is not None and self._line.due:
+            self._line.show(self._text(progress))
 
-    def _line(self, progress: Progress) -> str:
-        position = progress.n_samples / self.sample_rate
-        parts = [f"{_clock(position)} / {_clock(self.total_seconds)}"]
+    def _text(self, progress: Progress) -> str:
+        parts = [f"{clock(progress.n_samples / self.sample_rate)} / {clock(self.total_seconds)}"]
         if self.latency_seconds is not None:
-            latency = self.latency_seconds + (self.device.latency_seconds if self.device else 0.0)
-            parts.append(f"latency {1000 * latency:.0f} ms")
+            parts.append(f"latency {1000 * self.latency_seconds:.0f} ms")
         parts.append(f"real-time factor {self._real_time_factor(progress):.3f}")
-        if self.device is not None:
-            parts.append(f"underflows {self.device.underflows}")
         return "   ".join(parts)
 
     def _real_time_factor(self, progress: Progress) -> float:
         return progress.work_seconds * self.sample_rate / max(1, progress.n_samples)
 
     def print_summary(self, progress: Progress) -> None:
-        """Print how fast it was, and how playing went."""
-        if self.device is not None:
-            silence = 1000 * self.device.underflow_samples / self.device.device_rate
-            print(f"playback      up to {1000 * self.playback_seconds:.0f} ms of latency")
-            print(f"underflows    {self.device.underflows} ({silence:.0f} ms of silence)")
+        """Print how fast it was."""
         factor = self._real_time_factor(progress)
         print(f"speed         real-time factor {factor:.3f}: seconds of work per second of sound")
 
@@ -92,12 +98,14 @@ class Report:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._updates:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._line is not None:
+            self._line.clear()
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+def clock(seconds: float) -> str:
+    """Write minutes and seconds."""
+    tenths = round(10 * seconds)
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
 class Tally:

@@ -44,7 +44,9 @@ class Score(Sink):
             self._error = math.nan
 
     def _compare(self, estimate: Tensor) -> None:
-        if estimate.shape[-1]:
+        if estimate.shape[-1] > len(self._targets):  # there is sound of no frame: a player has made up some
+            self._error = math.nan
+        elif estimate.shape[-1]:
             target = torch.stack([self._targets.popleft() for _ in range(estimate.shape[-1])], -1).double()
             self._error += float((estimate - target).square().sum())
             self._energy += float(target.square().sum())

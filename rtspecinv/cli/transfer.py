@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,10 +15,14 @@ import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.score import Score
+from rtspecinv.cli.view import View
 from rtspecinv.threads import one_thread
 
-# Inverts frames into a sink, says how far it is, and returns how far it came.
-Run = Callable[[Iterable[Tensor], Sink, Callable[[Progress], None]], Progress]
+# Inverts frames into a sink, and returns how far it came.
+Run = Callable[[Iterable[Tensor], Sink], Progress]
+
+
+STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 
 @dataclass
@@ -45,10 +50,16 @@ class Outcome:
     clipped: int
 
 
+def inverter_of(args: argparse.Namespace, stft: rtspecinv.STFT, channels: int) -> rtspecinv.StreamingInverter:
+    """Inverter with the options of the command line."""
+    given = {name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None}
+    return rtspecinv.StreamingInverter(stft, batch_shape=(channels,), **given)
+
+
 def transfer(
     source: Source,
     run: Run,
-    report: Report,
+    report: Report | View,
     *,
     output: Path | None = None,
     device: SoundDeviceSink | None = None,
@@ -60,7 +71,7 @@ def transfer(
         file = stack.enter_context(FileSink(output, source.sample_rate, source.channels)) if output else None
         stack.enter_context(report)
         sinks: list[Sink] = [score, *filter(None, (file, device))]
-        progress = run(score.watch(source.frames), TeeSink(*sinks), report)
+        progress = run(score.watch(source.frames), TeeSink(*sinks))
     return Outcome(progress, score.convergence, file.clipped if file else 0)
 
 

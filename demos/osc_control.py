@@ -1,0 +1,77 @@
+"""Freeze, stretch and pitch a recording from any OSC controller on this machine, while it plays.
+
+/freeze 1 holds the sound and /freeze 0 lets it go; /stretch RATE sets the speed (0.5 is half, -1 backwards);
+/pitch SEMITONES moves the pitch.
+"""
+
+import argparse
+import itertools
+import threading
+import time
+from contextlib import suppress
+
+import torch
+from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
+from pythonosc.osc_server import ThreadingOSCUDPServer
+
+import rtspecinv
+from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.transforms import Freeze, Pitch, Stretch
+
+
+def open_sink(args, rate):
+    if args.output:
+        return rtspecinv.FileSink(args.output, rate)
+    return rtspecinv.SoundDeviceSink(rate, device=args.device)
+
+
+def listen(port, stretch, freeze, pitch):
+    """Start a server for this machine alone that sets the transforms; returns it."""
+
+    def set_to(address, value):
+        try:
+            if address == "/freeze":
+                freeze.on = bool(value)
+            elif address == "/stretch":
+                stretch.rate = value
+            elif address == "/pitch":
+                pitch.ratio = 2 ** (value / 12)
+            print(f"{address} {value}", flush=True)
+        except (ValueError, TypeError, OverflowError) as error:
+            print(f"{address}: {error}", flush=True)
+
+    dispatcher = Dispatcher()
+    for address in ("/freeze", "/stretch", "/pitch"):
+        dispatcher.map(address, lambda address, *values: set_to(address, *values[:1] or [None]))
+    server = ThreadingOSCUDPServer(("127.0.0.1", port), dispatcher)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print("listening on {}:{}; Ctrl-C ends".format(*server.server_address), flush=True)
+    return server
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("audio", nargs="?", help="WAV, FLAC, OGG or MP3, played over and over (default: a clip)")
+parser.add_argument("-p", "--port", type=int, default=9000, help="UDP port (default: 9000; 0 is any)")
+parser.add_argument("-s", "--seconds", type=float, default=float("inf"), help="end after so long")
+parser.add_argument("-o", "--output", metavar="FILE", help="write, at the same pace, and do not play")
+parser.add_argument("-d", "--device", help="a part of a sound device's name")
+args = parser.parse_args()
+samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
+stft = rtspecinv.STFT(1024, 256)
+magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
+stretch, freeze, pitch = Stretch(itertools.cycle(magnitude.unbind(-1))), Freeze(), Pitch()
+hop_seconds = stft.hop_length / rate
+inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
+with (
+    listen(args.port, stretch, freeze, pitch),
+    open_sink(args, rate) as sink,
+    rtspecinv.Player(inverter, sink, max_frames=1, queue_seconds=0.05) as player,
+    suppress(KeyboardInterrupt),
+):
+    begin = time.monotonic()
+    for n, frame in enumerate(map(pitch, map(freeze, stretch))):
+        if n * hop_seconds > args.seconds:
+            break
+        player.push(frame)
+        if args.output:  # no device sets the pace
+            time.sleep(max(0.0, begin + n * hop_seconds - time.monotonic()))

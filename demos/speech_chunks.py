@@ -1,0 +1,52 @@
+"""A stand-in for a speech model: magnitudes in chunks of random sizes at random times, played without a seam.
+
+Push what has come, and hear it: no overlap, no crossfade, no waiting for the whole. The sound is, to the
+last bit, that of the spectrogram in one piece.
+"""
+
+import argparse
+import random
+import time
+
+import torch
+
+import rtspecinv
+from rtspecinv.demo_clip import SAMPLE_RATE, render
+
+
+def speak(magnitude, hop_seconds, speed, chance):
+    """Yield chunks `(n_freq, n)` of `(n_freq, n_frames)`, on average `speed` times faster than they sound."""
+    at = 0
+    while at < magnitude.shape[-1]:
+        n = chance.choice([1, 2, 3, 5, 8, 13, 21, 34])
+        time.sleep(chance.uniform(0, 2) * n * hop_seconds / speed)  # what a model thinks
+        yield magnitude[:, at : at + n]
+        at += n
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("audio", nargs="?", help="what the model says: WAV, FLAC, OGG or MP3 (default: a clip)")
+parser.add_argument("--speed", type=float, default=4.0, help="of the model, in times real time (default: 4)")
+parser.add_argument("--seed", type=int, default=0, help="of the sizes and times")
+parser.add_argument("-o", "--output", metavar="FILE", help="write the sound, do not play it")
+parser.add_argument("-d", "--device", help="a part of a sound device's name")
+args = parser.parse_args()
+samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
+stft = rtspecinv.STFT(1024, 256)
+magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
+chunks = speak(magnitude, stft.hop_length / rate, args.speed, random.Random(args.seed))
+
+inverter = rtspecinv.StreamingInverter(stft)
+if args.output:
+    sink = rtspecinv.FileSink(args.output, rate)
+else:  # as much as a slow chunk takes is queued before the sound begins
+    sink = rtspecinv.SoundDeviceSink(rate, device=args.device, queue_seconds=2.0, prefill_seconds=0.3)
+begin, first_ms = time.monotonic(), None
+with sink, rtspecinv.Player(inverter, sink, queue_seconds=1.0, reserve_seconds=0.05) as player:
+    for chunk in chunks:
+        for frame in chunk.unbind(-1):
+            player.push(frame)
+        if first_ms is None:
+            first_ms = 1000 * (time.monotonic() - begin)
+stats = player.stats
+print(f"{stats.n_frames} frames, the first chunk after {first_ms:.0f} ms, {stats.n_late} times late")

@@ -1,0 +1,227 @@
+"""The subcommand `live`, from a microphone to the speakers, and what all that plays has in common."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import DeviceError, FileSink, Microphone, Player, PlayerStats, SoundDeviceSink, TeeSink
+from rtspecinv.cli.transfer import inverter_of
+from rtspecinv.cli.view import View
+from rtspecinv.threads import one_thread
+from rtspecinv.transforms import Freeze, Pitch, Stretch
+
+_BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
+_WARM_UP = 8  # pushes before sound is wanted: the first ones are slow
+
+
+def live(args: argparse.Namespace) -> None:
+    """Play what the inverter makes of a microphone's magnitudes, until Ctrl-C."""
+    _check(args)
+    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
+    inverter = inverter_of(args, stft, channels=1)
+    failure: DeviceError | None = None
+    with (
+        one_thread(),
+        Microphone(args.sample_rate, device=args.input, latency=args.latency) as microphone,
+        _file(args, microphone.sample_rate) as file,
+    ):
+        try:
+            _play(args, inverter, microphone, file)
+        except DeviceError as error:  # what was heard until then stays in the file
+            failure = error
+    if args.output:
+        print(f"written       {args.output}")
+    if failure is not None:
+        raise failure
+
+
+def _play(
+    args: argparse.Namespace,
+    inverter: rtspecinv.StreamingInverter,
+    microphone: Microphone,
+    file: FileSink | None,
+) -> None:
+    stft, rate = inverter.stft, microphone.sample_rate
+    hop_seconds = stft.hop_length / rate
+    queue_seconds = args.queue + hop_seconds  # right after a hop was written
+    view = View(stft, rate, before_seconds=stft.padding / rate + microphone.latency_seconds)
+    with SoundDeviceSink(
+        rate,
+        device=args.device,
+        latency=args.latency,
+        prefill_seconds=queue_seconds,
+        queue_seconds=4 * queue_seconds,
+    ) as sink:
+        _print_start(args, inverter, microphone, sink)
+        _warm_up(inverter)
+        player = Player(
+            inverter,
+            TeeSink(view.meter, *filter(None, [file]), sink),
+            full="drop_oldest",  # what is late stays late no longer than this
+            late="hold",
+            max_frames=2 + int(args.queue / hop_seconds),
+            queue_seconds=queue_seconds,
+            reserve_seconds=max(args.queue, hop_seconds) / 2,
+        )
+        try:
+            with player, view:
+                perform(_frames(args, microphone, stft, sink, view), player, view)
+        except KeyboardInterrupt:
+            pass  # which is how one leaves
+        stats = player.stats
+        print(f"played        {stats.n_samples / rate:.2f} s")
+        print_performance(stats, view, sink)
+
+
+def perform(frames: Iterable[Tensor], player: Player, view: View) -> None:
+    """Push frames and show how it goes."""
+    for frame in frames:
+        if view.due:  # before the push: so soon will this frame be heard
+            view.show(frame, player.stats)
+        player.push(frame)
+
+
+def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -> None:
+    """Print how playing went."""
+    n_dropped = stats.n_dropped + view.n_skipped
+    latencies = view.latencies_ms or [math.nan]
+    silence = 1000 * device.underflow_samples / device.device_rate
+    told = f", {device.late_blocks} of them the device's own" if device.late_blocks else ""
+    print(f"playback      {statistics.median(latencies):.1f} ms of latency, at most {max(latencies):.0f}")
+    print(f"late          {stats.n_late} times: {stats.n_held} frames made up, {n_dropped} dropped")
+    print(f"underflows    {stats.underflows} ({silence:.0f} ms of silence){told}")
+    factors = f"{stats.real_time_factor_p50:.3f}, 99 of 100 under {stats.real_time_factor_p99:.3f}"
+    print(f"speed         real-time factor {factors}: seconds of work per second of sound")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.queue <= 2:
+        raise ValueError(f"--queue {args.queue:g} is not from 0 to 2 seconds")
+    if not 0 < args.stretch <= 1:
+        raise ValueError(
+            f"--stretch {args.stretch:g} is not over 0 and up to 1: what a microphone hears can be slowed "
+            "down, not hurried; for a file, `rtspecinv play --rate`"
+        )
+    if args.seconds is not None and not args.seconds > 0:
+        raise ValueError(f"--seconds {args.seconds:g} is not over 0")
+
+
+def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:
+    return FileSink(args.output, rate) if args.output else nullcontext()
+
+
+def _print_start(
+    args: argparse.Namespace,
+    inverter: rtspecinv.StreamingInverter,
+    microphone: Microphone,
+    sink: SoundDeviceSink,
+) -> None:
+    rate, stft = microphone.sample_rate, inverter.stft
+    parts = {
+        "analysis": stft.padding / rate,
+        "inverter": inverter.latency / rate,
+        "queue": args.queue,
+        "device": microphone.latency_seconds + sink.latency_seconds,
+    }
+    each = " + ".join(f"{1000 * seconds:.1f} {name}" for name, seconds in parts.items())
+    resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
+    print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}")
+    setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
+    print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
+    print("headphones    wear some, or the microphone hears the speakers and it howls")
+    print(f"keys          {'Enter holds the sound and lets it go, ' if _has_keys() else ''}Ctrl-C ends")
+    sys.stdout.flush()
+
+
+def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
+    silence = inverter.stft.window.new_zeros(1, inverter.stft.n_freq)
+    for _ in range(_WARM_UP):
+        inverter.push(silence)
+
+
+def _frames(
+    args: argparse.Namespace,
+    microphone: Microphone,
+    stft: rtspecinv.STFT,
+    sink: SoundDeviceSink,
+    view: View,
+) -> Iterator[Tensor]:
+    """Frames `(1, n_freq)` of the microphone, as the command line and the keys want them."""
+    rate = microphone.sample_rate / stft.hop_length  # frames in a second
+    freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
+    freeze_at = None if args.freeze is None else round(args.freeze * rate)
+    end = None if args.seconds is None else round(args.seconds * rate)
+    most = 0  # samples that should be queued when a frame comes, for the largest block so far
+
+    def blocks() -> Iterator[npt.NDArray[np.float32]]:
+        nonlocal most
+        for block in microphone:
+            longest = max(stft.hop_length, block.shape[-1])
+            most = max(most, round(args.queue * microphone.sample_rate) + longest)
+            yield block
+
+    frames = rtspecinv.magnitude_frames(blocks(), stft)
+    for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
+        if n == end:
+            return
+        if n == freeze_at or _enter_pressed():
+            freeze.on = not freeze.on
+            view.remark = "   held" if freeze.on else ""
+        if sink.queued >= most:  # the device has only begun, or frames were made up: no later than needed
+            view.n_skipped += 1
+            continue
+        if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
+            frame = torch.zeros_like(frame)
+        yield pitch(freeze(frame))
+
+
+def slowed(frames: Iterable[Tensor], rate: float, most: int) -> Iterator[Tensor]:
+    """Yield a frame for each of `frames`, read at `rate` up to 1.
+
+    When `most` frames wait to be read, they are left out.
+    """
+    waiting: deque[Tensor] = deque()
+
+    def read() -> Iterator[Tensor]:
+        while True:
+            yield waiting.popleft()
+
+    stretch = Stretch(read(), rate, memory=2)
+    for frame in frames:
+        if len(waiting) >= most:
+            waiting.clear()
+        waiting.append(frame)
+        yield next(stretch)
+
+
+def _has_keys() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _enter_pressed() -> bool:
+    """Whether Enter was pressed since this was last asked."""
+    if not _has_keys():
+        return False
+    try:
+        import msvcrt
+    except ImportError:
+        import select
+
+        pressed = bool(select.select([sys.stdin], [], [], 0)[0])
+        return pressed and bool(sys.stdin.readline())
+    pressed = False
+    while msvcrt.kbhit():  # type: ignore[attr-defined,unused-ignore]
+        pressed = msvcrt.getwch() == "\r"  # type: ignore[attr-defined,unused-ignore]
+    return pressed

@@ -1,0 +1,171 @@
+"""What is seen while a player plays: a level meter, a spectrum and figures, or a line of text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import rtspecinv
+from rtspecinv.audio import PlayerStats, Sink
+from rtspecinv.cli.report import StatusLine, clock, note, on_terminal
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+UPDATE_SECONDS = 0.1
+_LEVEL_RANGE = 60.0  # dB below full scale that the meter shows
+_SPECTRUM_RANGE = 80.0  # and the spectrum
+_LOWEST = 50.0  # Hz
+_MOST_WIDTH = 72  # columns
+_REMEMBERED = 36_000  # latencies: those of an hour
+_ROWS = 4  # of the spectrum
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+
+
+class Meter(Sink):
+    """Remembers the largest sample that it is given."""
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+
+    def write(self, samples: npt.ArrayLike) -> None:
+        """Look at samples of any shape."""
+        self._peak = max(self._peak, float(np.abs(np.asarray(samples)).max(initial=0)))
+
+    def take(self) -> float:
+        """Largest absolute sample since this was last asked."""
+        peak, self._peak = self._peak, 0.0
+        return peak
+
+
+class View:
+    """Shows on stderr how a player is doing, 10 times a second on a terminal, elsewhere every few seconds.
+
+    rate: in Hz.
+    total_seconds: length of the sound, None if it has no end.
+    before_seconds: latency before a frame is pushed, which the player does not know of.
+
+    With rich (extra `live`) a terminal shows meters, else one line that is written over. What is played must
+    be written to `meter` too.
+    """
+
+    def __init__(
+        self,
+        stft: rtspecinv.STFT,
+        rate: int,
+        *,
+        total_seconds: float | None = None,
+        before_seconds: float = 0.0,
+    ) -> None:
+        self.meter = Meter()
+        self.n_skipped = 0  # frames that were not pushed, to be counted with those dropped
+        self.remark = ""  # shown beside the time
+        self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)  # that were seen
+        self._rate, self._hop_length = rate, stft.hop_length
+        self._total, self._before_ms = total_seconds, 1000 * before_seconds
+        self._full_scale = float(stft.window.sum()) / 2  # of a sine
+        self._n_fft = stft.n_fft
+        self._live: Any = None  # of rich
+        self._line: StatusLine | None = None
+        self._next = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show something again."""
+        return time.monotonic() >= self._next
+
+    def show(self, frame: torch.Tensor, stats: PlayerStats) -> None:
+        """Show a frame `(*channels, n_freq)` on its way in, and how the player is doing."""
+        self._next = time.monotonic() + UPDATE_SECONDS
+        latency_ms = stats.latency_ms + self._before_ms
+        self.latencies_ms.append(latency_ms)
+        if self._live is not None:
+            self._live.update(self._picture(frame, stats, latency_ms), refresh=True)
+        elif self._line is not None and self._line.due:
+            parts = [self._time(stats), f"level {_level(self.meter.take())}", *_figures(stats, latency_ms)]
+            self._line.show("   ".join(parts))
+
+    def _time(self, stats: PlayerStats) -> str:
+        seconds = (stats.n_frames + stats.n_held) * self._hop_length / self._rate
+        total = "" if self._total is None else f" / {clock(self._total)}"
+        return f"{clock(seconds)}{total}{self.remark}"
+
+    def _picture(self, frame: torch.Tensor, stats: PlayerStats, latency_ms: float) -> Text:
+        from rich.text import Text
+
+        width = max(8, min(_MOST_WIDTH, self._live.console.width - 1))
+        peak = self.meter.take()
+        filled = round(np.clip(1 + _decibels(peak) / _LEVEL_RANGE, 0, 1) * width)
+        colour = "red" if peak > 1 else "yellow" if peak > 0.5 else "green"
+        picture = Text(no_wrap=True, overflow="crop")
+        picture.append(f"{self._time(stats)}   level {_level(peak)}\n")
+        picture.append("█" * filled, colour).append("─" * (width - filled) + "\n", "bright_black")
+        for row in spectrum_rows(self._bands(frame, width)):
+            picture.append(row + "\n", "cyan")
+        figures = _figures(stats, latency_ms)
+        picture.append("   ".join(figures[:2]) + "\n" + "   ".join(figures[2:]))
+        return picture
+
+    def _bands(self, frame: torch.Tensor, width: int) -> npt.NDArray[np.float64]:
+        """Heights from 0 to 1 of `width` bands of equal width on a logarithmic scale."""
+        loudest = np.abs(np.asarray(frame.detach().cpu())).reshape(-1, frame.shape[-1]).max(0)
+        edges = np.geomspace(min(_LOWEST, self._rate / 4), self._rate / 2, width, endpoint=False)
+        begins = (edges * self._n_fft / self._rate).astype(int)
+        level = _decibels(np.maximum.reduceat(loudest, begins) / self._full_scale)
+        heights: npt.NDArray[np.float64] = np.clip(1 + level / _SPECTRUM_RANGE, 0, 1)
+        return heights
+
+    def __enter__(self) -> View:
+        if on_terminal() and "utf" in (sys.stderr.encoding or "").lower():
+            try:
+                from rich.console import Console
+                from rich.live import Live
+            except ImportError:
+                note('there are no meters without rich: pip install "rtspecinv[live]"')
+            else:
+                console = Console(stderr=True)
+                self._live = Live(console=console, auto_refresh=False, transient=True)
+                self._live.start()
+                return self
+        self._line = StatusLine()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif self._line is not None:
+            self._line.clear()
+
+
+def spectrum_rows(heights: npt.NDArray[np.float64]) -> list[str]:
+    """Columns of these heights from 0 to 1 as lines of text, the highest first."""
+    eighths = np.round(heights * 8 * _ROWS).astype(int)
+    rows = [np.clip(eighths - 8 * row, 0, 8) for row in reversed(range(_ROWS))]
+    return ["".join(_EIGHTHS[count] for count in row) for row in rows]
+
+
+def _figures(stats: PlayerStats, latency_ms: float) -> list[str]:
+    return [
+        f"latency {latency_ms:.0f} ms",
+        f"real-time factor {stats.real_time_factor_p50:.3f}",
+        f"iterations {stats.n_iter}",
+        f"late {stats.n_late}",
+        f"underflows {stats.underflows}",
+    ]
+
+
+def _decibels(value: Any) -> Any:
+    return 20 * np.log10(np.maximum(value, 1e-10))
+
+
+def _level(peak: float) -> str:
+    return f"{_decibels(peak):3.0f} dB" if peak > 1e-5 else "silent"

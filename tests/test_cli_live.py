@@ -1,0 +1,304 @@
+"""`rtspecinv live`, playing at another rate, and what a terminal shows meanwhile."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jackd
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage import workers
+
+import rtspecinv
+from rtspecinv.audio import DeviceError, PlayerStats, portaudio, read_audio
+from rtspecinv.cli import main
+from rtspecinv.cli import view as views
+from rtspecinv.cli.live import slowed
+from rtspecinv.cli.view import Meter, View, spectrum_rows
+from rtspecinv.transforms import Stretch
+
+SINGER = "singer, JACK"  # PortAudio's name for the microphone
+TONE = 440.0
+CENTS = 15.0  # a held or shifted tone may be off by so much
+LIVE = ["live", "-d", jackd.DEVICE, "-i", SINGER, "--queue", "0.1", "--n-iter", "2"]
+STATS = PlayerStats(
+    n_frames=100,
+    n_samples=25600,
+    n_waiting=0,
+    n_dropped=0,
+    n_held=0,
+    n_late=3,
+    n_iter=8,
+    underflows=2,
+    real_time_factor_p50=0.0214,
+    real_time_factor_p99=0.05,
+    queue_ms=12.0,
+    latency_ms=41.2,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_orphan_thread() -> Iterator[None]:
+    yield
+    assert not workers()
+
+
+def lines(capsys) -> tuple[list[str], list[str]]:
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+@contextmanager
+def singing(server: str, glide: float = 0.0) -> Iterator[None]:
+    """Another JACK client sings TONE, rising by `glide` octaves a second, into what PortAudio takes for a
+    microphone."""
+    import jack
+    import sounddevice
+
+    client = jack.Client("singer", servername=server, no_start_server=True)
+    port, phase, n_given = client.outports.register("out"), 0.0, 0
+
+    def sing(n_samples: int) -> None:
+        nonlocal phase, n_given
+        seconds = (n_given + np.arange(n_samples)) / jackd.SAMPLE_RATE
+        phases = phase + np.cumsum(2 * np.pi * TONE * 2 ** (glide * seconds) / jackd.SAMPLE_RATE)
+        port.get_array()[:] = 0.3 * np.sin(phases)
+        phase, n_given = phases[-1] % (2 * np.pi), n_given + n_samples
+
+    client.set_process_callback(sing)
+    with client:
+        sounddevice._terminate()  # PortAudio lists devices once
+        sounddevice._initialize()
+        yield
+    sounddevice._terminate()
+    sounddevice._initialize()
+
+
+def pitches(path: Path) -> np.ndarray:
+    """Strongest frequency in Hz, at ten moments in the later half of a sound."""
+    (samples,), rate = read_audio(path)
+    found = []
+    for begin in np.linspace(len(samples) // 2, len(samples) - 8192, 10).astype(int):
+        spectrum = np.abs(np.fft.rfft(samples[begin : begin + 8192] * np.hanning(8192), 2**17))
+        found.append(np.argmax(spectrum) * rate / 2**17)
+    return np.array(found)
+
+
+def cents(frequencies: np.ndarray, expected: float) -> float:
+    return float(np.abs(1200 * np.log2(frequencies / expected)).max())
+
+
+# -- live --
+
+
+def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys):
+    with singing(card):
+        assert main([*LIVE, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]) == 0
+    out, _ = lines(capsys)
+    stated = [float(number) for number in re.findall(r"\d+\.\d", out[0])]
+    assert out[0].startswith("latency ")
+    assert stated[0] == pytest.approx(sum(stated[1:]), abs=0.3)
+    analysis, inverter = 1000 * 512 / jackd.SAMPLE_RATE, 1000 * (256 + 512) / jackd.SAMPLE_RATE
+    assert stated[1:4] == pytest.approx([analysis, inverter, 100], abs=0.051)
+    assert any(line.startswith("headphones ") for line in out)
+    assert out[-1] == f"written       {tmp_path / 'a.wav'}"
+    assert cents(pitches(tmp_path / "a.wav"), TONE) < CENTS
+    assert soundfile.info(tmp_path / "a.wav").duration > 1.4
+
+
+def test_live_shifts(card, tmp_path):
+    with singing(card):
+        args = ["--pitch", "-5", "--stretch", "0.5", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]
+        assert main([*LIVE, *args]) == 0
+    assert cents(pitches(tmp_path / "a.wav"), TONE * 2 ** (-5 / 12)) < CENTS
+
+
+def test_live_holds(card, tmp_path):
+    with singing(card, glide=1.0):
+        path = tmp_path / "held.wav"
+        assert main([*LIVE, "--freeze", "0.3", "--seconds", "1.5", "-o", str(path)]) == 0
+        assert main([*LIVE, "--seconds", "1.5", "-o", str(tmp_path / "free.wav")]) == 0
+    held, free = pitches(path), pitches(tmp_path / "free.wav")
+    assert cents(held, float(np.median(held))) < CENTS
+    assert cents(free, float(np.median(free))) > 20 * CENTS
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "says"), [(KeyboardInterrupt, 0, ""), (DeviceError("unplugged"), 1, "unplugged")]
+)
+def test_however_live_ends_what_was_heard_is_kept(card, tmp_path, capsys, monkeypatch, error, status, says):
+    def end(self, frame, stats):
+        if stats.n_frames > 60:
+            raise error
+
+    monkeypatch.setattr(View, "show", end)
+    with singing(card):
+        assert main([*LIVE, "-o", str(tmp_path / "a.wav")]) == status
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+    assert soundfile.info(tmp_path / "a.wav").frames > 30 * 256
+    out, err = lines(capsys)
+    assert out[-1] == f"written       {tmp_path / 'a.wav'}"
+    errors = [line for line in err if line.startswith("rtspecinv:")]
+    assert errors == ([f"rtspecinv: error: {says}"] if says else [])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--stretch", "2"], "--stretch 2 is not over 0 and up to 1"),
+        (["--stretch", "nan"], "--stretch nan"),
+        (["--queue", "-1"], "--queue -1 is not from 0 to 2 seconds"),
+        (["--seconds", "0"], "--seconds 0 is not over 0"),
+        (["-i", "no such device"], "Cannot record from device 'no such device'"),
+        (["--n-fft", "7"], "win_length=7"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, capsys, args, message):
+    if reason := jackd.missing():
+        pytest.skip(reason)
+    assert main(["live", "-o", str(tmp_path / "a.wav"), *args]) == 1
+    out, err = lines(capsys)
+    said = [line for line in err if line.startswith("rtspecinv:")]
+    assert (out, len(said)) == ([], 1)
+    assert message in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_portaudio_live_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert main(["live"]) == 1
+    assert re.match("rtspecinv: error: Playing needs sounddevice: pip install", capsys.readouterr().err)
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 1.0), st.integers(1, 60))
+def test_slowed_frames_are_stretched_ones_one_for_each(rate, n):
+    frames = list(torch.arange(float(n)).unsqueeze(-1))
+    expected = Stretch(frames, rate)
+    for got in slowed(iter(frames), rate, most=n):
+        torch.testing.assert_close(got, next(expected))
+
+
+def test_what_falls_too_far_behind_leaps_to_now():
+    heard = torch.cat(list(slowed(torch.arange(1000.0).unsqueeze(-1), 0.5, most=20)))
+    behind = torch.arange(1000.0) - heard
+    assert behind.max() <= 21
+    assert behind[-100:].min() <= 2
+    assert (heard.diff() >= 0).all()
+
+
+# -- at another rate --
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.3])
+def test_play_at_another_rate_inverts_stretched_frames(tmp_path, rate):
+    random = np.random.default_rng(0)
+    soundfile.write(tmp_path / "a.wav", random.uniform(-0.3, 0.3, 20000), 22050, subtype="FLOAT")
+    args = [str(tmp_path / "a.wav"), "--no-device", "--n-iter", "2", "--rate", str(rate)]
+    assert main(["play", *args, "-o", str(tmp_path / "b.wav")]) == 0
+    stft = rtspecinv.STFT(1024, 256)
+    magnitude = stft.magnitude(torch.from_numpy(read_audio(tmp_path / "a.wav")[0][0]))
+    frames = list(Stretch(magnitude.unbind(-1), rate))
+    assert len(frames) == math.ceil(magnitude.shape[-1] / rate)
+    inverter = rtspecinv.StreamingInverter(stft, n_iter=2)
+    expected = torch.cat([*map(inverter.push, frames), inverter.flush()])[inverter.latency :]
+    written = read_audio(tmp_path / "b.wav")[0][0]
+    np.testing.assert_allclose(written, expected.clamp(-1, 1), atol=1e-4)
+
+
+# -- what is seen --
+
+
+def shown(capsys, monkeypatch, n: int = 1, terminal: bool = True, **options) -> str:
+    """What stderr gets from a view that is asked to show something `n` times."""
+    monkeypatch.setattr(views, "on_terminal", lambda: terminal)
+    monkeypatch.setattr("rtspecinv.cli.report.on_terminal", lambda: terminal)
+    monkeypatch.setattr("rtspecinv.cli.report._LINE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli.report._UPDATE_SECONDS", 0)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    stft = rtspecinv.STFT(1024, 256)
+    sine = torch.sin(2 * math.pi * 1000 * torch.arange(8192) / 22050)
+    with View(stft, 22050, **options) as view:
+        for _ in range(n):
+            view.meter.write(0.5 * sine)
+            view.show(0.5 * stft.magnitude(sine)[None, :, 16], STATS)
+    return capsys.readouterr().err
+
+
+def test_a_terminal_shows_level_spectrum_and_figures(capsys, monkeypatch):
+    text = shown(capsys, monkeypatch, total_seconds=65.0, before_seconds=0.0128)
+    rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", row).strip("\r") for row in text.splitlines()]
+    (head,) = {row for row in rows if row.startswith("0:01.2 / 1:05.0")}
+    assert head.endswith("level  -6 dB")
+    begin = rows.index(head)
+    meter, *spectrum = rows[begin + 1 : begin + 6]
+    assert meter.count("█") / len(meter) == pytest.approx(1 - 6 / 60, abs=0.02)
+    # 1 kHz lies at ln(1000 / 50) / ln(11025 / 50) of the width, 6 dB of 80 under the top
+    heights = [sum(" ▁▂▃▄▅▆▇█".index(row.ljust(59)[x]) for row in spectrum) for x in range(59)]
+    assert np.argmax(heights) / 59 == pytest.approx(math.log(20) / math.log(220.5), abs=0.03)
+    assert max(heights) / 32 == pytest.approx(1 - 6 / 80, abs=1 / 32)
+    assert rows[begin + 6] == "latency 54 ms   real-time factor 0.021"
+    assert rows[begin + 7].startswith("iterations 8   late 3   underflows 2")
+
+
+def test_elsewhere_it_is_lines(capsys, monkeypatch):
+    text = shown(capsys, monkeypatch, n=2, terminal=False)
+    first, second = text.splitlines()
+    assert first == second
+    figures = "latency 41 ms   real-time factor 0.021   iterations 8   late 3   underflows 2"
+    assert first == f"0:01.2   level  -6 dB   {figures}"
+
+
+def test_without_rich_it_is_one_line_and_a_hint(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.live", None)
+    hint, line = shown(capsys, monkeypatch).split("\n")
+    assert hint == 'rtspecinv: there are no meters without rich: pip install "rtspecinv[live]"'
+    assert line.startswith("\r\033[K0:01.2   level")
+
+
+def test_it_is_due_ten_times_a_second(monkeypatch):
+    now, n_shown = 100.0, 0
+    monkeypatch.setattr("rtspecinv.cli.view.time.monotonic", lambda: now)
+    view = View(rtspecinv.STFT(1024, 256), 22050)
+    for _ in range(3000):
+        if view.due:
+            view.show(torch.zeros(1, 513), STATS)
+            n_shown += 1
+        now += 0.001
+    assert n_shown == pytest.approx(30, abs=1)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_spectrum_columns_are_as_high_as_they_should_be(heights):
+    rows = spectrum_rows(np.array(heights))
+    for x, height in enumerate(heights):
+        column = [" ▁▂▃▄▅▆▇█".index(row[x]) for row in rows]
+        assert sum(column) == pytest.approx(32 * height, abs=0.51)
+        assert column == sorted(column)
+
+
+def test_the_meter_takes_the_peak_once():
+    meter = Meter()
+    meter.write(np.array([[0.1, -0.7], [0.2, 0.3]]))
+    meter.write(torch.zeros(0))
+    assert [meter.take(), meter.take()] == [0.7, 0.0]
+
+
+def test_a_latency_that_cannot_be_is_none():
+    class Stream:
+        latency = 2**32 / 48000
+
+    assert portaudio.stream_seconds(Stream()) == 0
+    Stream.latency = 0.25
+    assert portaudio.stream_seconds(Stream()) == 0.25

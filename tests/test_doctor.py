@@ -1,0 +1,114 @@
+"""`rtspecinv doctor` on machines that lack all sorts of things."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jackd
+import pytest
+
+from rtspecinv.cli import doctor as clinic
+from rtspecinv.cli import main
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(clinic, "N_PUSHES", 20)
+
+
+def lacking(module: str, error: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line where importing a module raises an error."""
+    (folder / f"{module}.py").write_text(f"raise {error}")
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "rtspecinv", *args]
+    env = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=folder)
+
+
+def test_all_is_well_on_a_card(card, capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for name in ("python", "torch", "CUDA", "library", "output", "test stream", "push", "playing"):
+        assert re.search(f"^{name} +.", out, re.MULTILINE), name
+    assert f"rates         {jackd.SAMPLE_RATE}; 44100, 22050, 16000 Hz are resampled" in out
+    assert re.search(r"1 s of silence at 48000 Hz, \d+ underflows, device latency \d+\.\d ms", out)
+    assert len(re.findall(r"^ +\d+/\d+: \d+ µs; 8 iterations \d+%", out, re.MULTILINE)) == 3
+    assert out.endswith("playing       works\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "fix"),
+    [
+        ("sounddevice", "OSError('PortAudio library not found')", "apt-get install libportaudio2"),
+        ("torch", "OSError('libtorch_cpu.so: no such file')", "pip install torch"),
+    ],
+)
+def test_what_playing_needs_is_named_and_the_status_is_1(tmp_path, module, error, fix):
+    done = lacking(module, error, tmp_path, "doctor")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert fix in done.stdout
+    assert re.search("^python +3", done.stdout)
+    assert done.stdout.endswith("playing       does not work here: see above\n")
+
+
+def test_without_torch_every_other_command_says_so(tmp_path):
+    done = lacking("torch", "ImportError('no torch')", tmp_path, "devices")
+    assert done.returncode == 1
+    assert done.stderr == "rtspecinv: error: no torch; `rtspecinv doctor` says what is missing\n"
+
+
+def test_a_missing_extra_is_no_reason_not_to_play(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr(clinic, "CHECKS", (clinic._extras,))
+    assert clinic.doctor() == 0
+    out = capsys.readouterr().out
+    assert 'live: rich missing or broken\n              better: pip install "rtspecinv[live]"' in out
+
+
+def test_no_device_is_fatal_and_no_microphone_is_not(capsys, monkeypatch):
+    def query_devices(device=None, kind=None):
+        if kind == "input":
+            raise ValueError("no input")
+        output = {"name": "out", "max_output_channels": 2, "max_input_channels": 0}
+        return {**output, "default_samplerate": 44100.0} if kind else listed
+
+    sd = types.SimpleNamespace(
+        query_devices=query_devices,
+        PortAudioError=OSError,
+        check_output_settings=lambda **settings: None,
+        check_input_settings=None,
+    )
+    monkeypatch.setattr(clinic, "_sounddevice", lambda: sd)
+    monkeypatch.setattr(clinic, "CHECKS", (clinic._devices,))
+    listed = [{"max_output_channels": 2}]
+    assert clinic.doctor() == 0
+    assert "input         no default device\n" in capsys.readouterr().out
+    listed = []
+    assert clinic.doctor() == 1
+    assert "0, none to play on\n              needed: a sound card" in capsys.readouterr().out
+
+
+def test_nothing_makes_it_crash(capsys, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("something\nodd")
+
+    for name in ("_sounddevice", "_broken", "_rate"):
+        monkeypatch.setattr(clinic, name, broken)
+    monkeypatch.setattr("rtspecinv.cli.timing.measure", broken)
+    monkeypatch.setattr("platform.platform", broken)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("could not be checked: something odd") == len(clinic.CHECKS) - 1  # torch is there
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "room", "most"),
+    [(80, 320, 400, 40), (80, 320, 80, 8), (80, 320, 0, 0), (500, 500, 400, 0), (1, 1, 1e6, 1000)],
+)
+def test_iterations_that_fit_lie_on_a_line(few, many, room, most):
+    assert clinic.most_iterations(few, many, room) == most
