@@ -106,7 +106,8 @@ def _rows_p(bench: Bench) -> list[list[str]]:
     if key not in bench.__dict__:
         clips = speech(bench.clips(A))
         bench.__dict__[key] = [
-            _judged(name, latency, method, clips) for name, latency, method in methods(clips.samples.shape[-1])
+            _judged(name, latency, method, clips)
+            for name, latency, method in methods(clips.samples.shape[-1])
         ]
     return bench.__dict__[key]  # type: ignore[no-any-return]
 

@@ -25,6 +25,11 @@ The map of the package, each module using only those before it:
     mel          Mel: mel spectrograms of samples and back
     mel_presets  presets: those of known models
     diagnosis    diagnose: what an array looks like, in words
+    metadata     what a file says about the spectrogram in it
+    scales       PictureScale: grey values for magnitudes; images: pictures in files
+    files        open_spectrogram
+    saving       save_spectrogram
+    listening    listen: hear samples, magnitudes or mel frames
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
     speech       pesq, estoi
     audio        sinks, sources and play: samples only
@@ -43,11 +48,15 @@ if TYPE_CHECKING:
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
     from rtspecinv.diagnosis import Diagnosis, diagnose
+    from rtspecinv.files import open_spectrogram
+    from rtspecinv.listening import Sound, listen
     from rtspecinv.mel import Mel
     from rtspecinv.mel_bank import Compression, MelConfig
     from rtspecinv.mel_presets import presets
     from rtspecinv.mel_stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
+    from rtspecinv.saving import save_spectrogram
+    from rtspecinv.scales import PictureScale
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
 
@@ -67,6 +76,8 @@ __all__ = [
     "Mel",
     "MelConfig",
     "MelInverter",
+    "PictureScale",
+    "Sound",
     "SoundDeviceSink",
     "StreamingInverter",
     "TeeSink",
@@ -76,13 +87,16 @@ __all__ = [
     "invert_blocks",
     "invert_many",
     "lbfgs",
+    "listen",
     "methods",
     "metrics",
+    "open_spectrogram",
     "phase",
     "phase_init",
     "play",
     "presets",
     "read_audio",
+    "save_spectrogram",
     "speech",
     "updates",
 ]
@@ -96,6 +110,10 @@ _HOMES = {
     "presets": "mel_presets",
     **dict.fromkeys(("Compression", "MelConfig"), "mel_bank"),
     **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
+    "open_spectrogram": "files",
+    "save_spectrogram": "saving",
+    "PictureScale": "scales",
+    **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),

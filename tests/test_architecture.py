@@ -34,7 +34,15 @@ ARROWS = {
     "inputs": {"stft"},
     "streaming": {"engines", "updates", "phase", "inputs", "stft"},
     "audio": {"audio"},
-    "files": set(),
+    "metadata": {"mel_bank", "stft"},
+    "images": set(),
+    "scales": {"mel_bank", "metadata", "stft"},
+    "files": {"images", "scales", "metadata", "mel_bank", "stft"},
+    "saving": {"images", "scales", "metadata", "mel", "mel_bank", "mel_presets", "inputs", "stft"},
+    "listening": {
+        *("audio", "files", "saving", "metadata", "diagnosis", "mel", "mel_bank", "mel_stream"),
+        *("streaming", "updates", "inputs", "stft"),
+    },
     "demo_clip": set(),
     "speech": set(),
     "plots": set(),
@@ -50,9 +58,23 @@ ARROWS = {
             "mel_stream",
             "mel_presets",
             "diagnosis",
+            "files",
+            "saving",
+            "scales",
+            "listening",
         ),
     },
-    "cli": {"", "cli", "audio", "files", "demo_clip", "plots"},  # "" is rtspecinv itself: public names
+    "cli": {
+        "",
+        "cli",
+        "audio",
+        "files",
+        "images",
+        "metadata",
+        "scales",
+        "demo_clip",
+        "plots",
+    },  # "" is rtspecinv itself: public names
     "__main__": {"cli"},
 }
 
