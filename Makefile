@@ -33,6 +33,7 @@ bench: $(STAMP)all,bench
 		|| echo 'pesq could not be built (it needs a C compiler): the columns PESQ stay empty.'
 	$(BIN)/python bench/quality.py
 	$(BIN)/python bench/batch.py
+	$(BIN)/python bench/mel.py
 	$(if $(wildcard bench/bench_*.py),$(BIN)/pytest --benchmark-enable --benchmark-only bench)
 
 clean:

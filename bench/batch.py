@@ -201,7 +201,8 @@ def section_j(bench: Bench) -> str:
         range(len(clips.names))
     )
     speech = Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
-    mel, rows = rtspecinv.Mel(STFT, A.sample_rate, n_mels=N_MELS, fmax=FMAX), []
+    config = rtspecinv.MelConfig(A.sample_rate, A.n_fft, A.hop_length, n_mels=N_MELS, fmax=FMAX)
+    mel, rows = rtspecinv.Mel(config), []
     target, length = mel(speech.samples), speech.samples.shape[-1]
     for name, evaluations, method in _mel_methods(mel, length):
         begin = time.perf_counter()

@@ -98,7 +98,10 @@ def diagnose(array: Tensor | Array, *, preset: str | None = None) -> Diagnosis:
     quiet recordings may deceive it.
     """
     wanted = None if preset is None else find(preset)
-    values: object = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    values: object = array
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        values = (array.double() if array.is_floating_point() else array.resolve_conj()).numpy()
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fcuib":
         raise TypeError(f"Parameter array is a {type(array).__name__}, not a tensor or an array of numbers!")
     is_complex = values.dtype.kind == "c"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtspecinv.inputs import Array, as_magnitude
+from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.mel_bank import Compression, MelBank, MelConfig
 from rtspecinv.mel_stream import MelInverter
 
@@ -107,7 +107,7 @@ class Mel(torch.nn.Module):
             Samples `(*batch, n_samples)`.
 
         Raises:
-            ValueError, TypeError: as in `inverse`.
+            ValueError, TypeError: as in `inverse`; a length that is no integer above 0.
         """
         value = self._check(mel)
         look_ahead = self.config.stft(critical=True).look_back + 2
@@ -117,6 +117,7 @@ class Mel(torch.nn.Module):
             length = value.shape[-1] * self.stft.hop_length
         if length is None:
             return samples
+        count(1, length=length)
         return torch.nn.functional.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
 
     def extra_repr(self) -> str:

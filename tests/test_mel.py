@@ -277,6 +277,8 @@ def test_bad_mels_are_refused():
     ):
         with pytest.raises(ValueError, match=says):
             mel.inverse(bad)
+    with pytest.raises(ValueError, match="length=-3 is not an integer >= 1"):
+        mel.invert(torch.rand(20, 9), length=-3)
     with pytest.raises(TypeError, match=r"pass rtspecinv\.MelConfig"):
         Mel(mel.stft)
 

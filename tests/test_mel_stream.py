@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -129,6 +130,21 @@ def test_gradients_reach_the_mel_frames(name, engine):
     inverter.push_many(mel).square().sum().backward()
     assert mel.grad.isfinite().all()
     assert mel.grad.any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_and_modes(engine):
+    """A copy goes on by itself; whatever mode it was made in, it works in any other."""
+    config, frames = CASES["pre-emphasis"][0], mels(CASES["pre-emphasis"][0])
+    with torch.inference_mode():
+        inverter = MelInverter(config, look_ahead=1, n_iter=1, engine=engine)
+        inverter.push(frames[..., 0])
+    other = copy.deepcopy(inverter)
+    assert torch.equal(inverter.push_many(frames), other.push_many(frames))
+    frames = frames.clone().requires_grad_()
+    inverter.push_many(frames).square().sum().backward()
+    assert frames.grad.isfinite().all()
+    assert frames.grad.any()
 
 
 @pytest.mark.parametrize(

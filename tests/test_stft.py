@@ -57,7 +57,7 @@ def stfts(draw: st.DrawFn, **fixed: object) -> STFT:
     options = {
         "win_length": win_length,
         "window": draw(st.sampled_from(["hann", "hamming", "rectangular", "cosine"])),
-        "center": draw(st.booleans()),
+        "center": draw(st.sampled_from([True, False, "same"])),
         "normalized": draw(st.booleans()),
         "onesided": draw(st.booleans()),
         "dtype": torch.float64,
@@ -79,6 +79,19 @@ def test_analyze_equals_torch(shape, pad_mode, normalized, onesided, dtype):
     expected = torch.stft(samples, return_complex=True, **torch_options(stft), **pad)
     assert_close(stft.analyze(samples), expected)
     assert_close(stft.magnitude(samples), expected.abs())
+
+
+@pytest.mark.parametrize("n_samples", [64, 65, 79, 640])
+def test_same_pads_so_that_hops_have_frames(n_samples):
+    stft = STFT(64, 16, center="same", dtype=torch.float64)
+    samples = noise(2, n_samples, dtype=torch.float64)
+    padded = torch.nn.functional.pad(samples, (24, 24), mode="reflect")
+    options = {"n_fft": 64, "hop_length": 16, "window": stft.window, "center": False}
+    expected = torch.stft(padded, return_complex=True, **options)
+    assert_close(stft.analyze(samples), expected)
+    assert expected.shape[-1] == n_samples // 16
+    back = stft.synthesize(expected)
+    assert_close(back, samples[..., : n_samples - n_samples % 16])
 
 
 @DTYPES
@@ -163,8 +176,9 @@ def test_synthesis_undoes_analysis(stft, extra, batch):
     again = stft.synthesize(stft.analyze(samples), samples.shape[-1])
     assert again.shape == samples.shape
     # Not centred, the last samples may be in no frame, and the first and last under next to no window.
-    seen = stft.analyze(samples).shape[-1] * stft.hop_length if stft.center else stft.hop_length
-    first = 0 if stft.center else stft.n_fft - stft.hop_length
+    centred = stft.center is True
+    seen = stft.analyze(samples).shape[-1] * stft.hop_length if centred else stft.hop_length
+    first = 0 if centred else stft.n_fft - stft.hop_length
     assert torch.allclose(again[..., first:seen], samples[..., first:seen], rtol=0, atol=1e-9)
     assert again.isfinite().all()
 

@@ -25,10 +25,17 @@ class Tables(NamedTuple):
     density: Array  # (n_freq,)
     beyond: Array  # (n_freq,)
     at_least: Array  # (n_mels + 1,)
+    floor: Array  # (n_mels,)
 
 
 def tables(
-    filters: Array, shares: Array, interpolation: Array, density: Array, beyond: Array, at_least: Array
+    filters: Array,
+    shares: Array,
+    interpolation: Array,
+    density: Array,
+    beyond: Array,
+    at_least: Array,
+    floor: Array,
 ) -> Tables:
     """Tables of the constants of a bank, filters being `(n_mels, n_freq)`, shares its like transposed."""
     n_mels, n_freq = filters.shape
@@ -46,6 +53,7 @@ def tables(
         density,
         beyond,
         np.append(at_least, at_least.dtype.type(1)),
+        floor,
     )
 
 
@@ -54,19 +62,22 @@ def unmix(
     mel: Array, constants: Tables, n_steps: int, quietest: float, is_power: bool, magnitude: Array
 ) -> None:
     """Write magnitudes `(n_streams, n_freq)` of non-negative mel values `(n_streams, n_mels)`."""
-    begin, filters, shares, near, level, density, beyond, at_least = constants
+    begin, filters, shares, near, level, density, beyond, at_least, floor = constants
     (n_streams, n_mels), n_freq = mel.shape, len(density)
     number = mel.dtype.type
     value, log = np.zeros(n_mels + 1, mel.dtype), np.empty(n_mels, mel.dtype)
     ratio = np.empty(n_mels + 1, mel.dtype)
     for stream in range(n_streams):
         found = magnitude[stream]
-        peak = mel[stream].max()
+        peak = number(0)
+        for m in range(n_mels):
+            value[m] = mel[stream, m] if mel[stream, m] > floor[m] else 0
+            peak = max(peak, value[m])
         if peak == 0:
             found[:] = 0
             continue
         for m in range(n_mels):
-            value[m] = mel[stream, m] / peak
+            value[m] /= peak
             log[m] = np.log(max(value[m], number(quietest)))
         for k in range(n_freq):
             found[k] = np.exp(density[k] + level[0, k] * log[near[0, k]] + level[1, k] * log[near[1, k]])
