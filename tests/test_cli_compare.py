@@ -148,13 +148,13 @@ def test_page_holds_all_that_it_shows(report):
             if kind == "image/png":
                 image = Image.open(io.BytesIO(data))
                 image.load()
-                assert min(image.size) > 100
+                assert min(image.size) > 100 or image.size == (480, 48)  # a waveform
             elif kind == "audio/flac":
                 assert len(soundfile.read(io.BytesIO(data))[0]) == soundfile.info(folder / "dm.wav").frames
             else:
                 assert b"<svg" in data
     n_methods = len(NAMES)
-    assert kinds == {"image/png": 1 + 2 * n_methods, "image/svg+xml": 2, "audio/flac": 1 + n_methods}
+    assert kinds == {"image/png": 2 + 3 * n_methods, "image/svg+xml": 2, "audio/flac": 1 + n_methods}
 
 
 def test_some_methods_without_extras(tmp_path, capsys, monkeypatch):
@@ -257,7 +257,8 @@ def test_small_waveform_shows_the_envelope():
     assert pixels.shape == (48, 480, 4)
     opaque = pixels[..., 3] > 0
     assert (pixels[opaque][:, :3] == (0x10, 0x20, 0x30)).all()
-    assert (opaque[:, 0].sum(), opaque[:, -1].sum()) == (2, pytest.approx(48 * 0.75 / 2, abs=2))
+    assert 1 <= opaque[:, 0].sum() <= 2  # silence is a line
+    assert 18 <= opaque[:, -1].sum() <= 20
     assert abs(np.flatnonzero(opaque[:, -1])[0] - 12) <= 1  # 0.5 is a quarter from the top
     with pytest.raises(ValueError, match="waveform must be"):
         small_waveform(np.zeros((2, 3)), color="#102030")
