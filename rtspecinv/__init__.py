@@ -25,6 +25,11 @@ The map of the package, each module using only those before it:
     mel          Mel: mel spectrograms of samples and back
     mel_presets  presets: those of known models
     diagnosis    diagnose: what an array looks like, in words
+    metadata     what a file says about the spectrogram in it
+    scales       PictureScale: grey values for magnitudes; images: pictures in files
+    files        open_spectrogram
+    saving       save_spectrogram
+    listening    listen: hear samples, magnitudes or mel frames
     analysis     magnitude_frames: of samples that come in blocks
     transforms   what can be done to frames as they pass: stretch, freeze, pitch, formants, smear, gain
     metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
@@ -58,11 +63,15 @@ if TYPE_CHECKING:
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
     from rtspecinv.diagnosis import Diagnosis, diagnose
+    from rtspecinv.files import open_spectrogram
+    from rtspecinv.listening import Sound, listen
     from rtspecinv.mel import Mel
     from rtspecinv.mel_bank import Compression, MelConfig
     from rtspecinv.mel_presets import presets
     from rtspecinv.mel_stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
+    from rtspecinv.saving import save_spectrogram
+    from rtspecinv.scales import PictureScale
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
 
@@ -85,7 +94,9 @@ __all__ = [
     "MelConfig",
     "MelInverter",
     "Microphone",
+    "PictureScale",
     "Player",
+    "Sound",
     "SoundDeviceSink",
     "StreamingAnalysis",
     "StreamingInverter",
@@ -97,14 +108,17 @@ __all__ = [
     "invert_blocks",
     "invert_many",
     "lbfgs",
+    "listen",
     "magnitude_frames",
     "methods",
     "metrics",
+    "open_spectrogram",
     "phase",
     "phase_init",
     "play",
     "presets",
     "read_audio",
+    "save_spectrogram",
     "speech",
     "transforms",
     "updates",
@@ -119,6 +133,10 @@ _HOMES = {
     "presets": "mel_presets",
     **dict.fromkeys(("Compression", "MelConfig"), "mel_bank"),
     **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
+    "open_spectrogram": "files",
+    "save_spectrogram": "saving",
+    "PictureScale": "scales",
+    **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(("StreamingAnalysis", "magnitude_frames"), "analysis"),

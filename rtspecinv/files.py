@@ -1,8 +1,8 @@
-"""Magnitude spectrograms from .npy, .npz, .pt and .safetensors files, read a few frames at a time.
+"""Spectrograms from .npy, .npz, .pt, .safetensors, .png and .tiff files, read a few frames at a time.
 
 Nothing in such a file is ever run: pickled objects are refused. Memory does not grow with the file's length:
 every block maps the file anew, copies its frames and lets go of the mapping. Compressed .npz arrays are
-unpacked into a temporary file first.
+unpacked into a temporary file first, pictures as a whole into memory: both only after a look at their size.
 """
 
 from __future__ import annotations
@@ -23,15 +23,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-LAYOUTS = ("freq-time", "time-freq")
-_PREFERRED_NAMES = ("magnitude", "spectrogram")
-_PARAMETERS = ("sample_rate", "n_fft", "hop_length")
+from rtspecinv.images import SUFFIXES as IMAGES
+from rtspecinv.images import read_image
+from rtspecinv.mel_bank import MelConfig
+from rtspecinv.metadata import FIELDS, LAYOUTS, MEL, understand
+from rtspecinv.scales import values_of
+from rtspecinv.stft import STFT
+
+_PREFERRED_NAMES = ("magnitude", "spectrogram", "mel")
+_LARGEST_FIELD = 2**20  # bytes of what an archive says about its array
 _BLOCK_VALUES = 2**20  # values read at once: a few MB
 
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """A spectrogram file: its shape, what it says about its STFT (None where it says nothing), its frames."""
+    """A spectrogram file: its shape, what it says about its STFT (None where it says nothing), its frames.
+
+    Attributes:
+        mel: what its mel frames are; None of magnitudes.
+        options: the other parameters of `STFT` that the file names.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -39,11 +50,13 @@ class Spectrogram:
     sample_rate: int | None
     n_fft: int | None
     hop_length: int | None
+    mel: MelConfig | None
+    options: Mapping[str, Any]
     load: Callable[[], Any] = field(repr=False)  # maps the file: something that slices like an array
 
     @property
     def n_freq(self) -> int:
-        """Frequencies in a frame."""
+        """Frequencies or mel bands in a frame."""
         return self.shape[-2] if self.layout == "freq-time" else self.shape[-1]
 
     @property
@@ -76,6 +89,13 @@ class Spectrogram:
             raise ValueError(f"{self.path} does not say its sample rate: give --sample-rate")
         return n_fft, hop_length, rate
 
+    def stft(
+        self, *, n_fft: int | None = None, hop_length: int | None = None, sample_rate: int | None = None
+    ) -> tuple[STFT, int]:
+        """Return the transform that the magnitudes come from, and its rate in Hz; see `settings`."""
+        n_fft, hop_length, rate = self.settings(n_fft=n_fft, hop_length=hop_length, sample_rate=sample_rate)
+        return STFT(n_fft, hop_length, device="cpu", **self.options), rate
+
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
         if given is not None and given < 1:
@@ -93,7 +113,7 @@ class Spectrogram:
             fits = self._transposed(other) if other >= 4 and not other & (other - 1) else ""
             raise ValueError(
                 f"{self.path} has {self.n_freq} frequencies, which is not n_fft // 2 + 1 of a usual n_fft"
-                f"{fits or ' (is it a mel spectrogram?)'}; if it is right, give --n-fft {n_fft}"
+                f"{fits or ' (is it a mel spectrogram? give --preset)'}; if it is right, give --n-fft {n_fft}"
             )
         return n_fft
 
@@ -104,7 +124,7 @@ class Spectrogram:
         return f": it looks transposed, try --layout {other}"
 
     def frames(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield magnitude frames `(channels, n_freq)`; raises `ValueError` for negative or NaN values."""
+        """Yield frames `(channels, n_freq)`; raises `ValueError` for NaN and for negative magnitudes."""
         step = max(1, _BLOCK_VALUES // (self.channels * self.n_freq))
         for start in range(0, self.n_frames, step):
             block = self._read(start, min(start + step, self.n_frames))
@@ -128,7 +148,7 @@ class Spectrogram:
         bad = ~np.isfinite(block)
         if bad.any():
             raise ValueError(f"{self.path}: frame {start + int(np.argmax(bad.any((1, 2))))} holds NaN or Inf")
-        if block.min() < 0:
+        if self.mel is None and block.min() < 0:
             raise ValueError(
                 f"{self.path}: values go down to {block.min():.4g}, but a magnitude is never negative: "
                 "this looks like decibels or a logarithm; undo it first: 10 ** (values / 20) for dB, "
@@ -136,25 +156,43 @@ class Spectrogram:
             )
 
 
-def open_spectrogram(path: str | os.PathLike[str], *, layout: str = "freq-time") -> Spectrogram:
-    """Open a magnitude spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
+def open_spectrogram(
+    path: str | os.PathLike[str], *, layout: str | None = None, mel: MelConfig | None = None
+) -> Spectrogram:
+    """Open a spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
 
-    layout: `"freq-time"` or `"time-freq"`. Fields `sample_rate`, `n_fft`, `hop_length` of .npz and .pt files
-        and of .safetensors metadata are used. With several arrays in a file, the one named `magnitude` or
-        `spectrogram` is taken.
-    Raises `FileNotFoundError`, and `ValueError` for a file, shape or dtype that is none of these. Warns that
-    the phase of complex values is not used.
+    Args:
+        path: .npy, .npz, .pt, .safetensors, .png, .tif or .tiff. With several arrays in a file, the one named
+            `magnitude`, `spectrogram` or `mel` is taken.
+        layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; None is what the file says,
+            "freq-time" where it says nothing.
+        mel: what the mel frames are; None is what the file says.
+
+    Returns:
+        A `Spectrogram`, with the parameters that `save_spectrogram` wrote: fields of .npz and .pt files,
+        metadata of .safetensors files, text of pictures.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file, shape, dtype or parameter that is none of these.
+        ImportError: an extra is missing; says which.
+
+    Warns that the phase of complex values is not used.
     """
     path = Path(path)
-    if layout not in LAYOUTS:
+    if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}")
     suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise ValueError(f"{path} is not one of {', '.join(_READERS)}")
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")
     try:
-        load, shape, dtype, parameters = _READERS[suffix](path)
+        if suffix in IMAGES:
+            load, shape, dtype, parameters = _open_image(path, mel)
+        else:
+            load, shape, dtype, parameters = _READERS[suffix](path)
+        found = understand(parameters)
     except ValueError as error:
         if re.search("pickle|Python objects", str(error)):
             raise ValueError(
@@ -166,33 +204,37 @@ def open_spectrogram(path: str | os.PathLike[str], *, layout: str = "freq-time")
     except Exception as error:  # damaged files make the parsers fail in all sorts of ways
         reason = _first_sentence(error)
         raise ValueError(f"{path} is damaged or not a {suffix} file of plain arrays: {reason}") from error
-    found = {name: _whole_number(path, name, parameters[name]) for name in _PARAMETERS if name in parameters}
     _check_shape(path, shape)
     _check_dtype(path, dtype)
-    return Spectrogram(
-        path=path,
-        shape=shape,
-        layout=layout,
-        sample_rate=found.get("sample_rate"),
-        n_fft=found.get("n_fft"),
-        hop_length=found.get("hop_length"),
-        load=load,
+    stored = found.pop(MEL, None)
+    if mel is not None and stored is not None and mel != stored:
+        raise ValueError(f"{path} says what its mel frames are, and it is not what was given: leave one out")
+    return _checked_bands(
+        Spectrogram(
+            path=path,
+            shape=shape,
+            layout=layout or found.get("layout", LAYOUTS[0]),
+            sample_rate=found.pop("sample_rate", None),
+            n_fft=found.pop("n_fft", None),
+            hop_length=found.pop("hop_length", None),
+            mel=mel or stored,
+            options={name: value for name, value in found.items() if name != "layout"},
+            load=load,
+        )
     )
+
+
+def _checked_bands(found: Spectrogram) -> Spectrogram:
+    mel = found.mel
+    if mel is not None and found.n_freq != mel.n_mels:
+        other = next(layout for layout in LAYOUTS if layout != found.layout)
+        transposed = f": it looks transposed, try layout {other}" if found.n_frames == mel.n_mels else ""
+        raise ValueError(f"{found.path} has {found.n_freq} mel bands, not {mel.n_mels}{transposed}")
+    return found
 
 
 def _first_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()).split(". ")[0] or type(error).__name__
-
-
-def _whole_number(path: Path, name: str, value: Any) -> int:
-    try:
-        number = float(value)  # of an int, a float, a text, an array or tensor with one value
-        whole = int(number)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number, whole = 0.0, 0
-    if whole < 1 or whole != number:
-        raise ValueError(f"{path}: {name}={value} is not a whole number above 0")
-    return whole
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
@@ -235,10 +277,15 @@ def _open_npz(path: Path) -> _Opened:
             if member.filename.endswith(".npy"):
                 headers[member.filename.removesuffix(".npy")] = _npy_header(archive, member)
         chosen = _choose({name: shape for name, (shape, _) in headers.items()})
-        parameters = {}
-        for name in set(headers) & set(_PARAMETERS):
+        parameters: dict[str, Any] = {}
+        for name in set(headers) & set(FIELDS):
+            shape, dtype = headers[name]
+            if math.prod(shape) != 1 or dtype.itemsize > _LARGEST_FIELD:
+                parameters[name] = f"an array of shape {shape}"
+                continue
             with archive.open(f"{name}.npy") as stream:
                 parameters[name] = np.lib.format.read_array(stream, allow_pickle=False)
+        _check_room(archive.getinfo(f"{chosen}.npy").file_size)
         unpacked = tempfile.NamedTemporaryFile(suffix=".npy")  # noqa: SIM115 - lives as long as `load`
         with archive.open(f"{chosen}.npy") as stream:
             shutil.copyfileobj(stream, unpacked)
@@ -250,6 +297,13 @@ def _open_npz(path: Path) -> _Opened:
 
     shape, dtype = headers[chosen]
     return load, shape, dtype.name, parameters
+
+
+def _check_room(n_bytes: int) -> None:
+    """Raise `ValueError` if unpacking so much would take more than half of the room for temporary files."""
+    room = shutil.disk_usage(tempfile.gettempdir()).free
+    if n_bytes > room // 2:
+        raise ValueError(f"it unpacks to {n_bytes} bytes, more than half of the {room} there is room for")
 
 
 def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -292,6 +346,8 @@ def _open_pt(path: Path) -> _Opened:
 def _dense_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise ValueError("it holds a sparse or quantized tensor, expected a plain one")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("it holds a tensor whose values overlap, expected one with memory of its own")
     return tuple(tensor.shape)
 
 
@@ -311,10 +367,17 @@ def _open_safetensors(path: Path) -> _Opened:
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             chosen = _choose(shapes)
             parameters = dict(file.metadata() or {})
-            parameters |= {name: file.get_tensor(name) for name in set(shapes) & set(_PARAMETERS)}
+            small = {name for name in set(shapes) & set(FIELDS) if math.prod(shapes[name]) == 1}
+            parameters |= {name: file.get_tensor(name) for name in small}
             return load, shapes[chosen], slices[chosen].get_dtype(), parameters
     except SafetensorError as error:
         raise ValueError(f"not a whole .safetensors file: {error}") from error
+
+
+def _open_image(path: Path, mel: MelConfig | None) -> _Opened:
+    levels, texts = read_image(path)
+    values = values_of(levels, texts, mel)
+    return lambda: values, values.shape, values.dtype.name, texts
 
 
 def _choose(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -336,4 +399,5 @@ _READERS: dict[str, Callable[[Path], _Opened]] = {
     ".safetensors": _open_safetensors,
 }
 
-SUFFIXES = tuple(_READERS)
+ARRAYS = tuple(_READERS)
+SUFFIXES = (*ARRAYS, *IMAGES)

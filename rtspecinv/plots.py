@@ -32,11 +32,12 @@ def before_and_after(
     *,
     sample_rate: int,
     hop_length: int,
+    samples: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
 ) -> None:
     """Draw two magnitude spectrograms `(n_freq, n_frames)` and their difference into a PNG file.
 
     All three share one scale in dB relative to the loudest value of `before`; the difference is that of the
-    magnitudes.
+    magnitudes. Samples `(n_samples,)` before and after, if given, are drawn as waveforms below.
     Raises `ValueError` if the shapes differ.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
@@ -54,17 +55,51 @@ def before_and_after(
         "From its magnitudes alone, inverted as a stream": after,
         f"Difference of the magnitudes (spectral convergence {convergence:.1f} dB)": difference,
     }
-    figure = Figure(figsize=(10, 9), dpi=120, layout="constrained")
+    figure = Figure(figsize=(10, 9 if samples is None else 10.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(panels), sharex=True, sharey=True)
+    heights = [3.0] * len(panels) + ([] if samples is None else [1.4])
+    axes = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     reference = before.max() or 1.0
-    for ax, (title, magnitude) in zip(axes, panels.items(), strict=True):
+    for ax, (title, magnitude) in zip(axes, panels.items(), strict=False):
         image = _draw(ax, magnitude / reference, sample_rate, hop_length)
         ax.set_title(title, loc="left", fontsize=11)
         ax.set_ylabel("frequency in Hz")
+    if samples is not None:
+        _draw_waveforms(axes[-1], samples, sample_rate)
     axes[-1].set_xlabel("time in seconds")
-    figure.colorbar(image, ax=axes, label="dB relative to the original's maximum", shrink=0.6, pad=0.015)
+    spectra = list(axes[: len(panels)])
+    label = "dB relative to the original's maximum"
+    figure.colorbar(image, ax=spectra, label=label, shrink=0.6, pad=0.015)
     figure.savefig(path)
+
+
+_WIDTH = 1000  # columns of a waveform
+
+
+def _draw_waveforms(ax: Any, samples: tuple[npt.ArrayLike, npt.ArrayLike], sample_rate: int) -> None:
+    for name, wave, color in zip(("original", "result"), samples, ("#9aa3ad", "#d55e00"), strict=True):
+        low, high = envelope(wave, _WIDTH)
+        seconds = (np.arange(len(low)) + 0.5) * (len(np.asarray(wave)) / sample_rate / len(low))
+        filled = name == "original"
+        ax.fill_between(seconds, low, high, color=color, alpha=1 if filled else 0, linewidth=0)
+        for edge in () if filled else (low, high):
+            ax.plot(seconds, edge, color=color, linewidth=0.8)
+        ax.plot([], [], color=color, label=name, linewidth=4 if filled else 1)
+    ax.set_title(
+        "Waveforms: the least and the largest sample of every few milliseconds", loc="left", fontsize=11
+    )
+    ax.set_ylabel("sample value")
+    ax.set_xlim(0, max(len(np.asarray(wave)) for wave in samples) / sample_rate)
+    ax.legend(loc="upper right", ncols=2, frameon=False, fontsize=9)
+
+
+def envelope(samples: npt.ArrayLike, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Least and largest of samples `(n_samples,)` in each of `width` parts, fewer if there are fewer."""
+    wave = np.asarray(samples, np.float64)
+    if wave.ndim != 1 or not wave.size:
+        raise ValueError(f"A waveform must be (n_samples,) with samples in it, got {wave.shape}")
+    begins = np.linspace(0, wave.size, min(width, wave.size), endpoint=False).astype(int)
+    return np.minimum.reduceat(wave, begins), np.maximum.reduceat(wave, begins)
 
 
 def _draw(ax: Any, magnitude: npt.NDArray[np.float64], sample_rate: int, hop_length: int) -> Any:
@@ -239,4 +274,17 @@ def small_picture(
     image.putpalette(palette.tobytes())
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def small_waveform(samples: npt.ArrayLike, *, color: str, width: int = 480, height: int = 48) -> bytes:
+    """Draw samples `(n_samples,)` from -1 to 1, opaque in a colour `#rrggbb`; returns a small PNG file."""
+    low, high = (edge.clip(-1, 1) for edge in envelope(samples, width))
+    rows = 1 - (np.arange(height) + 0.5) / height * 2  # sample value in the middle of a row
+    half = 1 / height  # silence is a line, too
+    drawn = (rows[:, None] >= low - half) & (rows[:, None] <= high + half)
+    image = Image.fromarray(drawn.astype(np.uint8))
+    image.putpalette(bytes(3) + bytes.fromhex(color.removeprefix("#")))
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True, transparency=0)
     return file.getvalue()

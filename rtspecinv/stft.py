@@ -131,6 +131,11 @@ class STFT(torch.nn.Module):
         return self.window.device
 
     @property
+    def window_name(self) -> str | None:
+        """Name of the window; None of one that was given as values."""
+        return None if self._window_label == "<values>" else self._window_label
+
+    @property
     def n_needed(self) -> int:
         """Samples that `analyze` needs at least."""
         if not self.center:

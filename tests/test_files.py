@@ -184,11 +184,11 @@ def test_which_of_several_arrays(tmp_path):
 def test_names_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         open_spectrogram(tmp_path / "a.npy")
-    (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match=r"not one of \.npy, \.npz, \.pt, \.safetensors"):
-        open_spectrogram(tmp_path / "a.png")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match=r"not one of \.npy, \.npz, \.pt, \.safetensors, \.png, \.tif"):
+        open_spectrogram(tmp_path / "a.txt")
     with pytest.raises(ValueError, match="layout='tf' is not one of freq-time, time-freq"):
-        open_spectrogram(tmp_path / "a.png", layout="tf")
+        open_spectrogram(tmp_path / "a.txt", layout="tf")
 
 
 class RunsCode:

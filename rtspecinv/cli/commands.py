@@ -109,10 +109,15 @@ def demo(args: argparse.Namespace) -> None:
         note(f"{error}; no picture drawn")
         return
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
-    before, after = (
-        stft.magnitude(torch.from_numpy(read_audio(path)[0][0])) for path in (original, inverted)
+    first, second = (torch.from_numpy(read_audio(path)[0][0]) for path in (original, inverted))
+    before_and_after(
+        picture,
+        stft.magnitude(first),
+        stft.magnitude(second),
+        sample_rate=SAMPLE_RATE,
+        hop_length=stft.hop_length,
+        samples=(first, second),
     )
-    before_and_after(picture, before, after, sample_rate=SAMPLE_RATE, hop_length=stft.hop_length)
     print(f"written       {picture}")
 
 

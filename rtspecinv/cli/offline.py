@@ -29,7 +29,8 @@ from rtspecinv.cli.transfer import (
     print_written,
     transfer,
 )
-from rtspecinv.files import SUFFIXES, open_spectrogram
+from rtspecinv.files import ARRAYS, open_spectrogram
+from rtspecinv.threads import one_thread
 
 RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
 METHODS = (*RULES, "lbfgs", "stream")
@@ -49,6 +50,12 @@ def invert(args: argparse.Namespace) -> int:
         )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
+    if _is_mel(args.spectrogram, args):
+        with one_thread():
+            sound = _invert_mel(args.spectrogram, args.output, args)
+        print(f"inverted      {sound.samples.shape[-1] / sound.sample_rate:.2f} s of mel frames, as a stream")
+        print(f"written       {args.output}")
+        return 0
     source = _open(args.spectrogram, args)
     if args.method == "stream":
         stream(args, source, args.output)
@@ -76,17 +83,36 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
 
 
+def _is_mel(path: Path, args: argparse.Namespace) -> bool:
+    """Whether a file has mel frames, which one stream inverts whatever the method."""
+    return args.preset is not None or open_spectrogram(path, layout=args.layout).mel is not None
+
+
+def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv.Sound:
+    if args.n_fft or args.hop_length or args.method not in (METHODS[0], "stream"):
+        raise ValueError(f"{path} has mel frames, which know their STFT and have one method: leave both out")
+    return rtspecinv.listen(
+        path,
+        preset=args.preset,
+        layout=args.layout,
+        sample_rate=args.sample_rate,
+        output=output,
+        update=args.update,
+        look_ahead=args.look_ahead,
+        n_iter=args.n_iter if args.method == "stream" else None,
+    )
+
+
 def _open(path: Path, args: argparse.Namespace) -> Source:
     spectrogram = open_spectrogram(path, layout=args.layout)
-    n_fft, hop_length, sample_rate = spectrogram.settings(
+    stft, sample_rate = spectrogram.stft(
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
     if spectrogram.n_frames < 2:
         raise ValueError(f"{path} has one frame: there is sound only between two")
-    stft = rtspecinv.STFT(n_fft, hop_length)
-    if args.method == "lbfgs" and (spectrogram.n_frames - 1) * hop_length < stft.n_needed:
+    if args.method == "lbfgs" and (spectrogram.n_frames - 1) * stft.hop_length < stft.n_needed:
         raise ValueError(
-            f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={n_fft}: "
+            f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
             f"use --method {RULES[0]}"
         )
     frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
@@ -145,9 +171,13 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
     try:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", UserWarning)
-            source = _open(path, args)
+            source = None if _is_mel(path, args) else _open(path, args)
             output.parent.mkdir(parents=True, exist_ok=True)
-            outcome = _convert(source, output, args)
+            if source is not None:
+                outcome = _convert(source, output, args)
+            else:
+                with one_thread():
+                    _invert_mel(path, output, args)
     except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
         reason = one_line(error)
         tally.note(f"error: {reason if str(path) in reason else f'{path}: {reason}'}")
@@ -155,6 +185,9 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
     for remark in {(r.filename, r.lineno): r for r in reversed(remarks)}.values():  # blocks may all have one
         text = str(remark.message)
         tally.note(f"warning: {text if str(path) in text else f'{path}: {text}'}")
+    if source is None:
+        tally.line(f"written       {output}")
+        return True
     if outcome.clipped:
         tally.note(clipping(outcome, output))
     known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
@@ -189,7 +222,7 @@ def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
         refuse_same_file(folder, output)
     found = sorted(path for path in folder.rglob("*") if _is_spectrogram(path, folder))
     if not found:
-        raise ValueError(f"{folder} holds no spectrograms ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{folder} holds no spectrograms ({', '.join(ARRAYS)})")
     origins: dict[Path, Path] = {}
     for path in found:
         target = output / path.relative_to(folder).with_suffix(f".{format}")
@@ -201,4 +234,4 @@ def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
 
 def _is_spectrogram(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+    return not hidden and path.suffix.lower() in ARRAYS and path.is_file()

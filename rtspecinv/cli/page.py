@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.cli.contest import EDGE_FRAMES, EVALUATE_EVERY, Contest, Result
-from rtspecinv.plots import Curve, convergence_plot, small_picture
+from rtspecinv.plots import Curve, convergence_plot, small_picture, small_waveform
 
 try:
     import jinja2
@@ -93,7 +93,11 @@ def render(contest: Contest, results: Sequence[Result], title: str, facts: dict[
         best=best,
         missing=contest.missing,
         methods=[_method(contest, result) for result in results],
-        original={"sound": _sound(contest, contest.samples), "image": _picture(contest, contest.magnitude)},
+        original={
+            "sound": _sound(contest, contest.samples),
+            "image": _picture(contest, contest.magnitude),
+            "waveform": _waveform(contest.samples, "#8a929e"),
+        },
         plots={mode: _plot(contest, results, dark=mode == "dark") for mode in ("light", "dark")},
         part=PAGE_SECONDS if contest.n_seconds > PAGE_SECONDS else None,
         n_iter=contest.n_iter,
@@ -117,6 +121,7 @@ def _method(contest: Contest, result: Result) -> dict[str, Any]:
         "cells": [(column.key, column.text(result)) for column in COLUMNS],
         "sound": _sound(contest, result.samples),
         "image": _picture(contest, actual),
+        "waveform": _waveform(result.samples, color),
         "difference": _picture(contest, (actual - contest.magnitude).abs()),
     }
 
@@ -124,6 +129,10 @@ def _method(contest: Contest, result: Result) -> dict[str, Any]:
 def _picture(contest: Contest, magnitude: Tensor) -> str:
     picture = small_picture(magnitude.numpy(), reference=float(contest.magnitude.max()))
     return _data_uri("image/png", picture)
+
+
+def _waveform(samples: Tensor, color: str) -> str:
+    return _data_uri("image/png", small_waveform(samples.numpy(), color=color))
 
 
 def _plot(contest: Contest, results: Sequence[Result], dark: bool) -> str:

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import rtspecinv
-from rtspecinv.cli import commands, offline
+from rtspecinv.cli import commands, offline, pictures
 from rtspecinv.cli import live as performing
 from rtspecinv.cli.bench import add_options, bench
 from rtspecinv.cli.compare import N_ITER, compare
 from rtspecinv.cli.contest import CONTESTANTS
 from rtspecinv.cli.doctor import doctor
 from rtspecinv.cli.report import note, on_terminal, one_line
-from rtspecinv.files import LAYOUTS
+from rtspecinv.metadata import LAYOUTS
+from rtspecinv.scales import SCALES
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -180,8 +181,13 @@ def parser() -> argparse.ArgumentParser:
     invert.add_argument(
         "--layout",
         choices=LAYOUTS,
-        default=LAYOUTS[0],
-        help="order of the last two axes (default: %(default)s)",
+        help="order of the last two axes (default: what the file says, else freq-time)",
+    )
+    invert.add_argument(
+        "--preset",
+        metavar="MODEL",
+        choices=tuple(rtspecinv.presets),
+        help=f"what mel frames are, if the file does not say it: {', '.join(rtspecinv.presets)}",
     )
     invert.add_argument("--format", choices=offline.FORMATS, help="of the files in a folder (default: wav)")
     invert.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
@@ -203,6 +209,46 @@ def parser() -> argparse.ArgumentParser:
         f"all frames (default: {offline.N_ITER}). More is slower",
     )
     _add_stream_options(invert.add_argument_group("inversion with --method stream"))
+
+    image = add(
+        pictures.image,
+        "turn any picture into sound",
+        "Read PICTURE (PNG, TIFF, JPEG, ...) as a magnitude spectrogram: rows are frequencies, columns are\n"
+        "time, bright is loud, black is silence. What a picture of `rtspecinv picture` says is used.",
+        "rtspecinv image photo.jpg --seconds 5 --scale log -o photo.wav",
+    )
+    image.add_argument("picture", metavar="PICTURE", type=Path)
+    image.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write .wav, .flac or .ogg instead of playing"
+    )
+    image.add_argument("--seconds", metavar="S", type=float, help="length of the sound")
+    image.add_argument("--sample-rate", metavar="HZ", type=int, help=f"default: {pictures.SAMPLE_RATE}")
+    image.add_argument("--dark-is-loud", action="store_true", help="as ink on paper")
+    _add_scale_options(image, default=None)
+    _add_stft_options(image, n_fft=None, hop_length=None)
+    group = image.add_argument_group("inversion")
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
+    group.add_argument("--look-ahead", metavar="K", type=int, help="future frames used")
+    group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
+    image.add_argument("-d", "--device", metavar="DEVICE", type=device, help="see `rtspecinv devices`")
+
+    picture = add(
+        pictures.picture,
+        "draw an audio file as a picture that `image` can play",
+        "Draw the magnitudes of AUDIO, its channels mixed into one, as grey values in dB, and say in the\n"
+        "picture what they are.",
+        "rtspecinv picture song.flac -o song.png",
+    )
+    picture.add_argument("audio", metavar="AUDIO", type=Path)
+    picture.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="picture: .png or .tiff"
+    )
+    picture.add_argument("--height", metavar="ROWS", type=int, help="default: one for every frequency")
+    picture.add_argument(
+        "--bits", type=int, choices=(8, 16), default=16, help="of a grey value (default: %(default)s)"
+    )
+    _add_scale_options(picture, default="linear")
+    _add_stft_options(picture, n_fft=1024, hop_length=256)
 
     versus = add(
         compare,
@@ -273,6 +319,23 @@ def parser() -> argparse.ArgumentParser:
         "rtspecinv doctor",
     )
     return top
+
+
+def _add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Options of what pixels mean; without a default, what the picture says comes first."""
+    group = parser.add_argument_group("pixels")
+    group.add_argument(
+        "--scale", choices=SCALES, default=default, help="of frequency over the rows (default: linear)"
+    )
+    group.add_argument("--fmin", metavar="HZ", type=float, help="of the lowest row (default: 0; log: 20)")
+    group.add_argument("--fmax", metavar="HZ", type=float, help="of the highest row (default: half the rate)")
+    group.add_argument(
+        "--range",
+        metavar="DB",
+        type=float,
+        default=default and pictures.RANGE_DB,
+        help=f"from white down to black (default: {pictures.RANGE_DB:g})",
+    )
 
 
 def _add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:

@@ -1,0 +1,95 @@
+"""Prints what is lost when a magnitude spectrogram goes through a picture; see bench/README.md.
+
+python bench/pictures.py            the table
+python bench/pictures.py --write    put it into bench/README.md, and its gist into README.md
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from page import ROOT, commit, replace_between, run
+from protocol import A
+from tables import Bench, number, table
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.metrics import spectral_convergence
+
+STFT = rtspecinv.STFT(A.n_fft, A.hop_length)
+PICTURES: list[tuple[str, str, int | None, int]] = [  # name, scale, rows, bits
+    ("**linear, 513 rows**", "linear", None, 16),
+    ("**linear, 513 rows**", "linear", None, 8),
+    ("log from 30 Hz, 1024 rows", "log", 1024, 16),
+    ("log from 30 Hz, 512 rows", "log", 512, 16),
+    ("log from 30 Hz, 512 rows", "log", 512, 8),
+    ("mel, 512 rows", "mel", 512, 16),
+    ("mel, 512 rows", "mel", 512, 8),
+]
+
+
+def section_z(bench: Bench) -> str:
+    """Through a picture of 80 dB and back, at A.
+
+    Magnitudes saved as PNG and opened again. Picture: spectral convergence of its magnitudes. Sound: of what
+    the stream makes of them (look_ahead 3, 8 iterations), against the recording's own magnitudes.
+    """
+    clips = bench.clips(A)
+    rows = [["no picture", "", *_row([_measured(samples, None) for samples in clips.samples])]]
+    for name, scale, height, bits in PICTURES:
+        found = [_measured(samples, (scale, height, bits)) for samples in clips.samples]
+        rows.append([name, str(bits), *_row(found)])
+    return table(["picture", "bits", "KB per second", "SC dB, picture", "SC dB, sound"], rows)
+
+
+def _row(found: list[tuple[float, float, float]]) -> list[str]:
+    size, picture, sound = (sum(column) / len(column) for column in zip(*found, strict=True))
+    return [f"{size / 1000:.0f}" if size else "", number(picture) if size else "", number(sound)]
+
+
+def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> tuple[float, float, float]:
+    """Bytes per second, convergence of the picture and of the sound."""
+    magnitude = STFT.magnitude(samples)
+    found, size = magnitude, 0
+    if picture is not None:
+        name, height, bits = picture
+        lowest = 30.0 if name == "log" else None
+        scale = rtspecinv.PictureScale(A.sample_rate, A.n_fft, name, lowest, white=float(magnitude.max()))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.png"
+            rtspecinv.save_spectrogram(
+                path, magnitude, STFT, sample_rate=A.sample_rate, scale=scale, height=height, bits=bits
+            )
+            size = path.stat().st_size
+            found = torch.stack(
+                [torch.from_numpy(frame[0]) for frame in rtspecinv.open_spectrogram(path).frames()], -1
+            )
+    inverter = rtspecinv.StreamingInverter(STFT, look_ahead=3)
+    sound = torch.cat([inverter.push_many(found), inverter.flush()])[inverter.latency :]
+    inner = slice(4, magnitude.shape[-1] - 4)  # as in every table
+    actual = STFT.magnitude(sound)
+    return (
+        size * A.sample_rate / samples.shape[-1],
+        float(spectral_convergence(found[:, inner], magnitude[:, inner])),
+        float(spectral_convergence(actual[:, inner], magnitude[:, inner])),
+    )
+
+
+def write_summary(letter: str, bench: Bench) -> None:
+    """Put the rows without loss of frequencies into the README of the project."""
+    if not bench.files:
+        return
+    text = (ROOT / "bench" / "README.md").read_text()
+    lines = text.split("### v. ")[1].splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    chosen = [row for row in rows[:5] if "log" not in row] + [row for row in rows if row.startswith("| mel")]
+    origin = f"From [bench/README.md](bench/README.md#pictures), commit {commit()}."
+    caption = f"Mean of {len(bench.clips(A).names)} recordings, 4 s each. {origin}"
+    replace_between(ROOT / "README.md", "pictures", "\n".join(chosen) + f"\n\n{caption}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(__doc__, {"z": section_z}, "z", "pictures", after=write_summary))

@@ -1,0 +1,153 @@
+"""`rtspecinv image` and `rtspecinv picture`: pictures into sound, and sound into pictures."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import AudioReader, read_audio
+from rtspecinv.cli.commands import refuse_same_file
+from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
+from rtspecinv.metadata import MEL, understand
+from rtspecinv.scales import PictureScale, number
+from rtspecinv.threads import one_thread
+
+SAMPLE_RATE, N_FFT = 44100, 2048  # of a picture that says nothing
+RANGE_DB = 80.0
+LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
+MOST_VALUES = 2**26  # magnitudes in memory
+
+
+def image(args: argparse.Namespace) -> None:
+    """Turn a picture into sound: rows are frequencies, columns are time, bright is loud."""
+    levels, texts = read_image(args.picture)
+    if MEL in texts:
+        raise ValueError(f"{args.picture} is a mel spectrogram: rtspecinv invert can play it")
+    try:
+        known = understand(texts)
+        stft, rate = _transform(args, known)
+        scale = _scale(args, texts, rate, stft.n_fft)
+    except ValueError as error:
+        raise ValueError(f"{args.picture}: {error}") from error
+    levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
+    magnitude = torch.from_numpy(scale.magnitude(levels))
+    if not magnitude.any():
+        raise ValueError(f"{args.picture} is black all over: there is nothing to hear")
+    if "white" not in texts:
+        magnitude *= _gain(magnitude, stft)
+    with one_thread():
+        sound = rtspecinv.listen(
+            magnitude,
+            stft=stft,
+            sample_rate=rate,
+            output=args.output,
+            device=args.device,
+            update=args.update,
+            look_ahead=args.look_ahead,
+            n_iter=args.n_iter,
+        )
+    print(
+        f"inverted      {sound.samples.shape[-1] / rate:.2f} s at {rate} Hz, n_fft {stft.n_fft}, hop "
+        f"{stft.hop_length}; {scale.lowest:g} to {scale.highest:g} Hz, {scale.scale}, {scale.range_db:g} dB"
+    )
+    _print_convergence(torch.from_numpy(sound.samples), magnitude, stft)
+    if sound.path is not None:
+        print(f"written       {sound.path}")
+
+
+def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[rtspecinv.STFT, int]:
+    """STFT and rate as given, as the picture says, or the usual ones."""
+    whole = {name: value for name, value in known.items() if isinstance(value, int)}
+    n_fft = whole.get("n_fft", N_FFT) if args.n_fft is None else args.n_fft
+    hop_length = whole.get("hop_length", n_fft // 4) if args.hop_length is None else args.hop_length
+    same = n_fft == whole.get("n_fft")
+    options = {name: known[name] for name in ("win_length", "window", "normalized") if name in known and same}
+    stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
+    return stft, whole.get("sample_rate", SAMPLE_RATE) if args.sample_rate is None else args.sample_rate
+
+
+def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft: int) -> PictureScale:
+    """Scale as given, as the picture says, or linear over 80 dB."""
+    numbers: dict[str, Any] = {
+        name: given if given is not None else number(texts, name) if name in texts else default
+        for name, given, default in (
+            ("fmin", args.fmin, None),
+            ("fmax", args.fmax, None),
+            ("range_db", args.range, RANGE_DB),
+            ("white", None, 1.0),
+        )
+    }
+    return PictureScale(rate, n_fft, args.scale or texts.get("scale", "linear"), **numbers)
+
+
+def _columns(
+    args: argparse.Namespace, levels: Levels, timed: bool, rate: int, stft: rtspecinv.STFT
+) -> Levels:
+    """Picture with a column for every frame."""
+    if args.seconds is None:
+        if not timed:
+            raise ValueError(f"{args.picture} does not say how long it lasts: give --seconds")
+        n_frames = levels.shape[1]
+    else:
+        if not 0 < args.seconds < math.inf:
+            raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
+        n_frames = max(2, 1 + round(args.seconds * rate / stft.hop_length))
+    if n_frames < 2:
+        raise ValueError(f"{args.picture} has one frame: there is sound only between two")
+    if n_frames * max(stft.n_freq, len(levels)) > MOST_VALUES:
+        raise ValueError(
+            f"{n_frames} frames of {stft.n_freq} frequencies are more than {MOST_VALUES} values: use fewer "
+            "--seconds or a larger --hop-length"
+        )
+    return levels if n_frames == levels.shape[1] else resize_columns(levels, n_frames)
+
+
+def _gain(magnitude: Tensor, stft: rtspecinv.STFT) -> float:
+    """Factor that makes the loudest frame as loud as it should be.
+
+    A frame's samples x times its window g have the energy `sum (g x)**2 = 2 / n_fft sum |X|**2`.
+    """
+    energy = 2 * float(magnitude.square().sum(-2).max()) / stft.n_fft / stft.scale**2
+    return LOUDEST_RMS / math.sqrt(energy / float(stft.window.square().sum()))
+
+
+def picture(args: argparse.Namespace) -> None:
+    """Draw the magnitudes of an audio file as a picture that `image` can play."""
+    refuse_same_file(args.audio, args.output)
+    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
+    height = stft.n_freq if args.height is None else args.height
+    n_frames = 1 + AudioReader(args.audio).n_samples // stft.hop_length
+    if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
+        raise ValueError(
+            f"{args.audio} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: use a larger "
+            "--hop-length, or a part of it"
+        )
+    samples, rate = read_audio(args.audio)
+    magnitude = stft.magnitude(torch.from_numpy(samples.mean(0)))
+    white = float(magnitude.max())
+    if not white:
+        raise ValueError(f"{args.audio} is silent: there is nothing to see")
+    scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
+    rtspecinv.save_spectrogram(
+        args.output, magnitude, stft, sample_rate=rate, scale=scale, height=height, bits=args.bits
+    )
+    back = torch.from_numpy(scale.magnitude(read_image(args.output)[0]))
+    print(
+        f"drawn         {magnitude.shape[-1]} x {height} pixels of {args.bits} bits; {scale.lowest:g} to "
+        f"{scale.highest:g} Hz, {scale.scale}, {scale.range_db:g} dB"
+    )
+    convergence = float(rtspecinv.metrics.spectral_convergence(back, magnitude))
+    print(f"round trip    {convergence:.1f} dB spectral convergence of the picture alone")
+    print(f"written       {args.output}")
+
+
+def _print_convergence(samples: Tensor, magnitude: Tensor, stft: rtspecinv.STFT) -> None:
+    if samples.shape[-1] >= stft.n_needed:
+        convergence = float(rtspecinv.metrics.spectral_convergence(stft.magnitude(samples), magnitude))
+        print(f"convergence   {convergence:.1f} dB spectral convergence against the picture")

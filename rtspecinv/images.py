@@ -1,0 +1,124 @@
+"""Grey pictures in files: PNG and TIFF with texts, and whatever other pictures are read as.
+
+Only formats whose decoders run no code and call no other program are opened, after a look at their size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
+SUFFIXES = (".png", ".tif", ".tiff")
+MOST_PIXELS = 2**25
+_FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "PPM")
+_DESCRIPTION = 270  # TIFF tag ImageDescription
+_LONGEST_TEXT = 2**19
+
+
+def pillow() -> Any:
+    """Return PIL.Image; raises `ImportError` with the line that installs it."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('Pictures need Pillow: pip install "rtspecinv[files]"') from error
+    return Image
+
+
+def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
+    """Read a picture as grey levels `(height, width)` from 0 to 1, and the texts in it.
+
+    Colours become their luminance, what is transparent becomes black; of several pictures in a file the
+    first is read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a picture, damaged, of floating-point values, or of more than `MOST_PIXELS` pixels.
+        ImportError: Pillow is missing.
+    """
+    image_module, path = pillow(), Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged parts that nobody needs
+            with image_module.open(path, formats=_FORMATS) as image:
+                width, height = image.size
+                if not 0 < width * height <= MOST_PIXELS:
+                    raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS}")
+                return _grey(image), _texts(image)
+    except Exception as error:  # damaged files make the decoders fail in all sorts of ways
+        reason = " ".join(str(error).split()).replace(str(path), "it") or type(error).__name__
+        raise ValueError(f"{path} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}") from error
+
+
+def resize_columns(levels: Levels, n_columns: int) -> Levels:
+    """The same picture with another width: columns are interpolated, or averaged where there are fewer."""
+    image_module = pillow()
+    image = image_module.fromarray(np.ascontiguousarray(levels, np.float32))
+    resized = image.resize((n_columns, len(levels)), image_module.Resampling.BILINEAR)
+    found: Levels = np.asarray(resized).clip(0, 1)
+    return found
+
+
+def _grey(image: Any) -> Levels:
+    if image.mode == "F":
+        raise ValueError("it has floating-point values, whose black and white nobody knows")
+    if image.mode.startswith("I"):  # 16 bits
+        values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("it has values of more than 16 bits")
+        sixteen: Levels = (values / 65535).astype(np.float32)
+        return sixteen
+    if image.mode not in ("1", "L"):
+        image = image.convert("RGBA")
+        black = pillow().new("RGBA", image.size, (0, 0, 0, 255))
+        image = pillow().alpha_composite(black, image)
+    grey: Levels = np.asarray(image.convert("L")).astype(np.float32) / np.float32(255)
+    return grey
+
+
+def _texts(image: Any) -> dict[str, str]:
+    if image.format == "TIFF":
+        text = image.tag_v2.get(_DESCRIPTION, "")
+        if not isinstance(text, str) or not text.startswith("{") or len(text) > _LONGEST_TEXT:
+            return {}
+        given = json.loads(text)
+    else:
+        given = getattr(image, "text", {})
+    return {str(name): str(value) for name, value in given.items()}
+
+
+def write_image(
+    path: str | os.PathLike[str], levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
+) -> None:
+    """Write grey levels `(height, width)` from 0 to 1 with 8 or 16 bits, and texts: PNG or TIFF."""
+    image_module, path = pillow(), Path(path)
+    if bits not in (8, 16):
+        raise ValueError(f"Parameter {bits=} is not 8 or 16!")
+    values = np.asarray(levels, np.float64)
+    if values.ndim != 2 or not 0 < values.size <= MOST_PIXELS:
+        raise ValueError(f"A picture of shape {values.shape} is not of 1 to {MOST_PIXELS} pixels!")
+    largest = 2**bits - 1
+    whole = np.rint(values.clip(0, 1) * largest).astype(np.uint8 if bits == 8 else np.uint16)
+    image = image_module.fromarray(np.ascontiguousarray(whole))
+    described = {name: str(value) for name, value in texts.items()}
+    if path.suffix.lower() == ".png":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        for name, text in described.items():
+            info.add_text(name, text)
+        image.save(path, "PNG", pnginfo=info)
+    else:
+        tags = {_DESCRIPTION: json.dumps(described)}
+        image.save(path, "TIFF", tiffinfo=tags, compression="tiff_adobe_deflate")

@@ -1,0 +1,289 @@
+"""Hear anything: samples, magnitudes or mel frames, in an array, a file or as they come."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import itertools
+import os
+import sys
+import warnings
+import wave
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtspecinv.audio import (
+    ArraySink,
+    AudioReader,
+    DeviceError,
+    FileSink,
+    Sink,
+    SoundDeviceSink,
+    TeeSink,
+    play,
+)
+from rtspecinv.diagnosis import diagnose
+from rtspecinv.files import SUFFIXES, open_spectrogram
+from rtspecinv.inputs import Array
+from rtspecinv.mel import Mel
+from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_stream import MelInverter
+from rtspecinv.metadata import LAYOUTS
+from rtspecinv.saving import config_of
+from rtspecinv.stft import STFT
+from rtspecinv.streaming import StreamingInverter
+from rtspecinv.updates import Update
+
+_MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What `listen` made; in a notebook, a player.
+
+    Attributes:
+        samples: float32 `(n_samples,)` or `(channels, n_samples)` within -1 to 1, as TensorBoard's
+            `add_audio` takes them.
+        sample_rate: Hz.
+        path: the file they were written to; None without one.
+    """
+
+    samples: Array = field(repr=False)
+    sample_rate: int
+    path: Path | None = None
+
+    @property
+    def wav(self) -> bytes:
+        """The sound as a WAV file of 16 bits."""
+        channels = np.atleast_2d(self.samples)
+        file = io.BytesIO()
+        with wave.open(file, "wb") as sound:
+            sound.setparams((len(channels), 2, self.sample_rate, 0, "NONE", ""))
+            sound.writeframes(np.rint(channels.T * 32767).astype("<i2").tobytes())
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        content = base64.b64encode(self.wav).decode("ascii")
+        return f'<audio controls src="data:audio/wav;base64,{content}"></audio>'
+
+
+def listen(
+    sound: Tensor | Array | str | os.PathLike[str] | Iterable[Tensor | Array],
+    *,
+    preset: str | Mel | MelConfig | None = None,
+    stft: STFT | None = None,
+    sample_rate: int | None = None,
+    layout: str | None = None,
+    output: str | os.PathLike[str] | Sink | None = None,
+    device: int | str | None = None,
+    update: str | Update | None = None,
+    look_ahead: int | None = None,
+    n_iter: int | None = None,
+) -> Sound:
+    """Hear samples, magnitudes or mel frames: at once on a sound device, in a notebook, or from a file.
+
+    Args:
+        sound: a tensor on any device or an array: mel frames `([channels,] n_mels, n_frames)` of `preset`,
+            magnitudes `([channels,] n_freq, n_frames)` of `stft`, or with neither samples `(n_samples,)` or
+            `([channels,] n_samples)`; an iterable of pieces of these, with one frame or with several; or a
+            file, of sound or as `save_spectrogram` writes it.
+        preset: what mel frames are: a name of `presets`, a `Mel` or a `MelConfig`.
+        stft: what magnitudes are of.
+        sample_rate: Hz, of samples and magnitudes; presets and files know it.
+        layout: "time-freq" if frames come before bands, as in Kaldi and ESPnet.
+        output: a sound file to write or a sink to fill, which stays open; nothing is played then. None plays;
+            in a notebook it is the `Sound` that plays, unless `device` is given; without a device it writes
+            `rtspecinv-1.wav`, or with the next number that is free, and warns that it does.
+        device: number or part of a name from `rtspecinv devices`.
+        update, look_ahead, n_iter: as in `StreamingInverter`.
+
+    Returns:
+        A `Sound`, which holds all samples; for streams without an end there is `play`.
+
+    Raises:
+        ValueError: not one of these; says what it looks like.
+        TypeError: no floating-point numbers.
+        KeyError: there is no such preset.
+        DeviceError: the device that was asked for cannot play.
+    """
+    if preset is not None and stft is not None:
+        raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes!")
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}!")
+    given_options = {"update": update, "look_ahead": look_ahead, "n_iter": n_iter}
+    options: dict[str, Any] = {name: value for name, value in given_options.items() if value is not None}
+    with torch.autocast("cpu", enabled=False):  # a training loop may have turned it on
+        given = config_of(preset) if preset is not None else stft
+        if isinstance(sound, str | os.PathLike):
+            pieces, given, sample_rate, layout = _file(Path(sound), given, sample_rate, layout)
+        elif isinstance(sound, Tensor | np.ndarray):
+            pieces = iter([_array(sound)])
+        else:
+            pieces = map(_array, sound)
+        first = next(pieces, None)
+        if first is None:
+            raise ValueError("Parameter sound is empty: there is nothing to hear!")
+        pieces = itertools.chain([first], pieces)
+        if given is None:
+            _check_samples(first)
+            return _emit(pieces, None, first, _rate(sample_rate, None), output, device)
+        rate = _rate(sample_rate, given)
+        transposed = layout == LAYOUTS[1]
+        n_bands = given.n_mels if isinstance(given, MelConfig) else given.n_freq
+        batch_shape = _batch_shape(first, n_bands, transposed)
+        inverter: StreamingInverter
+        if isinstance(given, MelConfig):
+            inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
+        else:
+            inverter = StreamingInverter(
+                copy.deepcopy(given).to("cpu", torch.float32), batch_shape=batch_shape, **options
+            )
+        frames = _frames(pieces, len(batch_shape) + 1, transposed)
+        return _emit(frames, inverter, first, rate, output, device)
+
+
+def _array(piece: Any) -> Tensor:
+    """Piece as a float32 tensor on the CPU, without its graph."""
+    if not isinstance(piece, Tensor | np.ndarray):
+        raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays!")
+    if isinstance(piece, np.ndarray):
+        if piece.dtype.kind != "f":
+            raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(np.ascontiguousarray(piece, np.float32))
+    if not piece.is_floating_point():
+        raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
+    return piece.detach().to("cpu", torch.float32)
+
+
+def _file(
+    path: Path, given: MelConfig | STFT | None, sample_rate: int | None, layout: str | None
+) -> tuple[Iterator[Tensor], MelConfig | STFT | None, int, str | None]:
+    """Pieces of a file, what they are, their rate, and how they lie."""
+    if path.suffix.lower() not in SUFFIXES:
+        if given is not None:
+            raise ValueError(f"{path} is no spectrogram ({', '.join(SUFFIXES)}): leave out preset and stft!")
+        reader = AudioReader(path)
+        if sample_rate not in (None, reader.sample_rate):
+            raise ValueError(f"{path} has sample_rate={reader.sample_rate}, not {sample_rate}!")
+        return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None
+    found = open_spectrogram(path, layout=layout, mel=given if isinstance(given, MelConfig) else None)
+    rate: int | None
+    if found.mel is not None:
+        given, rate = found.mel, round(found.mel.sample_rate)
+    elif isinstance(given, STFT):
+        rate = found.settings(n_fft=given.n_fft, hop_length=given.hop_length, sample_rate=sample_rate)[2]
+    else:
+        given, rate = found.stft(sample_rate=sample_rate)
+    frames = (torch.from_numpy(frame if found.channels > 1 else frame[0]) for frame in found.frames())
+    return frames, given, rate, None
+
+
+def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
+    known = round(given.sample_rate) if isinstance(given, MelConfig) else None
+    if sample_rate is None and known is None:
+        raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it!")
+    if known is not None and sample_rate not in (None, known):
+        raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out!")
+    return known or int(sample_rate or 0)
+
+
+def _check_samples(piece: Tensor) -> None:
+    if piece.ndim not in (1, 2) or (piece.ndim == 2 and len(piece) > _MOST_CHANNELS):
+        looks = str(diagnose(piece)).replace("\n", "; ") if piece.numel() else "empty"
+        raise ValueError(
+            f"Parameter sound has shape {tuple(piece.shape)}, not (n_samples,) or ([channels,] n_samples): "
+            f"of a spectrogram say preset= or stft=. It is {looks}!"
+        )
+
+
+def _batch_shape(first: Tensor, n_bands: int, transposed: bool) -> tuple[int, ...]:
+    """`()` or `(channels,)` of a piece with one frame or several."""
+    shape = tuple(first.shape)
+    axis = -1 if transposed else -2
+    several = len(shape) >= 2 and shape[axis] == n_bands
+    if several and len(shape) <= 3:
+        return shape[:-2]
+    if not several and shape[-1:] == (n_bands,) and len(shape) == 1:
+        return ()
+    if not several and shape[-1:] == (n_bands,) and len(shape) == 2 and shape[0] <= _MOST_CHANNELS:
+        return shape[:1]
+    lies = "it lies the other way: " if len(shape) >= 2 and shape[-3 - axis] == n_bands else ""
+    other = LAYOUTS[0] if transposed else LAYOUTS[1]
+    raise ValueError(
+        f"Parameter sound has shape {shape}, not ([channels,] {n_bands}, n_frames) or frames of {n_bands}: "
+        f"{lies}{f'say layout={other!r}' if lies else 'ask rtspecinv.diagnose, or pass one of a batch'}!"
+    )
+
+
+def _frames(pieces: Iterable[Tensor], n_axes: int, transposed: bool) -> Iterator[Tensor]:
+    for piece in pieces:
+        if piece.ndim == n_axes:
+            yield piece
+        else:
+            yield from piece.unbind(-2 if transposed else -1)
+
+
+def _emit(
+    pieces: Iterable[Tensor],
+    inverter: StreamingInverter | None,
+    first: Tensor,
+    rate: int,
+    output: str | os.PathLike[str] | Sink | None,
+    device: int | str | None,
+) -> Sound:
+    """Write samples, of an inverter or as they are, to where they are wanted."""
+    shape = first.shape[:-1] if inverter is None else inverter.batch_shape
+    channels = shape[0] if shape else 1
+    memory = ArraySink()
+    with ExitStack() as stack:
+        target = _target(output, rate, channels, device)
+        if target is not None and target is not output:
+            stack.enter_context(target)
+        sink = TeeSink(memory, target) if target is not None else memory
+        if inverter is not None:
+            play(pieces, inverter, sink)
+        else:
+            for piece in pieces:
+                sink.write(piece)
+            sink.drain()
+    return Sound(memory.samples.clip(-1, 1), rate, target.path if isinstance(target, FileSink) else None)
+
+
+def _target(
+    output: str | os.PathLike[str] | Sink | None, rate: int, channels: int, device: int | str | None
+) -> Sink | None:
+    """Sink for the sound; None where the `Sound` itself plays."""
+    if isinstance(output, Sink):
+        return output
+    if output is not None:
+        return FileSink(output, rate, channels)
+    if device is None and _in_notebook():
+        return None
+    try:
+        return SoundDeviceSink(rate, channels, device=device)
+    except DeviceError as error:
+        if device is not None:
+            raise
+        path = next(path for path in map(Path, _names()) if not path.exists())
+        warnings.warn(f"{error}; the sound is in {path}", stacklevel=4)
+        return FileSink(path, rate, channels)
+
+
+def _names() -> Iterator[str]:
+    return (f"rtspecinv-{number}.wav" for number in itertools.count(1))
+
+
+def _in_notebook() -> bool:
+    """Whether what is returned is shown by a browser: IPython is there, and has a kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None

@@ -1,0 +1,134 @@
+"""What a file says about the spectrogram in it: the same fields in every format.
+
+A magnitude spectrogram has the parameters of its `STFT` and a sample rate; a mel spectrogram its `MelConfig`,
+as JSON in the field `mel_config`. Nothing that comes from a file is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
+
+LAYOUTS = ("freq-time", "time-freq")
+WHOLE_NUMBERS = ("sample_rate", "n_fft", "hop_length", "win_length")
+MEL = "mel_config"
+FIELDS = (*WHOLE_NUMBERS, "window", "center", "pad_mode", "normalized", "layout", MEL)
+
+LARGEST = 2**20  # of the whole numbers in a file: what is larger would only take memory
+MOST_BANDS = 2**12
+MOST_WEIGHTS = 2**24  # n_mels times n_fft
+LONGEST_TEXT = 2**18
+
+_CHOICES: dict[str, dict[str, Any]] = {
+    "window": {name: name for name in WINDOWS},
+    "center": {"True": True, "False": False, "same": "same"},
+    "pad_mode": {name: name for name in PAD_MODES},
+    "normalized": {"True": True, "False": False},
+    "layout": {name: name for name in LAYOUTS},
+}
+
+
+def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dict[str, str | int]:
+    """Fields that say what a spectrogram of `transform` is; of an `STFT`, with its sample rate in Hz.
+
+    Raises:
+        ValueError: something about it cannot be said in a file.
+    """
+    if isinstance(transform, MelConfig):
+        if sample_rate is not None and sample_rate != transform.sample_rate:
+            raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the mels!")
+        return {
+            "sample_rate": round(transform.sample_rate),
+            "n_fft": transform.n_fft,
+            "hop_length": transform.hop_length,
+            MEL: json.dumps(asdict(transform)),
+        }
+    if sample_rate is None:
+        raise ValueError("Parameter sample_rate is missing: an STFT does not know it!")
+    if not transform.onesided:
+        raise ValueError("Two-sided spectra are not saved: use an STFT with onesided=True!")
+    if transform.window_name is None:
+        raise ValueError("The window has values but no name, which no file can say: use one of WINDOWS!")
+    return {
+        "sample_rate": _whole_number("sample_rate", sample_rate),
+        "n_fft": transform.n_fft,
+        "hop_length": transform.hop_length,
+        "win_length": transform.win_length,
+        "window": transform.window_name,
+        "center": str(transform.center),
+        "pad_mode": transform.pad_mode,
+        "normalized": str(transform.normalized),
+    }
+
+
+def understand(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the fields that are among `given`: numbers, texts, or arrays of one of them.
+
+    Raises:
+        ValueError: a field has a value that is none of its own.
+    """
+    found: dict[str, Any] = {}
+    for name in FIELDS:
+        if name not in given:
+            continue
+        value = given[name]
+        if name in WHOLE_NUMBERS:
+            found[name] = _whole_number(name, value)
+        elif name == MEL:
+            found[name] = _mel_config(_text(name, value))
+        else:
+            text, choices = _text(name, value), _CHOICES[name]
+            if text not in choices:
+                raise ValueError(f"{name}={text[:40]!r} is not one of {', '.join(choices)}")
+            found[name] = choices[text]
+    return found
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        number = float(value)  # of an int, a float, a text, an array or tensor with one value
+        whole = int(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        number, whole = 0.0, 0
+    if whole < 1 or whole != number:
+        raise ValueError(f"{name}={str(value)[:40]} is not a whole number above 0")
+    if whole > LARGEST:
+        raise ValueError(f"{name}={whole} is more than {LARGEST}")
+    return whole
+
+
+def _text(name: str, value: Any) -> str:
+    item = value.item() if hasattr(value, "item") and getattr(value, "size", 2) == 1 else value
+    if not isinstance(item, str | bool):
+        raise ValueError(f"{name} is a {type(item).__name__}, expected a text")
+    return str(item)
+
+
+def _mel_config(text: str) -> MelConfig:
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"{MEL} has {len(text)} characters, more than {LONGEST_TEXT}")
+    try:
+        given = json.loads(text)
+        known = {field.name for field in fields(MelConfig)}
+        if not isinstance(given, dict) or not known >= given.keys():
+            raise ValueError(f"it has other fields than {', '.join(sorted(known))}")
+        for name, largest in (
+            *((name, LARGEST) for name in WHOLE_NUMBERS if given.get(name) is not None),
+            ("n_mels", MOST_BANDS),
+        ):
+            if not 1 <= given.get(name, 1) <= largest:
+                raise ValueError(f"{name}={given[name]} is not from 1 to {largest}")
+        if given.get("n_mels", 80) * given.get("n_fft", 1024) > MOST_WEIGHTS:
+            raise ValueError(f"n_mels times n_fft is more than {MOST_WEIGHTS}")
+        compression = dict(given.pop("compression", {}))
+        if compression.get("clip") is not None:
+            low, high = compression["clip"]
+            compression["clip"] = (float(low), float(high))
+        return MelConfig(**given, compression=Compression(**compression))
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{MEL} is no mel configuration: {error}") from error

@@ -1,0 +1,149 @@
+"""Spectrograms into files, with what is needed to hear them again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtspecinv.images import SUFFIXES as IMAGES
+from rtspecinv.images import write_image
+from rtspecinv.inputs import Array
+from rtspecinv.mel import Mel
+from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_presets import find
+from rtspecinv.metadata import LAYOUTS, describe
+from rtspecinv.scales import PictureScale, mel_levels
+from rtspecinv.stft import STFT
+
+
+def config_of(preset: str | Mel | MelConfig) -> MelConfig:
+    """Configuration of mel frames, given as such, as a `Mel` or by the name of a preset.
+
+    Raises:
+        KeyError: there is no such preset.
+        TypeError: none of these.
+    """
+    if isinstance(preset, Mel):
+        return preset.config
+    if isinstance(preset, MelConfig):
+        return preset
+    if not isinstance(preset, str):
+        raise TypeError(f"Parameter preset is a {type(preset).__name__}: pass a name of rtspecinv.presets!")
+    return find(preset)
+
+
+def save_spectrogram(
+    path: str | os.PathLike[str],
+    values: Tensor | Array,
+    transform: STFT | Mel | MelConfig | str,
+    *,
+    sample_rate: int | None = None,
+    layout: str = "freq-time",
+    bits: int = 16,
+    scale: PictureScale | None = None,
+    height: int | None = None,
+) -> None:
+    """Write a spectrogram and its parameters into a file that `listen` and `rtspecinv invert` can read.
+
+    Args:
+        path: .npz, .pt, .safetensors, .png or .tiff. The file is whole or absent.
+        values: magnitudes `([channels,] n_freq, n_frames)`, or mel frames `([channels,] n_mels, n_frames)`.
+        transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig` or name among `presets`.
+        sample_rate: Hz, of magnitudes; a mel configuration knows its own.
+        layout: "time-freq" writes `(n_frames, n_mels)`, and says so.
+        bits: of a picture, 8 or 16.
+        scale: of a picture of magnitudes; None has a row for every frequency, and makes silence of what is
+            more than 80 dB under the largest.
+        height: rows of a picture of magnitudes; None is one for every frequency.
+
+    Raises:
+        ValueError: values that are not finite or not of that transform, or a name that cannot be written.
+        TypeError: values that are no real floating-point numbers.
+        ImportError: an extra is missing; says which.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (*_WRITERS, *IMAGES):
+        raise ValueError(f"Cannot write {path}: its name must end in {', '.join((*_WRITERS, *IMAGES))}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
+    config = transform if isinstance(transform, STFT) else config_of(transform)
+    texts = describe(config, sample_rate)
+    array = _checked(values, config)
+    if suffix in IMAGES:
+        if array.ndim != 2:
+            raise ValueError(f"A picture has one channel, got shape {array.shape}: save them one by one!")
+        if isinstance(config, MelConfig):
+            levels, meaning = mel_levels(array, config)
+        else:
+            white = float(array.max()) or 1.0
+            scale = scale or PictureScale(int(texts["sample_rate"]), config.n_fft, white=white)
+            levels, meaning = scale.levels(array, height), scale.texts
+        _write_whole(path, lambda file: write_image(file, levels, texts | meaning, bits=bits))
+        return
+    stored = np.ascontiguousarray(array if layout == LAYOUTS[0] else array.swapaxes(-1, -2))
+    name = "mel" if isinstance(config, MelConfig) else "magnitude"
+    _write_whole(path, lambda file: _WRITERS[suffix](file, name, stored, {"layout": layout, **texts}))
+
+
+def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
+    real = values.is_floating_point() if isinstance(values, Tensor) else np.asarray(values).dtype.kind == "f"
+    if not real:
+        raise TypeError("Parameter values is not of real floating-point numbers: convert it first!")
+    array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    n_bands = transform.n_mels if isinstance(transform, MelConfig) else transform.n_freq
+    if array.ndim not in (2, 3) or array.shape[-2] != n_bands or not array.size:
+        raise ValueError(
+            f"Parameter values has shape {array.shape}, not ([channels,] {n_bands}, n_frames) with frames in "
+            "it, as transform has them!"
+        )
+    with np.errstate(over="ignore"):
+        single: np.ndarray[Any, np.dtype[np.float32]] = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise ValueError("Parameter values is NaN or infinite somewhere, or too large for float32!")
+    if isinstance(transform, STFT) and single.min() < 0:
+        raise ValueError(f"Parameter values has the value {single.min():g} < 0: magnitudes have none!")
+    return single
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that is whole or absent."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {path}: there is no folder {path.parent}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_npz(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
+    content: dict[str, Any] = {name: array, **fields}
+    np.savez(path, **content)
+
+
+def _write_pt(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
+    torch.save({name: torch.from_numpy(array), **fields}, path)
+
+
+def _write_safetensors(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ImportError('.safetensors files need safetensors: pip install "rtspecinv[files]"') from error
+    save_file({name: array}, path, {field: str(value) for field, value in fields.items()})
+
+
+_WRITERS: dict[str, Callable[[Path, str, Array, dict[str, str | int]], None]] = {
+    ".npz": _write_npz,
+    ".pt": _write_pt,
+    ".safetensors": _write_safetensors,
+}

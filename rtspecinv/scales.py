@@ -1,0 +1,199 @@
+"""What the grey values of a picture stand for: magnitudes in dB over any frequency scale, or mel values.
+
+A row is a frequency, the top row the highest; a column is a frame. Black is silence, white the largest value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rtspecinv.mel_bank import MelConfig
+from rtspecinv.metadata import MEL, understand
+from rtspecinv.stft import unknown_name
+
+Array = np.ndarray[Any, Any]
+SCALES = ("linear", "log", "mel")
+_BLOCK = 256  # frames at once
+
+
+@dataclass(frozen=True)
+class PictureScale:
+    """How grey levels u from 0 to 1 stand for magnitudes: `white * 10**((u - 1) range_db / 20)`, 0 for u = 0.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: of the frames; they have `n_fft // 2 + 1` frequencies.
+        scale: how rows lie between `fmin` and `fmax`: "linear", "log", or "mel" (`log10(1 + f / 700)`).
+        fmin, fmax: frequencies of the lowest and the highest row, Hz; None is 0, or 20 for "log", and half
+            the rate. What is beyond is silent.
+        white: magnitude of white.
+        range_db: how far black is under white.
+
+    Raises:
+        ValueError: a parameter is out of range.
+
+    Source of the mel scale: O'Shaughnessy 1987.
+    """
+
+    sample_rate: float
+    n_fft: int
+    scale: str = "linear"
+    fmin: float | None = None
+    fmax: float | None = None
+    white: float = 1.0
+    range_db: float = 80.0
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise unknown_name("scale", self.scale, SCALES)
+        if not 0 < self.sample_rate < math.inf or self.n_fft < 2:
+            raise ValueError(f"Parameters sample_rate={self.sample_rate}, n_fft={self.n_fft} are no STFT's!")
+        least = 0 if self.scale != "log" else 1e-3
+        if not least <= self.lowest < self.highest <= self.sample_rate / 2:
+            raise ValueError(
+                f"Parameters fmin={self.fmin}, fmax={self.fmax} are not {least} <= fmin < fmax <= "
+                f"{self.sample_rate / 2:g}, half the rate!"
+            )
+        if not 1 <= self.range_db <= 200:
+            raise ValueError(f"Parameter range_db={self.range_db} is not from 1 to 200!")
+        if not 1e-30 <= self.white <= 1e30:
+            raise ValueError(f"Parameter white={self.white} is not from 1e-30 to 1e30!")
+
+    @property
+    def lowest(self) -> float:
+        """Frequency of the bottom row, Hz."""
+        return (20.0 if self.scale == "log" else 0.0) if self.fmin is None else self.fmin
+
+    @property
+    def highest(self) -> float:
+        """Frequency of the top row, Hz."""
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The scale as a picture says it."""
+        numbers = {"fmin": self.lowest, "fmax": self.highest, "white": self.white, "range_db": self.range_db}
+        return {"scale": self.scale, **{name: repr(float(number)) for name, number in numbers.items()}}
+
+    def levels(self, magnitude: npt.ArrayLike, height: int | None = None) -> npt.NDArray[np.float32]:
+        """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`.
+
+        A row shows the mean power of the frequencies nearer to it than the next rows are, weighted by a
+        triangle; between frequencies it interpolates. None is a row for every frequency.
+        """
+        values = np.asarray(magnitude)
+        n_freq = values.shape[0]
+        if height is not None and height < 1:
+            raise ValueError(f"Parameter {height=} is not an integer >= 1!")
+        rows = self._rows(n_freq if height is None else height) * (self.n_fft / self.sample_rate)
+        distance = np.maximum(1, np.abs(np.gradient(rows)) if len(rows) > 1 else 1)
+        weights = np.maximum(0, 1 - np.abs(np.arange(n_freq) - rows[:, None]) / distance[:, None])
+        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
+        found = np.empty((len(rows), values.shape[1]), np.float32)
+        floor = 10 ** (-self.range_db / 10)
+        for block, power in _blocks(found, values):
+            relative = weights @ np.square(power.astype(np.float64) / self.white)
+            block[:] = 1 + 10 * np.log10(np.maximum(relative, floor)) / self.range_db
+        return found[::-1].clip(0, 1)
+
+    def magnitude(self, levels: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Magnitudes `(n_fft // 2 + 1, n_frames)` of grey levels; between rows, levels are interpolated."""
+        values = np.asarray(levels)[::-1]
+        n_freq, height = self.n_fft // 2 + 1, len(values)
+        frequencies = np.arange(n_freq) * (self.sample_rate / self.n_fft)
+        at = np.interp(self._position(frequencies), self._position(self._rows(height)), np.arange(height))
+        bin_width, near = self.sample_rate / self.n_fft, 1e-6
+        heard = frequencies >= self.lowest - (0.5 + near) * bin_width
+        heard &= frequencies <= self.highest + (0.5 + near) * bin_width
+        lower = np.minimum(at.astype(int), height - 1)
+        upper, share = np.minimum(lower + 1, height - 1), (at - lower)[:, None]
+        found = np.empty((n_freq, values.shape[1]), np.float32)
+        for block, part in _blocks(found, values):
+            level = part[lower] * (1 - share) + part[upper] * share
+            block[:] = self.white * 10 ** ((level - 1) * (self.range_db / 20)) * (level > 0)
+        found[~heard] = 0
+        return found
+
+    def _rows(self, height: int) -> Array:
+        """Frequencies of the rows from the bottom, Hz."""
+        low, high = self._position(np.array([self.lowest, self.highest]))
+        between = np.linspace(low, high, height)
+        if self.scale == "log":
+            return np.exp(between)
+        return 700 * np.expm1(between) if self.scale == "mel" else between
+
+    def _position(self, frequency: Array) -> Array:
+        """Where a frequency lies on the scale."""
+        if self.scale == "log":
+            return np.log(np.maximum(frequency, 1e-6))
+        return np.log1p(frequency / 700) if self.scale == "mel" else frequency
+
+
+def _blocks(found: Array, values: Array) -> list[tuple[Array, Array]]:
+    """Pairs of views: a few columns of both at a time, so that what is in between stays small."""
+    starts = range(0, values.shape[1], _BLOCK)
+    return [(found[:, start : start + _BLOCK], values[:, start : start + _BLOCK]) for start in starts]
+
+
+def mel_levels(mel: npt.ArrayLike, config: MelConfig) -> tuple[Array, dict[str, str]]:
+    """Grey levels of mel values `(n_mels, n_frames)`, linear from their least to their largest, and texts."""
+    values = np.asarray(mel, np.float64)
+    low, high = config.compression.clip or (float(values.min()), float(values.max()))
+    levels = (values - low) / ((high - low) or 1)
+    return _top_first(levels, config), {"low": repr(float(low)), "high": repr(float(high))}
+
+
+def values_of(levels: Array, texts: Mapping[str, str], mel: MelConfig | None) -> npt.NDArray[np.float32]:
+    """Magnitudes or mel values of a picture that says which, or whose mel values have a known range.
+
+    Raises:
+        ValueError: it does not say what its grey values are.
+    """
+    mel = mel or understand({name: texts[name] for name in texts if name == MEL}).get(MEL)
+    if mel is not None:
+        if "low" in texts and "high" in texts:
+            low, high = number(texts, "low"), number(texts, "high")
+        elif mel.compression.clip is not None:
+            low, high = mel.compression.clip
+        else:
+            raise ValueError("it does not say which mel values black and white are")
+        values: npt.NDArray[np.float32] = _top_first(levels, mel) * np.float32(high - low) + np.float32(low)
+        return values
+    if "scale" not in texts:
+        raise ValueError("it does not say which sound it is: rtspecinv image can play any picture")
+    return picture_scale(texts).magnitude(levels)
+
+
+def picture_scale(texts: Mapping[str, str]) -> PictureScale:
+    """Scale of a picture that `rtspecinv picture` or `save_spectrogram` wrote, from its texts.
+
+    Raises:
+        ValueError: something is missing, or is no number.
+    """
+    whole = understand({name: texts[name] for name in ("sample_rate", "n_fft") if name in texts})
+    if len(whole) < 2:
+        raise ValueError("it does not say its sample_rate and n_fft")
+    numbers = {name: number(texts, name) for name in ("fmin", "fmax", "white", "range_db")}
+    return PictureScale(whole["sample_rate"], whole["n_fft"], texts.get("scale", ""), **numbers)
+
+
+def number(texts: Mapping[str, str], name: str) -> float:
+    """Finite number that a text says, up to 1e30."""
+    try:
+        value = float(texts[name])
+    except (KeyError, ValueError):
+        value = math.nan
+    if not abs(value) <= 1e30:
+        raise ValueError(f"{name}={texts.get(name, '')[:40]!r} is not a finite number")
+    return value
+
+
+def _top_first(rows: Array, config: MelConfig) -> Array:
+    """Rows with the highest band first, as pictures have them, or back again."""
+    return rows if config.flip else rows[::-1]
