@@ -55,18 +55,10 @@ ARROWS = {
         *("mel", "mel_bank", "mel_stream", "mel_presets", "diagnosis"),
         *("files", "saving", "scales", "listening"),
     },
-    "cli": {
-        "",
-        "cli",
-        "audio",
-        "files",
-        "images",
-        "metadata",
-        "scales",
-        "demo_clip",
-        "plots",
-        "threads",
-    },  # "" is rtspecinv itself: public names
+    "cli": {  # "" is rtspecinv itself: public names
+        *("", "cli", "audio", "files", "images", "metadata", "scales", "demo_clip", "plots", "threads"),
+        "transforms",
+    },
     "__main__": {"cli"},
 }
 
