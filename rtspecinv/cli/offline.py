@@ -50,13 +50,13 @@ def invert(args: argparse.Namespace) -> int:
         )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
-    if _is_mel(args.spectrogram, args):
+    source = _open(args.spectrogram, args)
+    if source is None:
         with one_thread():
             sound = _invert_mel(args.spectrogram, args.output, args)
         print(f"inverted      {sound.samples.shape[-1] / sound.sample_rate:.2f} s of mel frames, as a stream")
         print(f"written       {args.output}")
         return 0
-    source = _open(args.spectrogram, args)
     if args.method == "stream":
         stream(args, source, args.output)
         return 0
@@ -83,11 +83,6 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
 
 
-def _is_mel(path: Path, args: argparse.Namespace) -> bool:
-    """Whether a file has mel frames, which one stream inverts whatever the method."""
-    return args.preset is not None or open_spectrogram(path, layout=args.layout).mel is not None
-
-
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv.Sound:
     if args.n_fft or args.hop_length or args.method not in (METHODS[0], "stream"):
         raise ValueError(f"{path} has mel frames, which know their STFT and have one method: leave both out")
@@ -103,8 +98,13 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv
     )
 
 
-def _open(path: Path, args: argparse.Namespace) -> Source:
+def _open(path: Path, args: argparse.Namespace) -> Source | None:
+    """Magnitudes of a file; None if it has mel frames, which one stream inverts whatever the method."""
+    if args.preset is not None:
+        return None
     spectrogram = open_spectrogram(path, layout=args.layout)
+    if spectrogram.mel is not None:
+        return None
     stft, sample_rate = spectrogram.stft(
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
@@ -171,7 +171,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
     try:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", UserWarning)
-            source = None if _is_mel(path, args) else _open(path, args)
+            source = _open(path, args)
             output.parent.mkdir(parents=True, exist_ok=True)
             if source is not None:
                 outcome = _convert(source, output, args)
