@@ -108,7 +108,11 @@ def stamp(command: str, seconds: float) -> str:
 def write(name: str, letter: str, section: str) -> None:
     """Put a section between the markers of bench/README.md, the others there staying as they are."""
     old = between(README, name)
-    kept = {part[4]: part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()}
+    kept = {
+        part[4:].partition(".")[0]: part.strip() + "\n"
+        for part in re.split(r"^(?=### )", old, flags=re.M)
+        if part.strip()
+    }
     sections = sorted((kept | {letter: section}).items())
     replace_between(README, name, "\n".join(text for _, text in sections))
 

@@ -1,0 +1,194 @@
+"""Measures how late `rtspecinv live` is, from the air to the air; see bench/README.md.
+
+python bench/live.py            the table; needs jackd
+python bench/live.py --write    puts it into bench/README.md and README.md as well
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from page import ROOT, commit, processor, replace_between, run
+from protocol import Configuration
+from tables import Bench, db, number, table
+
+sys.path.append(str(ROOT / "tests"))
+import jackd
+
+RATE = 44100
+SECONDS = 8
+DEVICE = "room, JACK"
+STEP = 8  # samples between delays that are tried
+LONGEST = RATE // 4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Options of `rtspecinv live`, and samples that the sound server asks for at once."""
+
+    n_fft: int
+    hop_length: int
+    look_ahead: int
+    n_iter: int
+    queue_seconds: float
+    period: int
+
+    @property
+    def algorithmic_ms(self) -> float:
+        """A frame ends half a frame after its centre, and is inverted `look_ahead` frames after that."""
+        return 1000 * (self.n_fft + self.look_ahead * self.hop_length) / RATE
+
+    @property
+    def options(self) -> list[str]:
+        names = ("n_fft", "hop_length", "look_ahead", "n_iter")
+        given = [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in names]
+        return [*given, f"--queue={self.queue_seconds}"]
+
+
+SETTINGS = (
+    Setting(1024, 256, 3, 8, 0.02, 256),  # the defaults of `rtspecinv live`
+    Setting(1024, 256, 1, 8, 0.02, 256),
+    Setting(1024, 256, 1, 8, 0.0058, 64),
+    Setting(1024, 256, 1, 8, 0.003, 64),
+    Setting(1024, 256, 1, 32, 0.003, 64),
+    Setting(1024, 256, 0, 8, 0.003, 64),
+    Setting(1024, 128, 0, 8, 0.003, 64),
+    Setting(512, 128, 0, 8, 0.003, 64),
+)
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """What was measured, in ms: the whole way, and what of it was spent in the queue."""
+
+    whole_ms: float
+    queue_ms: float
+    silence_ms: float  # heard instead of sound, in gaps
+    n_made_up: int
+
+
+def measure(setting: Setting, samples: np.ndarray) -> Lateness:
+    """Run the command line between a microphone and a speaker that another program plays and hears."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        jackd.server(wait_for_clients=True, sample_rate=RATE, period=setting.period) as (name, _),
+    ):
+        given, heard = Path(folder, "given.npy"), Path(folder, "heard.npy")
+        np.save(given, samples.astype(np.float32))
+        command = [sys.executable, str(ROOT / "bench" / "room.py"), name, str(given), str(heard)]
+        room = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert room.stdout is not None
+        room.stdout.readline()
+        options = ["-d", DEVICE, "-i", DEVICE, f"--seconds={SECONDS}", f"--sample-rate={RATE}"]
+        live = [sys.executable, "-m", "rtspecinv", "live", *options, *setting.options]
+        said = subprocess.run(live, cwd=ROOT, capture_output=True, text=True)
+        room.communicate()
+        if said.returncode:
+            raise SystemExit(said.stderr)
+        recording = np.load(heard)
+    stated, silence, made_up = (
+        float(re.search(pattern, said.stdout)[1])  # type: ignore[index]
+        for pattern in (r"playback +([\d.]+) ms", r"\((\d+) ms of silence\)", r"(\d+) frames made up")
+    )
+    queue_ms = stated - setting.algorithmic_ms
+    whole = delay(np.resize(samples, len(recording)), recording)
+    return Lateness(1000 * whole / RATE, queue_ms, silence, int(made_up))
+
+
+def delay(given: np.ndarray, heard: np.ndarray) -> int:
+    """Samples by which the loudness of what was heard follows that of what was given."""
+    (sounding,) = np.nonzero(heard)
+    part = slice(sounding[0] + RATE, sounding[-1] - RATE // 2)
+    a, b = loudness(given)[part], loudness(heard)[part]
+
+    def likeness(lag: int) -> float:
+        return float(np.corrcoef(a[: len(a) - lag], b[lag:])[0, 1])
+
+    return max(range(0, LONGEST, STEP), key=likeness)
+
+
+def loudness(samples: np.ndarray) -> np.ndarray:
+    """Logarithm of the energy in the last 2 ms."""
+    n = RATE // 500
+    energy = np.cumsum(np.pad(samples.astype(np.float64) ** 2, (n, 0)))
+    return np.log10(energy[n:] - energy[:-n] + 1e-6)
+
+
+def section_aa(bench: Bench) -> str:
+    """Latency of `rtspecinv live` from the air to the air, and the quality of its setting.
+
+    At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the frame that
+    it ends and on to the inverter's sample. Queue: what waits for the device when a frame comes, median, as
+    `live` states it at its end; `--queue` asks for about that much, in whole hops. Whole: measured, by where
+    the loudness of what the speaker plays is most like that of what the microphone is given; both are one
+    client of a JACK server with a dummy driver, a clock without hardware, so that device, the rest, is what
+    its periods take; period is in samples. A real card adds its converters and its own buffers, once each
+    way. Gaps: silence heard; and frames made up, in 8 s. SC and PESQ: of the same setting of the stream on
+    the clips, as in table a. Target: algorithmic and queue, "both", under 35 ms with 1024/256 and
+    look_ahead 1.
+    """
+    return table(HEADER, rows(bench))
+
+
+HEADER = [
+    *("n_fft/hop", "look_ahead", "n_iter", "--queue", "period", "algorithmic", "queue", "both", "device"),
+    *("whole, measured", "gaps ms", "made up", "SC dB", "PESQ"),
+]
+
+
+SHOWN = (
+    *("n_fft/hop", "look_ahead", "n_iter", "algorithmic", "queue", "both", "device", "whole, measured"),
+    *("SC dB", "PESQ"),
+)
+CAPTION = (
+    "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
+    "server with a dummy driver, so device is what its periods take (256 samples in the first two rows, 64 "
+    "below); a real card adds its converters and buffers. SC and PESQ of the same setting on the recordings."
+)
+
+
+@cache
+def rows(bench: Bench) -> list[list[str]]:
+    if reason := jackd.missing():
+        raise SystemExit(reason)
+    samples = bench.clips(Configuration("", RATE, 1024, 256)).samples.flatten().numpy()
+    return [row(bench, setting, measure(setting, samples)) for setting in SETTINGS]
+
+
+def row(bench: Bench, setting: Setting, late: Lateness) -> list[str]:
+    configuration = Configuration("", RATE, setting.n_fft, setting.hop_length)
+    score = bench.score(configuration, look_ahead=setting.look_ahead, n_iter=setting.n_iter)
+    both = setting.algorithmic_ms + late.queue_ms
+    parts = (setting.algorithmic_ms, late.queue_ms, both, late.whole_ms - both, late.whole_ms)
+    return [
+        f"{setting.n_fft}/{setting.hop_length}",
+        *(str(value) for value in (setting.look_ahead, setting.n_iter)),
+        f"{1000 * setting.queue_seconds:g}",
+        str(setting.period),
+        *(f"{part:.1f}" for part in parts),
+        f"{late.silence_ms:.0f}",
+        str(late.n_made_up),
+        db(score.convergence),
+        number(score.pesq),
+    ]
+
+
+def write_summary(letter: str, bench: Bench) -> None:
+    """Put the columns that matter into the README of the project."""
+    kept = [HEADER.index(name) for name in SHOWN]
+    shown = table(SHOWN, [[cells[i] for i in kept] for cells in rows(bench)])
+    made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
+    origin = f"From [bench/README.md](bench/README.md), {made}."
+    replace_between(ROOT / "README.md", "live", f"{shown}\n\n{CAPTION}\n\n{origin}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run(__doc__, {"aa": section_aa}, "aa", "live", after=write_summary))
