@@ -305,6 +305,7 @@ def test_stats_of_a_card():
         assert stats.queue_ms == 1000 * card.queued / RATE >= 50
         waiting = 1000 * (stats.n_waiting * HOP + 25) / RATE
         assert stats.latency_ms == pytest.approx(waiting + 1000 * card.latency_seconds)
+        player.abort()  # the clock does not go
 
 
 def test_iterations_may_be_set_while_it_plays_and_are_as_before_at_the_end():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,11 +188,13 @@ def play_numbers(server: str, seconds: int) -> None:
     """Play frames that are their numbers; every one sounds, all others are counted, memory stays as it is."""
     n_frames, witness, begun = seconds * jackd.SAMPLE_RATE // FRAME, Witness(), 0
     with (
-        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE) as device,
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=2.0) as device,
         freewheeling(server),
-        Player(Copy(), TeeSink(witness, device), late="hold") as player,
+        Player(Copy(), TeeSink(witness, device), late="hold", queue_seconds=1.0) as player,
     ):
         for i in range(n_frames):
+            if i % 1000 == 0:
+                time.sleep(0.01)  # the card does not wait
             player.push(np.full(FRAME, i % PERIOD + 1, np.float32))
             if i == n_frames // 10:
                 begun = memory()
