@@ -35,7 +35,7 @@ class Sink:
         """Wait until everything written has arrived."""
 
     def clear(self) -> None:
-        """Forget what can still be unheard; a file keeps what it has. May be called while others wait."""
+        """Forget what is not heard yet, even while another thread drains; a file keeps what it has."""
 
     def close(self) -> None:
         """Drain and let go of the device or file; closing twice is harmless."""
