@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +58,7 @@ def known_to_portaudio() -> bool:
 
 def _die_with_parent() -> None:
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)  # killed, a server would keep one of eight names
 
 
 @contextmanager
@@ -68,9 +71,8 @@ def server(
     name = name or f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
     command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
     command += ["-r", str(sample_rate), "-p", str(period), "-C", "0", "-P", str(CHANNELS)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
-    )
+    with open(_log(name), "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
     before = {key: os.environ.get(key) for key in ("JACK_DEFAULT_SERVER", "JACK_NO_START_SERVER")}
     os.environ.update(JACK_DEFAULT_SERVER=name, JACK_NO_START_SERVER="1")
     try:
@@ -86,6 +88,21 @@ def server(
             process.terminate()
             process.wait(10)
             sounddevice._initialize()
+        _log(name).unlink()
+
+
+def _log(name: str) -> Path:
+    return Path(tempfile.gettempdir(), f"{name}.log")
+
+
+def late_clients(name: str) -> Counter[tuple[str, str]]:
+    """How often an impatient server lost a period, by the client that was late and its state in JACK's words.
+
+    "Running": it was held up in its callback. "Triggered": its thread had not even come to run, because the
+    machine was busy or because it was still at the period before.
+    """
+    log = _log(name).read_text(errors="replace")
+    return Counter(re.findall(r"XRun: client = (\S+) was not finished, state = (\S+)", log))
 
 
 def _wait_until_up(name: str, process: subprocess.Popen[bytes]) -> None:

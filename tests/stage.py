@@ -85,7 +85,11 @@ class Card(ArraySink):
     def write(self, samples) -> None:
         super().write(samples)
         self.queued += np.shape(samples)[-1]
-        if self.began is None and self.queued >= self.prefill:
+        if self.queued >= self.prefill:
+            self.start()
+
+    def start(self) -> None:
+        if self.began is None:
             self.began, self.n_asked = self.clock.now, 0
 
     def play_until(self, now: float) -> None:

@@ -241,6 +241,37 @@ def test_clear_lets_a_waiting_writer_go_and_forgets_its_rest():
     assert not stream.ask(1000)[0, FADE:].any()
 
 
+def test_clear_ends_a_drain_and_what_is_written_then_is_played_whole():
+    sink, stream = hand_sink(RATE, queue_seconds=6, prefill_seconds=0)
+    sink.write(noise(5000))
+    drainer = threading.Thread(target=sink.drain)
+    drainer.start()
+    time.sleep(0.05)
+    assert drainer.is_alive()
+    stream.ask(10)
+    sink.clear()
+    stream.ask(10)  # the fade; of the 5 s nothing else is waited for
+    drainer.join(1)
+    assert not drainer.is_alive()
+    samples = noise(100, seed=1)
+    sink.write(samples)
+    heard = stream.ask(300)[0]
+    begin = np.nonzero(heard == samples[0])[0][0]
+    np.testing.assert_array_equal(heard[begin : begin + 100], samples)
+    assert (sink.underflows, sink.underflow_samples) == (0, 0)
+
+
+def test_start_begins_with_less_than_the_prefill_but_not_with_nothing():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
+    sink.start()
+    assert not stream.active
+    sink.write(noise(50))
+    assert not stream.active
+    sink.start()
+    assert stream.active
+    np.testing.assert_array_equal(stream.ask(100)[0, FADE : FADE + 50], noise(50))
+
+
 def test_clear_before_the_start_forgets_everything():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
     sink.write(noise(50))
@@ -278,6 +309,24 @@ def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
     np.testing.assert_array_equal(stream.ask(500)[0, FADE : FADE + 400], samples[1])
     assert sink.underflows == 1
     assert sink.underflow_samples >= 1000
+
+
+@pytest.mark.parametrize("n_left", [0, 30, 200])
+def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left):
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, queue_seconds=0.02, prefill_seconds=0)
+    sink.write(noise(10))
+    stream.ask(50)
+    length = len(sink._ring.samples)
+    while sink._ring.claimed < length - n_left:
+        stream.ask(min(50, length - n_left - sink._ring.claimed))
+    stopped = []
+    monkeypatch.setattr(stream, "stop", lambda: stopped.append(sink._ring.claimed))
+    sink.write(noise(10, seed=1))
+    assert stopped == ([length - n_left] if n_left < 50 else [])  # within a block of the end
+    heard = stream.ask(100)[0]
+    assert np.isin(noise(10, seed=1), heard).all()
+    assert sink.underflows == 1
 
 
 def test_device_starts_when_prefilled_and_drain_starts_a_short_one():

@@ -305,6 +305,7 @@ def test_stats_of_a_card():
         assert stats.queue_ms == 1000 * card.queued / RATE >= 50
         waiting = 1000 * (stats.n_waiting * HOP + 25) / RATE
         assert stats.latency_ms == pytest.approx(waiting + 1000 * card.latency_seconds)
+        player.abort()  # the clock does not go
 
 
 def test_iterations_may_be_set_while_it_plays_and_are_as_before_at_the_end():
@@ -318,14 +319,17 @@ def test_iterations_may_be_set_while_it_plays_and_are_as_before_at_the_end():
 
 
 def test_tee_with_a_device_is_paced_by_it():
-    card, memory = Card(Clock(), prefill=10**6), ArraySink()
-    tee = TeeSink(memory, card)
+    card, other, memory = Card(Clock(), prefill=10**6), Card(Clock(), prefill=10**6), ArraySink()
+    tee = TeeSink(memory, card, other)
     assert (tee.queued, tee.sample_rate, tee.latency_seconds, tee.underflows) == (0, RATE, 0.02, 0)
     with Player(Echo(), tee, queue_seconds=0.05) as player:
         for _ in range(5):
             player.push(np.ones(HOP))
+        while other.began is None:  # it has all that waits in the sink at most
+            time.sleep(0.001)
+        assert (card.began, other.began) == (0.0, 0.0)
         player.reset()
-    assert card.cleared == 1
+    assert (card.cleared, other.cleared) == (1, 1)
     assert not hasattr(TeeSink(memory), "queued")
 
 

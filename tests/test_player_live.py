@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,27 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
     assert any(np.array_equal(recorded[:, begin : begin + n], expected.samples) for begin in begins)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("card", ["impatient"], indirect=True)
+def test_a_minute_live_without_an_underflow(card):
+    """Configuration A of the README, with the card's own rate behind a resampler, in real time."""
+    stft, rate = rtspecinv.STFT(1024, 256), 22050
+    inverter = rtspecinv.StreamingInverter(stft, look_ahead=3, n_iter=8)
+    second = torch.rand(rate, generator=torch.manual_seed(0)) - 0.5
+    magnitude, n_frames, fewest = stft.magnitude(second).unbind(-1), 60 * rate // 256, inverter.n_iter
+    with SoundDeviceSink(rate, device=jackd.DEVICE) as sink, Player(inverter, sink) as player:
+        begun = time.monotonic()
+        for i in range(n_frames):
+            player.push(magnitude[i % len(magnitude)])
+            fewest = min(fewest, inverter.n_iter)
+        player.drain()
+        seconds, stats = time.monotonic() - begun, player.stats
+    print(f"{stats}, {sink.late_blocks=}, {fewest=}, {seconds:.1f} s, load {os.getloadavg()[0]:.1f}")
+    assert 59 < seconds < 63  # as long as it sounds
+    assert (stats.underflows, stats.n_held, stats.n_late, stats.n_frames) == (0, 0, 0, n_frames)
+    assert fewest == 8
+
+
 class Copy(Echo):
     """Stands in for an inverter that is done at once: a frame is its sound."""
 
@@ -187,11 +209,13 @@ def play_numbers(server: str, seconds: int) -> None:
     """Play frames that are their numbers; every one sounds, all others are counted, memory stays as it is."""
     n_frames, witness, begun = seconds * jackd.SAMPLE_RATE // FRAME, Witness(), 0
     with (
-        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE) as device,
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=2.0) as device,
         freewheeling(server),
-        Player(Copy(), TeeSink(witness, device), late="hold") as player,
+        Player(Copy(), TeeSink(witness, device), late="hold", queue_seconds=1.0) as player,
     ):
         for i in range(n_frames):
+            if i % 1000 == 0:
+                time.sleep(0.01)  # the card does not wait
             player.push(np.full(FRAME, i % PERIOD + 1, np.float32))
             if i == n_frames // 10:
                 begun = memory()

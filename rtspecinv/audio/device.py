@@ -250,9 +250,9 @@ class SoundDeviceSink(Sink):
 
     def _place(self, block: Block) -> None:
         """Put `block` behind what is queued or, if the device has come there first, behind a gap."""
+        self._ring.recycle(len(self._ring.samples) // 4)
         if self._running and self._ring.exhausted:
             self._stop()
-        self._ring.recycle(len(self._ring.samples) // 4)
         self._count_late_blocks()
         fade_length = len(self._fade_out)
         while True:
@@ -282,6 +282,13 @@ class SoundDeviceSink(Sink):
 
     # -- starting, waiting, stopping -----------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Let the device begin with what is queued, although that is less than its prefill."""
+        with self._lock:
+            self._check()
+            if self._sounding:
+                self._start()
+
     def drain(self) -> None:
         """Wait until everything written has been played; the device then rests until the next `write`."""
         with self._lock:
@@ -290,9 +297,7 @@ class SoundDeviceSink(Sink):
             rest = self._resampler.flush() if self._resampler is not None else None
         if rest is not None:
             self._enqueue(rest, clears)
-        with self._lock:
-            if self._sounding and not self._running:
-                self._start()
+        self.start()
         if self._running:
             self._wait(lambda: self._used - self._ring.claimed)
             with self._lock:

@@ -86,8 +86,8 @@ class Player:
     late: what sounds when frames come late: "silence" (the last frame fades within 8 hops) or "hold" (it goes
         on: a freeze).
     max_frames: frames that may wait; fewer are more direct, more bridge bursts.
-    queue_seconds: most that should wait in the sink; more rides out a busier machine. At least what the sink
-        wants before it begins.
+    queue_seconds: most that should wait in the sink, which begins with that, whatever its own prefill; more
+        rides out a busier machine.
     reserve_seconds: when less than this waits in the sink, a frame that has not come is late. At least what
         the device takes at once; None is half of `queue_seconds`.
     least_iter: when inverting is late, iterations go down to this and, once there is time, back to
@@ -181,7 +181,7 @@ class Player:
     def reset(self) -> None:
         """Fall silent within a block of the device, forget all that was pushed and begin anew.
 
-        A sink without `clear` plays what is queued there.
+        What a file sink has stays in the file.
         """
         self._check()
         self._cut()
@@ -279,9 +279,7 @@ class Player:
     def _cut(self) -> None:
         with self._pump.writing:
             self._inbox.cut()
-            clear = getattr(self._sink, "clear", None)
-            if clear is not None:
-                clear()
+            self._sink.clear()
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
     pushed --> inbox --> inverter --> sink's queue --> device
                              ^            |
-                             |            +-- more than queue_seconds: wait
+                             |            +-- more than queue_seconds: the device must run; wait
           a frame made up ---+------------+-- less than reserve_seconds and no frame: late
 
 Everything follows from what is queued in the sink, so the device's clock is the only one. A sink that does
@@ -27,8 +27,7 @@ LATE = ("silence", "hold")
 FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
 REMEMBERED = 1000  # pushes that the real-time factor is taken over
 SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
-STANDSTILL = 0.1  # seconds: a device that takes nothing for so long has not begun, and wants more
-STEP = 0.005  # seconds from one hop to the next that it is then given
+STANDSTILL = 0.1  # seconds without a frame, after which a device that waits for more need not wait any longer
 
 
 class LiveInverter(Inverter, Protocol):
@@ -83,13 +82,12 @@ class Pump:
         self._tail: deque[Any] = deque()  # hops that were owed at the end
         self._begun = False  # the sink has had its reserve once
         self._n_missing = 0  # frames made up since the last one came
-        self._moved = self._clock(), 0  # when the device last took something, and what was queued lately
+        self._written_at = 0.0  # seconds of the clock
 
     def step(self) -> None:
         """Do the next thing: invert a frame that came or one made up, write, end, or wait."""
         queued = self._queued()
-        stands_still = self._stands_still(queued)
-        has_room = not self.is_paced or queued < self._most or stands_still
+        has_room = not self.is_paced or queued < self._most
         if self._tail and has_room:
             return self._write(self._tail.popleft())
         cut, frame, ending = self.inbox.take(has_room and not self._tail)
@@ -100,9 +98,11 @@ class Pump:
             self._invert(frame)
         elif ending and not self._tail:
             self._end()
-        elif not ending and self._begun and (queued < self._least or stands_still):
+        elif not ending and self._begun and queued < self._least:
             self._make_up()
         else:
+            if self._begun and (not has_room or self._clock() - self._written_at >= STANDSTILL):
+                self.sink.start()  # which may wait for more than it will be given now
             self._wait(self._seconds_to_wait(queued))
 
     def end(self) -> None:
@@ -112,14 +112,6 @@ class Pump:
 
     def _queued(self) -> int:
         return self.sink.queued if self.is_paced else 0
-
-    def _stands_still(self, queued: int) -> bool:
-        """Whether the device does not take what is queued, because it wants more before it begins."""
-        now, (taken, before) = self._clock(), self._moved
-        taken = now if queued < before or not before else taken
-        stands_still = now - taken >= STANDSTILL
-        self._moved = now - STANDSTILL + STEP if stands_still else taken, queued
-        return stands_still
 
     def _seconds_to_wait(self, queued: int) -> float | None:
         """Time until the queue is where something must be done; None if only a caller can change anything."""
@@ -169,6 +161,7 @@ class Pump:
             if self.inbox.is_cut:
                 return
             self.stream.write(samples)
+        self._written_at = self._clock()
         if self.is_paced and not self._begun:
             self._begun = self._queued() >= self._least
 

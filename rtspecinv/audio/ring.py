@@ -39,6 +39,7 @@ class Ring:
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
         self._base = 0  # position at which the device was last armed
         self._erased = 0
+        self._spent = False  # it may have stopped at the end of what it had, although it was lent more then
 
     @property
     def block_length(self) -> int:
@@ -65,24 +66,27 @@ class Ring:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the device has played all that it was lent."""
-        return self.claimed >= self._erased + len(self.samples)
+        """Whether the device has played all that it was lent, and plays no more before it is started anew."""
+        return self._spent or self.claimed >= self._erased + len(self.samples)
 
     def start(self) -> None:
         """Start the stopped device where it stopped."""
         self.recycle()
-        self._base = self.claimed
+        self._base, self._spent = self.claimed, False
         self._arm()
         self.stream.start()
 
     def recycle(self, enough: int = 0) -> None:
         """Silence what has been played and lend it to the device again, if it is more than `enough`."""
+        limit = self._erased + len(self.samples)
         begin, count = self._erased % len(self.samples), self._base + self.done.done_frames - self._erased
         if count > enough:
             self.samples[begin : begin + count] = 0
             self.samples[: max(0, begin + count - len(self.samples))] = 0
             self._erased += count
             self._extend(count)
+            # A block that was short just before is rtmixer's last one, and may not be counted yet.
+            self._spent = self.claimed + self.block_length >= limit
 
     def read(self, begin: int, count: int) -> Block:
         """Return a copy of `count` samples from position `begin` on."""

@@ -28,8 +28,14 @@ class Sink:
         """Take the next samples, `(n_samples,)` or `(channels, n_samples)`; may wait until there is room."""
         raise NotImplementedError
 
+    def start(self) -> None:
+        """Begin with what was written, where more was waited for."""
+
     def drain(self) -> None:
         """Wait until everything written has arrived."""
+
+    def clear(self) -> None:
+        """Forget what is not heard yet, even while another thread drains; a file keeps what it has."""
 
     def close(self) -> None:
         """Drain and let go of the device or file; closing twice is harmless."""
@@ -194,13 +200,13 @@ class FileSink(Sink):
             self._temporary.unlink(missing_ok=True)
 
 
-_OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows", "clear")
+_OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows")
 
 
 class TeeSink(Sink):
     """Writes to several sinks in the order given: files first, because a device makes the writer wait.
 
-    What only a device has (`queued`, `latency_seconds`, `underflows`, `clear`) is that of the first with it.
+    What only a device has (`queued`, `latency_seconds`, `underflows`) is that of the first with it.
     """
 
     def __init__(self, *sinks: Sink) -> None:
@@ -216,6 +222,16 @@ class TeeSink(Sink):
         """Write `samples` to every sink."""
         for sink in self.sinks:
             sink.write(samples)
+
+    def start(self) -> None:
+        """Start every sink."""
+        for sink in self.sinks:
+            sink.start()
+
+    def clear(self) -> None:
+        """Clear every sink."""
+        for sink in self.sinks:
+            sink.clear()
 
     def drain(self) -> None:
         """Drain every sink."""
