@@ -149,6 +149,8 @@ class MelConfig:
         if not 0 <= self.preemphasis < 1:
             raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
         count(1, n_mels=self.n_mels)
+        if not isinstance(self.compression, Compression):
+            raise TypeError(f"Parameter compression={self.compression!r} is not a Compression!")
         for name in ("mean", "std"):
             value = getattr(self.compression, name)
             if isinstance(value, tuple) and len(value) != self.n_mels:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 
 class StreamingInverter(torch.nn.Module):
@@ -169,7 +169,11 @@ class StreamingInverter(torch.nn.Module):
         """
         if streams is None:
             return self._engine.reset()
-        mask = torch.as_tensor(streams)
+        try:
+            mask = torch.as_tensor(streams)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask!") from error
+        check_dense(mask, "streams")
         if mask.dtype != torch.bool:
             raise TypeError(
                 f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!"
