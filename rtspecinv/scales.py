@@ -93,7 +93,8 @@ class PictureScale:
         rows = self._rows(n_freq if height is None else count(1, height=height)) * (
             self.n_fft / self.sample_rate
         )
-        distance = np.maximum(1, np.abs(np.gradient(rows)) if len(rows) > 1 else 1)
+        spacing = np.abs(np.gradient(rows)) if len(rows) > 1 else np.ones(1)
+        distance = np.maximum(1, spacing)
         weights = np.maximum(0, 1 - np.abs(np.arange(n_freq) - rows[:, None]) / distance[:, None])
         weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
         found = np.empty((len(rows), values.shape[1]), np.float32)
