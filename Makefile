@@ -1,6 +1,7 @@
 # make demo   plays the demo clip          make test    lints, checks types and tests
 # make bench  prints quality and speed     make lint    lints and checks types
 # make clean  removes all that make made   make soak    runs the tests that take minutes
+# make docs   builds the documentation into build/site; a warning is an error
 #
 # Needs Python 3.10 or newer with venv; everything else is installed into .venv, once.
 
@@ -15,7 +16,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DELETE_ON_ERROR:
-.PHONY: demo test soak bench lint clean
+.PHONY: demo test soak bench lint docs clean
 
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
@@ -39,6 +40,11 @@ bench: $(STAMP)all,bench
 	$(BIN)/python bench/push.py
 	$(BIN)/python bench/mel.py
 	$(if $(wildcard bench/bench_*.py),$(BIN)/pytest --benchmark-enable --benchmark-only bench)
+
+docs: $(STAMP)docs
+	@test -x $(BIN)/mkdocs || { echo 'make docs needs Python 3.11 or newer: make clean, then make docs PYTHON=python3.12'; exit 1; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'written: build/site/index.html'
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

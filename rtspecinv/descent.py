@@ -12,7 +12,7 @@ from torch import Tensor
 from rtspecinv.batch import Best, Callback, Iteration, invert
 from rtspecinv.inputs import count
 from rtspecinv.progress import bar
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -83,6 +83,9 @@ def lbfgs(
     n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
     if not isinstance(target, Tensor):
         raise TypeError(f"Parameter target is a {type(target).__name__}: use torch.as_tensor(target)!")
+    check_dense(target, "target")
+    if not target.is_floating_point():
+        raise TypeError(f"Parameter target has {target.dtype}: use real floating-point numbers!")
     if max_evaluations is not None:
         count(1, max_evaluations=max_evaluations)
     best = Best(tol or STALLED)

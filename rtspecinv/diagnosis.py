@@ -15,6 +15,7 @@ from torch import Tensor
 from rtspecinv.inputs import Array
 from rtspecinv.mel_bank import MelConfig
 from rtspecinv.mel_presets import CONFIGS, find
+from rtspecinv.stft import check_dense
 
 BANDS = frozenset({config.n_mels for config in CONFIGS.values()} | {40, 64, 96, 160, 256})
 MOST_VALUES = 2**20  # looked at
@@ -100,6 +101,7 @@ def diagnose(array: Tensor | Array, *, preset: str | None = None) -> Diagnosis:
     wanted = None if preset is None else find(preset)
     values: object = array
     if isinstance(array, Tensor):
+        check_dense(array, "array")
         array = array.detach().cpu()
         values = (array.double() if array.is_floating_point() else array.resolve_conj()).numpy()
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fcuib":

@@ -198,7 +198,8 @@ def open_spectrogram(
             raise ValueError(
                 f"{path} holds Python objects, not loaded because they could run code"
             ) from error
-        raise ValueError(f"{path}: {_first_sentence(error)}") from error
+        reason = _first_sentence(error)
+        raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from error
     except (OSError, ImportError):
         raise
     except Exception as error:  # damaged files make the parsers fail in all sorts of ways
@@ -263,7 +264,8 @@ _Opened = tuple[Callable[[], Any], tuple[int, ...], str, Mapping[str, Any]]
 
 def _open_npy(path: Path) -> _Opened:
     def load() -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load, which would open an archive of that name, too.
+        array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 
     array = load()

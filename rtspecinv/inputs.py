@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 Array = np.ndarray[Any, Any]
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
@@ -33,6 +33,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
         return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
         raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array!")
+    check_dense(value, name)
     if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
             f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or .to() of STFT and "

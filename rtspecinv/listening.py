@@ -38,7 +38,7 @@ from rtspecinv.mel_bank import MelConfig
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.saving import config_of
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
@@ -161,6 +161,7 @@ def _array(piece: Any) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(piece, np.float32))
     if not piece.is_floating_point():
         raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
+    check_dense(piece, "sound")
     return piece.detach().to("cpu", torch.float32)
 
 

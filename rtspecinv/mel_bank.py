@@ -30,6 +30,7 @@ N_STEPS = 5
 RELAXATION = 1.5
 QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
 
+MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables take up to 1 GB
 AT_FLOOR = 1e-4  # values within this share of the floor are the floor, that is silence
 
 
@@ -148,7 +149,14 @@ class MelConfig:
             raise ValueError(f"Parameter epsilon={self.epsilon} is not from 0 to 1!")
         if not 0 <= self.preemphasis < 1:
             raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
-        count(1, n_mels=self.n_mels)
+        n_weights = count(1, n_mels=self.n_mels) * max(count(1, n_fft=self.n_fft), self.n_mels)
+        if n_weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} make {n_weights} weights, more than "
+                f"{MOST_WEIGHTS}!"
+            )
+        if not isinstance(self.compression, Compression):
+            raise TypeError(f"Parameter compression={self.compression!r} is not a Compression!")
         for name in ("mean", "std"):
             value = getattr(self.compression, name)
             if isinstance(value, tuple) and len(value) != self.n_mels:

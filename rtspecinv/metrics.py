@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 
 def sc(input: Tensor, target: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
 
     Source: Sturmel & Daudet 2011, section 3. Zhu's SER is its negative.
     """
-    _check(input, target)
+    _check(input, target, 2)
     distance = _norm(input - target, (-2, -1))
     return _db(distance / _norm(target, (-2, -1)))
 
@@ -87,7 +87,7 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
 
     Source: Gray & Markel 1976.
     """
-    _check(input, target)
+    _check(input, target, 2)
     floor = target.amax((-2, -1), keepdim=True) * 10 ** (-dynamic_range / 20)
     ratio = _db(input.maximum(floor) / target.maximum(floor))
     return ratio.square().mean(-2).sqrt().mean(-1)
@@ -113,11 +113,21 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
     return _db(distance / _norm(spectrum, (-2, -1)))
 
 
-def _check(input: Tensor, target: Tensor) -> None:
+def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
+    values: dict[str, object] = {"input": input, "target": target}
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"Parameter {name} is {kind}, not a real floating-point tensor!")
+        check_dense(value, name)
+    if input.device != target.device:
+        raise ValueError(f"Parameters input and target are on {input.device} and {target.device}: use .to()!")
     if input.shape != target.shape:
         raise ValueError(
             f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!"
         )
+    if n_axes and (input.ndim < n_axes or not input.numel()):
+        raise ValueError(f"Parameters of shape {tuple(input.shape)} are not (*batch, n_freq, n_frames)!")
 
 
 def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from rtspecinv.mel_bank import MelConfig
 from rtspecinv.mel_presets import find
 from rtspecinv.metadata import LAYOUTS, describe
 from rtspecinv.scales import PictureScale, mel_levels
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 
 def config_of(preset: str | Mel | MelConfig) -> MelConfig:
@@ -94,6 +94,8 @@ def save_spectrogram(
 
 
 def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
+    if isinstance(values, Tensor):
+        check_dense(values, "values")
     real = values.is_floating_point() if isinstance(values, Tensor) else np.asarray(values).dtype.kind == "f"
     if not real:
         raise TypeError("Parameter values is not of real floating-point numbers: convert it first!")

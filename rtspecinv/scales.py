@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.inputs import count
 from rtspecinv.mel_bank import MelConfig
 from rtspecinv.metadata import MEL, understand
 from rtspecinv.stft import unknown_name
@@ -89,10 +90,11 @@ class PictureScale:
         """
         values = np.asarray(magnitude)
         n_freq = values.shape[0]
-        if height is not None and height < 1:
-            raise ValueError(f"Parameter {height=} is not an integer >= 1!")
-        rows = self._rows(n_freq if height is None else height) * (self.n_fft / self.sample_rate)
-        distance = np.maximum(1, np.abs(np.gradient(rows)) if len(rows) > 1 else 1)
+        rows = self._rows(n_freq if height is None else count(1, height=height)) * (
+            self.n_fft / self.sample_rate
+        )
+        spacing = np.abs(np.gradient(rows)) if len(rows) > 1 else np.ones(1)
+        distance = np.maximum(1, spacing)
         weights = np.maximum(0, 1 - np.abs(np.arange(n_freq) - rows[:, None]) / distance[:, None])
         weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
         found = np.empty((len(rows), values.shape[1]), np.float32)

@@ -27,6 +27,8 @@ PAD_MODES = ("reflect", "constant", "replicate", "circular")
 WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - {"general_cosine"}))
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
+LONGEST = 2**22  # n_fft: its windows take 200 MB
+
 # Below this coverage (window sum at a sample / steady-state window sum there) a sample is lost. A frame has
 # rounding errors of about eps times its amplitude; dividing by the window, sqrt(coverage) of its usual size,
 # leaves an error of eps / sqrt(coverage): at coverage = eps**2 nothing of the sample is left. float32's eps
@@ -87,6 +89,8 @@ class STFT(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.n_fft = n_fft = _positive(n_fft=n_fft)
+        if n_fft > LONGEST:
+            raise ValueError(f"Parameter {n_fft=} is more than {LONGEST}, which no sound needs!")
         win_length = n_fft if win_length is None else _positive(win_length=win_length)
         hop_length = max(1, n_fft // 4) if hop_length is None else _positive(hop_length=hop_length)
         self.win_length, self.hop_length = win_length, hop_length
@@ -303,6 +307,7 @@ class STFT(torch.nn.Module):
     def _check(self, name: str, value: Tensor, dtype: torch.dtype, layout: str, n_axes: int) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"Parameter {name} is a {type(value).__name__}: use torch.as_tensor({name})!")
+        check_dense(value, name)
         if value.dtype != dtype:
             raise TypeError(f"Parameter {name} has {value.dtype}, not {dtype}: {_cast(value, dtype)}!")
         if value.device != self.device:
@@ -319,6 +324,13 @@ class STFT(torch.nn.Module):
             for name, master in self._masters.items():
                 self.get_buffer(name).copy_(master)
         return self
+
+
+def check_dense(value: Tensor, name: str) -> None:
+    """Raise `TypeError` for a tensor that is sparse, or on the meta device and has no values."""
+    if value.layout != torch.strided or value.is_meta:
+        kind = "on the meta device" if value.is_meta else f"{value.layout}: use {name}.to_dense()"
+        raise TypeError(f"Parameter {name} is {kind}, not a plain tensor!")
 
 
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:

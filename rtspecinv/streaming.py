@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from contextlib import AbstractContextManager
 
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 from rtspecinv.threads import one_thread
+
+MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
 
 
 class StreamingInverter(torch.nn.Module):
@@ -90,6 +93,12 @@ class StreamingInverter(torch.nn.Module):
             raise ValueError(
                 f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs at least "
                 f"{self.init.n_waiting}!"
+            )
+        n_values = (self.look_ahead + look_back + 1) * stft.n_fft * math.prod(self.batch_shape)
+        if n_values > MOST_VALUES:
+            raise ValueError(
+                f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
+                f"{n_values} values and more, over {MOST_VALUES}: use several inverters!"
             )
         with torch.inference_mode(False):  # the state is written to later on, in whatever mode
             self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
@@ -187,7 +196,11 @@ class StreamingInverter(torch.nn.Module):
         """
         if streams is None:
             return self._engine.reset()
-        mask = torch.as_tensor(streams)
+        try:
+            mask = torch.as_tensor(streams)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask!") from error
+        check_dense(mask, "streams")
         if mask.dtype != torch.bool:
             raise TypeError(
                 f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!"

@@ -58,7 +58,9 @@ def known_to_portaudio() -> bool:
 
 def _die_with_parent() -> None:
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)  # killed, a server would keep one of eight names
+    ctypes.CDLL(None).prctl(
+        pr_set_pdeathsig, signal.SIGTERM
+    )  # killed, a server would keep one of eight names
 
 
 @contextmanager

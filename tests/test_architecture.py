@@ -29,7 +29,7 @@ ARROWS = {
     "mel_stream": {"mel_bank", "engines", "streaming", "updates", "inputs"},
     "mel": {"mel_bank", "mel_stream", "inputs"},
     "mel_presets": {"mel", "mel_bank", "stft"},
-    "diagnosis": {"mel_presets", "mel_bank", "inputs"},
+    "diagnosis": {"mel_presets", "mel_bank", "inputs", "stft"},
     "methods": {
         *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
     },
@@ -39,7 +39,7 @@ ARROWS = {
     "audio": {"audio"},
     "metadata": {"mel_bank", "stft"},
     "images": set(),
-    "scales": {"mel_bank", "metadata", "stft"},
+    "scales": {"inputs", "mel_bank", "metadata", "stft"},
     "files": {"images", "scales", "metadata", "mel_bank", "stft"},
     "saving": {"images", "scales", "metadata", "mel", "mel_bank", "mel_presets", "inputs", "stft"},
     "listening": {

@@ -53,6 +53,7 @@ def test_other_scales_come_near_and_nearer_with_more_rows(magnitude, scale):
 def test_a_bright_row_is_heard_at_its_frequency(scale, height):
     picture = PictureScale(16000, 1024, scale, 100, 6000)
     rows = picture._rows(height)
+    assert picture.levels(np.ones((513, 2)), height) == pytest.approx(np.ones((height, 2)))
     for row in {0, height // 2, height - 1}:
         levels = np.zeros((height, 2), np.float32)
         levels[height - 1 - row] = 1

@@ -62,7 +62,10 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
     `channels=None` accepts any number of channels.
     """
     if hasattr(samples, "detach"):  # a torch tensor, perhaps on another device or part of a graph
-        samples = samples.detach().cpu()
+        try:
+            samples = samples.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, bfloat16, or without values
+            raise TypeError(f"Samples must be a plain tensor of floats: {_first_line(error)}") from error
     given = np.asarray(samples)
     if given.dtype.kind != "f":
         raise TypeError(
@@ -79,6 +82,10 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
     if not np.isfinite(block).all():
         raise ValueError(f"Samples must be finite, got {np.count_nonzero(~np.isfinite(block))} NaN or Inf")
     return block
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 class ArraySink(Sink):

@@ -1,0 +1,94 @@
+"""The documentation's code runs, its commands and links exist, and it builds without a warning."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rtspecinv
+from rtspecinv.cli.program import parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def snippets(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_runs(page, tmp_path, monkeypatch):
+    """All of a page, from top to bottom, as a reader would run it."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code in snippets(page, "python"):
+        exec(compile(code, page.name, "exec"), names)
+
+
+def test_enough_of_the_code_was_found():
+    assert sum(len(snippets(page, "python")) for page in PAGES) >= 18
+
+
+def test_commands_exist():
+    lines = [
+        line.split("#")[0] for page in PAGES for text in snippets(page, "sh") for line in text.splitlines()
+    ]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("rtspecinv ")]
+    assert len(commands) >= 6
+    for command in commands:
+        parser().parse_args(command)
+
+
+def test_the_api_page_has_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    shown = set(re.findall(r"^::: rtspecinv\.(?:\w+\.)*(\w+)$", text, re.MULTILINE))
+    shown |= {"ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"}  # with their module, methods
+    shown |= {"DeviceError", "presets"}  # in the text of those that have them
+    assert set(rtspecinv.__all__) <= shown
+
+
+def test_pictures_are_drawn_by_their_script(tmp_path):
+    pytest.importorskip("matplotlib")
+    code = (ROOT / "docs" / "drawings.py").read_text("utf-8")
+    (tmp_path / "drawings.py").write_text(code, "utf-8")
+    subprocess.run([sys.executable, tmp_path / "drawings.py"], check=True)
+    for name in ("projections.svg", "buffer.svg"):
+        assert b"<svg" in (tmp_path / name).read_bytes()
+        assert (ROOT / "docs" / name).stat().st_size < 60_000
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
+    pytest.importorskip("mkdocs", reason='the site needs mkdocs: pip install "rtspecinv[docs]"')
+    pytest.importorskip("mkdocstrings", reason='the site needs mkdocstrings: pip install "rtspecinv[docs]"')
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        tmp_path / "site",
+    ]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert (built.returncode, built.stdout, built.stderr) == (0, "", "")
+    pages = list((tmp_path / "site").glob("*.html"))
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        text = page.read_text("utf-8")
+        fetched = re.findall(
+            r'<(?:script|img|link|iframe|source)[^>]*(?:src|href)="(?:https?:)?//[^"]+', text
+        )
+        assert not fetched, f"{page.name} fetches {fetched}"
+        assert "<!-- include" not in text
+    measured = (ROOT / "README.md").read_text("utf-8").split("<!-- measured:begin -->")[1]
+    number = re.search(r"\*\*(-\d+\.\d\d)\*\*", measured)[1]
+    assert number in (tmp_path / "site" / "choosing.html").read_text("utf-8")
