@@ -327,10 +327,11 @@ class STFT(torch.nn.Module):
 
 
 def check_dense(value: Tensor, name: str) -> None:
-    """Raise `TypeError` for a tensor that is sparse, or on the meta device and has no values."""
-    if value.layout != torch.strided or value.is_meta:
-        kind = "on the meta device" if value.is_meta else f"{value.layout}: use {name}.to_dense()"
-        raise TypeError(f"Parameter {name} is {kind}, not a plain tensor!")
+    """Raise `TypeError` for a sparse tensor, `ValueError` for one on the meta device, which has no values."""
+    if value.layout != torch.strided:
+        raise TypeError(f"Parameter {name} is {value.layout}, not a plain tensor: use {name}.to_dense()!")
+    if value.is_meta:
+        raise ValueError(f"Parameter {name} is on the meta device and has no values: use a real device!")
 
 
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
