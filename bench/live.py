@@ -56,7 +56,7 @@ class Setting:
 SETTINGS = (
     Setting(1024, 256, 3, 8, 0.02, 256),  # the defaults of `rtspecinv live`
     Setting(1024, 256, 1, 8, 0.02, 256),
-    Setting(1024, 256, 1, 8, 0.0058, 64),
+    Setting(1024, 256, 1, 8, 0.005, 64),
     Setting(1024, 256, 1, 8, 0.003, 64),
     Setting(1024, 256, 1, 32, 0.003, 64),
     Setting(1024, 256, 0, 8, 0.003, 64),
@@ -127,7 +127,7 @@ def section_v(bench: Bench) -> str:
 
     At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the frame that
     it ends and on to the inverter's sample. Queue: what waits for the device when a frame comes, median, as
-    `live` states it at its end; `--queue` asks for about that much, in whole hops. Whole: measured, by where
+    `live` states it at its end; `--queue` asks for about that much. Whole: measured, by where
     the loudness of what the speaker plays is most like that of what the microphone is given; both are one
     client of a JACK server with a dummy driver, a clock without hardware, so that device, the rest, is what
     its periods take; period is in samples. A real card adds its converters and its own buffers, once each
