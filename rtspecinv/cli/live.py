@@ -73,7 +73,7 @@ def _play(
             late="hold",
             max_frames=2 + int(args.queue / hop_seconds),
             queue_seconds=queue_seconds,
-            reserve_seconds=max(args.queue, hop_seconds) / 2,
+            reserve_seconds=max(args.queue, hop_seconds / 2) / 2,
         )
         try:
             with player, view:
@@ -163,14 +163,18 @@ def _frames(
     freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
     end = None if args.seconds is None else round(args.seconds * rate)
-    most = 0  # samples that should be queued when a frame comes, for the largest block so far
+    wanted = round(args.queue * microphone.sample_rate)  # samples in the queue when a frame comes
+    most, peak = 0, 0  # that may be there, that were there
+    surplus: int | None = None  # samples of the microphone to leave out; None before the device has begun
 
     def blocks() -> Iterator[npt.NDArray[np.float32]]:
-        nonlocal most
+        nonlocal most, surplus
         for block in microphone:
-            longest = max(stft.hop_length, block.shape[-1])
-            most = max(most, round(args.queue * microphone.sample_rate) + longest)
-            yield block
+            length = block.shape[-1]
+            most = max(most, wanted + max(stft.hop_length, 2 * length))
+            left_out = min(surplus or 0, length)
+            surplus = surplus and surplus - left_out
+            yield block[:, left_out:]
 
     frames = rtspecinv.magnitude_frames(blocks(), stft)
     for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
@@ -179,7 +183,13 @@ def _frames(
         if n == freeze_at or _enter_pressed():
             freeze.on = not freeze.on
             view.remark = "   held" if freeze.on else ""
-        if sink.queued >= most:  # the device has only begun, or frames were made up: no later than needed
+        queued = sink.queued
+        peak = max(peak, queued)
+        if surplus is None and queued < peak:  # the device has begun, at any time between two frames
+            surplus = max(0, queued - wanted)
+        elif surplus is None and queued > most:  # it has not
+            continue
+        elif surplus is not None and queued >= most:  # frames were made up: no later than needed
             view.n_skipped += 1
             continue
         if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
