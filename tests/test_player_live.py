@@ -129,14 +129,15 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
     magnitude, expected = stft.magnitude(samples).unbind(-1), ArraySink()
     play(magnitude, inverter, expected)
     recorder = jackd.Recorder(card, 2, tmp_path / "recorded.npy")
-    # Deep queues, so that a busy machine does not make frames late.
-    with SoundDeviceSink(jackd.SAMPLE_RATE, 2, device=jackd.DEVICE, queue_seconds=1.0) as sink:
+    # All is queued before it begins, so that a busy machine does not make frames late.
+    options = {"device": jackd.DEVICE, "queue_seconds": 1.0, "prefill_seconds": 0.5}
+    with SoundDeviceSink(jackd.SAMPLE_RATE, 2, **options) as sink:
         recorder.connect()
-        with Player(inverter, sink, queue_seconds=0.6, max_frames=64) as player:
+        with Player(inverter, sink, queue_seconds=0.6, reserve_seconds=0.01) as player:
             for frame in magnitude:
                 player.push(frame)
-    assert (player.stats.n_frames, player.stats.n_held) == (len(magnitude), 0)
     recorded, n = recorder.stop(), expected.samples.shape[-1]
+    assert (player.stats.n_frames, player.stats.n_held) == (len(magnitude), 0)
     begins = np.flatnonzero((recorded[:, : 1 - n] == expected.samples[:, :1]).all(0))  # behind a fade, if any
     assert any(np.array_equal(recorded[:, begin : begin + n], expected.samples) for begin in begins)
 
