@@ -231,7 +231,7 @@ def test_ctrl_c_while_playing_closes_the_device(card, tmp_path, clip, monkeypatc
     monkeypatch.setattr("rtspecinv.cli.report.Report.__call__", interrupt)
     soundfile.write(clip, tone(90000).T, jackd.SAMPLE_RATE)
     assert main(["play", str(clip), "-d", jackd.DEVICE, "-o", str(tmp_path / "b.wav"), *FAST]) == 130
-    assert calls[-1]._stream.closed
+    assert calls[-1]._ring.stream.closed
     assert lines(capsys) == ([], ["rtspecinv: interrupted"])
     assert [path.name for path in tmp_path.iterdir()] == ["clip.wav"]
 
