@@ -57,10 +57,8 @@ def known_to_portaudio() -> bool:
 
 
 def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(
-        pr_set_pdeathsig, signal.SIGTERM
-    )  # killed, a server would keep one of eight names
+    pr_set_pdeathsig = 1  # SIGTERM, because a server that is killed keeps one of JACK's eight names
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 @contextmanager

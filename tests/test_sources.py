@@ -121,5 +121,5 @@ def test_microphone_records_what_is_played_to_it(card):
     sounddevice._initialize()
     numbers = np.concatenate(recorded, -1)[0] * 2**20
     heard = numbers[np.argmax(numbers > 0) :]
-    assert len(heard) > 10 * jackd.PERIOD
+    assert len(heard) > 10 * jackd.CARDS["patient"]["period"]
     np.testing.assert_array_equal(np.diff(heard), 1)  # nothing lost, nothing twice
