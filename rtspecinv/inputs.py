@@ -33,7 +33,6 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
         return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
         raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array!")
-    check_dense(value, name)
     if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
             f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or .to() of STFT and "
@@ -41,6 +40,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
         )
     if value.device != like.device:
         raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()!")
+    check_dense(value, name)
     return value
 
 

@@ -307,11 +307,11 @@ class STFT(torch.nn.Module):
     def _check(self, name: str, value: Tensor, dtype: torch.dtype, layout: str, n_axes: int) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"Parameter {name} is a {type(value).__name__}: use torch.as_tensor({name})!")
-        check_dense(value, name)
         if value.dtype != dtype:
             raise TypeError(f"Parameter {name} has {value.dtype}, not {dtype}: {_cast(value, dtype)}!")
         if value.device != self.device:
             raise ValueError(f"Parameter {name} is on {value.device}, the STFT on {self.device}: use .to()!")
+        check_dense(value, name)
         if value.ndim < n_axes or value.numel() == 0:
             state = "is empty" if value.numel() == 0 else "has too few axes"
             raise ValueError(f"Parameter {name} of shape {tuple(value.shape)} {state}, it must be {layout}!")

@@ -189,3 +189,12 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
 def test_what_cannot_be_heard_says_why(sound, options, error, message):
     with pytest.raises(error, match=message):
         listen(sound, **options)
+
+
+@pytest.mark.parametrize("card", ["patient"], indirect=True)
+def test_a_real_device_plays_it(card, monkeypatch, recwarn):
+    monkeypatch.setattr("rtspecinv.listening.SoundDeviceSink", rtspecinv.SoundDeviceSink)
+    sound = listen(CLIP, sample_rate=48000)  # the virtual card has one rate
+    assert sound.path is None
+    assert not recwarn.list
+    np.testing.assert_array_equal(sound.samples, CLIP)
