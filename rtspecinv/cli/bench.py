@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -156,6 +157,8 @@ def bench(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if np.min(value) < least:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
+    if args.threads > (cores := os.cpu_count() or 1):
+        raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
     n_pushes = math.ceil(args.pushes / QUICK) if args.quick else args.pushes
     samples, rate, name = _recording(args)
     settings = [
@@ -194,8 +197,9 @@ def bench(args: argparse.Namespace) -> None:
 def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:
     """Complain of files that cannot be written before anything is measured."""
     for path in filter(None, (args.json, args.plot)):
-        if path.is_dir() or not path.parent.is_dir():
-            raise OSError(f"{path} cannot be written: it must be a file in a folder that there is")
+        is_file_or_free = path.is_file() or not path.exists()
+        if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            raise OSError(f"{path} cannot be written: it must be a file in a folder that may be written to")
         if args.audio is not None:
             refuse_same_file(args.audio, path)
     if args.json and args.json == args.plot:
@@ -315,4 +319,4 @@ def _counts(text: str) -> list[int]:
 
 def _transforms(text: str) -> list[tuple[int, int]]:
     pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
-    return [(n_fft, hop_length) for n_fft, hop_length in pairs]
+    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))

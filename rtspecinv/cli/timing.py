@@ -270,9 +270,9 @@ def most_streams(
 
         try:
             inverter = runner.inverter(setting, streams, **options)
+            seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             return math.inf
-        seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
         return math.inf if too_late(seconds) else float(np.percentile(seconds, 99))
 
     def keeps_up(streams: int) -> bool:
