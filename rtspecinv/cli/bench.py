@@ -23,7 +23,7 @@ from rtspecinv.cli.compare import read_mono, write_json, write_whole
 from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
-from rtspecinv.cli.timing import Limit, Record, Runner, Setting
+from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.threads import threads
 
@@ -62,7 +62,7 @@ def _maybe(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def engine_label(measured: Record | Limit) -> str:
+def engine_label(measured: Measured) -> str:
     """Name of an engine, and where it runs if that is not the CPU."""
     return measured.engine if measured.device == "cpu" else f"{measured.engine}, {measured.device}"
 
@@ -88,7 +88,7 @@ COLUMNS = (
 
 def limit_text(limit: Limit) -> str:
     """Say how many streams keep up."""
-    setting = Setting(limit.sample_rate, limit.n_fft, limit.hop_length, limit.look_ahead, limit.n_iter)
+    setting = limit.setting
     cores = f"{limit.threads} core{_s(limit.threads)}" if limit.device == "cpu" else "the GPU"
     hop = f"one hop, {1000 * setting.hop_seconds:.2f} ms"
     late = "p99 is not under" if limit.p99_us is None else f"p99 {limit.p99_us / 1000:.2f} ms of"
