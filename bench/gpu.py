@@ -194,7 +194,7 @@ def section_u(bench: Bench) -> str:
 
 def magnitude(bench: Bench, setting: Setting) -> Tensor:
     """Of the first recording, `(n_freq, n_frames)`."""
-    configuration = next(c for c in (A, B, C, D) if c.setting(3, 8).n_fft == setting.n_fft)
+    configuration = next(c for c in (A, B, C, D) if c.setting(3, 8) == setting)
     return bench.magnitude(configuration)[0]
 
 

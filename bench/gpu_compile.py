@@ -34,7 +34,11 @@ def compiled(n_fft: int, n_open: int) -> tuple[dict[str, int], bytes, int]:
     n_pointers = names.index("n_iter")
     signature = dict.fromkeys(names[:n_pointers], "*fp32") | dict.fromkeys(names[n_pointers:], "i32")
     signature |= dict.fromkeys(constants, "constexpr")
-    aligned = {(at,): [["tt.divisibility", 16]] for at in range(n_pointers)}
+    aligned = {
+        (parameter.num,): [["tt.divisibility", 16]]
+        for parameter in triton_kernels.push.params[:n_pointers]
+        if not parameter.do_not_specialize_on_alignment
+    }
     source = ASTSource(triton_kernels.push, signature, constants, aligned)
     kernel = triton.compile(source, target=TARGET, options=launch)
     return launch, kernel.asm["cubin"], kernel.metadata.shared

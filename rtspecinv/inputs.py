@@ -41,7 +41,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
     if value.device != like.device:
         raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()!")
     check_dense(value, name)
-    return value
+    return value.resolve_conj().resolve_neg()
 
 
 def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -78,6 +79,19 @@ def test_one_in_a_hundred_may_be_late(monkeypatch, magnitude):
         assert (timing.most_streams(Runner("eager"), setting, magnitude, 2000).streams > 0) == keeps_up
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.cuda.OutOfMemoryError])
+def test_streams_that_do_not_fit_do_not_keep_up(monkeypatch, magnitude, error):
+    """A push needs memory beside that of the inverter."""
+
+    def push(inverter, frame):
+        if inverter.batch_shape[0] > 5:
+            raise error
+
+    Clock(monkeypatch)
+    monkeypatch.setattr(rtspecinv.StreamingInverter, "push", push)
+    assert timing.most_streams(Runner("eager"), SMALL, magnitude, n_pushes=100).streams == 5
+
+
 def test_every_stream_gets_other_frames(magnitude):
     frames = timing._frames(Runner("eager").inverter(SMALL, 3), magnitude)
     assert len(frames) == magnitude.shape[-1]
@@ -141,9 +155,11 @@ def test_every_setting_with_every_number_of_streams(capsys):
     [
         (["--json", "{folder}/none/bench.json"], "cannot be written"),
         (["--json", "{folder}"], "cannot be written"),
+        (["--json", os.devnull], "cannot be written"),
         (["--plot", "{folder}/bench.jpg"], "does not end in .png"),
         (["--pushes", "0"], "pushes=0 is not made of integers >= 1"),
         (["--threads", "0"], "threads=0 is not an integer >= 1"),
+        (["--threads", "1000000"], "threads=1000000 is more than the"),
         (["--streams", "0"], "streams=[0] is not made of integers >= 1"),
         (["--n-iter", "-1"], "n_iter=[-1]"),
         (["--engines", "eagre"], "eagre"),
@@ -164,6 +180,13 @@ def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_may_not_be_written_to(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(timing, "push_seconds", lambda *a, **k: pytest.fail("measured"))
+    assert main([*QUICK, "--json", str(tmp_path / "bench.json")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_lists_that_are_none(capsys):
     for option in (["--streams", "many"], ["--transforms", "256"], ["--transforms", "256/64/2"]):
         with pytest.raises(SystemExit):
@@ -173,6 +196,7 @@ def test_lists_that_are_none(capsys):
 
 def test_interrupted_files_are_absent_and_threads_are_restored(monkeypatch, tmp_path):
     before = torch.get_num_threads()
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)
 
     def interrupt(*_, **__):
         assert torch.get_num_threads() == 2

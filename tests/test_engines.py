@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -124,6 +126,46 @@ def test_threads_make_no_difference():
 
 
 @fast
+def test_interrupted_threads_are_waited_for():
+    """They write to memory that is gone afterwards, however often Ctrl-C is pressed."""
+    from rtspecinv.engines.numba_host import spread
+
+    done, main_thread = [], threading.main_thread().ident
+    assert main_thread is not None
+    presses = [
+        threading.Timer(wait, signal.pthread_kill, (main_thread, signal.SIGINT)) for wait in (0.1, 0.2)
+    ]
+
+    def part(thread: int, first: int, last: int) -> None:
+        if thread:
+            time.sleep(0.5)
+            done.append(thread)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for press in presses:
+            press.start()
+        with pytest.raises(KeyboardInterrupt):
+            spread(part, 2, 2)
+        assert done == [1]
+    finally:
+        torch.set_num_threads(before)
+        for press in presses:
+            press.join()
+
+
+@fast
+def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch):
+    from numba.core import caching
+
+    from rtspecinv.engines.numba_memory import kept
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert kept()(lambda x: x + 1)(1) == 2
+
+
+@fast
 def test_inverters_in_threads_of_their_own():
     stft = STFT(256, 64)
     S = [magnitudes(stft, 8, n_frames=20, seed=seed) for seed in range(4)]
@@ -181,6 +223,16 @@ def test_views_of_all_kinds_are_taken():
     negative = torch.complex(S, -S).conj().imag
     assert negative.is_neg()
     assert torch.equal(run(StreamingInverter(stft, batch_shape=(2,)), negative), expected)
+
+
+@pytest.mark.parametrize("engine", ["eager", pytest.param("numba", marks=fast)])
+def test_conjugates_are_taken(engine):
+    """Known phase too may be a lazy view."""
+    stft = STFT(128, 32)
+    spectrum = torch.polar(magnitudes(stft), magnitudes(stft))
+    assert spectrum.conj().is_conj()
+    found = run(StreamingInverter(stft, engine=engine), spectrum.conj())
+    assert torch.equal(found, run(StreamingInverter(stft, engine=engine), spectrum.conj().resolve_conj()))
 
 
 @fast

@@ -271,6 +271,19 @@ def test_recorded_anew_after_a_move_and_a_copy(graphs):
     assert torch.equal(other.push(S[..., 2]), expected[2])
 
 
+def test_recorded_without_gradients_of_any_kind(graphs):
+    """What was recorded in inference mode is replayed outside of it, and the other way round."""
+    stft = STFT(64, 16, device=DEVICE)
+    S = magnitudes(stft)
+    frames = list(S.unbind(-1))
+    for first, second in ((True, False), (False, True)):
+        eager, replayed = pair(stft)
+        for part, mode in ((frames[:3], first), (frames[3:], second)):
+            with torch.inference_mode(mode):
+                for frame in part:
+                    assert torch.equal(replayed.push(frame), eager.push(frame))
+
+
 def test_switched_off_by_the_environment(graphs, monkeypatch):
     stft = STFT(64, 16, device=DEVICE)
     eager, replayed = pair(stft)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,7 @@ from rtspecinv.cli.compare import read_mono, write_json, write_whole
 from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
-from rtspecinv.cli.timing import Limit, Record, Runner, Setting
+from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.threads import threads
 
@@ -61,7 +62,7 @@ def _maybe(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def engine_label(measured: Record | Limit) -> str:
+def engine_label(measured: Measured) -> str:
     """Name of an engine, and where it runs if that is not the CPU."""
     return measured.engine if measured.device == "cpu" else f"{measured.engine}, {measured.device}"
 
@@ -87,7 +88,7 @@ COLUMNS = (
 
 def limit_text(limit: Limit) -> str:
     """Say how many streams keep up."""
-    setting = Setting(limit.sample_rate, limit.n_fft, limit.hop_length, limit.look_ahead, limit.n_iter)
+    setting = limit.setting
     cores = f"{limit.threads} core{_s(limit.threads)}" if limit.device == "cpu" else "the GPU"
     hop = f"one hop, {1000 * setting.hop_seconds:.2f} ms"
     late = "p99 is not under" if limit.p99_us is None else f"p99 {limit.p99_us / 1000:.2f} ms of"
@@ -156,6 +157,8 @@ def bench(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if np.min(value) < least:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
+    if args.threads > (cores := os.cpu_count() or 1):
+        raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
     n_pushes = math.ceil(args.pushes / QUICK) if args.quick else args.pushes
     samples, rate, name = _recording(args)
     settings = [
@@ -194,8 +197,9 @@ def bench(args: argparse.Namespace) -> None:
 def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:
     """Complain of files that cannot be written before anything is measured."""
     for path in filter(None, (args.json, args.plot)):
-        if path.is_dir() or not path.parent.is_dir():
-            raise OSError(f"{path} cannot be written: it must be a file in a folder that there is")
+        is_file_or_free = path.is_file() or not path.exists()
+        if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+            raise OSError(f"{path} cannot be written: it must be a file in a folder that may be written to")
         if args.audio is not None:
             refuse_same_file(args.audio, path)
     if args.json and args.json == args.plot:
@@ -315,4 +319,4 @@ def _counts(text: str) -> list[int]:
 
 def _transforms(text: str) -> list[tuple[int, int]]:
     pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
-    return [(n_fft, hop_length) for n_fft, hop_length in pairs]
+    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))

@@ -73,13 +73,8 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What was measured of a setting: times of one push of all streams.
-
-    real_time_factor: seconds of work per second of sound, of all streams together; under 1 keeps up.
-    sc_db: spectral convergence of the same setting, None if it has none: silence, or it was not asked for.
-    yardstick_us: a push of one stream by the yardstick, the least.
-    """
+class Measured:
+    """What was measured: engine, setting and number of streams."""
 
     engine: str
     device: str
@@ -90,6 +85,22 @@ class Record:
     look_ahead: int
     n_iter: int
     streams: int
+
+    @property
+    def setting(self) -> Setting:
+        """What the streams did."""
+        return Setting(self.sample_rate, self.n_fft, self.hop_length, self.look_ahead, self.n_iter)
+
+
+@dataclass(frozen=True)
+class Record(Measured):
+    """What was measured of a setting: times of one push of all streams.
+
+    real_time_factor: seconds of work per second of sound, of all streams together; under 1 keeps up.
+    sc_db: spectral convergence of the same setting, None if it has none: silence, or it was not asked for.
+    yardstick_us: a push of one stream by the yardstick, the least.
+    """
+
     pushes: int
     least_us: float
     p50_us: float
@@ -100,29 +111,15 @@ class Record:
     sc_db: float | None = None
     yardstick_us: float | None = None
 
-    @property
-    def setting(self) -> Setting:
-        """What the streams did."""
-        return Setting(self.sample_rate, self.n_fft, self.hop_length, self.look_ahead, self.n_iter)
-
 
 @dataclass(frozen=True)
-class Limit:
+class Limit(Measured):
     """Most streams that keep up: 99 of 100 pushes take less than a hop.
 
     streams_per: of one core, or of one GPU.
     p99_us: with so many, None if there are none.
     """
 
-    engine: str
-    device: str
-    threads: int
-    sample_rate: int
-    n_fft: int
-    hop_length: int
-    look_ahead: int
-    n_iter: int
-    streams: int
     streams_per: float
     p99_us: float | None
 
@@ -270,9 +267,9 @@ def most_streams(
 
         try:
             inverter = runner.inverter(setting, streams, **options)
+            seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             return math.inf
-        seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
         return math.inf if too_late(seconds) else float(np.percentile(seconds, 99))
 
     def keeps_up(streams: int) -> bool:

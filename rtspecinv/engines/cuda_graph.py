@@ -90,7 +90,8 @@ class CudaGraph(Eager):
             None if spectrum is None else spectrum.detach(),
         )
         kind = (magnitude is None, spectrum is None, self.n_iter)
-        with torch.no_grad(), torch.cuda.device(state[0].device):
+        # What is recorded is written to in whatever mode later pushes are.
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(state[0].device):
             if kind not in self._recordings:
                 self._recordings[kind] = Recording(super().push, inputs, state)
             return self._recordings[kind](*inputs)

@@ -97,8 +97,8 @@ class NumbaCPU(Eager):
         ready.plan[N_ITER] = self.n_iter
         hops = torch.empty(ready.shape, dtype=ready.dtype)
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
-        magnitude = None if magnitude is None else magnitude.resolve_neg().contiguous()
-        spectrum = None if spectrum is None else spectrum.resolve_conj().resolve_neg().contiguous()
+        magnitude = None if magnitude is None else magnitude.contiguous()
+        spectrum = None if spectrum is None else spectrum.contiguous()
         frame = 0 if magnitude is None else magnitude.data_ptr()
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
         call: Any = (frame, start, hops.data_ptr(), ready.number)

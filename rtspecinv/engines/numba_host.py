@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import Any
 
@@ -90,17 +90,27 @@ def spread(part: Callable[[int, int, int], None], n_tasks: int, n_threads: int) 
     if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
         return part(0, 0, n_tasks)
     bounds = [n_tasks * thread // n_threads for thread in range(n_threads + 1)]
-    others = [
-        _pool(n_threads - 1).submit(part, thread, bounds[thread], bounds[thread + 1])
-        for thread in range(1, n_threads)
-    ]
+    others: list[Future[None]] = []
     try:
+        others.extend(
+            _pool(n_threads - 1).submit(part, thread, bounds[thread], bounds[thread + 1])
+            for thread in range(1, n_threads)
+        )
         part(0, 0, bounds[1])
     finally:
-        wait(others)
+        _finish(others)
     for other in others:
         other.result()
     return None
+
+
+def _finish(tasks: list[Future[None]]) -> None:
+    """Wait for all, however often that is interrupted."""
+    try:
+        wait(tasks)
+    finally:
+        if not all(task.done() for task in tasks):
+            _finish(tasks)
 
 
 @lru_cache

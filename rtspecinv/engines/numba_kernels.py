@@ -20,6 +20,7 @@ from rtspecinv.engines.numba_memory import (
     Plan,
     fill,
     join,
+    kept,
     move,
     spectrum_at,
     split,
@@ -251,7 +252,7 @@ def _make_windows(plan, memory, stream):
 def _compiled_for(sources):
     """Compile `push`, or take what numba kept; see `SOURCES`."""
 
-    @numba.njit(nogil=True, cache=True)
+    @kept()
     def push(plan, memory, magnitude, spectrum, hops, number, first, last):
         """Advance streams `first` to `last - 1` by one frame.
 

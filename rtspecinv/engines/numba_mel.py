@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+
+from rtspecinv.engines.numba_memory import kept
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +58,7 @@ def tables(
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@kept(error_model="numpy", fastmath={"reassoc", "contract"})
 def unmix(
     mel: Array, constants: Tables, n_steps: int, quietest: float, is_power: bool, magnitude: Array
 ) -> None:

@@ -17,8 +17,9 @@ Padding holds zeros, which every step maps to zeros.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 
@@ -29,6 +30,19 @@ from rtspecinv.engines.numba_lanes import WIDTH, deinterleave, interleave, load,
 # closures, it compares the variables, too.
 _FILES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
+
+
+def kept(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile code that releases the GIL, and keep it on disk if numba finds a place that it may write to."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # all is read-only: then every process compiles for itself
+            return numba.njit(nogil=True, **options)(function)
+
+    return compiled
+
 
 # Rules. The linear family, where p is the s of the iteration before:
 # A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p p.

@@ -22,7 +22,7 @@ import numba
 
 from rtspecinv.engines.numba_fft import analyze, synthesize
 from rtspecinv.engines.numba_lanes import WIDTH, load, pointers, store, unpack
-from rtspecinv.engines.numba_memory import SOURCES, fill, move, spectrum_at
+from rtspecinv.engines.numba_memory import SOURCES, fill, kept, move, spectrum_at
 from rtspecinv.engines.numba_rules import after, before, to_magnitude
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
@@ -139,7 +139,7 @@ def _join(plan, work, item):
 def _compiled_for(sources):
     """Compile both functions, or take what numba kept; see `SOURCES`."""
 
-    @numba.njit(nogil=True, cache=True)
+    @kept()
     def sweep(plan, memory, actual, number, take, give, slot, first, last):
         """Sweep over blocks `first` to `last - 1` of all items.
 
@@ -163,7 +163,7 @@ def _compiled_for(sources):
                 if give != NOTHING:
                     _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
 
-    @numba.njit(nogil=True, cache=True)
+    @kept()
     def settle(plan, memory, number, padded_with, fading, first, last):
         """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
 

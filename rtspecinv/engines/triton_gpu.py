@@ -70,7 +70,7 @@ class TritonGPU(CudaGraph):
     def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer
         hops = buffer.committed.new_empty(*buffer.batch_shape, buffer.stft.hop_length)
-        pairs = None if magnitude is None or spectrum is None else torch.view_as_real(spectrum.resolve_conj())
+        pairs = None if magnitude is None or spectrum is None else torch.view_as_real(spectrum)
         triton_kernels.push[(max(1, math.prod(buffer.batch_shape)),)](
             hops if magnitude is None else magnitude.detach().contiguous(),
             hops if pairs is None else pairs.detach().contiguous(),

@@ -223,7 +223,12 @@ def _to_consistent(
     return _transform(tl.reshape(samples * analysis, (T, N1, N2)), tables, T, N1, N2)
 
 
-@triton.jit
+# One kernel for all values of these. By default 1, multiples of 16, and frames at addresses divisible by 16
+# would have their own, compiled in mid-stream.
+@triton.jit(
+    do_not_specialize=["n_iter", "n_open", "n_revised", "n_fade", "nothing"],
+    do_not_specialize_on_alignment=["frame", "start"],
+)
 def push(
     frame,  # (n_streams, n_half), if HAS_FRAME
     start,  # (n_streams, n_half, 2), if HAS_START
