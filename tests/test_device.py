@@ -329,6 +329,25 @@ def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left
     assert sink.underflows == 1
 
 
+@pytest.mark.parametrize("n_reads", range(12))
+def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatch, n_reads):
+    """As when the program is held up for seconds in the middle of a write, wherever that is."""
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, queue_seconds=0.1, prefill_seconds=0.02)
+    sink.write(noise(30))
+    sink._ring.claim = Interrupted(stream, [0] * n_reads + [3 * RATE])
+    written = noise(60, seed=1)
+    sink.write(written)
+    sink.start()
+    while sink.queued:
+        assert not sink._ring.exhausted
+        stream.ask(50)
+    heard = np.concatenate(stream.heard, -1)[0]
+    assert np.isin(noise(30), heard).all()
+    begin = np.nonzero(heard == written[0])[0][0]
+    np.testing.assert_array_equal(heard[begin : begin + 60], written)
+
+
 def test_device_starts_when_prefilled_and_drain_starts_a_short_one():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
     sink.write(noise(200 - FADE - 1))

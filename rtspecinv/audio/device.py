@@ -250,12 +250,12 @@ class SoundDeviceSink(Sink):
 
     def _place(self, block: Block) -> None:
         """Put `block` behind what is queued or, if the device has come there first, behind a gap."""
-        self._ring.recycle(len(self._ring.samples) // 4)
-        if self._running and self._ring.exhausted:
-            self._stop()
         self._count_late_blocks()
-        fade_length = len(self._fade_out)
+        fade_length, enough = len(self._fade_out), len(self._ring.samples) // 4
         while True:
+            self._ring.recycle(enough)
+            if self._running and self._ring.exhausted:
+                self._stop()
             claimed, begin, parts = self._ring.claimed, self._end, [block, self._edge(block[-1])]
             goes_on = self._sounding and claimed <= self._end
             if not goes_on:
@@ -267,6 +267,7 @@ class SoundDeviceSink(Sink):
             stored, in_time = self._ring.store(begin, whole)
             if stored:
                 break
+            enough = 0
         end = begin + len(whole) - fade_length
         if self._sounding and not goes_on:
             self._count_underflow(self._end, end - len(block) - self._end)
@@ -316,6 +317,7 @@ class SoundDeviceSink(Sink):
             self._resampler.clear()
         fade_length = len(self._fade_out)
         stored = False
+        self._ring.recycle()
         while not stored and self._ring.claimed < self._used:
             begin = self._ring.claimed
             faded = np.zeros((max(self._used - begin, fade_length), self.channels), np.float32)
@@ -367,6 +369,8 @@ class SoundDeviceSink(Sink):
                 self._ring.stream.close(ignore_errors=True)
 
     def _start(self) -> None:
+        if self._running and self._ring.exhausted:
+            self._stop()
         if not self._running:
             self._seen = (self._ring.claimed, time.monotonic())
             self._running = True
@@ -384,15 +388,13 @@ class SoundDeviceSink(Sink):
 
     def _wait(self, missing: Callable[[], int]) -> None:
         """Sleep until the device has taken as many samples as are `missing`."""
-        with self._lock:
-            self._check()
-            self._start()
         while True:
             with self._lock:
                 self._check()
                 n_samples = missing()
-            if n_samples <= 0:
-                return
+                if n_samples <= 0:
+                    return
+                self._start()
             time.sleep(min(max(n_samples / self.device_rate, 0.001), 0.02))
 
     def _check(self) -> None:

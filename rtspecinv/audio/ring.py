@@ -65,9 +65,14 @@ class Ring:
         return self._base + self.claim.done_frames
 
     @property
+    def _limit(self) -> int:
+        """Position up to which the device was lent the ring."""
+        return self._erased + len(self.samples)
+
+    @property
     def exhausted(self) -> bool:
         """Whether the device has played all that it was lent, and plays no more before it is started anew."""
-        return self._spent or self.claimed >= self._erased + len(self.samples)
+        return self._spent or self.claimed >= self._limit
 
     def start(self) -> None:
         """Start the stopped device where it stopped."""
@@ -78,7 +83,7 @@ class Ring:
 
     def recycle(self, enough: int = 0) -> None:
         """Silence what has been played and lend it to the device again, if it is more than `enough`."""
-        limit = self._erased + len(self.samples)
+        limit = self._limit
         begin, count = self._erased % len(self.samples), self._base + self.done.done_frames - self._erased
         if count > enough:
             self.samples[begin : begin + count] = 0
@@ -86,7 +91,7 @@ class Ring:
             self._erased += count
             self._extend(count)
             # A block that was short just before is rtmixer's last one, and may not be counted yet.
-            self._spent = self.claimed + self.block_length >= limit
+            self._spent = self._spent or self.claimed + self.block_length >= limit
 
     def read(self, begin: int, count: int) -> Block:
         """Return a copy of `count` samples from position `begin` on."""
@@ -94,10 +99,12 @@ class Ring:
         return copy
 
     def store(self, begin: int, samples: Block) -> tuple[bool, bool]:
-        """Replace what is there from position `begin` on, unless the device has come there first.
+        """Replace what is there from `begin` on, unless the device came first or was not lent so much.
 
         Returns whether that was done, and whether even then the device had not come there.
         """
+        if begin + len(samples) > self._limit:
+            return False, False
         new = samples.reshape(-1).view(np.uint8).data
         place = begin % len(self.samples) * samples.itemsize * samples.shape[1]
         n_first = min(len(new), len(self._bytes) - place)
@@ -123,7 +130,7 @@ class CallbackRing(Ring):
     def __init__(self, sounddevice: Any, length: int, options: dict[str, Any]) -> None:
         super().__init__(length, options["channels"])
         self.claim, self.done = _Count(), _Count()
-        self._limit = self._block_length = self._late_blocks = 0
+        self._lent = self._block_length = self._late_blocks = 0
         self._abort = sounddevice.CallbackAbort
         self.stream = sounddevice.OutputStream(callback=self._callback, dtype="float32", **options)
 
@@ -139,17 +146,17 @@ class CallbackRing(Ring):
 
     def _arm(self) -> None:
         self.claim.done_frames = self.done.done_frames = 0
-        self._limit = len(self.samples)
+        self._lent = len(self.samples)
 
     def _extend(self, count: int) -> None:
-        self._limit += count
+        self._lent += count
 
     def _callback(self, out: Block, n_samples: int, clock: Any, status: Any) -> None:
         try:
             begin = self.done.done_frames
             self._late_blocks += bool(status.output_underflow and begin)  # before that nothing is heard
             self._block_length = max(self._block_length, n_samples)
-            end = self.claim.done_frames = min(begin + n_samples, self._limit)
+            end = self.claim.done_frames = min(begin + n_samples, self._lent)
             place = (self._base + begin) % len(self.samples)
             first = self.samples[place : place + end - begin]
             out[: len(first)] = first
