@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import torch
 from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
-from pythonosc.osc_server import ThreadingOSCUDPServer
+from pythonosc.osc_server import BlockingOSCUDPServer
 
 import rtspecinv
 from rtspecinv.demo_clip import SAMPLE_RATE, render
@@ -43,7 +43,7 @@ def listen(port, stretch, freeze, pitch):
     dispatcher = Dispatcher()
     for address in ("/freeze", "/stretch", "/pitch"):
         dispatcher.map(address, lambda address, *values: set_to(address, *values[:1] or [None]))
-    server = ThreadingOSCUDPServer(("127.0.0.1", port), dispatcher)
+    server = BlockingOSCUDPServer(("127.0.0.1", port), dispatcher)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("listening on {}:{}; Ctrl-C ends".format(*server.server_address), flush=True)
     return server
