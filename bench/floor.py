@@ -148,10 +148,14 @@ def ffts_of_numba(buffer: FrameBuffer, n_iter: int) -> tuple[int, int]:
 
 
 def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]:
-    """Do so many transforms of every stream by the compiled code of the engine, windows included."""
+    """Do so many transforms of every stream by the compiled code of the engine, windows included.
+
+    Threads are those of the engine.
+    """
     import numba
 
     from rtspecinv.engines.numba_fft import analyze, synthesize
+    from rtspecinv.engines.numba_host import spread
     from rtspecinv.engines.numba_lanes import pointers, unpack
     from rtspecinv.engines.numba_memory import Memory, Plan, move
 
@@ -159,9 +163,9 @@ def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]
     if _compiled is None:
 
         @numba.njit(nogil=True)
-        def transforms(plan, memory, number, forward, inverse, n_streams):  # type: ignore[no-untyped-def]
+        def transforms(plan, memory, number, forward, inverse, first, last):  # type: ignore[no-untyped-def]
             plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
-            for stream in range(n_streams):
+            for stream in range(first, last):
                 move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, plan.n_samples)
                 for i in range(forward):
                     to = plan.samples + i % plan.n_open * plan.hop_length
@@ -172,8 +176,11 @@ def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]
 
         _compiled = transforms
     ready = engine._ready
-    arguments = (ready.plan, ready.memories[0], ready.number, forward, inverse, ready.n_streams)
-    return lambda: _compiled(*arguments)
+
+    def part(thread: int, first: int, last: int) -> None:
+        _compiled(ready.plan, ready.memories[thread], ready.number, forward, inverse, first, last)
+
+    return lambda: spread(part, ready.n_streams, len(ready.memories))
 
 
 _compiled: Any = None

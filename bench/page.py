@@ -113,7 +113,7 @@ def write(name: str, letter: str, section: str) -> None:
         for part in re.split(r"^(?=### )", old, flags=re.M)
         if part.strip()
     }
-    sections = sorted((kept | {letter: section}).items())
+    sections = sorted((kept | {letter: section}).items(), key=lambda item: (len(item[0]), item[0]))
     replace_between(README, name, "\n".join(text for _, text in sections))
 
 

@@ -16,6 +16,7 @@ import floor
 import numpy as np
 import protocol
 import scale
+import steady
 from page import ROOT, run
 from protocol import A, B, C, Configuration, D
 from scale import runners
@@ -165,6 +166,7 @@ SECTIONS = {
     "p": section_p,
     "q": scale.section_q,
     "r": floor.section_r,
+    "ab": steady.section_ab,
 }
 
 if __name__ == "__main__":
