@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rtspecinv.audio.portaudio import (
     DeviceError,
     leave_at_exit,
+    opened,
     sounddevice,
     stream_seconds,
     undisturbed,
@@ -105,8 +106,8 @@ class SoundDeviceSink(Sink):
         opener = ring_opener(backend, sd)
 
         def open_at(rate: int) -> tuple[Ring, int]:
-            with undisturbed():
-                return opener(round(seconds * rate), {"samplerate": rate, **options}), rate
+            make = partial(opener, round(seconds * rate), {"samplerate": rate, **options})
+            return opened(make, lambda ring: ring.stream.close()), rate
 
         try:
             try:

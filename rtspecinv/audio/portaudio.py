@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 _LONGEST_LATENCY = 60.0  # seconds
+_Opened = TypeVar("_Opened")
 
 
 class DeviceError(RuntimeError):
@@ -48,14 +50,39 @@ def device_table() -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server."""
+    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server.
+
+    This thread's calls are not interrupted; and where another thread gets the signal, no exception comes.
+    """
     mask = getattr(signal, "pthread_sigmask", None)
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    came: list[int] = []
+    blocked = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
     try:
+        if handler is not None:
+            signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
         yield
     finally:
         if mask is not None:
-            mask(signal.SIG_SETMASK, before)
+            mask(signal.SIG_SETMASK, blocked)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _Opened:
+    """Return what `make` opens; if Ctrl-C comes meanwhile, it is closed, as nobody else could."""
+    made = None
+    try:
+        with undisturbed():
+            made = make()
+        return made
+    except BaseException:
+        if made is not None:
+            close(made)
+        raise
 
 
 def leave_at_exit(module: Any) -> None:

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,14 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
-from rtspecinv.audio.portaudio import DeviceError, leave_at_exit, sounddevice, stream_seconds, undisturbed
+from rtspecinv.audio.portaudio import (
+    DeviceError,
+    leave_at_exit,
+    opened,
+    sounddevice,
+    stream_seconds,
+    undisturbed,
+)
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
 _PAUSE_SECONDS = 1.0  # and is closed with care when it gave nothing for so long
@@ -115,16 +123,17 @@ class Microphone:
                 sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
             self.sample_rate = sample_rate
             self._most = queue_seconds * sample_rate  # samples
-            with undisturbed():
-                self._stream = sd.InputStream(
-                    samplerate=sample_rate,
-                    channels=channels,
-                    device=device,
-                    latency=latency,
-                    blocksize=block_length,
-                    dtype="float32",
-                    callback=self._callback,
-                )
+            make = partial(
+                sd.InputStream,
+                samplerate=sample_rate,
+                channels=channels,
+                device=device,
+                latency=latency,
+                blocksize=block_length,
+                dtype="float32",
+                callback=self._callback,
+            )
+            self._stream = opened(make, lambda stream: stream.close())
         except (ValueError, sd.PortAudioError) as error:
             raise DeviceError(
                 f"Cannot record from device {device if device is not None else 'default'!r} with "
