@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -19,7 +20,8 @@ from rtspecinv.audio import DeviceError, Microphone, SoundDeviceSink, device, de
 
 @pytest.fixture
 def by_hand(monkeypatch):
-    monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
+    for module in (device, sources):
+        monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
 
 
 # -- a device at another rate --
@@ -133,15 +135,28 @@ def test_options_reach_the_device():
     options = {"samplerate": 100, "device": "x", "latency": 0.2, "blocksize": 64, "dtype": "float32"}
     assert stream.options == options
     assert stream.channels == 2
-    for wrong in (
-        {"prefill_seconds": 1.0},
-        {"queue_seconds": 0, "prefill_seconds": 0},
-        {"prefill_seconds": -1},
-    ):
-        with pytest.raises(ValueError, match="prefill_seconds"):
-            SoundDeviceSink(100, **wrong)
-    with pytest.raises(ValueError, match="channels=0"):
-        SoundDeviceSink(100, 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prefill_seconds": 1.0}, "0 <= prefill_seconds=1.0 <= queue_seconds=0.5"),
+        ({"prefill_seconds": -1}, "0 <= prefill_seconds=-1"),
+        ({"queue_seconds": 0, "prefill_seconds": 0}, "queue_seconds=0 is not a finite time"),
+        ({"queue_seconds": math.inf}, "queue_seconds=inf is not a finite time"),
+        ({"queue_seconds": math.nan}, "queue_seconds=nan is not a finite time"),
+        ({"channels": 0}, "channels=0 is not an integer >= 1"),
+        ({"channels": 1.5}, r"channels=1\.5 is not an integer >= 1"),
+        ({"sample_rate": math.nan}, "sample_rate=nan is not an integer >= 1"),
+        ({"sample_rate": "48000"}, "sample_rate='48000' is not an integer >= 1"),
+    ],
+)
+def test_settings_that_no_device_has_are_refused(by_hand, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SoundDeviceSink(**{"sample_rate": RATE, **wrong})
+    if "prefill_seconds" not in wrong:
+        with pytest.raises(DeviceError, match=message):
+            Microphone(**{"sample_rate": RATE, **wrong})
 
 
 def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from rtspecinv.audio.portaudio import (
     DeviceError,
+    check_settings,
     leave_at_exit,
     opened,
     sounddevice,
@@ -67,12 +68,9 @@ class SoundDeviceSink(Sink):
         block_length: int = 0,
         backend: str = "auto",
     ) -> None:
-        if channels < 1:
-            raise ValueError(f"Parameter {channels=} is not an integer >= 1!")
-        if not 0 <= prefill_seconds <= queue_seconds or queue_seconds * sample_rate < 1:
-            raise ValueError(
-                f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}, with room for a sample!"
-            )
+        check_settings(sample_rate, channels, queue_seconds)
+        if not 0 <= prefill_seconds <= queue_seconds:
+            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
         self.sample_rate = sample_rate
         self.channels = channels
         self.underflow_samples = 0  # of silence and fades in the gaps, at the device's rate

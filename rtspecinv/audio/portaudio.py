@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,15 @@ def sounddevice() -> Any:
             f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
         ) from error
     return module
+
+
+def check_settings(sample_rate: int, channels: int, queue_seconds: float) -> None:
+    """Raise `ValueError` for what no device can have."""
+    for name, value in (("sample_rate", sample_rate), ("channels", channels)):
+        if not hasattr(value, "__index__") or value < 1:
+            raise ValueError(f"Parameter {name}={value!r} is not an integer >= 1!")
+    if not 1 <= queue_seconds * sample_rate < math.inf:
+        raise ValueError(f"Parameter {queue_seconds=} is not a finite time, long enough for a sample!")
 
 
 def stream_seconds(stream: Any) -> float:

@@ -19,6 +19,7 @@ from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
 from rtspecinv.audio.portaudio import (
     DeviceError,
+    check_settings,
     leave_at_exit,
     opened,
     sounddevice,
@@ -121,6 +122,7 @@ class Microphone:
         try:
             if sample_rate is None:
                 sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
+            check_settings(sample_rate, channels, queue_seconds)
             self.sample_rate = sample_rate
             self._most = queue_seconds * sample_rate  # samples
             make = partial(
