@@ -284,6 +284,14 @@ def test_device_starts_when_prefilled_and_drain_starts_a_short_one():
     assert (sink.queued, stream.active, sink.underflows) == (0, False, 0)
 
 
+def test_a_device_has_at_least_a_block_of_latency_whatever_it_tells():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
+    for n_ask, block_seconds in ((5, stream.latency), (50, 0.05), (7, 0.05)):
+        sink.write(noise(100))
+        stream.ask(n_ask)
+        assert sink.latency_seconds == pytest.approx(sink.queued / RATE + block_seconds)
+
+
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(100))

@@ -66,8 +66,10 @@ def test_microphone_gives_what_comes_and_ends_when_it_is_closed(by_hand):
 def test_blocks_that_nobody_takes_make_room_for_newer_ones_and_are_counted(by_hand):
     given = blocks(20)
     with Microphone(100, 2, queue_seconds=0.5) as microphone:
+        assert microphone.latency_seconds == 0.01
         for block in given:
             microphone._stream.give(block)
+        assert microphone.latency_seconds == given[0].shape[1] / 100
         assert microphone.overflows == 15
         microphone._stream.give(given[0], overflow=True)
         assert microphone.overflows == 16

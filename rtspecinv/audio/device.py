@@ -179,10 +179,14 @@ class SoundDeviceSink(Sink):
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers."""
+        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers.
+
+        Of these it knows what the device tells, and that they hold a block.
+        """
         with self._lock:
-            device_seconds = 0.0 if self._closed else stream_seconds(self._ring.stream)
-            return (self._ahead + self._held) / self.device_rate + device_seconds
+            told = 0.0 if self._closed else stream_seconds(self._ring.stream)
+            block_seconds = self._ring.block_length / self.device_rate
+            return (self._ahead + self._held) / self.device_rate + max(told, block_seconds)
 
     @property
     def underflows(self) -> int:

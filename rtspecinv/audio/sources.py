@@ -116,6 +116,7 @@ class Microphone:
     ) -> None:
         self.channels = channels
         self._latest = 0.0  # when a block came, 0 if none can
+        self._block_length = 0  # of the longest one that came
         self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
         self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         sd = sounddevice()
@@ -145,12 +146,13 @@ class Microphone:
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds from the air to a block: the device's own buffers."""
-        return stream_seconds(self._stream)
+        """Seconds from the air to a block: what the device tells, and not less than a block."""
+        return max(stream_seconds(self._stream), self._block_length / self.sample_rate)
 
     def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
         """On PortAudio's thread: copy, nothing else."""
         self._latest = time.monotonic()
+        self._block_length = max(self._block_length, n_samples)
         lost = bool(status.input_overflow)
         if (self._blocks.qsize() + 1) * n_samples > max(self._most, n_samples):
             try:
