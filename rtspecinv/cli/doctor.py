@@ -182,7 +182,7 @@ def _test_stream() -> Findings:
 def _rate() -> int:
     """Rate of the default device in Hz; a usual one if there is none, which another check says."""
     try:
-        return round(_sounddevice().query_devices(kind="output")["default_samplerate"])
+        return int(_sounddevice().query_devices(kind="output")["default_samplerate"])
     except Exception:
         return RATES[0]
 
