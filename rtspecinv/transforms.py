@@ -167,8 +167,11 @@ class Smear(Transform):
 
     def _of(self, frame: Tensor) -> Tensor:
         amount = self.amount
-        fresh = self._last is None or self._last.shape != frame.shape or not amount
-        self._last = frame if fresh else (1 - amount) * frame + amount * self._last  # type: ignore[operator]
+        last = self._last
+        if last is None or last.shape != frame.shape or not amount or not last.isfinite().all():
+            self._last = frame
+        else:
+            self._last = (1 - amount) * frame + amount * last
         return self._last
 
 
