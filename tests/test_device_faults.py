@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -15,7 +16,7 @@ from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_sink, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import DeviceError, Microphone, SoundDeviceSink, device, device_table, sources
+from rtspecinv.audio import DeviceError, Microphone, SoundDeviceSink, device, device_table, portaudio, sources
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
 
 
 def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
-    monkeypatch.setattr(device, "_STALL_SECONDS", 0.1)
+    monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
     for what in ("write", "drain"):
         sink, stream = hand_sink(100, queue_seconds=0.1, prefill_seconds=0)
         sink.write(noise(5))
@@ -128,6 +129,16 @@ def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, microphon
     assert happened == ["opened", "closed"]
     assert signal.getsignal(signal.SIGINT) is before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_program_that_was_stopped_itself_does_not_blame_the_device(monkeypatch):
+    monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
+    sink, _ = hand_sink(100, queue_seconds=0.5, prefill_seconds=0)
+    sink.write(noise(5))
+    time.sleep(0.2)  # as after Ctrl-Z; the device has not come to ask yet
+    sink.write(noise(5))
+    with pytest.raises(DeviceError, match="taken no samples"):
+        sink.drain()
 
 
 def test_options_reach_the_device():

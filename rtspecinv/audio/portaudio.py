@@ -6,10 +6,12 @@ import atexit
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
 _LONGEST_LATENCY = 60.0  # seconds
 _Opened = TypeVar("_Opened")
 
@@ -93,6 +95,43 @@ def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _
         if made is not None:
             close(made)
         raise
+
+
+class Watchdog:
+    """Notices that a device stands still that should play.
+
+    position: tells how far it is.
+    is_active: tells whether PortAudio says that it plays; as long as it moves, that need not be asked.
+    """
+
+    def __init__(self, position: Callable[[], int], is_active: Callable[[], bool]) -> None:
+        self._position, self._is_active = position, is_active
+        self.start()
+
+    def start(self) -> None:
+        """Begin to watch: it has just been started."""
+        self._moved = self._looked = time.monotonic()
+        self._seen = self._position()
+
+    def look(self) -> None:
+        """Raise `DeviceError` if it stopped, or has not moved for long."""
+        now, position = time.monotonic(), self._position()
+        was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this program itself
+        if position != self._seen:
+            self._seen, self._moved = position, now
+        elif not self._is_active():
+            raise DeviceError("The sound device stopped")
+        elif was_asleep:
+            self._moved = now
+        elif now - self._moved > STALL_SECONDS:
+            raise DeviceError(f"The sound device has taken no samples for {STALL_SECONDS:.0f} seconds")
+
+
+def abandon(stream: Any) -> None:
+    """Let PortAudio close the stream of a device that is gone, in its own time: that may be minutes."""
+    closer = threading.Thread(target=stream.close, name="close", daemon=True)
+    closer.start()
+    closer.join(STALL_SECONDS)
 
 
 def leave_at_exit(module: Any) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
 from rtspecinv.audio.portaudio import (
     DeviceError,
+    abandon,
     check_settings,
     leave_at_exit,
     opened,
@@ -169,24 +170,21 @@ class Microphone:
         if not self._stream.active:
             with undisturbed():
                 self._stream.start()
-        while True:
-            try:
-                block = self._blocks.get(timeout=_STALL_SECONDS)
-            except queue.Empty:
-                message = f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds"
-                raise DeviceError(message) from None
-            if block is None:
-                return
+        while (block := self._next()) is not None:
             yield block
+
+    def _next(self) -> npt.NDArray[np.float32] | None:
+        """Wait for a block; in parts, of which Ctrl-Z, which stops this program itself, takes only one."""
+        for _ in range(5):
+            with suppress(queue.Empty):
+                return self._blocks.get(timeout=_STALL_SECONDS / 5)
+        raise DeviceError(f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds")
 
     def close(self) -> None:
         """Stop recording and close the device; closing twice is harmless."""
         with undisturbed():
             if self._latest and time.monotonic() - self._latest > _PAUSE_SECONDS:
-                # Of a device that is gone, which may take PortAudio minutes.
-                closer = threading.Thread(target=self._stream.close, name="close", daemon=True)
-                closer.start()
-                closer.join(_STALL_SECONDS)
+                abandon(self._stream)
                 leave_at_exit(sounddevice())
             else:
                 self._stream.close(ignore_errors=True)
