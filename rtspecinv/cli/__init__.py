@@ -1,4 +1,4 @@
-"""The command line `rtspecinv`; program.py has all its subcommands."""
+"""The command line `rtspecinv`; parser.py has all its subcommands."""
 
 from __future__ import annotations
 
