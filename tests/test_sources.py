@@ -10,7 +10,7 @@ import jackd
 import numpy as np
 import pytest
 
-from rtspecinv.audio import DeviceError, Microphone, sources
+from rtspecinv.audio import DeviceError, Mailbox, Microphone, sources
 
 
 class HandStream:
@@ -125,3 +125,22 @@ def test_microphone_records_what_is_played_to_it(card):
     heard = numbers[np.argmax(numbers > 0) :]
     assert len(heard) > 10 * jackd.CARDS["patient"]["period"]
     np.testing.assert_array_equal(np.diff(heard), 1)  # nothing lost, nothing twice
+
+
+# -- the mailbox --
+
+
+def test_mailbox_gives_the_latest_until_it_is_closed():
+    mailbox, frame, seen = Mailbox(), np.zeros(3), []
+    threading.Timer(0.02, mailbox.put, [np.full(3, 7.0)]).start()
+    frames = iter(mailbox)
+    seen.append(next(frames)[0])  # waits for the first
+    for value in (1.0, 2.0, 3.0):
+        frame[:] = value
+        mailbox.put(frame)
+    frame[:] = 9
+    seen += [next(frames)[0], next(frames)[0]]
+    mailbox.close()
+    assert seen == [7, 3, 3]
+    assert list(frames) == []
+    assert list(Mailbox.__iter__(mailbox)) == []
