@@ -331,6 +331,8 @@ def test_tee_with_a_device_is_paced_by_it():
         player.reset()
     assert (card.cleared, other.cleared) == (1, 1)
     assert not hasattr(TeeSink(memory), "queued")
+    with pytest.raises(ValueError, match=r"one sample_rate, these sinks have \[1000, 2000\]"):
+        TeeSink(memory, card, Card(Clock(), rate=2 * RATE))
 
 
 # -- the mailbox --
