@@ -14,7 +14,7 @@ import numpy as np
 from rtspecinv import STFT, FileSink, Player, SoundDeviceSink, StreamingInverter
 
 RATE, N_FFT, HOP, PARTIALS = 44100, 2048, 256, np.arange(1, 17)
-KEYS = "awsedftgyhujkolp"
+KEYS = b"awsedftgyhujkolp"
 
 
 class Synth:
@@ -56,7 +56,7 @@ def from_keys(synth):
     tty.setcbreak(sys.stdin)
     try:
         while True:  # the player takes a frame for each hop, so it sets the pace
-            typed = sys.stdin.buffer.raw.read(64).decode() if select.select([0], [], [], 0)[0] else ""
+            typed = sys.stdin.buffer.raw.read(64) if select.select([0], [], [], 0)[0] else b""
             for key in set(typed) & set(KEYS):
                 synth.take(mido.Message("note_on", note=60 + KEYS.index(key)))
             yield synth.frame()

@@ -8,7 +8,7 @@ import argparse
 import itertools
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import torch
 from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
@@ -19,14 +19,9 @@ from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.transforms import Freeze, Pitch, Stretch
 
 
-def open_sink(args, rate):
-    if args.output:
-        return rtspecinv.FileSink(args.output, rate)
-    return rtspecinv.SoundDeviceSink(rate, device=args.device)
-
-
-def listen(port, stretch, freeze, pitch):
-    """Start a server for this machine alone that sets the transforms; returns it."""
+@contextmanager
+def listening(port, stretch, freeze, pitch):
+    """A server for this machine alone sets the transforms meanwhile."""
 
     def set_to(address, value):
         try:
@@ -43,10 +38,13 @@ def listen(port, stretch, freeze, pitch):
     dispatcher = Dispatcher()
     for address in ("/freeze", "/stretch", "/pitch"):
         dispatcher.map(address, lambda address, *values: set_to(address, *values[:1] or [None]))
-    server = BlockingOSCUDPServer(("127.0.0.1", port), dispatcher)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print("listening on {}:{}; Ctrl-C ends".format(*server.server_address), flush=True)
-    return server
+    with BlockingOSCUDPServer(("127.0.0.1", port), dispatcher) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print("listening on {}:{}; Ctrl-C ends".format(*server.server_address), flush=True)
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,9 +60,13 @@ magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
 stretch, freeze, pitch = Stretch(itertools.cycle(magnitude.unbind(-1))), Freeze(), Pitch()
 hop_seconds = stft.hop_length / rate
 inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
+if args.output:
+    sink = rtspecinv.FileSink(args.output, rate)
+else:
+    sink = rtspecinv.SoundDeviceSink(rate, device=args.device)
 with (
-    listen(args.port, stretch, freeze, pitch),
-    open_sink(args, rate) as sink,
+    sink,
+    listening(args.port, stretch, freeze, pitch),
     rtspecinv.Player(inverter, sink, max_frames=1, queue_seconds=0.05) as player,
     suppress(KeyboardInterrupt),
 ):

@@ -7,6 +7,7 @@ last bit, that of the spectrogram in one piece.
 import argparse
 import random
 import time
+from contextlib import suppress
 
 import torch
 
@@ -42,11 +43,12 @@ if args.output:
 else:  # as much as a slow chunk takes is queued before the sound begins
     sink = rtspecinv.SoundDeviceSink(rate, device=args.device, queue_seconds=2.0, prefill_seconds=0.3)
 begin, first_ms = time.monotonic(), None
-with sink, rtspecinv.Player(inverter, sink, queue_seconds=1.0, reserve_seconds=0.05) as player:
+player = rtspecinv.Player(inverter, sink, queue_seconds=1.0, reserve_seconds=0.05)
+with suppress(KeyboardInterrupt), sink, player:
     for chunk in chunks:
         for frame in chunk.unbind(-1):
             player.push(frame)
         if first_ms is None:
             first_ms = 1000 * (time.monotonic() - begin)
 stats = player.stats
-print(f"{stats.n_frames} frames, the first chunk after {first_ms:.0f} ms, {stats.n_late} times late")
+print(f"{stats.n_frames} frames, the first chunk after {first_ms or 0:.0f} ms, {stats.n_late} times late")

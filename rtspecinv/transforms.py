@@ -46,7 +46,10 @@ class Number:
         return value
 
     def __set__(self, instance: Any, value: float) -> None:
-        number = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
         if not (math.isfinite(number) and self.low <= number <= self.high):
             raise ValueError(
                 f"Parameter {self.name}={value!r} is not a finite number from {self.low:g} to {self.high:g}!"
@@ -120,9 +123,14 @@ class Transform(ABC):
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out for this one."""
         if isinstance(frame, np.ndarray):
-            return self._of(torch.from_numpy(np.array(frame))).numpy()
+            return self(torch.from_numpy(np.array(frame))).numpy()
         if not isinstance(frame, Tensor):
             raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
+        if not frame.is_floating_point() or not frame.ndim:
+            raise TypeError(
+                f"Parameter frame is {frame.dtype} of shape {tuple(frame.shape)}: pass magnitudes"
+                " (*batch, n_freq) in floats, abs() of complex frames!"
+            )
         return self._of(frame)
 
     @abstractmethod
@@ -159,8 +167,11 @@ class Smear(Transform):
 
     def _of(self, frame: Tensor) -> Tensor:
         amount = self.amount
-        fresh = self._last is None or self._last.shape != frame.shape or not amount
-        self._last = frame if fresh else (1 - amount) * frame + amount * self._last  # type: ignore[operator]
+        last = self._last
+        if last is None or last.shape != frame.shape or not amount or not last.isfinite().all():
+            self._last = frame
+        else:
+            self._last = (1 - amount) * frame + amount * last
         return self._last
 
 
@@ -278,7 +289,7 @@ def _regions(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     is_peak = (frame >= beside[..., :-2]) & (frame > beside[..., 2:])
     before = torch.where(is_peak, bins, -2 * n).cummax(-1).values  # far away where there is none
     after = torch.where(is_peak, bins, 4 * n).flip(-1).cummin(-1).values.flip(-1)
-    nearest = torch.where(bins - before <= after - bins, before, after)
+    nearest = torch.where(bins - before <= after - bins, before, after).clamp(0, n - 1)  # none: of NaN
     first = (bins + F.pad(before[..., :-1], (1, 0), value=-2 * n)) / 2
     end = (bins + F.pad(after[..., 1:], (0, 1), value=4 * n)) / 2
     return nearest, first.clamp_min(0), end.clamp_max(n - 1)

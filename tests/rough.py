@@ -18,7 +18,7 @@ import time
 import jackd
 import numpy as np
 
-from rtspecinv.audio import DeviceError, SoundDeviceSink, device
+from rtspecinv.audio import DeviceError, SoundDeviceSink, portaudio
 
 
 def native_threads() -> int:
@@ -73,7 +73,7 @@ def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
 
 
 def unplug_once(name: str, backend: str, when: float) -> None:
-    device._STALL_SECONDS = 0.5
+    portaudio.STALL_SECONDS = 0.5
     with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):
         puller = threading.Timer(0.3 + when, process.kill)
         puller.start()

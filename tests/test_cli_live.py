@@ -57,6 +57,13 @@ def lines(capsys) -> tuple[list[str], list[str]]:
     return captured.out.splitlines(), captured.err.splitlines()
 
 
+def status_of(args: list[str]) -> object:
+    try:
+        return main(args)
+    except SystemExit as terminated:
+        return terminated.code
+
+
 @contextmanager
 def singing(server: str, glide: float = 0.0) -> Iterator[None]:
     """Another JACK client sings TONE, rising by `glide` octaves a second, into what PortAudio takes for a
@@ -133,7 +140,8 @@ def test_live_holds(card, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "says"), [(KeyboardInterrupt, 0, ""), (DeviceError("unplugged"), 1, "unplugged")]
+    ("error", "status", "says"),
+    [(KeyboardInterrupt, 0, ""), (DeviceError("unplugged"), 1, "unplugged"), (SystemExit(143), 143, "")],
 )
 def test_however_live_ends_what_was_heard_is_kept(card, tmp_path, capsys, monkeypatch, error, status, says):
     def end(self, frame, stats):
@@ -142,7 +150,7 @@ def test_however_live_ends_what_was_heard_is_kept(card, tmp_path, capsys, monkey
 
     monkeypatch.setattr(View, "show", end)
     with singing(card):
-        assert main([*LIVE, "-o", str(tmp_path / "a.wav")]) == status
+        assert status_of([*LIVE, "-o", str(tmp_path / "a.wav")]) == status
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert soundfile.info(tmp_path / "a.wav").frames > 30 * 256
     out, err = lines(capsys)
@@ -236,7 +244,7 @@ def shown(capsys, monkeypatch, n: int = 1, terminal: bool = True, **options) -> 
 
 
 def test_a_terminal_shows_level_spectrum_and_figures(capsys, monkeypatch):
-    text = shown(capsys, monkeypatch, total_seconds=65.0, before_seconds=0.0128)
+    text = shown(capsys, monkeypatch, total_seconds=65.0, before_seconds=lambda: 0.0128)
     rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", row).strip("\r") for row in text.splitlines()]
     (head,) = {row for row in rows if row.startswith("0:01.2 / 1:05.0")}
     assert head.endswith("level  -6 dB")

@@ -1,4 +1,4 @@
-"""The sound device, served by hand: what it plays, what is counted, what is refused."""
+"""The sound device, served by hand: what it plays, and what is counted."""
 
 from __future__ import annotations
 
@@ -6,90 +6,14 @@ import asyncio
 import sys
 import threading
 import time
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import soxr
+from hand import FADE, RATE, HandStream, hand_sink, noise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import DeviceError, SoundDeviceSink, device, device_table
-
-RATE = 1000  # so that a fade has 5 samples
-FADE = 5
-
-
-def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(0.1, 0.9, shape).astype(np.float32)
-
-
-class HandStream:
-    """A stream of PortAudio whose device asks when the test says so."""
-
-    latency = 0.01
-    rates = None  # that it takes; None: all
-
-    def __init__(self, callback, channels, **options):
-        if self.rates and options["samplerate"] not in self.rates:
-            raise OSError("Invalid sample rate [PaErrorCode -9997]")
-        self.callback, self.channels, self.active, self.options = callback, channels, False, options
-        self.heard = [np.zeros((channels, 0), np.float32)]
-
-    def start(self):
-        self.active = True
-
-    def stop(self):
-        self.active = False
-
-    def close(self, ignore_errors=True):
-        self.active = False
-
-    def ask(self, n: int, late: bool = False) -> np.ndarray:
-        out = np.full((n, self.channels), np.nan, np.float32)
-        self.callback(out, n, None, types.SimpleNamespace(output_underflow=late))
-        self.heard.append(out.T)
-        return out.T
-
-    @contextmanager
-    def asking(self, n: int) -> Iterator[None]:
-        """Ask for blocks of `n` samples, one every millisecond."""
-        end = threading.Event()
-
-        def ask():
-            while not end.wait(0.001):
-                if self.active:
-                    self.ask(n)
-
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
-            yield
-        finally:
-            end.set()
-            thread.join()
-
-
-FAKE_SOUNDDEVICE = types.SimpleNamespace(
-    OutputStream=HandStream,
-    PortAudioError=OSError,
-    CallbackAbort=StopIteration,
-    query_devices=lambda *_: {"default_samplerate": 2000.0},
-)
-
-
-@pytest.fixture
-def by_hand(monkeypatch):
-    monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
-
-
-def hand_sink(*arguments, **options) -> tuple[SoundDeviceSink, HandStream]:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
-        sink = SoundDeviceSink(*arguments, backend="callback", **options)
-    return sink, sink._ring.stream
+from rtspecinv.audio import device
 
 
 class Interrupted:
@@ -360,6 +284,14 @@ def test_device_starts_when_prefilled_and_drain_starts_a_short_one():
     assert (sink.queued, stream.active, sink.underflows) == (0, False, 0)
 
 
+def test_a_device_has_at_least_a_block_of_latency_whatever_it_tells():
+    sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
+    for n_ask, block_seconds in ((5, stream.latency), (50, 0.05), (7, 0.05)):
+        sink.write(noise(100))
+        stream.ask(n_ask)
+        assert sink.latency_seconds == pytest.approx(sink.queued / RATE + block_seconds)
+
+
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(100))
@@ -384,18 +316,18 @@ def test_room_is_what_write_takes_at_once():
         stream.ask(n_ask)
 
 
-def test_asyncio_goes_on_while_the_queue_is_full(by_hand):
+def test_asyncio_goes_on_while_the_queue_is_full():
     async def session() -> tuple[int, np.ndarray]:
-        sink = SoundDeviceSink(RATE, queue_seconds=0.05, prefill_seconds=0, backend="callback")
+        sink, stream = hand_sink(RATE, queue_seconds=0.05, prefill_seconds=0)
         samples, n_turns = noise(400), 0
         writing = asyncio.create_task(asyncio.to_thread(sink.write, samples))
         while not writing.done():
             n_turns += 1
             await asyncio.sleep(0.002)
-            if sink._ring.stream.active:
-                sink._ring.stream.ask(20)
+            if stream.active:
+                stream.ask(20)
         sink.abort()
-        return n_turns, np.concatenate(sink._ring.stream.heard, -1)[0, FADE:]
+        return n_turns, np.concatenate(stream.heard, -1)[0, FADE:]
 
     n_turns, heard = asyncio.run(session())
     assert n_turns > 10
@@ -424,111 +356,3 @@ def test_full_queue_makes_the_writer_wait_and_abort_lets_it_go():
     assert not errors or "closed" in str(errors[0])
     with pytest.raises(ValueError, match="closed"):
         sink.write(noise(1))
-
-
-# -- a device at another rate --
-
-
-@pytest.fixture
-def at_2000_hz(by_hand, monkeypatch):
-    monkeypatch.setattr(HandStream, "rates", [2000])
-
-
-@settings(deadline=None, max_examples=20)
-@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=8))
-def test_at_another_rate_the_resampled_sound_is_played_whole(lengths):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(HandStream, "rates", [2000])
-        sink, stream = hand_sink(RATE, 2, queue_seconds=9, prefill_seconds=0)
-        assert sink.device_rate == 2000
-        samples = noise(2, sum(lengths))
-        for block in np.split(samples, np.cumsum(lengths)[:-1], -1):
-            sink.write(block)
-        assert sink.queued in range(samples.shape[1], samples.shape[1] + 2 * FADE)
-        with stream.asking(100):
-            sink.drain()
-        heard = np.concatenate(stream.heard, -1)
-        expected = soxr.resample(samples.T, RATE, 2000).T
-        begin = np.nonzero(heard[0] == expected[0, 0])[0][0]
-        np.testing.assert_array_equal(heard[:, begin : begin + expected.shape[1]], expected)
-
-
-def test_the_resamplers_delay_is_part_of_the_latency(at_2000_hz):
-    sink = SoundDeviceSink(RATE, queue_seconds=1, prefill_seconds=1, backend="callback")
-    for n in range(0, 300, 10):
-        assert sink.latency_seconds == pytest.approx(n / RATE + 0.01, abs=2e-3)
-        sink.write(np.zeros(10, np.float32))
-    sink.clear()
-    assert sink.latency_seconds == pytest.approx(0.01)
-    assert sink._prefill >= 2000 + sink._resampler.longest_delay > 2000
-
-
-def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch):
-    monkeypatch.setitem(sys.modules, "soxr", None)
-    with pytest.raises(DeviceError, match=r'only at 2000 Hz.*pip install "rtspecinv\[live\]"'):
-        SoundDeviceSink(RATE, backend="callback")
-
-
-# -- what goes wrong --
-
-
-def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
-    sink, stream = hand_sink(100, prefill_seconds=0)
-    sink.write(noise(5))
-    sink._ring.samples = None
-    with pytest.raises(StopIteration):
-        stream.ask(5)
-    with pytest.raises(DeviceError, match="NoneType"):
-        sink.write(noise(5))
-
-
-def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
-    monkeypatch.setattr(device, "_STALL_SECONDS", 0.1)
-    for what in ("write", "drain"):
-        sink, stream = hand_sink(100, queue_seconds=0.1, prefill_seconds=0)
-        sink.write(noise(5))
-        with pytest.raises(DeviceError, match="taken no samples"):
-            sink.write(noise(50)) if what == "write" else sink.drain()
-        stream.active = False
-        with pytest.raises(DeviceError, match="stopped"):
-            sink.drain()
-        sink.abort()
-        sink.close()
-
-
-def test_options_reach_the_device():
-    _, stream = hand_sink(100, 2, device="x", latency=0.2, block_length=64)
-    options = {"samplerate": 100, "device": "x", "latency": 0.2, "blocksize": 64, "dtype": "float32"}
-    assert stream.options == options
-    assert stream.channels == 2
-    for wrong in (
-        {"prefill_seconds": 1.0},
-        {"queue_seconds": 0, "prefill_seconds": 0},
-        {"prefill_seconds": -1},
-    ):
-        with pytest.raises(ValueError, match="prefill_seconds"):
-            SoundDeviceSink(100, **wrong)
-    with pytest.raises(ValueError, match="channels=0"):
-        SoundDeviceSink(100, 0)
-
-
-def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):
-    with pytest.raises(ValueError, match=r'backend=\'alsa\' is none of "auto", "rtmixer", "callback"'):
-        SoundDeviceSink(100, backend="alsa")
-    monkeypatch.setitem(sys.modules, "rtmixer", None)
-    with pytest.raises(ImportError, match=r'pip install "rtspecinv\[live\]"'):
-        SoundDeviceSink(100, backend="rtmixer")
-    assert isinstance(SoundDeviceSink(100)._ring.stream, HandStream)
-
-
-def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(DeviceError, match="pip install sounddevice"):
-        SoundDeviceSink(8000)
-    monkeypatch.delitem(sys.modules, "sounddevice")
-    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(DeviceError, match=r"apt-get install libportaudio2.*FileSink.*-o FILE"):
-        SoundDeviceSink(8000)
-    with pytest.raises(DeviceError, match="apt-get install libportaudio2"):
-        device_table()

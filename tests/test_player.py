@@ -331,25 +331,11 @@ def test_tee_with_a_device_is_paced_by_it():
         player.reset()
     assert (card.cleared, other.cleared) == (1, 1)
     assert not hasattr(TeeSink(memory), "queued")
+    with pytest.raises(ValueError, match=r"one sample_rate, these sinks have \[1000, 2000\]"):
+        TeeSink(memory, card, Card(Clock(), rate=2 * RATE))
 
 
 # -- the mailbox --
-
-
-def test_mailbox_gives_the_latest_until_it_is_closed():
-    mailbox, frame, seen = Mailbox(), np.zeros(3), []
-    threading.Timer(0.02, mailbox.put, [np.full(3, 7.0)]).start()
-    frames = iter(mailbox)
-    seen.append(next(frames)[0])  # waits for the first
-    for value in (1.0, 2.0, 3.0):
-        frame[:] = value
-        mailbox.put(frame)
-    frame[:] = 9
-    seen += [next(frames)[0], next(frames)[0]]
-    mailbox.close()
-    assert seen == [7, 3, 3]
-    assert list(frames) == []
-    assert list(Mailbox.__iter__(mailbox)) == []
 
 
 def test_mailbox_feeds_a_player_at_its_pace():

@@ -10,7 +10,7 @@ import jackd
 import numpy as np
 import pytest
 
-from rtspecinv.audio import DeviceError, Microphone, sources
+from rtspecinv.audio import DeviceError, Mailbox, Microphone, sources
 
 
 class HandStream:
@@ -66,8 +66,10 @@ def test_microphone_gives_what_comes_and_ends_when_it_is_closed(by_hand):
 def test_blocks_that_nobody_takes_make_room_for_newer_ones_and_are_counted(by_hand):
     given = blocks(20)
     with Microphone(100, 2, queue_seconds=0.5) as microphone:
+        assert microphone.latency_seconds == 0.01
         for block in given:
             microphone._stream.give(block)
+        assert microphone.latency_seconds == given[0].shape[1] / 100
         assert microphone.overflows == 15
         microphone._stream.give(given[0], overflow=True)
         assert microphone.overflows == 16
@@ -123,3 +125,22 @@ def test_microphone_records_what_is_played_to_it(card):
     heard = numbers[np.argmax(numbers > 0) :]
     assert len(heard) > 10 * jackd.CARDS["patient"]["period"]
     np.testing.assert_array_equal(np.diff(heard), 1)  # nothing lost, nothing twice
+
+
+# -- the mailbox --
+
+
+def test_mailbox_gives_the_latest_until_it_is_closed():
+    mailbox, frame, seen = Mailbox(), np.zeros(3), []
+    threading.Timer(0.02, mailbox.put, [np.full(3, 7.0)]).start()
+    frames = iter(mailbox)
+    seen.append(next(frames)[0])  # waits for the first
+    for value in (1.0, 2.0, 3.0):
+        frame[:] = value
+        mailbox.put(frame)
+    frame[:] = 9
+    seen += [next(frames)[0], next(frames)[0]]
+    mailbox.close()
+    assert seen == [7, 3, 3]
+    assert list(frames) == []
+    assert list(Mailbox.__iter__(mailbox)) == []

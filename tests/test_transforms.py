@@ -150,8 +150,16 @@ def test_frames_come_out_as_they_went_in(kind, setting, dtype):
         assert out.isfinite().all()
         assert (out >= 0).all()
         assert torch.equal(frame, before)
-    with pytest.raises(TypeError, match="list"):
-        transform([1.0])
+    for bad, says in (
+        ([1.0], "list"),
+        (first.to(torch.complex64), "complex64"),
+        (torch.ones(65).int(), "int32"),
+    ):
+        with pytest.raises(TypeError, match=rf"Parameter frame is .*{says}.*: pass"):
+            transform(bad)
+    assert transform(torch.full_like(first, math.nan)).shape == first.shape  # refused by the inverter
+    if not isinstance(transform, Freeze):
+        assert transform(first).isfinite().all()
 
 
 def test_freeze_holds_the_frame_at_which_it_was_switched_on():
@@ -269,7 +277,9 @@ def test_formants_after_pitch_put_the_envelope_back():
         (lambda: Stretch([], math.nan), "rate=nan is not a finite number"),
         (lambda: Stretch([], memory=1), "memory=1"),
         (lambda: Pitch(0), "ratio=0 is not a finite number from 0.1 to 10"),
+        (lambda: Pitch("high"), "ratio='high' is not a finite number"),
         (lambda: Smear(1.1), "amount=1.1"),
+        (lambda: Smear(None), "amount=None"),
         (lambda: Formants(1, width=0), "width=0"),
         (lambda: Gain(math.nan), "decibels"),
         (lambda: Gain(math.inf), "decibels"),

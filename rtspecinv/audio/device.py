@@ -14,7 +14,11 @@ import numpy.typing as npt
 
 from rtspecinv.audio.portaudio import (
     DeviceError,
+    Watchdog,
+    abandon,
+    check_settings,
     leave_at_exit,
+    opened,
     sounddevice,
     stream_seconds,
     undisturbed,
@@ -23,7 +27,6 @@ from rtspecinv.audio.resample import Resampler
 from rtspecinv.audio.ring import Ring, ring_opener
 from rtspecinv.audio.sinks import Block, Sink, as_block
 
-_STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 _FADE_SECONDS = 0.005
 _AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not click
@@ -66,12 +69,9 @@ class SoundDeviceSink(Sink):
         block_length: int = 0,
         backend: str = "auto",
     ) -> None:
-        if channels < 1:
-            raise ValueError(f"Parameter {channels=} is not an integer >= 1!")
-        if not 0 <= prefill_seconds <= queue_seconds or queue_seconds * sample_rate < 1:
-            raise ValueError(
-                f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}, with room for a sample!"
-            )
+        check_settings(sample_rate, channels, queue_seconds)
+        if not 0 <= prefill_seconds <= queue_seconds:
+            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
         self.sample_rate = sample_rate
         self.channels = channels
         self.underflow_samples = 0  # of silence and fades in the gaps, at the device's rate
@@ -95,7 +95,7 @@ class SoundDeviceSink(Sink):
         self._clears = 0
         self._running = False
         self._closed = False
-        self._seen = (0, 0.0)  # the device's last known position, and when it came there
+        self._watchdog = Watchdog(lambda: self._ring.claimed, self._active)
 
     # -- opening -------------------------------------------------------------------------------------------
 
@@ -105,8 +105,8 @@ class SoundDeviceSink(Sink):
         opener = ring_opener(backend, sd)
 
         def open_at(rate: int) -> tuple[Ring, int]:
-            with undisturbed():
-                return opener(round(seconds * rate), {"samplerate": rate, **options}), rate
+            make = partial(opener, round(seconds * rate), {"samplerate": rate, **options})
+            return opened(make, lambda ring: ring.stream.close()), rate
 
         try:
             try:
@@ -180,10 +180,14 @@ class SoundDeviceSink(Sink):
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers."""
+        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers.
+
+        Of these it knows what the device tells, and that they hold a block.
+        """
         with self._lock:
-            device_seconds = 0.0 if self._closed else stream_seconds(self._ring.stream)
-            return (self._ahead + self._held) / self.device_rate + device_seconds
+            told = 0.0 if self._closed else stream_seconds(self._ring.stream)
+            block_seconds = self._ring.block_length / self.device_rate
+            return (self._ahead + self._held) / self.device_rate + max(told, block_seconds)
 
     @property
     def underflows(self) -> int:
@@ -352,19 +356,14 @@ class SoundDeviceSink(Sink):
                 self._close_stream()
 
     def _close_stream(self) -> None:
-        """Let PortAudio close the stream, which joins its thread.
-
-        On a device that no longer moves that may take PortAudio minutes (10 with JACK), so it is left to it.
-        """
+        """Let PortAudio close the stream, which joins its thread."""
         gone = self._running and self._ring.claimed < self._end
         if self._running and not gone:
             self._stop()
         self._running = False
         with undisturbed():
             if gone:
-                closer = threading.Thread(target=self._ring.stream.close, name="close", daemon=True)
-                closer.start()
-                closer.join(_STALL_SECONDS)
+                abandon(self._ring.stream)
             else:
                 self._ring.stream.close(ignore_errors=True)
 
@@ -372,7 +371,7 @@ class SoundDeviceSink(Sink):
         if self._running and self._ring.exhausted:
             self._stop()
         if not self._running:
-            self._seen = (self._ring.claimed, time.monotonic())
+            self._watchdog.start()
             self._running = True
             try:
                 with undisturbed():
@@ -398,22 +397,17 @@ class SoundDeviceSink(Sink):
             time.sleep(min(max(n_samples / self.device_rate, 0.001), 0.02))
 
     def _check(self) -> None:
-        """Raise if the device is closed or gone; as long as it moves, PortAudio need not be asked."""
+        """Raise if the device is closed or gone."""
         if self._ring.error is not None:
             raise DeviceError(f"Playing failed: {self._ring.error!r}") from self._ring.error
         if self._closed:
             raise ValueError("The sound device is closed")
-        position, since = self._seen
-        if not self._running or self._ring.exhausted:
-            return
-        if self._ring.claimed != position:
-            self._seen = (self._ring.claimed, time.monotonic())
-        elif not self._active():
-            leave_at_exit(self._sounddevice)
-            raise DeviceError("The sound device stopped")
-        elif time.monotonic() - since > _STALL_SECONDS:
-            leave_at_exit(self._sounddevice)
-            raise DeviceError(f"The sound device has taken no samples for {_STALL_SECONDS:.0f} seconds")
+        if self._running and not self._ring.exhausted:
+            try:
+                self._watchdog.look()
+            except DeviceError:
+                leave_at_exit(self._sounddevice)
+                raise
 
     def _active(self) -> bool:
         try:

@@ -223,7 +223,7 @@ class Player:
         waiting = len(self._inbox) * pump.stream.hop_length + self._inverter.latency
         p50, p99 = np.percentile(factors, [50, 99])
         return PlayerStats(
-            n_frames=pump.stream.n_frames - pump.n_held,
+            n_frames=pump.n_frames,
             n_samples=pump.stream.n_samples,
             n_waiting=len(self._inbox),
             n_dropped=self._inbox.n_dropped,

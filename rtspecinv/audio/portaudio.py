@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import math
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
 _LONGEST_LATENCY = 60.0  # seconds
+_Opened = TypeVar("_Opened")
 
 
 class DeviceError(RuntimeError):
@@ -27,6 +32,15 @@ def sounddevice() -> Any:
             f"Playing needs the PortAudio library: apt-get install libportaudio2{without}"
         ) from error
     return module
+
+
+def check_settings(sample_rate: int, channels: int, queue_seconds: float) -> None:
+    """Raise `ValueError` for what no device can have."""
+    for name, value in (("sample_rate", sample_rate), ("channels", channels)):
+        if not hasattr(value, "__index__") or value < 1:
+            raise ValueError(f"Parameter {name}={value!r} is not an integer >= 1!")
+    if not 1 <= queue_seconds * sample_rate < math.inf:
+        raise ValueError(f"Parameter {queue_seconds=} is not a finite time, long enough for a sample!")
 
 
 def stream_seconds(stream: Any) -> float:
@@ -48,14 +62,76 @@ def device_table() -> str:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server."""
+    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server.
+
+    This thread's calls are not interrupted; and where another thread gets the signal, no exception comes.
+    """
     mask = getattr(signal, "pthread_sigmask", None)
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if in_main else None
+    came: list[int] = []
+    blocked = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask is not None else None
     try:
+        if handler is not None:
+            signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
         yield
     finally:
         if mask is not None:
-            mask(signal.SIG_SETMASK, before)
+            mask(signal.SIG_SETMASK, blocked)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _Opened:
+    """Return what `make` opens; if Ctrl-C comes meanwhile, it is closed, as nobody else could."""
+    made = None
+    try:
+        with undisturbed():
+            made = make()
+        return made
+    except BaseException:
+        if made is not None:
+            close(made)
+        raise
+
+
+class Watchdog:
+    """Notices that a device stands still that should play.
+
+    position: tells how far it is.
+    is_active: tells whether PortAudio says that it plays; as long as it moves, that need not be asked.
+    """
+
+    def __init__(self, position: Callable[[], int], is_active: Callable[[], bool]) -> None:
+        self._position, self._is_active = position, is_active
+        self.start()
+
+    def start(self) -> None:
+        """Begin to watch: it has just been started."""
+        self._moved = self._looked = time.monotonic()
+        self._seen = self._position()
+
+    def look(self) -> None:
+        """Raise `DeviceError` if it stopped, or has not moved for long."""
+        now, position = time.monotonic(), self._position()
+        was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this program itself
+        if position != self._seen:
+            self._seen, self._moved = position, now
+        elif not self._is_active():
+            raise DeviceError("The sound device stopped")
+        elif was_asleep:
+            self._moved = now
+        elif now - self._moved > STALL_SECONDS:
+            raise DeviceError(f"The sound device has taken no samples for {STALL_SECONDS:.0f} seconds")
+
+
+def abandon(stream: Any) -> None:
+    """Let PortAudio close the stream of a device that is gone, in its own time: that may be minutes."""
+    closer = threading.Thread(target=stream.close, name="close", daemon=True)
+    closer.start()
+    closer.join(STALL_SECONDS)
 
 
 def leave_at_exit(module: Any) -> None:

@@ -74,7 +74,7 @@ class Pump:
         self._one_thread = getattr(inverter, "one_thread", nullcontext)
         self.writing = threading.Lock()  # held for a write; a cut may not come in between
         self.factors: deque[float] = deque(maxlen=REMEMBERED)
-        self.n_held = self.n_late = 0
+        self.n_frames = self.n_held = self.n_late = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -95,6 +95,7 @@ class Pump:
             self._restart()
         if frame is not None:
             self._n_missing, self._last = 0, frame
+            self.n_frames += 1
             self._invert(frame)
         elif ending and not self._tail:
             self._end()

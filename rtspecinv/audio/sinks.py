@@ -214,9 +214,13 @@ class TeeSink(Sink):
     """Writes to several sinks in the order given: files first, because a device makes the writer wait.
 
     What only a device has (`queued`, `latency_seconds`, `underflows`) is that of the first with it.
+    Raises `ValueError` for sinks of different sample rates.
     """
 
     def __init__(self, *sinks: Sink) -> None:
+        rates = {sink.sample_rate for sink in sinks if hasattr(sink, "sample_rate")}
+        if len(rates) > 1:
+            raise ValueError(f"It must be one sample_rate, these sinks have {sorted(rates)}!")
         self.sinks = sinks
 
     def __getattr__(self, name: str) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,16 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
-from rtspecinv.audio.portaudio import DeviceError, leave_at_exit, sounddevice, stream_seconds, undisturbed
+from rtspecinv.audio.portaudio import (
+    DeviceError,
+    abandon,
+    check_settings,
+    leave_at_exit,
+    opened,
+    sounddevice,
+    stream_seconds,
+    undisturbed,
+)
 
 _STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
 _PAUSE_SECONDS = 1.0  # and is closed with care when it gave nothing for so long
@@ -107,24 +117,27 @@ class Microphone:
     ) -> None:
         self.channels = channels
         self._latest = 0.0  # when a block came, 0 if none can
+        self._block_length = 0  # of the longest one that came
         self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
         self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         sd = sounddevice()
         try:
             if sample_rate is None:
                 sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
+            check_settings(sample_rate, channels, queue_seconds)
             self.sample_rate = sample_rate
             self._most = queue_seconds * sample_rate  # samples
-            with undisturbed():
-                self._stream = sd.InputStream(
-                    samplerate=sample_rate,
-                    channels=channels,
-                    device=device,
-                    latency=latency,
-                    blocksize=block_length,
-                    dtype="float32",
-                    callback=self._callback,
-                )
+            make = partial(
+                sd.InputStream,
+                samplerate=sample_rate,
+                channels=channels,
+                device=device,
+                latency=latency,
+                blocksize=block_length,
+                dtype="float32",
+                callback=self._callback,
+            )
+            self._stream = opened(make, lambda stream: stream.close())
         except (ValueError, sd.PortAudioError) as error:
             raise DeviceError(
                 f"Cannot record from device {device if device is not None else 'default'!r} with "
@@ -134,12 +147,13 @@ class Microphone:
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds from the air to a block: the device's own buffers."""
-        return stream_seconds(self._stream)
+        """Seconds from the air to a block: what the device tells, and not less than a block."""
+        return max(stream_seconds(self._stream), self._block_length / self.sample_rate)
 
     def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
         """On PortAudio's thread: copy, nothing else."""
         self._latest = time.monotonic()
+        self._block_length = max(self._block_length, n_samples)
         lost = bool(status.input_overflow)
         if (self._blocks.qsize() + 1) * n_samples > max(self._most, n_samples):
             try:
@@ -156,24 +170,21 @@ class Microphone:
         if not self._stream.active:
             with undisturbed():
                 self._stream.start()
-        while True:
-            try:
-                block = self._blocks.get(timeout=_STALL_SECONDS)
-            except queue.Empty:
-                message = f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds"
-                raise DeviceError(message) from None
-            if block is None:
-                return
+        while (block := self._next()) is not None:
             yield block
+
+    def _next(self) -> npt.NDArray[np.float32] | None:
+        """Wait for a block; in parts, of which Ctrl-Z, which stops this program itself, takes only one."""
+        for _ in range(5):
+            with suppress(queue.Empty):
+                return self._blocks.get(timeout=_STALL_SECONDS / 5)
+        raise DeviceError(f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds")
 
     def close(self) -> None:
         """Stop recording and close the device; closing twice is harmless."""
         with undisturbed():
             if self._latest and time.monotonic() - self._latest > _PAUSE_SECONDS:
-                # Of a device that is gone, which may take PortAudio minutes.
-                closer = threading.Thread(target=self._stream.close, name="close", daemon=True)
-                closer.start()
-                closer.join(_STALL_SECONDS)
+                abandon(self._stream)
                 leave_at_exit(sounddevice())
             else:
                 self._stream.close(ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The command line: `rtspecinv play`, `invert`, `compare`, `bench`, `demo`, `devices`."""
+"""The command line `rtspecinv`; parser.py has all its subcommands."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _broken(module: str) -> bool:
 
 
 def _with_version(module: str) -> str:
-    packages = metadata.packages_distributions() if sys.version_info >= (3, 10) else {}
+    packages = metadata.packages_distributions()
     return f"{module} {metadata.version(packages.get(module, [module])[0])}"
 
 
@@ -171,18 +171,20 @@ def _test_stream() -> Findings:
     audio: Any = importlib.import_module("rtspecinv.audio")
     rate = _rate()
     with audio.SoundDeviceSink(rate) as sink:
-        device_ms = 1000 * sink.latency_seconds
         sink.write(np.zeros(round(TEST_SECONDS * rate), np.float32))
         sink.drain()
-        late = sink.underflows
+        device_ms, late = 1000 * sink.latency_seconds, sink.underflows
     text = f"{TEST_SECONDS:g} s of silence at {rate} Hz, {late} underflows, device latency {device_ms:.1f} ms"
     fix = "--latency high, or a longer period of the sound server"
     yield Finding("test stream", text, (_SOUND_FIX if _broken("rtmixer") else fix) if late else "")
 
 
 def _rate() -> int:
-    rate: float = _sounddevice().query_devices(kind="output")["default_samplerate"]
-    return round(rate)
+    """Rate of the default device in Hz; a usual one if there is none, which another check says."""
+    try:
+        return int(_sounddevice().query_devices(kind="output")["default_samplerate"])
+    except Exception:
+        return RATES[0]
 
 
 def _push() -> Findings:
@@ -190,10 +192,7 @@ def _push() -> Findings:
     threads: Any = importlib.import_module("rtspecinv.threads")
     clip: Any = importlib.import_module("rtspecinv.demo_clip")
     torch: Any = importlib.import_module("torch")
-    try:
-        rate = _rate()
-    except Exception:  # no device, which another check says
-        rate = RATES[0]
+    rate = _rate()
     samples = torch.from_numpy(clip.render())
     yield Finding(
         "push", f"one stream at {rate} Hz, look-ahead 3 frames; 99 of 100 take under so much of a hop:"

@@ -31,7 +31,7 @@ def live(args: argparse.Namespace) -> None:
     _check(args)
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     inverter = inverter_of(args, stft, channels=1)
-    failure: DeviceError | None = None
+    failure: DeviceError | SystemExit | None = None
     with (
         one_thread(),
         Microphone(args.sample_rate, device=args.input, latency=args.latency) as microphone,
@@ -39,7 +39,7 @@ def live(args: argparse.Namespace) -> None:
     ):
         try:
             _play(args, inverter, microphone, file)
-        except DeviceError as error:  # what was heard until then stays in the file
+        except (DeviceError, SystemExit) as error:  # what was heard until then stays in the file
             failure = error
     if args.output:
         print(f"written       {args.output}")
@@ -56,7 +56,7 @@ def _play(
     stft, rate = inverter.stft, microphone.sample_rate
     hop_seconds = stft.hop_length / rate
     queue_seconds = args.queue + hop_seconds  # right after a hop was written
-    view = View(stft, rate, before_seconds=stft.padding / rate + microphone.latency_seconds)
+    view = View(stft, rate, before_seconds=lambda: stft.padding / rate + microphone.latency_seconds)
     with SoundDeviceSink(
         rate,
         device=args.device,
@@ -137,7 +137,8 @@ def _print_start(
     }
     each = " + ".join(f"{1000 * seconds:.1f} {name}" for name, seconds in parts.items())
     resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
-    print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}")
+    untold = "" if parts["device"] else ", and the device's periods, which it does not tell before it plays"
+    print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}{untold}")
     setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
     print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
     print("headphones    wear some, or the microphone hears the speakers and it howls")

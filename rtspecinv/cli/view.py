@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class View:
 
     rate: in Hz.
     total_seconds: length of the sound, None if it has no end.
-    before_seconds: latency before a frame is pushed, which the player does not know of.
+    before_seconds: tells the latency before a frame is pushed, which the player does not know of.
 
     With rich (extra `live`) a terminal shows meters, else one line that is written over. What is played must
     be written to `meter` too.
@@ -62,14 +63,14 @@ class View:
         rate: int,
         *,
         total_seconds: float | None = None,
-        before_seconds: float = 0.0,
+        before_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.meter = Meter()
         self.n_skipped = 0  # frames that were not pushed, to be counted with those dropped
         self.remark = ""  # shown beside the time
         self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)  # that were seen
         self._rate, self._hop_length = rate, stft.hop_length
-        self._total, self._before_ms = total_seconds, 1000 * before_seconds
+        self._total, self._before_seconds = total_seconds, before_seconds
         self._full_scale = float(stft.window.sum()) / 2  # of a sine
         self._n_fft = stft.n_fft
         self._live: Any = None  # of rich
@@ -84,7 +85,7 @@ class View:
     def show(self, frame: torch.Tensor, stats: PlayerStats) -> None:
         """Show a frame `(*channels, n_freq)` on its way in, and how the player is doing."""
         self._next = time.monotonic() + UPDATE_SECONDS
-        latency_ms = stats.latency_ms + self._before_ms
+        latency_ms = stats.latency_ms + 1000 * self._before_seconds()
         self.latencies_ms.append(latency_ms)
         if self._live is not None:
             self._live.update(self._picture(frame, stats, latency_ms), refresh=True)

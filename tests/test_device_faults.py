@@ -1,0 +1,192 @@
+"""The sound device, served by hand: at another rate, and what is refused or goes wrong."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+import soxr
+from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_sink, noise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtspecinv.audio import DeviceError, Microphone, SoundDeviceSink, device, device_table, portaudio, sources
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    for module in (device, sources):
+        monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
+
+
+# -- a device at another rate --
+
+
+@pytest.fixture
+def at_2000_hz(by_hand, monkeypatch):
+    monkeypatch.setattr(HandStream, "rates", [2000])
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=8))
+def test_at_another_rate_the_resampled_sound_is_played_whole(lengths):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(HandStream, "rates", [2000])
+        sink, stream = hand_sink(RATE, 2, queue_seconds=9, prefill_seconds=0)
+        assert sink.device_rate == 2000
+        samples = noise(2, sum(lengths))
+        for block in np.split(samples, np.cumsum(lengths)[:-1], -1):
+            sink.write(block)
+        assert sink.queued in range(samples.shape[1], samples.shape[1] + 2 * FADE)
+        with stream.asking(100):
+            sink.drain()
+        heard = np.concatenate(stream.heard, -1)
+        expected = soxr.resample(samples.T, RATE, 2000).T
+        begin = np.nonzero(heard[0] == expected[0, 0])[0][0]
+        np.testing.assert_array_equal(heard[:, begin : begin + expected.shape[1]], expected)
+
+
+def test_the_resamplers_delay_is_part_of_the_latency(at_2000_hz):
+    sink = SoundDeviceSink(RATE, queue_seconds=1, prefill_seconds=1, backend="callback")
+    for n in range(0, 300, 10):
+        assert sink.latency_seconds == pytest.approx(n / RATE + 0.01, abs=2e-3)
+        sink.write(np.zeros(10, np.float32))
+    sink.clear()
+    assert sink.latency_seconds == pytest.approx(0.01)
+    assert sink._prefill >= 2000 + sink._resampler.longest_delay > 2000
+
+
+def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soxr", None)
+    with pytest.raises(DeviceError, match=r'only at 2000 Hz.*pip install "rtspecinv\[live\]"'):
+        SoundDeviceSink(RATE, backend="callback")
+
+
+# -- what goes wrong --
+
+
+def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
+    sink, stream = hand_sink(100, prefill_seconds=0)
+    sink.write(noise(5))
+    sink._ring.samples = None
+    with pytest.raises(StopIteration):
+        stream.ask(5)
+    with pytest.raises(DeviceError, match="NoneType"):
+        sink.write(noise(5))
+
+
+def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
+    monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
+    for what in ("write", "drain"):
+        sink, stream = hand_sink(100, queue_seconds=0.1, prefill_seconds=0)
+        sink.write(noise(5))
+        with pytest.raises(DeviceError, match="taken no samples"):
+            sink.write(noise(50)) if what == "write" else sink.drain()
+        stream.active = False
+        with pytest.raises(DeviceError, match="stopped"):
+            sink.drain()
+        sink.abort()
+        sink.close()
+
+
+@pytest.mark.parametrize("by_thread", [False, True])
+@pytest.mark.parametrize("microphone", [False, True])
+def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, microphone, by_thread):
+    """The signal may go to another thread, where this one does not take it."""
+    happened, opening, pressed = [], threading.Event(), threading.Event()
+
+    def press() -> None:
+        opening.wait()
+        signal.raise_signal(signal.SIGINT)
+        pressed.set()
+
+    class Opening(HandStream):
+        def __init__(self, **options):
+            super().__init__(**options)
+            opening.set()
+            assert pressed.wait(5) if by_thread else not press()
+            happened.append("opened")  # no exception comes before
+
+        def close(self, ignore_errors=True):
+            happened.append("closed")
+
+    fake = types.SimpleNamespace(PortAudioError=OSError, CallbackAbort=None)
+    fake.OutputStream = fake.InputStream = Opening
+    for module in (device, sources):
+        monkeypatch.setattr(module, "sounddevice", lambda: fake)
+    before = signal.getsignal(signal.SIGINT)
+    presser = threading.Thread(target=press if by_thread else lambda: None)
+    presser.start()
+    with pytest.raises(KeyboardInterrupt):
+        Microphone(RATE) if microphone else SoundDeviceSink(RATE, backend="callback")
+    presser.join()
+    assert happened == ["opened", "closed"]
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_program_that_was_stopped_itself_does_not_blame_the_device(monkeypatch):
+    monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
+    sink, _ = hand_sink(100, queue_seconds=0.5, prefill_seconds=0)
+    sink.write(noise(5))
+    time.sleep(0.2)  # as after Ctrl-Z; the device has not come to ask yet
+    sink.write(noise(5))
+    with pytest.raises(DeviceError, match="taken no samples"):
+        sink.drain()
+
+
+def test_options_reach_the_device():
+    _, stream = hand_sink(100, 2, device="x", latency=0.2, block_length=64)
+    options = {"samplerate": 100, "device": "x", "latency": 0.2, "blocksize": 64, "dtype": "float32"}
+    assert stream.options == options
+    assert stream.channels == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prefill_seconds": 1.0}, "0 <= prefill_seconds=1.0 <= queue_seconds=0.5"),
+        ({"prefill_seconds": -1}, "0 <= prefill_seconds=-1"),
+        ({"queue_seconds": 0, "prefill_seconds": 0}, "queue_seconds=0 is not a finite time"),
+        ({"queue_seconds": math.inf}, "queue_seconds=inf is not a finite time"),
+        ({"queue_seconds": math.nan}, "queue_seconds=nan is not a finite time"),
+        ({"channels": 0}, "channels=0 is not an integer >= 1"),
+        ({"channels": 1.5}, r"channels=1\.5 is not an integer >= 1"),
+        ({"sample_rate": math.nan}, "sample_rate=nan is not an integer >= 1"),
+        ({"sample_rate": "48000"}, "sample_rate='48000' is not an integer >= 1"),
+    ],
+)
+def test_settings_that_no_device_has_are_refused(by_hand, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SoundDeviceSink(**{"sample_rate": RATE, **wrong})
+    if "prefill_seconds" not in wrong:
+        with pytest.raises(DeviceError, match=message):
+            Microphone(**{"sample_rate": RATE, **wrong})
+
+
+def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):
+    with pytest.raises(ValueError, match=r'backend=\'alsa\' is none of "auto", "rtmixer", "callback"'):
+        SoundDeviceSink(100, backend="alsa")
+    monkeypatch.setitem(sys.modules, "rtmixer", None)
+    with pytest.raises(ImportError, match=r'pip install "rtspecinv\[live\]"'):
+        SoundDeviceSink(100, backend="rtmixer")
+    assert isinstance(SoundDeviceSink(100)._ring.stream, HandStream)
+
+
+def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(DeviceError, match="pip install sounddevice"):
+        SoundDeviceSink(8000)
+    monkeypatch.delitem(sys.modules, "sounddevice")
+    (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match=r"apt-get install libportaudio2.*FileSink.*-o FILE"):
+        SoundDeviceSink(8000)
+    with pytest.raises(DeviceError, match="apt-get install libportaudio2"):
+        device_table()
