@@ -62,8 +62,9 @@ class Mel(torch.nn.Module):
         if self.config.preemphasis:
             before = torch.nn.functional.pad(samples, (1, 0))[..., :-1]
             samples = samples - self.config.preemphasis * before
-        value: Tensor = self.bank(self.stft.magnitude(samples))
-        return value[..., :-1] if self.config.drop_last else value
+        magnitude = self.stft.magnitude(samples)
+        value: Tensor = self.bank(magnitude[..., :-1] if self.config.drop_last else magnitude)
+        return value
 
     def expand(self, mel: Tensor | Array) -> Tensor:
         """Undo compression: values `(*batch, n_mels, n_frames)` of `self.linear`, 0 where at the floor.

@@ -275,7 +275,7 @@ class MelBank(torch.nn.Module):
             magnitude = (magnitude.square() + config.epsilon).sqrt()
         mel = self.filters @ (magnitude if config.power == 1 else magnitude.square())
         value = self._curve(mel.clamp_min(compression.floor) if compression.floor else mel)
-        if compression.dynamic_range is not None:
+        if compression.dynamic_range is not None and value.numel():
             value = value.maximum(value.amax((-2, -1), keepdim=True) - compression.dynamic_range)
         value = self._affine(value.mT).mT
         return value.flip(-2) if config.flip else value
