@@ -27,7 +27,7 @@ The map of the package, each module using only those before it:
     diagnosis    diagnose: what an array looks like, in words
     metadata     what a file says about the spectrogram in it
     scales       PictureScale: grey values for magnitudes; images: pictures in files
-    files        open_spectrogram
+    files        open_spectrogram; readers: one for every format
     saving       save_spectrogram
     listening    listen: hear samples, magnitudes or mel frames
     analysis     magnitude_frames: of samples that come in blocks

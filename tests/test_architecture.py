@@ -40,7 +40,8 @@ ARROWS = {
     "metadata": {"mel_bank", "stft"},
     "images": set(),
     "scales": {"inputs", "mel_bank", "metadata", "stft"},
-    "files": {"images", "scales", "metadata", "mel_bank", "stft"},
+    "readers": {"images", "scales", "metadata", "mel_bank"},
+    "files": {"readers", "images", "metadata", "mel_bank", "stft"},
     "saving": {"images", "scales", "metadata", "mel", "mel_bank", "mel_presets", "inputs", "stft"},
     "listening": {
         *("audio", "files", "saving", "metadata", "diagnosis", "mel", "mel_bank", "mel_stream"),
