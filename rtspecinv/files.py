@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.images import SUFFIXES as IMAGES
+from rtspecinv.images import check_file
 from rtspecinv.mel_bank import MelConfig
 from rtspecinv.metadata import LAYOUTS, MEL, understand
 from rtspecinv.readers import READERS, open_image
@@ -177,8 +178,7 @@ def open_spectrogram(
     path = Path(path)
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}")
+    check_file(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")

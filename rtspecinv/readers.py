@@ -94,6 +94,11 @@ def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tupl
 
 
 def _open_pt(path: Path) -> Opened:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed, as torch.save never does: it may unpack to any size")
+
     def load_all() -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -113,8 +118,8 @@ def _open_pt(path: Path) -> Opened:
 
 
 def _dense_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise ValueError("it holds a sparse or quantized tensor, expected a plain one")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise ValueError("it holds a sparse or quantized tensor, or one without values, expected a plain one")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError("it holds a tensor whose values overlap, expected one with memory of its own")
     return tuple(tensor.shape)
