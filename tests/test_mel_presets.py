@@ -81,6 +81,7 @@ def riffusion(x):
 SOURCES = {
     "hifigan-22k": hifigan,
     "bigvgan-22k-80": hifigan,
+    "bigvgan-v2-22k-80": lambda x: hifigan(x, fmax=11025),
     "bigvgan-24k-100": lambda x: hifigan(x, 24000, 100, 12000),
     "bigvgan-v2-44k-128": lambda x: hifigan(x, 44100, 128, 22050, 2048, 512),
     "tacotron2": tacotron2,
