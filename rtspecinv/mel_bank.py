@@ -312,7 +312,7 @@ class MelBank(torch.nn.Module):
             ratio = mel / F.linear(values, self.filters, self.at_least)
             values = values * F.linear(ratio, self.shares, self.beyond).pow(RELAXATION)
         values = values * peak
-        return values if self.config.power == 1 else _root(values)
+        return values if self.config.power == 1 else _power(values, 0.5)
 
     def check(self, frame: Tensor) -> None:
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
@@ -339,7 +339,7 @@ class MelBank(torch.nn.Module):
         compression = self.config.compression
         mel = mel / compression.reference if compression.reference != 1 else mel
         if compression.curve == "power":
-            return mel if compression.exponent == 1 else mel.pow(compression.exponent)
+            return mel if compression.exponent == 1 else _power(mel, compression.exponent)
         return mel.log() * self._per_nat()
 
     def _per_nat(self) -> float:
@@ -368,7 +368,7 @@ class MelBank(torch.nn.Module):
         if compression.curve != "power":
             value = (value / self._per_nat()).exp()
         elif compression.exponent != 1:
-            value = value.clamp_min(0).pow(1 / compression.exponent)
+            value = _power(value.clamp_min(0), 1 / compression.exponent)
         return value * compression.reference if compression.reference != 1 else value
 
     def _has_statistics(self) -> bool:
@@ -386,10 +386,10 @@ class MelBank(torch.nn.Module):
         self._highest = math.inf if bounded else float(ends.amax())
 
 
-def _root(values: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0."""
+def _power(values: Tensor, exponent: float) -> Tensor:
+    """Power of non-negative values whose gradient at 0 is 0, whatever the exponent."""
     positive = values > 0
-    return values.where(positive, 1).sqrt() * positive
+    return values.where(positive, 1).pow(exponent) * positive
 
 
 def _interpolation(frequencies: Array, centres: Array, live: Array) -> Array:
