@@ -58,9 +58,10 @@ class PictureScale:
             raise ValueError(f"Parameters sample_rate={self.sample_rate}, n_fft={self.n_fft} are no STFT's!")
         least = 0 if self.scale != "log" else 1e-3
         if not least <= self.lowest < self.highest <= self.sample_rate / 2:
+            way_out = ": a logarithmic scale begins above 0" if self.scale == "log" else ""
             raise ValueError(
                 f"Parameters fmin={self.fmin}, fmax={self.fmax} are not {least} <= fmin < fmax <= "
-                f"{self.sample_rate / 2:g}, half the rate!"
+                f"{self.sample_rate / 2:g}, half the rate{way_out}!"
             )
         if not 1 <= self.range_db <= 200:
             raise ValueError(f"Parameter range_db={self.range_db} is not from 1 to 200!")
