@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from rtspecinv.inputs import Array
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense
 

@@ -21,7 +21,7 @@ import torch
 
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import LAYOUTS, MEL, understand
 from rtspecinv.readers import READERS, open_image
 from rtspecinv.stft import STFT

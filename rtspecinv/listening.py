@@ -34,7 +34,7 @@ from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import SUFFIXES, open_spectrogram
 from rtspecinv.inputs import Array, count
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.saving import config_of

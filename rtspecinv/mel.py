@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rtspecinv.inputs import Array, as_magnitude, count
-from rtspecinv.mel_bank import Compression, MelBank, MelConfig
+from rtspecinv.mel_bank import MelBank
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_stream import MelInverter
 
 START_ITER = 32  # iterations per frame where nobody waits

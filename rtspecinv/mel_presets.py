@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.stft import unknown_name
 
 _LN = Compression("ln", floor=1e-5)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")

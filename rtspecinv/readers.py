@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.images import read_image
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import FIELDS
 from rtspecinv.scales import values_of
 

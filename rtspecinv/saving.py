@@ -16,7 +16,7 @@ from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import write_image
 from rtspecinv.inputs import Array
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import find
 from rtspecinv.metadata import LAYOUTS, describe
 from rtspecinv.scales import PictureScale, mel_levels

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.inputs import count
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
 from rtspecinv.stft import unknown_name
 
