@@ -120,9 +120,13 @@ class Transform(ABC):
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out for this one."""
         if isinstance(frame, np.ndarray):
-            return self._of(torch.from_numpy(np.array(frame))).numpy()
+            return self(torch.from_numpy(np.array(frame, frame.dtype.newbyteorder("=")))).numpy()
         if not isinstance(frame, Tensor):
             raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
+        if not frame.is_floating_point() or frame.layout != torch.strided or frame.is_meta:
+            raise TypeError("Parameter frame is no plain tensor of real floating-point numbers!")
+        if not frame.ndim or not frame.numel():
+            raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)!")
         return self._of(frame)
 
     @abstractmethod
@@ -281,7 +285,7 @@ def _regions(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     nearest = torch.where(bins - before <= after - bins, before, after)
     first = (bins + F.pad(before[..., :-1], (1, 0), value=-2 * n)) / 2
     end = (bins + F.pad(after[..., 1:], (0, 1), value=4 * n)) / 2
-    return nearest, first.clamp_min(0), end.clamp_max(n - 1)
+    return nearest.clamp(0, n - 1), first.clamp_min(0), end.clamp_max(n - 1)  # among NaN there is no peak
 
 
 def _refined(frame: Tensor, nearest: Tensor) -> Tensor:
