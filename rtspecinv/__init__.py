@@ -20,14 +20,14 @@ The map of the package, each module using only those before it:
     blocks       invert_blocks: spectrograms of any length
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
-    mel_bank     MelConfig, Compression: mel frames of magnitudes and back
+    mel_config   MelConfig, Compression: what a mel spectrogram is; mel_bank: of magnitudes and back
     mel_stream   MelInverter: push a mel frame, get a hop
     mel          Mel: mel spectrograms of samples and back
     mel_presets  presets: those of known models
     diagnosis    diagnose: what an array looks like, in words
     metadata     what a file says about the spectrogram in it
     scales       PictureScale: grey values for magnitudes; images: pictures in files
-    files        open_spectrogram
+    files        open_spectrogram; readers: one for every format
     saving       save_spectrogram
     listening    listen: hear samples, magnitudes or mel frames
     analysis     magnitude_frames: of samples that come in blocks
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from rtspecinv.files import open_spectrogram
     from rtspecinv.listening import Sound, listen
     from rtspecinv.mel import Mel
-    from rtspecinv.mel_bank import Compression, MelConfig
+    from rtspecinv.mel_config import Compression, MelConfig
     from rtspecinv.mel_presets import presets
     from rtspecinv.mel_stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
@@ -131,7 +131,7 @@ _HOMES = {
     "Mel": "mel",
     "MelInverter": "mel_stream",
     "presets": "mel_presets",
-    **dict.fromkeys(("Compression", "MelConfig"), "mel_bank"),
+    **dict.fromkeys(("Compression", "MelConfig"), "mel_config"),
     **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
     "open_spectrogram": "files",
     "save_spectrogram": "saving",

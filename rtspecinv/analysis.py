@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_dense
 
 Block = Tensor | np.ndarray[Any, Any]
 
@@ -32,9 +32,12 @@ class StreamingAnalysis:
         """Take the next `(*channels, n_samples)`, return what they complete, `(*channels, n_freq, n_frames)`.
 
         Blocks may have any lengths, 0 too.
+
+        Raises:
+            ValueError: no axis, or other channels than before.
+            TypeError: no plain tensor or array of real floating-point numbers.
         """
-        given = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block))
-        new = given.to(self.stft.device, self.stft.dtype)
+        new = self._checked(block)
         keep = self.stft.padding + 1
         self._tail = (
             new[..., -keep:]
@@ -61,6 +64,22 @@ class StreamingAnalysis:
         mirrored = self._pad(self._tail, (0, self.stft.padding))[..., self._tail.shape[-1] :]
         self._pending = torch.cat([self._pending, mirrored], -1)
         return self._take()
+
+    def _checked(self, block: Block) -> Tensor:
+        if not isinstance(block, Tensor | np.ndarray):
+            raise TypeError(f"Parameter block is a {type(block).__name__}: pass a tensor or an array!")
+        if not (block.is_floating_point() if isinstance(block, Tensor) else block.dtype.kind == "f"):
+            raise TypeError(f"Parameter block has {block.dtype} values: convert and scale them to floats!")
+        if not isinstance(block, Tensor):
+            block = torch.from_numpy(np.array(block, block.dtype.newbyteorder("=")))
+        check_dense(block, "block")
+        channels = block.shape[:-1] if self._pending is None else self._pending.shape[:-1]
+        if not block.ndim or block.shape[:-1] != channels:
+            raise ValueError(
+                f"Parameter block has shape {tuple(block.shape)}, not {(*channels, 'n_samples')}, as all of "
+                "a signal have it!"
+            )
+        return block.to(self.stft.device, self.stft.dtype)
 
     def _pad(self, samples: Tensor, padding: tuple[int, int]) -> Tensor:
         flat = samples.reshape(-1, 1, samples.shape[-1])  # F.pad wants (batch, channel, n_samples)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from rtspecinv.inputs import Array
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense
 
@@ -163,7 +163,8 @@ def _kind(values: Array, low: float, high: float) -> tuple[str, int | None]:
     p25, median, p95 = np.percentile(values, (25, 50, 95)).tolist()
     span, spread = high - low, p95 - p25
     if low >= 0:
-        if high > 1.5 and high <= 255 and median > 20 and (np.rint(values) == values).mean() > 0.9:
+        whole = (np.rint(values) == values).mean() > 0.9 and median > 20 and high > 1.5
+        if high <= 255 and (whole or median > 128):  # few magnitudes are as near to the largest as that
             return "grey", None
         if high <= 1 + EXACT and median > 0.1 * high:
             return "unit", None
@@ -216,9 +217,14 @@ def _presets(
     """Presets that may have made these values, those with exactly their floor first."""
     found: dict[str, bool] = {}
     for name, config in CONFIGS.items():
-        if n_bands not in (None, config.n_mels) or kind != _usual(config):
+        usual = _usual(config)
+        # Of a noisy recording they do not reach down to -4, and look like others.
+        unclipped = usual == "symmetric" and kind in ("standard", "log10") and low >= -4 and high <= 4
+        if n_bands not in (None, config.n_mels) or not (kind == usual or unclipped):
             continue
-        if kind not in LOGARITHMS:
+        if unclipped:
+            found[name] = False
+        elif kind not in LOGARITHMS:
             found[name] = True
         elif low >= _floor(config) - EXACT and config.area_norm == area_norm:
             found[name] = abs(low - _floor(config)) < EXACT
@@ -253,7 +259,7 @@ def _against(
     others = f": it may be {' or '.join(likely)}" if likely else ""
     if n_bands is not None and n_bands != config.n_mels:
         problems.append(f"{preset} has {config.n_mels} bands, not {n_bands}")
-    if kind != expected:
+    if kind != expected and preset not in likely:
         remedies = {
             ("linear", "ln"): "take the logarithm first, or give it to presets[...].linear",
             ("dB", "ln"): "convert with x * ln(10) / 20",

@@ -32,6 +32,16 @@ def pillow() -> Any:
     return Image
 
 
+def check_file(path: Path) -> None:
+    """Raise `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe, where one would wait."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file")
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, expected a file")
+
+
 def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
     """Read a picture as grey levels `(height, width)` from 0 to 1, and the texts in it.
 
@@ -40,14 +50,12 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a picture, damaged, of floating-point values, or of more than `MOST_PIXELS` pixels.
+        ValueError: no file, no picture, damaged, of floating-point values, or of more than `MOST_PIXELS`
+            pixels.
         ImportError: Pillow is missing.
     """
     image_module, path = pillow(), Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a picture")
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged parts that nobody needs

@@ -32,9 +32,9 @@ from rtspecinv.audio import (
 )
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import SUFFIXES, open_spectrogram
-from rtspecinv.inputs import Array
+from rtspecinv.inputs import Array, count
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.saving import config_of
@@ -126,8 +126,10 @@ def listen(
             pieces, given, sample_rate, layout = _file(Path(sound), given, sample_rate, layout)
         elif isinstance(sound, Tensor | np.ndarray):
             pieces = iter([_array(sound)])
-        else:
+        elif isinstance(sound, Iterable):
             pieces = map(_array, sound)
+        else:
+            raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file!")
         first = next(pieces, None)
         if first is None:
             raise ValueError("Parameter sound is empty: there is nothing to hear!")
@@ -189,12 +191,14 @@ def _file(
 
 
 def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
-    known = round(given.sample_rate) if isinstance(given, MelConfig) else None
-    if sample_rate is None and known is None:
+    if isinstance(given, MelConfig):
+        known = round(given.sample_rate)
+        if sample_rate not in (None, known):
+            raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out!")
+        return known
+    if sample_rate is None:
         raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it!")
-    if known is not None and sample_rate not in (None, known):
-        raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out!")
-    return known or int(sample_rate or 0)
+    return count(1, sample_rate=sample_rate)
 
 
 def _check_samples(piece: Tensor) -> None:

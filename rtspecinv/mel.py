@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rtspecinv.inputs import Array, as_magnitude, count
-from rtspecinv.mel_bank import Compression, MelBank, MelConfig
+from rtspecinv.mel_bank import MelBank
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_stream import MelInverter
 
 START_ITER = 32  # iterations per frame where nobody waits
@@ -62,8 +63,9 @@ class Mel(torch.nn.Module):
         if self.config.preemphasis:
             before = torch.nn.functional.pad(samples, (1, 0))[..., :-1]
             samples = samples - self.config.preemphasis * before
-        value: Tensor = self.bank(self.stft.magnitude(samples))
-        return value[..., :-1] if self.config.drop_last else value
+        magnitude = self.stft.magnitude(samples)
+        value: Tensor = self.bank(magnitude[..., :-1] if self.config.drop_last else magnitude)
+        return value
 
     def expand(self, mel: Tensor | Array) -> Tensor:
         """Undo compression: values `(*batch, n_mels, n_frames)` of `self.linear`, 0 where at the floor.

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.inputs import Array, count
-from rtspecinv.stft import STFT, unknown_name
-
-SCALES = ("slaney", "htk")
-CURVES = ("power", "ln", "log10", "dB")
+from rtspecinv.inputs import Array
+from rtspecinv.mel_config import MelConfig
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
@@ -30,166 +24,7 @@ N_STEPS = 5
 RELAXATION = 1.5
 QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
 
-MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables take up to 1 GB
 AT_FLOOR = 1e-4  # values within this share of the floor are the floor, that is silence
-
-
-@dataclass(frozen=True)
-class Compression:
-    """What is done to mel values x, and undone: `y = (clip(gain c(max(x, floor)) + offset) - mean) / std`.
-
-    The curve c is `(x / reference)**exponent` ("power"), `ln(x / reference)`, `log10(x / reference)` or "dB",
-    `20 log10(x / reference)` of magnitudes and half of that of powers. The default changes nothing.
-
-    Args:
-        curve: "power", "ln", "log10" or "dB".
-        floor: least x; logarithms need one above 0.
-        exponent: of "power".
-        reference: x that becomes 1, or 0 of a logarithm.
-        dynamic_range: values of the curve further under the largest of their spectrogram are raised to that;
-            it cannot be undone, nor known before the whole is there.
-        gain, offset: affine map of the curve.
-        clip: least and largest value of the affine map.
-        mean, std: statistics, one number or one for each band.
-
-    Raises:
-        ValueError: a parameter is out of range.
-    """
-
-    curve: str = "power"
-    floor: float = 0.0
-    exponent: float = 1.0
-    reference: float = 1.0
-    dynamic_range: float | None = None
-    gain: float = 1.0
-    offset: float = 0.0
-    clip: tuple[float, float] | None = None
-    mean: float | Sequence[float] = 0.0
-    std: float | Sequence[float] = 1.0
-
-    def __post_init__(self) -> None:
-        if self.curve not in CURVES:
-            raise unknown_name("curve", self.curve, CURVES)
-        if not 0 <= self.floor < math.inf or (self.curve != "power" and not self.floor):
-            raise ValueError(f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs!")
-        for name in ("exponent", "reference"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Parameter {name}={getattr(self, name)} is not above 0!")
-        if self.dynamic_range is not None and not self.dynamic_range > 0:
-            raise ValueError(f"Parameter dynamic_range={self.dynamic_range} is not above 0!")
-        if not self.gain or not math.isfinite(self.gain) or not math.isfinite(self.offset):
-            raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone!")
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
-        for name in ("mean", "std"):  # arrays become tuples, so that a configuration can be compared
-            value = np.asarray(getattr(self, name), np.float64)
-            if not np.isfinite(value).all() or value.ndim > 1 or (name == "std" and not (value > 0).all()):
-                raise ValueError(f"Parameter {name} is not finite, above 0 if std, and a number or a list!")
-            object.__setattr__(self, name, float(value) if value.ndim == 0 else tuple(value.tolist()))
-
-
-@dataclass(frozen=True)
-class MelConfig:
-    """All that says how samples become a mel spectrogram.
-
-    Args:
-        sample_rate: Hz.
-        n_fft, hop_length, win_length, center, pad_mode: as in `STFT`; the window is a periodic Hann window.
-        n_mels: bands.
-        fmin: lower edge of the first band, Hz.
-        fmax: upper edge of the last band, Hz; None is half the sample rate.
-        scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
-            "htk" (`2595 log10(1 + f / 700)`).
-        area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).
-        power: exponent of the magnitudes, 1 or 2.
-        epsilon: added to the squared magnitudes.
-        drop_last: leave out the last frame.
-        flip: the highest band comes first, as in pictures.
-        preemphasis: a of `x[n] - a x[n-1]`, which samples go through first.
-        compression: of the mel values.
-
-    Raises:
-        ValueError: a parameter is out of range.
-
-    Sources: Slaney 1998, Auditory Toolbox; O'Shaughnessy 1987 for the HTK formula.
-    """
-
-    sample_rate: float
-    n_fft: int = 1024
-    hop_length: int = 256
-    win_length: int | None = None
-    n_mels: int = 80
-    fmin: float = 0.0
-    fmax: float | None = None
-    scale: str = "slaney"
-    area_norm: bool = True
-    power: float = 1.0
-    epsilon: float = 0.0
-    center: bool | str = True
-    pad_mode: str = "reflect"
-    drop_last: bool = False
-    flip: bool = False
-    preemphasis: float = 0.0
-    compression: Compression = field(default_factory=Compression)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sample_rate < math.inf:
-            raise ValueError(f"Parameter sample_rate={self.sample_rate} is not above 0 Hz!")
-        half = self.sample_rate / 2
-        if not 0 <= self.fmin < self.highest <= half:
-            raise ValueError(
-                f"Parameters fmin={self.fmin}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half}, "
-                "half the rate!"
-            )
-        if self.scale not in SCALES:
-            raise unknown_name("scale", self.scale, SCALES)
-        if self.power not in (1, 2):
-            raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)!")
-        if not 0 <= self.epsilon < 1:
-            raise ValueError(f"Parameter epsilon={self.epsilon} is not from 0 to 1!")
-        if not 0 <= self.preemphasis < 1:
-            raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
-        n_weights = count(1, n_mels=self.n_mels) * max(count(1, n_fft=self.n_fft), self.n_mels)
-        if n_weights > MOST_WEIGHTS:
-            raise ValueError(
-                f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} make {n_weights} weights, more than "
-                f"{MOST_WEIGHTS}!"
-            )
-        if not isinstance(self.compression, Compression):
-            raise TypeError(f"Parameter compression={self.compression!r} is not a Compression!")
-        for name in ("mean", "std"):
-            value = getattr(self.compression, name)
-            if isinstance(value, tuple) and len(value) != self.n_mels:
-                raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}!")
-
-    @property
-    def highest(self) -> float:
-        """Upper edge of the last band, Hz."""
-        return self.sample_rate / 2 if self.fmax is None else self.fmax
-
-    @property
-    def oversampling(self) -> int:
-        """Every how many frequencies there is one that frames without zeros around the window have too."""
-        win_length = self.win_length or self.n_fft
-        return 1 if self.n_fft % win_length or self.center is False else self.n_fft // win_length
-
-    def stft(self, *, critical: bool = False, **options: Any) -> STFT:
-        """Transform that the magnitudes come from, or the one without their oversampling.
-
-        Args:
-            critical: leave out zeros around the window, where that leaves every `oversampling`-th frequency:
-                the same frames, smaller.
-            options: `device` and `dtype`.
-        """
-        factor = self.oversampling if critical else 1
-        return STFT(
-            self.n_fft // factor,
-            self.hop_length,
-            win_length=self.win_length,
-            center=self.center,
-            pad_mode=self.pad_mode,
-            **options,
-        )
 
 
 def mel_filters(config: MelConfig) -> tuple[Array, Array]:
@@ -275,7 +110,7 @@ class MelBank(torch.nn.Module):
             magnitude = (magnitude.square() + config.epsilon).sqrt()
         mel = self.filters @ (magnitude if config.power == 1 else magnitude.square())
         value = self._curve(mel.clamp_min(compression.floor) if compression.floor else mel)
-        if compression.dynamic_range is not None:
+        if compression.dynamic_range is not None and value.numel():
             value = value.maximum(value.amax((-2, -1), keepdim=True) - compression.dynamic_range)
         value = self._affine(value.mT).mT
         return value.flip(-2) if config.flip else value
@@ -312,7 +147,7 @@ class MelBank(torch.nn.Module):
             ratio = mel / F.linear(values, self.filters, self.at_least)
             values = values * F.linear(ratio, self.shares, self.beyond).pow(RELAXATION)
         values = values * peak
-        return values if self.config.power == 1 else _root(values)
+        return values if self.config.power == 1 else _power(values, 0.5)
 
     def check(self, frame: Tensor) -> None:
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
@@ -339,7 +174,7 @@ class MelBank(torch.nn.Module):
         compression = self.config.compression
         mel = mel / compression.reference if compression.reference != 1 else mel
         if compression.curve == "power":
-            return mel if compression.exponent == 1 else mel.pow(compression.exponent)
+            return mel if compression.exponent == 1 else _power(mel, compression.exponent)
         return mel.log() * self._per_nat()
 
     def _per_nat(self) -> float:
@@ -368,7 +203,7 @@ class MelBank(torch.nn.Module):
         if compression.curve != "power":
             value = (value / self._per_nat()).exp()
         elif compression.exponent != 1:
-            value = value.clamp_min(0).pow(1 / compression.exponent)
+            value = _power(value.clamp_min(0), 1 / compression.exponent)
         return value * compression.reference if compression.reference != 1 else value
 
     def _has_statistics(self) -> bool:
@@ -386,10 +221,10 @@ class MelBank(torch.nn.Module):
         self._highest = math.inf if bounded else float(ends.amax())
 
 
-def _root(values: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0."""
+def _power(values: Tensor, exponent: float) -> Tensor:
+    """Power of non-negative values whose gradient at 0 is 0, whatever the exponent."""
     positive = values > 0
-    return values.where(positive, 1).sqrt() * positive
+    return values.where(positive, 1).pow(exponent) * positive
 
 
 def _interpolation(frequencies: Array, centres: Array, live: Array) -> Array:

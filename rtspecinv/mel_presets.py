@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.stft import unknown_name
 
 _LN = Compression("ln", floor=1e-5)
@@ -38,8 +38,10 @@ _PARALLEL_WAVEGAN = MelConfig(
 
 CONFIGS: dict[str, MelConfig] = {
     "hifigan-22k": _HIFIGAN,
-    # NVIDIA/BigVGAN, meldataset.py, and its table of models in README.md (sample rate, bands, fmax, hop).
+    # NVIDIA/BigVGAN, meldataset.py, and its table of models in README.md (sample rate, bands, fmax, hop):
+    # bigvgan_22khz_80band and bigvgan_v2_22khz_80band_fmax8k_256x; then bigvgan_v2_22khz_80band_256x.
     "bigvgan-22k-80": _HIFIGAN,
+    "bigvgan-v2-22k-80": replace(_HIFIGAN, fmax=None),
     # The same; n_fft as in SWivid/F5-TTS, src/f5_tts/model/modules.py (get_bigvgan_mel_spectrogram).
     "bigvgan-24k-100": replace(_HIFIGAN, sample_rate=24000, n_mels=100, fmax=12000),
     # The same; n_fft as in hkchengrex/MMAudio, mmaudio/ext/mel_converter.py, which feeds this model.
@@ -70,8 +72,8 @@ CONFIGS: dict[str, MelConfig] = {
     # The same with 128 bands, as openai/whisper-large-v3's model card and config.json say.
     "whisper-large-v3": replace(_WHISPER, n_mels=128),
     "parallel-wavegan": _PARALLEL_WAVEGAN,
-    # espnet/espnet, espnet2/layers/log_mel.py and egs2/ljspeech/tts1/run.sh (sizes) have the same bands and
-    # sizes, but a base that a recipe chooses: "parallel-wavegan" is what its vocoders are trained on.
+    # espnet/espnet, espnet2/tts/feats_extract/log_mel_fbank.py has the same by default, but for magnitudes
+    # that are at least 1e-5, which only digital silence shows, and for a base that a recipe may choose.
     # coqui-ai/TTS, TTS/utils/audio/processor.py, numpy_transforms.py, TTS/config/shared_configs.py:
     # -4 to 4 for -100 to 0 dB over a reference of 20 dB.
     "coqui": MelConfig(

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank, MelConfig
+from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 

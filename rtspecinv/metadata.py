@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from rtspecinv.mel_bank import Compression, MelConfig
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
@@ -41,7 +41,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
         if sample_rate is not None and sample_rate != transform.sample_rate:
             raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the mels!")
         return {
-            "sample_rate": round(transform.sample_rate),
+            "sample_rate": _whole_number("sample_rate", round(transform.sample_rate)),
             "n_fft": transform.n_fft,
             "hop_length": transform.hop_length,
             MEL: json.dumps(asdict(transform)),

@@ -16,7 +16,7 @@ from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import write_image
 from rtspecinv.inputs import Array
 from rtspecinv.mel import Mel
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import find
 from rtspecinv.metadata import LAYOUTS, describe
 from rtspecinv.scales import PictureScale, mel_levels
@@ -83,8 +83,12 @@ def save_spectrogram(
         if isinstance(config, MelConfig):
             levels, meaning = mel_levels(array, config)
         else:
-            white = float(array.max()) or 1.0
-            scale = scale or PictureScale(int(texts["sample_rate"]), config.n_fft, white=white)
+            rate = int(texts["sample_rate"])
+            scale = scale or PictureScale(rate, config.n_fft, white=float(array.max()) or 1.0)
+            if scale.sample_rate != rate or scale.n_fft != config.n_fft:
+                raise ValueError(
+                    f"Parameter scale is of another sample_rate or n_fft than {(rate, config.n_fft)}!"
+                )
             levels, meaning = scale.levels(array, height), scale.texts
         _write_whole(path, lambda file: write_image(file, levels, texts | meaning, bits=bits))
         return

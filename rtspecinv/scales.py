@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.inputs import count
-from rtspecinv.mel_bank import MelConfig
+from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
 from rtspecinv.stft import unknown_name
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")
+MOST_VALUES = 2**26  # magnitudes or grey levels in memory
 _BLOCK = 256  # frames at once
 
 
@@ -57,9 +58,10 @@ class PictureScale:
             raise ValueError(f"Parameters sample_rate={self.sample_rate}, n_fft={self.n_fft} are no STFT's!")
         least = 0 if self.scale != "log" else 1e-3
         if not least <= self.lowest < self.highest <= self.sample_rate / 2:
+            way_out = ": a logarithmic scale begins above 0" if self.scale == "log" else ""
             raise ValueError(
                 f"Parameters fmin={self.fmin}, fmax={self.fmax} are not {least} <= fmin < fmax <= "
-                f"{self.sample_rate / 2:g}, half the rate!"
+                f"{self.sample_rate / 2:g}, half the rate{way_out}!"
             )
         if not 1 <= self.range_db <= 200:
             raise ValueError(f"Parameter range_db={self.range_db} is not from 1 to 200!")
@@ -86,28 +88,35 @@ class PictureScale:
         """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`.
 
         A row shows the mean power of the frequencies nearer to it than the next rows are, weighted by a
-        triangle; between frequencies it interpolates. None is a row for every frequency.
+        triangle; between frequencies it interpolates. None is a row for every frequency. A picture of more
+        than `MOST_VALUES` values is a ValueError.
         """
         values = np.asarray(magnitude)
-        n_freq = values.shape[0]
-        rows = self._rows(n_freq if height is None else count(1, height=height)) * (
-            self.n_fft / self.sample_rate
-        )
-        spacing = np.abs(np.gradient(rows)) if len(rows) > 1 else np.ones(1)
-        distance = np.maximum(1, spacing)
-        weights = np.maximum(0, 1 - np.abs(np.arange(n_freq) - rows[:, None]) / distance[:, None])
-        weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
-        found = np.empty((len(rows), values.shape[1]), np.float32)
+        n_freq, n_frames = values.shape
+        height = n_freq if height is None else count(1, height=height)
+        _check_size(height, n_frames)
+        rows = self._rows(height) * (self.n_fft / self.sample_rate)
+        distance = np.maximum(1, np.abs(np.gradient(rows)) if height > 1 else np.ones(1))
+        found = np.empty((height, n_frames), np.float32)
         floor = 10 ** (-self.range_db / 10)
-        for block, power in _blocks(found, values):
-            relative = weights @ np.square(power.astype(np.float64) / self.white)
-            block[:] = 1 + 10 * np.log10(np.maximum(relative, floor)) / self.range_db
+        for start in range(0, height, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            away = np.abs(np.arange(n_freq) - rows[part, None]) / distance[part, None]
+            weights = np.maximum(0, 1 - away)
+            weights /= np.maximum(weights.sum(1, keepdims=True), 1e-12)
+            for block, power in _blocks(found[part], values):
+                relative = weights @ np.square(power.astype(np.float64) / self.white)
+                block[:] = 1 + 10 * np.log10(np.maximum(relative, floor)) / self.range_db
         return found[::-1].clip(0, 1)
 
     def magnitude(self, levels: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Magnitudes `(n_fft // 2 + 1, n_frames)` of grey levels; between rows, levels are interpolated."""
+        """Magnitudes `(n_fft // 2 + 1, n_frames)` of grey levels; between rows, levels are interpolated.
+
+        More than `MOST_VALUES` of them are a ValueError.
+        """
         values = np.asarray(levels)[::-1]
         n_freq, height = self.n_fft // 2 + 1, len(values)
+        _check_size(n_freq, values.shape[1])
         frequencies = np.arange(n_freq) * (self.sample_rate / self.n_fft)
         at = np.interp(self._position(frequencies), self._position(self._rows(height)), np.arange(height))
         bin_width, near = self.sample_rate / self.n_fft, 1e-6
@@ -135,6 +144,11 @@ class PictureScale:
         if self.scale == "log":
             return np.log(np.maximum(frequency, 1e-6))
         return np.log1p(frequency / 700) if self.scale == "mel" else frequency
+
+
+def _check_size(n_rows: int, n_columns: int) -> None:
+    if n_rows * n_columns > MOST_VALUES:
+        raise ValueError(f"{n_rows} x {n_columns} values are more than {MOST_VALUES}: use a part of it!")
 
 
 def _blocks(found: Array, values: Array) -> list[tuple[Array, Array]]:

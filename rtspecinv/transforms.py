@@ -123,14 +123,16 @@ class Transform(ABC):
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out for this one."""
         if isinstance(frame, np.ndarray):
-            return self(torch.from_numpy(np.array(frame))).numpy()
+            return self(torch.from_numpy(np.array(frame, frame.dtype.newbyteorder("=")))).numpy()
         if not isinstance(frame, Tensor):
             raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
-        if not frame.is_floating_point() or not frame.ndim:
+        if not frame.is_floating_point() or frame.layout != torch.strided or frame.is_meta:
             raise TypeError(
-                f"Parameter frame is {frame.dtype} of shape {tuple(frame.shape)}: pass magnitudes"
-                " (*batch, n_freq) in floats, abs() of complex frames!"
+                f"Parameter frame is {frame.dtype}, {frame.layout} on {frame.device}: pass magnitudes in"
+                " floats, abs() of complex frames!"
             )
+        if not frame.ndim or not frame.numel():
+            raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)!")
         return self._of(frame)
 
     @abstractmethod

@@ -70,6 +70,44 @@ def test_every_method_gives_good_sound(tmp_path, capsys, method):
     assert out.endswith(f"written       {output}\n")
 
 
+def test_mel_frames_are_a_stream(tmp_path, monkeypatch, capsys):
+    """Of a file that says what they are, of a bare one with frames first, and in a folder."""
+    monkeypatch.chdir(tmp_path)
+    mel = rtspecinv.presets["hifigan-22k"](CLIP[12000:20000])
+    Path("in").mkdir()
+    rtspecinv.save_spectrogram("in/a.npz", mel, "hifigan-22k")
+    np.save("a.npy", mel.mT.numpy())
+    bare = ["a.npy", "--preset", "hifigan-22k", "--layout", "time-freq", "-o", "bare.wav"]
+    for command in (["in/a.npz", "-o", "named.wav"], bare, ["in", "-o", "out"]):
+        assert main(["invert", *command]) == 0
+    assert "s of mel frames, as a stream" in capsys.readouterr().out
+    assert main(["invert", "in/a.npz", "-o", "few.wav", "--n-iter", "0"]) == 0
+    wanted = rtspecinv.listen(mel, preset="hifigan-22k", output=rtspecinv.ArraySink()).samples
+    named, *others = (read_audio(name)[0][0] for name in ("named.wav", "bare.wav", "out/a.wav", "few.wav"))
+    assert np.abs(named - wanted).max() < 1e-4
+    assert np.array_equal(named, others[0])
+    assert np.array_equal(named, others[1])
+    assert np.abs(named - others[2]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--preset whisper", "says what its mel frames are, and it is not what was given"),
+        ("--n-fft 512", "take no --n-fft: leave it out"),
+        ("--method stream --init peaks", "take no --init: leave it out"),
+        ("--method stream --revise 2", "take no --revise: leave it out"),
+        ("--method lbfgs", "have one method, the stream: leave out --method"),
+    ],
+)
+def test_what_mel_frames_do_not_take(tmp_path, capsys, options, message):
+    rtspecinv.save_spectrogram(tmp_path / "a.npz", torch.zeros(80, 9), "hifigan-22k")
+    output = tmp_path / "a.wav"
+    assert main(["invert", str(tmp_path / "a.npz"), "-o", str(output), *options.split()]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
 def test_the_default_is_agla_with_100_iterations(tmp_path, capsys):
     store(tmp_path / "a.npz", magnitude(3000))
     for name, options in (("a", []), ("b", ["--method", "agla", "--n-iter", "100"])):

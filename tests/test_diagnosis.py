@@ -35,9 +35,18 @@ def test_arrays_as_they_should_be(name):
 
 def test_grey_values_of_a_picture():
     picture = 255 - 255 * (LINEAR / LINEAR.max()) ** 0.25
+    assert diagnose(picture).values == "grey"
     found = diagnose(picture.floor().numpy().astype(np.uint8))
     assert found.values == "grey"
     assert "grey values of a picture" in str(found)
+
+
+@pytest.mark.parametrize(("noise", "values"), [(1e-3, "log10"), (1e-2, "standard")])
+def test_levels_that_were_not_clipped_look_like_others_and_are_not_refused(noise, values):
+    hiss = torch.randn(len(CLIP), generator=torch.Generator().manual_seed(0))
+    found = diagnose(PRESETS["coqui"](CLIP + noise * hiss), preset="coqui")
+    assert found.low > -4
+    assert (found.values, found.presets, found.problems) == (values, ("coqui",), ())
 
 
 # What is wrong, its array, the preset that it is given as, its kind of values, words of its problem.

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+import rtspecinv
 from rtspecinv.files import open_spectrogram
 
 FORMATS = [".npy", ".npz", ".pt", ".safetensors"]
@@ -179,6 +180,9 @@ def test_which_of_several_arrays(tmp_path):
     torch.save(torch.zeros(33, 5).to_sparse(), tmp_path / "a.pt")
     with pytest.raises(ValueError, match="sparse"):
         open_spectrogram(tmp_path / "a.pt")
+    torch.save(torch.zeros(33, 5, device="meta"), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="without values"):
+        open_spectrogram(tmp_path / "a.pt")
 
 
 def test_names_that_do_not_fit(tmp_path):
@@ -225,6 +229,28 @@ def test_damaged_files_are_refused_in_one_error(tmp_path_factory, suffix, data):
     with contextlib.suppress(ValueError, OSError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         list(open_spectrogram(path).frames())
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, ".png", ".wav"])
+def test_folders_and_pipes_are_no_files(tmp_path, suffix):
+    """A pipe that nobody writes to would be waited for, for ever."""
+    (tmp_path / f"folder{suffix}").mkdir()
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    for name in ("folder", "pipe"):
+        with pytest.raises((ValueError, IsADirectoryError), match=f"{name}{suffix} is a (folder|pipe)"):
+            rtspecinv.listen(tmp_path / f"{name}{suffix}", sample_rate=8000, output=rtspecinv.ArraySink())
+
+
+def test_a_compressed_pt_file_is_not_unpacked(tmp_path):
+    """Its pickle would be read into memory whole; a megabyte may unpack to a gigabyte."""
+    torch.save(torch.zeros(33, 5), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole:
+        contents = {member.filename: whole.read(member) for member in whole.infolist()}
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"a\.pt: it is compressed"):
+        open_spectrogram(tmp_path / "a.pt")
 
 
 def test_headers_that_promise_too_much(tmp_path):

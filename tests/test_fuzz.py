@@ -111,6 +111,8 @@ def check_finite(result: Any) -> None:
 
 def sound(value: Any) -> bool:
     """Whether a value is no tensor of numbers, or one that a transform makes finite numbers of."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
+        return bool((np.abs(value).astype(float) < 1e15).all())
     if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
         return True
     return value.dtype == torch.bool or bool((value.abs().double() < 1e15).all())
@@ -220,6 +222,45 @@ def test_streams_survive(name, frames, mask):
     inverter.reset()
     assert torch.equal(heard, inverter.push_many(good))
     inverter.reset()
+
+
+MEL_STREAM = MEL.inverter(engine="eager", n_iter=1)
+TRANSFORMS = rtspecinv.transforms
+
+
+@quick
+@given(pieces=st.lists(ANYTHING, max_size=4))
+def test_streams_of_mel_frames_and_of_samples_survive(pieces):
+    analysis = rtspecinv.StreamingAnalysis(STFT)
+    for piece in pieces:
+        attempt(lambda piece=piece: MEL_STREAM.push(piece))
+        attempt(lambda piece=piece: MEL_STREAM.push_many(piece))
+        if sound(piece):  # a spectrum of NaN is NaN, and of 3e38 infinite
+            attempt(lambda piece=piece: analysis.push(piece))
+    attempt(MEL_STREAM.flush)
+    attempt(analysis.finish)
+    good = MEL(torch.rand(400, generator=torch.Generator().manual_seed(0)) - 0.5)
+    heard = MEL_STREAM.push_many(good)
+    assert heard.abs().max() > 0.01
+    MEL_STREAM.reset()
+    assert torch.equal(heard, MEL_STREAM.push_many(good))
+    MEL_STREAM.reset()
+
+
+@quick
+@given(
+    frames=st.lists(ANYTHING, max_size=3),
+    make=st.sampled_from([TRANSFORMS.Pitch, TRANSFORMS.Formants, TRANSFORMS.Smear, TRANSFORMS.Gain]),
+    number=NUMBERS,
+)
+def test_transforms_of_frames_and_playing_them(frames, make, number):
+    transform = attempt(lambda: make(number)) or TRANSFORMS.Pitch(1.5)
+    for frame in frames:  # what comes of NaN or of negative values, the inverter refuses
+        attempt(lambda frame=frame: str(transform(frame)))
+    sink = ArraySink()
+    attempt(lambda: rtspecinv.play(frames, STREAMS["one"], sink))
+    STREAMS["one"].reset()
+    check_finite(sink.samples)
 
 
 @quick

@@ -129,6 +129,16 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def test_a_small_picture_of_very_many_frequencies_is_refused(tmp_path):
+    """Its texts ask for 524289 magnitudes a column, 3 GB."""
+    texts = {"sample_rate": 8000, "n_fft": 2**20, "scale": "linear", "fmin": 0, "fmax": 4000}
+    write_image(tmp_path / "a.png", np.ones((1, 1500)), texts | {"white": 1, "range_db": 80})
+    with pytest.raises(ValueError, match=r"a\.png: 524289 x 1500 values are more than 67108864"):
+        rtspecinv.open_spectrogram(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="100000000 x 1 values are more than"):
+        PictureScale(8000, 64).levels(np.ones((33, 1)), 10**8)
+
+
 def test_pictures_that_promise_too_much(tmp_path):
     header = struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))

@@ -172,6 +172,8 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
     [
         (MEL, {}, ValueError, r"say preset= or stft=.*may be hifigan-22k"),
         (CLIP, {}, ValueError, "sample_rate is missing"),
+        (CLIP, {"sample_rate": 22050.5}, ValueError, r"sample_rate=22050\.5 is not an integer"),
+        (3, {"sample_rate": 8000}, TypeError, "is a int: pass a tensor, array or file"),
         (MEL.mT, {"preset": "hifigan-22k"}, ValueError, "say layout='time-freq'"),
         (MEL.expand(4, 2, -1, -1), {"preset": "hifigan-22k"}, ValueError, "pass one of a batch"),
         (MEL, {"preset": "hifigan"}, KeyError, "hifigan-22k"),

@@ -173,6 +173,18 @@ def test_compression_can_be_undone(name):
         assert kept.any()
 
 
+def test_gradients_are_finite_in_silence():
+    for compression in COMPRESSIONS.values():
+        for power in (1, 2):
+            mel = Mel(replace(BASE, power=power, compression=compression))
+            samples = torch.zeros(500, requires_grad=True)
+            mel(samples).sum().backward()
+            assert samples.grad.isfinite().all()
+            frames = mel(samples).detach().requires_grad_()
+            mel.inverse(frames).sum().backward()
+            assert frames.grad.isfinite().all()
+
+
 def test_silence_is_silence_in_every_domain():
     for compression in COMPRESSIONS.values():
         mel = Mel(replace(BASE, compression=compression))

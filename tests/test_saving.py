@@ -11,7 +11,7 @@ from PIL import Image
 
 import rtspecinv
 from rtspecinv import STFT, MelConfig, open_spectrogram, save_spectrogram
-from rtspecinv.mel_bank import Compression
+from rtspecinv.mel_config import Compression
 from rtspecinv.metadata import describe, understand
 from rtspecinv.saving import config_of
 
@@ -127,6 +127,7 @@ def test_two_configurations_contradict_each_other(tmp_path):
         (magnitudes(80, 5), "hifigan-22k", {"sample_rate": 24000}, "not 22050"),
         (magnitudes(80, 5), "hifigan-23k", {}, "hifigan-22k"),
         (magnitudes(33, 5), SMALL, {"layout": "tf"}, "freq-time, time-freq"),
+        (magnitudes(80, 5), rtspecinv.MelConfig(0.4), {}, "sample_rate=0 is not a whole number above 0"),
     ],
 )
 def test_what_cannot_be_saved_leaves_no_file(tmp_path, values, transform, options, message):
@@ -134,6 +135,12 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path, values, transform, option
     with pytest.raises((ValueError, TypeError, KeyError), match=message):
         save_spectrogram(tmp_path / "a.npz", values, transform, **rate | options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_scale_of_another_transform_is_refused(tmp_path):
+    options = {"sample_rate": 8000, "scale": rtspecinv.PictureScale(8000, 128)}
+    with pytest.raises(ValueError, match=r"of another sample_rate or n_fft than \(8000, 64\)"):
+        save_spectrogram(tmp_path / "a.png", magnitudes(33, 5), SMALL, **options)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.wav", "missing/a.npz"])

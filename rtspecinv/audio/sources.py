@@ -46,6 +46,8 @@ class AudioReader:
             raise IsADirectoryError(f"{self.path} is a folder, not an audio file")
         if not self.path.exists():
             raise FileNotFoundError(f"There is no file {self.path}")
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is a pipe or a device, which is read only once: expected a file")
         self._sf = soundfile()
         with self._open() as file:
             self.sample_rate: int = file.samplerate

@@ -84,8 +84,11 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv.Sound:
-    if args.n_fft or args.hop_length or args.method not in (METHODS[0], "stream"):
-        raise ValueError(f"{path} has mel frames, which know their STFT and have one method: leave both out")
+    for name in ("n_fft", "hop_length", "init", "revise"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{path} has mel frames, which take no --{name.replace('_', '-')}: leave it out")
+    if args.method not in (METHODS[0], "stream"):
+        raise ValueError(f"{path} has mel frames, which have one method, the stream: leave out --method")
     return rtspecinv.listen(
         path,
         preset=args.preset,
@@ -94,7 +97,7 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv
         output=output,
         update=args.update,
         look_ahead=args.look_ahead,
-        n_iter=args.n_iter if args.method == "stream" else None,
+        n_iter=args.n_iter,
     )
 
 

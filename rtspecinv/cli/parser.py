@@ -121,7 +121,8 @@ def parser() -> argparse.ArgumentParser:
         default=offline.METHODS[0],
         help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
         "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
-        "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s)",
+        "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s). Mel "
+        "frames are inverted as a stream",
     )
     group.add_argument(
         "--n-iter",

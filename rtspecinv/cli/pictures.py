@@ -15,13 +15,12 @@ from rtspecinv.audio import AudioReader, read_audio
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
 from rtspecinv.metadata import MEL, understand
-from rtspecinv.scales import PictureScale, number
+from rtspecinv.scales import MOST_VALUES, PictureScale, number
 from rtspecinv.threads import one_thread
 
 SAMPLE_RATE, N_FFT = 44100, 2048  # of a picture that says nothing
 RANGE_DB = 80.0
 LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
-MOST_VALUES = 2**26  # magnitudes in memory
 
 
 def image(args: argparse.Namespace) -> None:
