@@ -14,6 +14,8 @@ from torch import Tensor
 from rtspecinv.stft import STFT, check_dense
 
 Array = np.ndarray[Any, Any]
+# From so many numbers on torch calls its threads, which then spin for milliseconds in the way of an engine's.
+_WAKES_THREADS = 2**15
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
 
@@ -73,8 +75,12 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     """
     if not magnitude.numel():
         return 0.0
-    extremes = torch.aminmax(magnitude.detach() if magnitude.requires_grad else magnitude)
-    low, high = float(extremes[0]), float(extremes[1])
+    values = magnitude.detach() if magnitude.requires_grad else magnitude
+    if values.numel() < _WAKES_THREADS or values.device.type != "cpu":
+        low, high = map(float, torch.aminmax(values))
+    else:
+        array = values.numpy()
+        low, high = float(array.min()), float(array.max())
     limit = _LARGEST[magnitude.dtype] / (100 * n_fft)
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low

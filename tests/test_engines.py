@@ -136,10 +136,15 @@ def test_interrupted_threads_are_waited_for():
         threading.Timer(wait, signal.pthread_kill, (main_thread, signal.SIGINT)) for wait in (0.1, 0.2)
     ]
 
+    begun = threading.Event()
+
     def part(thread: int, first: int, last: int) -> None:
         if thread:
+            begun.set()
             time.sleep(0.5)
             done.append(thread)
+        else:
+            begun.wait()
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
