@@ -48,6 +48,11 @@ class Setting:
         return 1000 * (self.n_fft + self.look_ahead * self.hop_length) / RATE
 
     @property
+    def period_ms(self) -> float:
+        """What `live` takes for the device each way, as JACK through PortAudio tells nothing."""
+        return 1000 * self.period / RATE
+
+    @property
     def options(self) -> list[str]:
         names = ("n_fft", "hop_length", "look_ahead", "n_iter")
         given = [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in names]
@@ -99,7 +104,7 @@ def measure(setting: Setting, samples: np.ndarray) -> Lateness:
         float(re.search(pattern, said.stdout)[1])  # type: ignore[index]
         for pattern in (r"playback +([\d.]+) ms", r"\((\d+) ms of silence\)", r"(\d+) frames made up")
     )
-    queue_ms = stated - setting.algorithmic_ms
+    queue_ms = stated - setting.algorithmic_ms - 2 * setting.period_ms
     whole = delay(np.resize(samples, len(recording)), recording)
     return Lateness(1000 * whole / RATE, queue_ms, silence, int(made_up))
 
@@ -128,11 +133,11 @@ def section_aa(bench: Bench) -> str:
 
     At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the frame that
     it ends and on to the inverter's sample. Queue: what waits for the device when a frame comes, median, as
-    `live` states it at its end; `--queue` asks for about that much. Whole: measured, by where
-    the loudness of what the speaker plays is most like that of what the microphone is given; both are one
-    client of a JACK server with a dummy driver, a clock without hardware, so that device, the rest, is what
-    its periods take; period is in samples. A real card adds its converters and its own buffers, once each
-    way. Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 3 runs. SC and PESQ: of the
+    `live` states it at its end, less the period each way that it counts for the device; `--queue` asks for
+    about that much. Whole: measured, by where the loudness of what the speaker plays is most like that of
+    what the microphone is given; both are one client of a JACK server with a dummy driver, a clock without
+    hardware, so that device, the rest, is what its periods take; period is in samples. A real card adds its
+    converters and its own buffers, once each way. Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 3 runs. SC and PESQ: of the
     same setting of the stream on the clips, as in table a. Target: algorithmic and queue, "both", under 35 ms
     with 1024/256 and look_ahead 1.
     """
