@@ -131,15 +131,16 @@ def loudness(samples: np.ndarray) -> np.ndarray:
 def section_aa(bench: Bench) -> str:
     """Latency of `rtspecinv live` from the air to the air, and the quality of its setting.
 
-    At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the frame that
-    it ends and on to the inverter's sample. Queue: what waits for the device when a frame comes, median, as
-    `live` states it at its end, less the period each way that it counts for the device; `--queue` asks for
-    about that much. Whole: measured, by where the loudness of what the speaker plays is most like that of
-    what the microphone is given; both are one client of a JACK server with a dummy driver, a clock without
-    hardware, so that device, the rest, is what its periods take; period is in samples. A real card adds its
-    converters and its own buffers, once each way. Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 3 runs. SC and PESQ: of the
-    same setting of the stream on the clips, as in table a. Target: algorithmic and queue, "both", under 35 ms
-    with 1024/256 and look_ahead 1.
+    At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the
+    frame that it ends and on to the inverter's sample. Queue: what waits for the device when a frame
+    comes, median, as `live` states it at its end, less the period each way that it counts for the
+    device; `--queue` asks for about that much. Whole: measured, by where the loudness of what the
+    speaker plays is most like that of what the microphone is given; both are one client of a JACK
+    server with a dummy driver, a clock without hardware, so that device, the rest, is what its periods
+    take; period is in samples. A real card adds its converters and its own buffers, once each way.
+    Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 3 runs. SC and PESQ: of the
+    same setting of the stream on the clips, as in table a. Target: algorithmic and queue, "both", under
+    35 ms with 1024/256 and look_ahead 1.
     """
     return table(HEADER, rows(bench))
 
