@@ -34,7 +34,7 @@ class StreamingAnalysis:
         Blocks may have any lengths, 0 too.
 
         Raises:
-            ValueError: no axis, or other channels than before.
+            ValueError: no axis, no channel, or other channels than before.
             TypeError: no plain tensor or array of real floating-point numbers.
         """
         new = self._checked(block)
@@ -74,7 +74,11 @@ class StreamingAnalysis:
             block = torch.from_numpy(np.array(block, block.dtype.newbyteorder("=")))
         check_dense(block, "block")
         channels = block.shape[:-1] if self._pending is None else self._pending.shape[:-1]
-        if not block.ndim or block.shape[:-1] != channels:
+        if not block.ndim or 0 in block.shape[:-1]:
+            raise ValueError(
+                f"Parameter block has shape {tuple(block.shape)}, not (*channels, n_samples) with a channel!"
+            )
+        if block.shape[:-1] != channels:
             raise ValueError(
                 f"Parameter block has shape {tuple(block.shape)}, not {(*channels, 'n_samples')}, as all of "
                 "a signal have it!"

@@ -9,9 +9,8 @@ import jackd
 import pytest
 import torch
 
-torch.set_num_threads(
-    1
-)  # a stream's operations are small: on a busy machine more threads take ten times as long
+# A stream's operations are small: on a busy machine more threads take ten times as long.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,3 +33,12 @@ def card(request: pytest.FixtureRequest) -> Iterator[str]:
         if not jackd.known_to_portaudio():
             pytest.skip("this PortAudio does not know JACK")
         yield name
+
+
+@pytest.fixture
+def little_memory(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Fail a test in which the process grows."""
+    from anything import little_memory
+
+    with little_memory():
+        yield

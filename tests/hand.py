@@ -79,3 +79,54 @@ def hand_sink(*arguments, **options) -> tuple[SoundDeviceSink, HandStream]:
         monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
         sink = SoundDeviceSink(*arguments, backend="callback", **options)
     return sink, sink._ring.stream
+
+
+class HandMixer:
+    """rtmixer's mixer, served by hand: at any call that lends it more, if the test says so.
+
+    Actions are served in the order they came in; one ends at the first block that its ring cannot fill.
+    """
+
+    def __init__(self, **options):
+        self.actions, self.heard, self.between, self.active = [], [], iter(()), False
+
+    def start(self):
+        self.active = True
+
+    def stop(self):
+        self.active = False
+
+    def cancel(self, action):
+        self.actions.remove(action)
+
+    def play_ringbuffer(self, ring):
+        stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0)
+        self.actions.append(types.SimpleNamespace(ring=ring, done_frames=0, stats=stats))
+        return self.actions[-1]
+
+    def ask(self, n: int) -> None:
+        block = np.zeros(n, np.float32)
+        for action in list(self.actions):
+            n_read, *parts = action.ring.get_read_buffers(n)
+            block[:n_read] += np.frombuffer(b"".join(map(bytes, parts)), np.float32)
+            action.ring.advance_read_index(n_read)
+            action.done_frames += n_read
+            action.stats.max_blocksize = max(n, action.stats.max_blocksize)
+            if n_read < n:
+                self.actions.remove(action)
+        self.heard.append(block)
+
+
+def hand_rtmixer() -> types.SimpleNamespace:
+    """A module with such a mixer, and with rtmixer's own ring buffers."""
+    import rtmixer
+
+    mixer = HandMixer()
+
+    class RingBuffer(rtmixer.RingBuffer):
+        def advance_write_index(self, size):
+            if mixer.active:
+                mixer.ask(next(mixer.between, 0))
+            super().advance_write_index(size)
+
+    return types.SimpleNamespace(Mixer=lambda **options: mixer, RingBuffer=RingBuffer)

@@ -76,6 +76,8 @@ def test_array_sink_copies_and_takes_torch():
     [
         (np.zeros(4, np.int16), TypeError, "int16: divide integers"),
         (np.zeros((1, 2, 4), np.float32), ValueError, r"\(1, 2, 4\)"),
+        (np.zeros((0, 4), np.float32), ValueError, r"\(0, 4\)"),
+        (np.zeros(4, np.float32), ValueError, r"channels=2, got samples of shape \(4,\)"),
         (np.zeros((3, 4), np.float32), ValueError, r"channels=2, got samples of shape \(3, 4\)"),
         (np.zeros((4, 2), np.float32), ValueError, "looks transposed"),
         (np.array([[0, np.nan], [np.inf, 0]], np.float32), ValueError, "2 NaN or Inf"),
@@ -85,6 +87,11 @@ def test_sinks_refuse_what_is_not_samples(tmp_path, samples, error, message):
     with pytest.raises(error, match=message), FileSink(tmp_path / "a.wav", 8000, 2) as sink:
         sink.write(samples)
     assert list(tmp_path.iterdir()) == []
+    array_sink, before = ArraySink(), noise(2, 4)
+    array_sink.write(before)
+    with pytest.raises(error, match=message):
+        array_sink.write(samples)
+    np.testing.assert_array_equal(array_sink.samples, before)
 
 
 # -- files --

@@ -200,8 +200,10 @@ def freewheeling(server: str) -> Iterator[None]:
     client = jack.Client("wheel", servername=server, no_start_server=True)
     with client:
         client.set_freewheel(True)
-        yield
-        client.set_freewheel(False)
+        try:
+            yield
+        finally:
+            client.set_freewheel(False)
 
 
 def memory() -> int:
@@ -249,9 +251,9 @@ def test_an_hour_of_inversion_in_freewheel_mode(card):
     frames = stft.magnitude(torch.rand(100 * FRAME, generator=torch.manual_seed(0)) - 0.5).unbind(-1)
     n_frames, begun = 3600 * jackd.SAMPLE_RATE // FRAME, 0
     with (
-        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE) as device,
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=2.0) as device,
         freewheeling(card),
-        Player(inverter, device, late="hold") as player,
+        Player(inverter, device, late="hold", queue_seconds=1.0) as player,
     ):
         for i in range(n_frames):
             player.push(frames[i % len(frames)])

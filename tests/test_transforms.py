@@ -362,6 +362,11 @@ def test_too_short_a_signal_says_so():
         analysis.finish()
 
 
+def test_a_signal_without_channels_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(0, 400\), not \(\*channels, n_samples\) with a channel"):
+        StreamingAnalysis(rtspecinv.STFT(64, 16)).push(np.zeros((0, 400), np.float32))
+
+
 def test_a_file_is_a_source_of_frames(tmp_path):
     soundfile.write(tmp_path / "a.wav", sine(440, 0.3).numpy(), SAMPLE_RATE, subtype="FLOAT")
     stft = rtspecinv.STFT(512, 128, dtype=torch.float64)  # blocks are taken to its precision

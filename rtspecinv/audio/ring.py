@@ -61,8 +61,12 @@ class Ring:
 
     @property
     def claimed(self) -> int:
-        """Position up to which the device has taken samples, or is taking them just now."""
-        return self._base + self.claim.done_frames
+        """Position up to which the device has taken samples, or is taking them just now.
+
+        `done` is ahead only where the device came to the end of one of rtmixer's rings just before that was
+        lent more; it is `exhausted` then.
+        """
+        return self._base + max(self.claim.done_frames, self.done.done_frames)
 
     @property
     def _limit(self) -> int:

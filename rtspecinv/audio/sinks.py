@@ -74,7 +74,7 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
     block: Block = given.astype(np.float32, copy=False)
     if block.ndim == 1:
         block = block[np.newaxis]
-    if block.ndim != 2:
+    if block.ndim != 2 or not len(block):
         raise ValueError(f"Samples must be (n_samples,) or (channels, n_samples), got shape {given.shape}")
     if channels is not None and len(block) != channels:
         transposed = ": it looks transposed" if given.ndim == 2 and given.shape[1] == channels else ""
@@ -97,8 +97,9 @@ class ArraySink(Sink):
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Keep a copy of `samples`; every block must have the first one's number of channels."""
+        block = as_block(samples, len(self._blocks[0]) if self._blocks else None)
+        self._blocks.append(block.copy())
         self._one_dimensional = self._one_dimensional or np.ndim(samples) == 1
-        self._blocks.append(as_block(samples, len(self._blocks[0]) if self._blocks else None).copy())
 
     @property
     def samples(self) -> Block:
