@@ -70,7 +70,7 @@ FAKE_SOUNDDEVICE = types.SimpleNamespace(
     OutputStream=HandStream,
     PortAudioError=OSError,
     CallbackAbort=StopIteration,
-    query_devices=lambda *_: {"default_samplerate": 2000.0},
+    query_devices=lambda *one: {"default_samplerate": 2000.0} if one else [{"max_output_channels": 2}],
 )
 
 

@@ -170,6 +170,11 @@ def test_settings_that_no_device_has_are_refused(by_hand, wrong, message):
             Microphone(**{"sample_rate": RATE, **wrong})
 
 
+def test_a_queue_beyond_any_memory_is_refused(by_hand):
+    with pytest.raises(DeviceError, match=r"more than 134217728, use a smaller queue_seconds; `rtspecinv"):
+        SoundDeviceSink(RATE, queue_seconds=1e6, backend="callback")
+
+
 def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):
     with pytest.raises(ValueError, match=r'backend=\'alsa\' is none of "auto", "rtmixer", "callback"'):
         SoundDeviceSink(100, backend="alsa")

@@ -20,6 +20,9 @@ import numpy as np
 from rtspecinv.audio.sinks import Block
 
 
+MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
+
+
 class Counter(Protocol):
     """Counts samples; rtmixer's actions are such counters, and reading one does not let go of the GIL."""
 
@@ -27,7 +30,10 @@ class Counter(Protocol):
 
 
 class Ring:
-    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it."""
+    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it.
+
+    Raises `ValueError` for more than `MAX_SAMPLES`.
+    """
 
     stream: Any  # of PortAudio
     claim: Counter  # from `_base`, samples up to which the device has copied or is copying
@@ -35,7 +41,13 @@ class Ring:
     error: BaseException | None = None  # why it stopped
 
     def __init__(self, length: int, channels: int) -> None:
-        self.samples = np.zeros((1 << (length - 1).bit_length(), channels), np.float32)
+        length = 1 << (length - 1).bit_length()
+        if length * channels > MAX_SAMPLES:
+            raise ValueError(
+                f"a ring of {length} samples in each of {channels} channels is more than {MAX_SAMPLES}, "
+                "use a smaller queue_seconds"
+            )
+        self.samples = np.zeros((length, channels), np.float32)
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
         self._base = 0  # position at which the device was last armed
         self._erased = 0
