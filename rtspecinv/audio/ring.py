@@ -19,7 +19,6 @@ import numpy as np
 
 from rtspecinv.audio.sinks import Block
 
-
 MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
 
 
