@@ -161,9 +161,11 @@ class SoundDeviceSink(Sink):
 
     @property
     def _lead(self) -> int:
-        """Samples to leave to the device before sound starts anew, so that it cannot come there first."""
+        """Samples to leave to the device before sound starts anew, so that it hardly comes there first."""
+        fade_length = len(self._fade_out)
+        most = len(self._ring.samples) - self._queue_length - 3 * fade_length  # or a full queue does not fit
         lead = min(self._prefill, self._queue_length // 2)
-        return max(lead, self._ring.block_length) + len(self._fade_out)
+        return min(max(lead, self._ring.block_length), most) + fade_length
 
     @property
     def queued(self) -> int:
