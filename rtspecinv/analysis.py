@@ -37,14 +37,14 @@ class StreamingAnalysis:
             ValueError: no axis, no channel, or other channels than before.
             TypeError: no plain tensor or array of real floating-point numbers.
         """
-        new = self._checked(block)
+        new = self._checked(block).clone()  # the caller may use the block again
         keep = self.stft.padding + 1
         self._tail = (
             new[..., -keep:]
             if self._tail is None
             else torch.cat([self._tail, new[..., -keep:]], -1)[..., -keep:]
         )
-        self._pending = new.clone() if self._pending is None else torch.cat([self._pending, new], -1)
+        self._pending = new if self._pending is None else torch.cat([self._pending, new], -1)
         if not self._started:
             if self._pending.shape[-1] < keep:
                 return self._no_frames(self._pending)

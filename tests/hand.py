@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import types
@@ -97,6 +98,7 @@ class HandMixer(HandStream):
     def __init__(self, **options):
         super().__init__(self._mix, **options)
         self.actions = []
+        self.presses: Iterator[bool] = iter(())  # whether Ctrl-C comes when a ring of its is filled
 
     def play_ringbuffer(self, ring):
         action = Count(self)
@@ -132,6 +134,8 @@ def hand_rtmixer() -> types.ModuleType:
 
         class RingBuffer(rtmixer.RingBuffer):
             def advance_write_index(self, size):
+                if next(stream.presses, False):
+                    signal.raise_signal(signal.SIGINT)
                 stream.come_between()
                 super().advance_write_index(size)
 

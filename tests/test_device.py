@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from anything import bounded
 from hand import FADE, RATE, hand_sink, noise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,8 @@ def test_what_is_written_is_played_and_every_gap_is_counted(backend, steps, inte
         sink.write(written[-1])
         if stream.active:
             stream.ask(n_ask)
+        assert 0 <= sink.room <= 970
+        assert sink.latency_seconds >= 0
     while stream.active and sink.queued:
         stream.ask(50)
     written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)
@@ -251,6 +254,46 @@ def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatc
         heard = np.concatenate(stream.heard, -1)[0]
         np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
     assert np.isin(noise(30), heard).all()
+
+
+@BACKENDS
+@pytest.mark.parametrize("cut", ["clear", "abort"])
+@pytest.mark.parametrize("n_before", range(12))
+def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backend, cut, n_before):
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
+    sink.write(noise(90))
+    stream.ask(20)
+    stream.between = iter([0] * n_before + [3 * RATE])
+    with bounded():
+        getattr(sink, cut)()
+    if cut == "clear":
+        written = noise(60, seed=1)
+        with stream.asking(50), bounded():
+            sink.write(written)
+            sink.drain()
+        heard = np.concatenate(stream.heard, -1)[0]
+        np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
+
+
+@pytest.mark.parametrize("n_before", range(2))
+def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_before):
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
+    sink.write(noise(30))
+    stream.ask(700)  # so much that the next write lends it again
+    stream.presses = iter([False] * n_before + [True])
+    with pytest.raises(KeyboardInterrupt):
+        sink.write(noise(60, seed=1))
+    for _ in range(2 * RATE // 50):
+        stream.ask(50)
+        assert stream.actions or sink._ring.exhausted
+    written = noise(60, seed=2)
+    with stream.asking(50), bounded():
+        sink.write(written)
+        sink.drain()
+    heard = np.concatenate(stream.heard, -1)[0]
+    np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
 
 
 def test_device_starts_when_prefilled_and_drain_starts_a_short_one():

@@ -144,8 +144,9 @@ class SoundDeviceSink(Sink):
     @property
     def _ahead(self) -> int:
         """Samples between the device and where the next one written goes."""
-        if self._goes_on:
-            return self._end - self._ring.claimed
+        ahead = self._end - self._ring.claimed  # one look, as the device goes on
+        if self._sounding and ahead >= 0:
+            return ahead
         return self._lead if self._running else 0
 
     @property
@@ -278,7 +279,7 @@ class SoundDeviceSink(Sink):
         if self._sounding and not goes_on:
             self._count_underflow(self._end, end - len(block) - self._end)
             self._prefill = min(2 * self._prefill, max(self._prefill, self._queue_length // 2))
-        elif not in_time:  # they came at the same moment, and the device may have played some of the fade
+        if not in_time:  # they came at the same moment, and the device may have played some of the fade
             self._count_underflow(begin, 0)
         self._end, self._sounding = end, True
 
@@ -323,14 +324,15 @@ class SoundDeviceSink(Sink):
             self._resampler.clear()
         fade_length = len(self._fade_out)
         stored = False
-        self._ring.recycle()
         while not stored and self._ring.claimed < self._used:
+            self._ring.recycle()
             begin = self._ring.claimed
             faded = np.zeros((max(self._used - begin, fade_length), self.channels), np.float32)
             if self._running:
                 faded[:fade_length] = self._ring.read(begin, fade_length) * self._fade_out
             stored, _ = self._ring.store(begin, faded)
-            self._end = self._used = begin + fade_length if self._running else begin
+            if stored:
+                self._end = self._used = begin + fade_length if self._running else begin
         self._sounding = False
 
     def close(self) -> None:
@@ -378,9 +380,11 @@ class SoundDeviceSink(Sink):
             try:
                 with undisturbed():
                     self._ring.start()
-            except self._sounddevice.PortAudioError as error:
+            except BaseException as error:
                 self._running = False
-                raise DeviceError(f"The sound device does not start: {error}") from error
+                if isinstance(error, self._sounddevice.PortAudioError):
+                    raise DeviceError(f"The sound device does not start: {error}") from error
+                raise
 
     def _stop(self) -> None:
         self._running = False

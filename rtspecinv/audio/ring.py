@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rtspecinv.audio.portaudio import undisturbed
 from rtspecinv.audio.sinks import Block
 
 MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
@@ -43,8 +44,8 @@ class Ring:
         length = 1 << (length - 1).bit_length()
         if length * channels > MAX_SAMPLES:
             raise ValueError(
-                f"a ring of {length} samples in each of {channels} channels is more than {MAX_SAMPLES}, "
-                "use a smaller queue_seconds"
+                f"queue and silence take {length:.3g} samples in each of {channels} channels, "
+                f"more than {MAX_SAMPLES}: use a smaller queue_seconds or sample_rate, or fewer channels"
             )
         self.samples = np.zeros((length, channels), np.float32)
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
@@ -74,8 +75,8 @@ class Ring:
     def claimed(self) -> int:
         """Position up to which the device has taken samples, or is taking them just now.
 
-        `done` is ahead only where the device came to the end of one of rtmixer's rings just before that was
-        lent more; it is `exhausted` then.
+        `done` stays ahead where the device came to the end of rtmixer's first ring just before that was lent
+        more; the ring is `exhausted` then.
         """
         return self._base + max(self.claim.done_frames, self.done.done_frames)
 
@@ -103,10 +104,11 @@ class Ring:
         if count > enough:
             self.samples[begin : begin + count] = 0
             self.samples[: max(0, begin + count - len(self.samples))] = 0
-            self._erased += count
-            self._extend(count)
-            # A block that was short just before is rtmixer's last one, and may not be counted yet.
-            self._spent = self._spent or self.claimed + self.block_length >= limit
+            with undisturbed():
+                self._erased += count
+                self._extend(count)
+                # A block that was short just before is rtmixer's last one, and may not be counted yet.
+                self._spent = self._spent or self.claimed + self.block_length >= limit
 
     def read(self, begin: int, count: int) -> Block:
         """Return a copy of `count` samples from position `begin` on."""
@@ -116,7 +118,8 @@ class Ring:
     def store(self, begin: int, samples: Block) -> tuple[bool, bool]:
         """Replace what is there from `begin` on, unless the device came first or was not lent so much.
 
-        Returns whether that was done, and whether even then the device had not come there.
+        Not for a ring that is `exhausted` while it runs. Returns whether that was done, and whether even then
+        the device had not come there.
         """
         if begin + len(samples) > self._limit:
             return False, False

@@ -75,7 +75,9 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
     if block.ndim == 1:
         block = block[np.newaxis]
     if block.ndim != 2 or not len(block):
-        raise ValueError(f"Samples must be (n_samples,) or (channels, n_samples), got shape {given.shape}")
+        raise ValueError(
+            f"Samples must be (n_samples,) or (channels, n_samples) with a channel, got shape {given.shape}"
+        )
     if channels is not None and len(block) != channels:
         transposed = ": it looks transposed" if given.ndim == 2 and given.shape[1] == channels else ""
         raise ValueError(f"This sink has {channels=}, got samples of shape {given.shape}{transposed}")
