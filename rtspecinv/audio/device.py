@@ -260,9 +260,7 @@ class SoundDeviceSink(Sink):
         self._count_late_blocks()
         fade_length, enough = len(self._fade_out), len(self._ring.samples) // 4
         while True:
-            self._ring.recycle(enough)
-            if self._running and self._ring.exhausted:
-                self._stop()
+            self._recycle(enough)
             claimed, begin, parts = self._ring.claimed, self._end, [block, self._edge(block[-1])]
             goes_on = self._sounding and claimed <= self._end
             if not goes_on:
@@ -282,6 +280,12 @@ class SoundDeviceSink(Sink):
         if not in_time:  # they came at the same moment, and the device may have played some of the fade
             self._count_underflow(begin, 0)
         self._end, self._sounding = end, True
+
+    def _recycle(self, enough: int = 0) -> None:
+        """Lend the device again what it has played, or stop it where it came to the end before."""
+        self._ring.recycle(enough)
+        if self._running and self._ring.exhausted:
+            self._stop()
 
     def _edge(self, sample: npt.NDArray[np.float32]) -> Block:
         """Fade of `(channels,)` to silence."""
@@ -325,7 +329,7 @@ class SoundDeviceSink(Sink):
         fade_length = len(self._fade_out)
         stored = False
         while not stored and self._ring.claimed < self._used:
-            self._ring.recycle()
+            self._recycle()
             begin = self._ring.claimed
             faded = np.zeros((max(self._used - begin, fade_length), self.channels), np.float32)
             if self._running:
