@@ -27,7 +27,6 @@ class HandStream:
 
     latency = 0.01
     rates = None  # that it takes; None: all
-
     between: Iterator[int] = iter(())  # samples that it asks for just before a look at how far it is
 
     def __init__(self, callback, channels, **options):

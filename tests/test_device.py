@@ -256,6 +256,16 @@ def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatc
     assert np.isin(noise(30), heard).all()
 
 
+def still_plays(sink, stream):
+    """Check that what is written next is heard whole."""
+    written = noise(60, seed=9)
+    with stream.asking(50), bounded():
+        sink.write(written)
+        sink.drain()
+    heard = np.concatenate(stream.heard, -1)[0]
+    np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
+
+
 @BACKENDS
 @pytest.mark.parametrize("cut", ["clear", "abort"])
 @pytest.mark.parametrize("n_before", range(12))
@@ -268,12 +278,7 @@ def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backe
     with bounded():
         getattr(sink, cut)()
     if cut == "clear":
-        written = noise(60, seed=1)
-        with stream.asking(50), bounded():
-            sink.write(written)
-            sink.drain()
-        heard = np.concatenate(stream.heard, -1)[0]
-        np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
+        still_plays(sink, stream)
 
 
 @pytest.mark.parametrize("n_before", range(2))
@@ -288,12 +293,7 @@ def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_befo
     for _ in range(2 * RATE // 50):
         stream.ask(50)
         assert stream.actions or sink._ring.exhausted
-    written = noise(60, seed=2)
-    with stream.asking(50), bounded():
-        sink.write(written)
-        sink.drain()
-    heard = np.concatenate(stream.heard, -1)[0]
-    np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
+    still_plays(sink, stream)
 
 
 def test_device_starts_when_prefilled_and_drain_starts_a_short_one():

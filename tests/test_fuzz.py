@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtspecinv
-from rtspecinv import ArraySink, Compression, MelConfig, PictureScale
+from rtspecinv import ArraySink, Compression, MelConfig, PictureScale, updates
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
@@ -182,6 +182,24 @@ def test_faces_of_torch_specinv(spec, number):
     attempt(lambda: rtspecinv.methods.RTISI_LA(spec, max_iter=1, **options))
     attempt(lambda: rtspecinv.methods.phase_init(spec, n_fft=64, hop_length=16))
     attempt(lambda: rtspecinv.methods.griffin_lim(spec, max_iter=1, verbose=False, hop_length=number))
+
+
+@settings(quick, max_examples=30 * EFFORT)
+@given(spec=ANYTHING, samples=st.one_of(st.none(), st.integers(-1, 500), st.just((2, 300)), st.just("8")))
+def test_the_face_of_l_bfgs(spec, samples):
+    options = {"outer_max_iter": 1, "max_iter": 1, "verbose": 0}
+    attempt(lambda: rtspecinv.L_BFGS(spec, STFT.magnitude, samples, **options))
+
+
+RULES = [updates.GriffinLim, updates.RAAR, updates.DifferenceMap, updates.ADMM, updates.AcceleratedGriffinLim]
+
+
+@quick
+@given(rule=st.sampled_from([*RULES, updates.RTISI, rtspecinv.Hybrid]), numbers=st.lists(NUMBERS, max_size=3))
+def test_update_rules(rule, numbers):
+    made = attempt(lambda: rule(*numbers))
+    if made is not None:
+        attempt(lambda: rtspecinv.invert(torch.rand(N_FREQ, 9), STFT, update=made, n_iter=2))
 
 
 @quick
