@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from rtspecinv.audio import SoundDeviceSink, device
+from rtspecinv.audio import Microphone, SoundDeviceSink, device, microphone
 
 RATE = 1000  # so that a fade has 5 samples
 FADE = 5
@@ -23,20 +23,28 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 class HandStream:
-    """A stream of PortAudio whose device asks when the test says so."""
+    """A stream of PortAudio whose device asks for samples, and gives some, when the test says so.
 
-    latency = 0.01
+    channels: those it plays, or how many it records and how many it plays. What it records are the numbers
+    from 1 on, a row for each channel 100,000 higher.
+    """
+
+    latency: float | tuple[float, float] = 0.01
     rates = None  # that it takes; None: all
     between: Iterator[int] = iter(())  # samples that it asks for just before a look at how far it is
 
     def __init__(self, callback, channels, **options):
         if self.rates and options["samplerate"] not in self.rates:
             raise OSError("Invalid sample rate [PaErrorCode -9997]")
-        self.callback, self.channels, self.active, self.options = callback, channels, False, options
-        self.heard = [np.zeros((channels, 0), np.float32)]
+        self.callback, self.channels, self.options = callback, channels, options
+        self.n_recorded, self.n_played = channels if isinstance(channels, tuple) else (0, channels)
+        self.active = False
+        self.heard = [np.zeros((self.n_played, 0), np.float32)]
+        self.n_given = 0  # samples that it had to record, whether taken or not
         self._asks = False
 
     def start(self):
+        assert not self.active
         self.active = True
 
     def stop(self):
@@ -45,10 +53,18 @@ class HandStream:
     def close(self, ignore_errors=True):
         self.active = False
 
-    def ask(self, n: int, late: bool = False) -> np.ndarray:
-        out, self._asks = np.full((n, self.channels), np.nan, np.float32), True
-        self.callback(out, n, None, types.SimpleNamespace(output_underflow=late))
+    def ask(self, n: int, late: bool = False, lost: bool = False) -> np.ndarray:
+        """Go on by a block of `n` samples; returns what was played."""
+        self._asks = True
+        numbers = self.n_given + np.arange(1, n + 1)[:, np.newaxis]
+        given = (numbers + 100_000 * np.arange(self.n_recorded)).astype(np.float32)
+        out = np.full((n, self.n_played), np.nan, np.float32)
+        blocks = [given] * bool(self.n_recorded) + [out] * bool(self.n_played)
+        status = types.SimpleNamespace(output_underflow=late, input_overflow=lost)
+        self.callback(*blocks, n, None, status)
         self.heard.append(out.T)
+        self.n_given += n
+        given[:] = np.nan  # memory that is used again
         self._asks = False
         return out.T
 
@@ -75,6 +91,13 @@ class HandStream:
             thread.join()
 
 
+class HandInput(HandStream):
+    """A stream that only records."""
+
+    def __init__(self, callback, channels, **options):
+        super().__init__(callback, (channels, 0), **options)
+
+
 class Count:
     """A counter of the device's samples, whose reader may find that it has asked just before."""
 
@@ -92,73 +115,115 @@ class Count:
 
 
 class HandMixer(HandStream):
-    """rtmixer's mixer: serves its actions in order; one ends at the first block that its ring cannot fill."""
+    """rtmixer's streams: serve actions in order; one ends at the first block that its ring cannot take."""
 
     def __init__(self, **options):
         super().__init__(self._mix, **options)
         self.actions = []
         self.presses: Iterator[bool] = iter(())  # whether Ctrl-C comes when a ring of its is filled
 
-    def play_ringbuffer(self, ring):
+    def _add(self, ring, serve):
         action = Count(self)
-        action.ring, action.stats = ring, types.SimpleNamespace(max_blocksize=0, output_underflows=0)
+        action.ring, action.serve = ring, serve
+        action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)
         self.actions.append(action)
         return action
+
+    def play_ringbuffer(self, ring):
+        return self._add(ring, self._play)
+
+    def record_ringbuffer(self, ring):
+        return self._add(ring, self._record)
 
     def cancel(self, action):
         self.actions.remove(action)
 
-    def _mix(self, out, n, clock, status):
-        out[:] = 0
+    def _mix(self, *arguments):
+        *blocks, n, _, status = arguments
+        if self.n_played:
+            blocks[-1][:] = 0
         for action in list(self.actions):
-            n_read, *parts = action.ring.get_read_buffers(n)
-            out[:n_read] += np.frombuffer(b"".join(parts), np.float32).reshape(
-                -1, action.ring.elementsize // 4
-            )
-            action.ring.advance_read_index(n_read)
-            action.done_frames += n_read
+            n_done = action.serve(action.ring, blocks, n)
+            action.done_frames += n_done
             action.stats.max_blocksize = max(n, action.stats.max_blocksize)
             action.stats.output_underflows += status.output_underflow
-            if n_read < n:
+            action.stats.input_overflows += status.input_overflow
+            if n_done < n:
                 self.actions.remove(action)
+
+    @staticmethod
+    def _play(ring, blocks, n):
+        n_read, *parts = ring.get_read_buffers(n)
+        blocks[-1][:n_read] += np.frombuffer(b"".join(parts), np.float32).reshape(-1, ring.elementsize // 4)
+        ring.advance_read_index(n_read)
+        return n_read
+
+    @staticmethod
+    def _record(ring, blocks, n):
+        return ring.write(blocks[0][: ring.write_available])
 
 
 def hand_rtmixer() -> types.ModuleType:
-    """A module with such a mixer and rtmixer's own ring buffers, at whose filling the device may ask, too."""
+    """A module with such streams and rtmixer's own ring buffers, at whose filling the device may ask, too."""
     rtmixer = pytest.importorskip("rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
     module = types.ModuleType("rtmixer")
+    streams: list[HandMixer] = []
 
-    def mixer(**options):
-        stream = HandMixer(**options)
+    class RingBuffer(rtmixer.RingBuffer):
+        def advance_write_index(self, size):
+            if next(streams[-1].presses, False):
+                signal.raise_signal(signal.SIGINT)
+            streams[-1].come_between()
+            super().advance_write_index(size)
 
-        class RingBuffer(rtmixer.RingBuffer):
-            def advance_write_index(self, size):
-                if next(stream.presses, False):
-                    signal.raise_signal(signal.SIGINT)
-                stream.come_between()
-                super().advance_write_index(size)
+        def advance_read_index(self, size):
+            if streams:
+                streams[-1].come_between()
+            super().advance_read_index(size)
 
-        module.RingBuffer = RingBuffer
-        return stream
+    def opener(kind):
+        def opened(channels, **options):
+            streams.append(HandMixer(channels=(channels, 0) if kind == "input" else channels, **options))
+            return streams[-1]
 
-    module.Mixer = mixer
+        return opened
+
+    module.RingBuffer = RingBuffer
+    module.Mixer, module.MixerAndRecorder, module.Recorder = map(opener, ("output", "duplex", "input"))
     return module
 
 
 FAKE_SOUNDDEVICE = types.SimpleNamespace(
     OutputStream=HandStream,
+    InputStream=HandInput,
+    Stream=HandStream,
     PortAudioError=OSError,
     CallbackAbort=StopIteration,
     query_devices=lambda *one: {"default_samplerate": 2000.0} if one else [{"max_output_channels": 2}],
 )
 
 
-def hand_sink(*arguments, backend="callback", **options) -> tuple[SoundDeviceSink, HandStream]:
+def by_hand(module: types.ModuleType, backend: str, opener):
+    """Call what opens a device in `module`, by hand."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(device, "sounddevice", lambda: FAKE_SOUNDDEVICE)
+        monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
         if backend == "rtmixer":
             monkeypatch.setitem(sys.modules, "rtmixer", hand_rtmixer())
-        sink = SoundDeviceSink(*arguments, backend=backend, **options)
+        return opener()
+
+
+def hand_sink(*arguments, backend="callback", **options) -> tuple[SoundDeviceSink, HandStream]:
+    sink = by_hand(device, backend, lambda: SoundDeviceSink(*arguments, backend=backend, **options))
+    stream = sink._ring.stream
     if backend == "callback":
-        sink._ring.claim = Count(sink._ring.stream)
-    return sink, sink._ring.stream
+        sink._ring.claim = Count(stream)
+        if sink._ring.capture is not None:
+            sink._ring.capture.count = Count(stream)
+    return sink, stream
+
+
+def hand_microphone(*arguments, backend="callback", **options) -> tuple[Microphone, HandStream]:
+    opened = by_hand(microphone, backend, lambda: Microphone(*arguments, backend=backend, **options))
+    if backend == "callback":
+        opened._capture.count = Count(opened._stream)
+    return opened, opened._stream

@@ -70,7 +70,7 @@ def server(
 
     name = name or f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
     command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
-    command += ["-r", str(sample_rate), "-p", str(period), "-C", "0", "-P", str(CHANNELS)]
+    command += ["-r", str(sample_rate), "-p", str(period), "-C", str(CHANNELS), "-P", str(CHANNELS)]
     with open(_log(name), "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
     before = {key: os.environ.get(key) for key in ("JACK_DEFAULT_SERVER", "JACK_NO_START_SERVER")}

@@ -1,7 +1,8 @@
 """Rough handling of a sound device: `python rough.py ctrl-c|unplug N_ROUNDS BACKEND SEED`.
 
-Every round plays and is ended at a random moment, by Ctrl-C or by the server going away. What must follow is
-one error, a closed device and no thread left. Exits with an error otherwise.
+BACKEND is rtmixer or callback, followed by "-duplex" if the stream is to record, too. Every round plays and
+is ended at a random moment, by Ctrl-C or by the server going away. What must follow is one error, a closed
+device and no thread left. Exits with an error otherwise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 
 import jackd
 import numpy as np
@@ -28,10 +30,15 @@ def native_threads() -> int:
 def play(backend: str, drains: bool) -> None:
     """Write, clear, drain and close, until something happens."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3000)).astype(np.float32)
+    backend, _, duplex = backend.partition("-")
+    options = {"queue_seconds": 0.1, "prefill_seconds": 0.01, "backend": backend}
     with SoundDeviceSink(
-        jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=0.1, prefill_seconds=0.01, backend=backend
+        jackd.SAMPLE_RATE, device=jackd.DEVICE, input_channels=int(bool(duplex)), **options
     ) as sink:
         for _ in range(2 if drains else 1000):
+            if duplex:
+                for block in islice(sink.microphone, 2):
+                    sink.write(block)
             for _ in range(5):
                 sink.write(samples)
             sink.clear()
@@ -42,7 +49,7 @@ def play(backend: str, drains: bool) -> None:
 
 def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
     with jackd.server(**jackd.CARDS["patient"]):
-        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, backend=backend).close()
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE).close()
         n_threads = None
         for _ in range(n_rounds):
             presser = threading.Timer(chance.uniform(0.005, 0.5), os.kill, [os.getpid(), signal.SIGINT])

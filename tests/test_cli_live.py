@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from stage import workers
 
 import rtspecinv
-from rtspecinv.audio import DeviceError, PlayerStats, portaudio, read_audio
+from rtspecinv.audio import DeviceError, PlayerStats, SoundDeviceSink, portaudio, read_audio
+from rtspecinv.cli import live as performing
 from rtspecinv.cli import main
 from rtspecinv.cli import view as views
 from rtspecinv.cli.live import slowed
@@ -66,12 +67,12 @@ def status_of(args: list[str]) -> object:
 
 @contextmanager
 def singing(server: str, glide: float = 0.0) -> Iterator[None]:
-    """Another JACK client sings TONE, rising by `glide` octaves a second, into what PortAudio takes for a
-    microphone."""
+    """Another JACK client, a device to PortAudio, sings TONE, rising by `glide` octaves a second."""
     import jack
     import sounddevice
 
     client = jack.Client("singer", servername=server, no_start_server=True)
+    client.inports.register("in")  # which nobody hears
     port, phase, n_given = client.outports.register("out"), 0.0, 0
 
     def sing(n_samples: int) -> None:
@@ -107,10 +108,15 @@ def cents(frequencies: np.ndarray, expected: float) -> float:
 # -- live --
 
 
-def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("device", "streams"), [(jackd.DEVICE, "two, as"), (SINGER, "one for microphone and speakers")]
+)
+def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys, device, streams):
     with singing(card):
-        assert main([*LIVE, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]) == 0
+        args = ["-d", device, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]
+        assert main([*LIVE, *args]) == 0
     out, _ = lines(capsys)
+    assert out[1].startswith(f"streams       {streams}")
     stated = [float(number) for number in re.findall(r"\d+\.\d", out[0])]
     assert out[0].startswith("latency ")
     assert stated[0] == pytest.approx(sum(stated[1:]), abs=0.3)
@@ -120,6 +126,20 @@ def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys):
     assert out[-1] == f"written       {tmp_path / 'a.wav'}"
     assert cents(pitches(tmp_path / "a.wav"), TONE) < CENTS
     assert soundfile.info(tmp_path / "a.wav").duration > 1.4
+
+
+def test_a_device_that_cannot_do_both_at_once_gets_two_streams(card, tmp_path, capsys, monkeypatch):
+    def one_way(*arguments, **options):
+        if options["input_channels"]:
+            raise DeviceError("half-duplex")
+        return SoundDeviceSink(*arguments, **options)
+
+    monkeypatch.setattr(performing, "SoundDeviceSink", one_way)
+    with singing(card):
+        args = ["-d", SINGER, "--seconds", "0.5", "-o", str(tmp_path / "a.wav")]
+        assert main([*LIVE, *args]) == 0
+    assert lines(capsys)[0][1].startswith("streams       two, as")
+    assert cents(pitches(tmp_path / "a.wav"), TONE) < CENTS
 
 
 def test_live_shifts(card, tmp_path):
@@ -305,8 +325,12 @@ def test_the_meter_takes_the_peak_once():
 
 def test_a_latency_that_cannot_be_is_none():
     class Stream:
-        latency = 2**32 / 48000
+        latency: float | tuple[float, float] = 2**32 / 48000
 
-    assert portaudio.stream_seconds(Stream()) == 0
-    Stream.latency = 0.25
-    assert portaudio.stream_seconds(Stream()) == 0.25
+    for is_output, seconds in ((False, 0.25), (True, 0.5)):
+        Stream.latency = 2**32 / 48000
+        assert portaudio.stream_seconds(Stream(), is_output) == 0
+        Stream.latency = seconds
+        assert portaudio.stream_seconds(Stream(), is_output) == seconds
+        Stream.latency = (0.25, 0.5)  # of a duplex stream
+        assert portaudio.stream_seconds(Stream(), is_output) == seconds

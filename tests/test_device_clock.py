@@ -301,14 +301,19 @@ def roughly(what: str, n_rounds: int, backend: str, seed: int = 0) -> None:
     assert ended.stdout.splitlines()[-1] == f"{n_rounds} rounds"
 
 
+STREAMS = pytest.mark.parametrize("stream", ["", "-duplex"], ids=["output", "duplex"])
+
+
 @BACKENDS
+@STREAMS
 @pytest.mark.parametrize(("what", "n_rounds"), [("ctrl-c", 3), ("unplug", 1)])
-def test_rough_handling_ends_well(backend, what, n_rounds):
-    roughly(what, n_rounds, backend)
+def test_rough_handling_ends_well(backend, stream, what, n_rounds):
+    roughly(what, n_rounds, backend + stream)
 
 
 @pytest.mark.soak
 @BACKENDS
+@STREAMS
 @pytest.mark.parametrize("what", ["ctrl-c", "unplug"])
-def test_rough_handling_ends_well_200_times(backend, what):
-    roughly(what, 200, backend, seed=1)
+def test_rough_handling_ends_well_200_times(backend, stream, what):
+    roughly(what, 200, backend + stream, seed=1)

@@ -16,12 +16,20 @@ from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_sink, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import DeviceError, Microphone, SoundDeviceSink, device, device_table, portaudio, sources
+from rtspecinv.audio import (
+    DeviceError,
+    Microphone,
+    SoundDeviceSink,
+    device,
+    device_table,
+    microphone,
+    portaudio,
+)
 
 
 @pytest.fixture
 def by_hand(monkeypatch):
-    for module in (device, sources):
+    for module in (device, microphone):
         monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
 
 
@@ -96,8 +104,8 @@ def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize("by_thread", [False, True])
-@pytest.mark.parametrize("microphone", [False, True])
-def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, microphone, by_thread):
+@pytest.mark.parametrize("records", [False, True])
+def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, records, by_thread):
     """The signal may go to another thread, where this one does not take it."""
     happened, opening, pressed = [], threading.Event(), threading.Event()
 
@@ -118,13 +126,13 @@ def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, microphon
 
     fake = types.SimpleNamespace(PortAudioError=OSError, CallbackAbort=None)
     fake.OutputStream = fake.InputStream = Opening
-    for module in (device, sources):
+    for module in (device, microphone):
         monkeypatch.setattr(module, "sounddevice", lambda: fake)
     before = signal.getsignal(signal.SIGINT)
     presser = threading.Thread(target=press if by_thread else lambda: None)
     presser.start()
     with pytest.raises(KeyboardInterrupt):
-        Microphone(RATE) if microphone else SoundDeviceSink(RATE, backend="callback")
+        Microphone(RATE, backend="callback") if records else SoundDeviceSink(RATE, backend="callback")
     presser.join()
     assert happened == ["opened", "closed"]
     assert signal.getsignal(signal.SIGINT) is before

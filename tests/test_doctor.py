@@ -36,6 +36,7 @@ def test_all_is_well_on_a_card(card, capsys):
     for name in ("python", "torch", "CUDA", "library", "output", "test stream", "push", "playing"):
         assert re.search(f"^{name} +.", out, re.MULTILINE), name
     assert f"rates         {jackd.SAMPLE_RATE}; 44100, 22050, 16000 Hz are resampled" in out
+    assert "streams       of `live`: one for microphone and speakers\n" in out
     assert re.search(r"1 s of silence at 48000 Hz, \d+ underflows, device latency \d+\.\d ms", out)
     assert len(re.findall(r"^ +\d+/\d+: \d+ µs; 8 iterations \d+%", out, re.MULTILINE)) == 3
     assert out.endswith("playing       works\n")
@@ -85,7 +86,7 @@ def test_no_device_is_fatal_and_no_microphone_is_not(capsys, monkeypatch):
     )
     monkeypatch.setattr(clinic, "_sounddevice", lambda: sd)
     monkeypatch.setattr(clinic, "CHECKS", (clinic._devices,))
-    listed = [{"max_output_channels": 2}]
+    listed = [{"max_output_channels": 2, "max_input_channels": 0}]
     assert clinic.doctor() == 0
     assert "input         no default device\n" in capsys.readouterr().out
     listed = []

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import queue
-import types
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from anything import ANYTHING, N_FREQ, NUMBERS, STFT, attempt, bounded, check_finite, quick, sound
-from hand import hand_sink
+from hand import hand_microphone, hand_sink
 from hypothesis import given
 from hypothesis import strategies as st
 from stage import join_workers
 
 import rtspecinv
 from rtspecinv import ArraySink, Mailbox, Player, TeeSink
-from rtspecinv.audio import sources
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 INVERTER = rtspecinv.StreamingInverter(STFT, engine="eager", n_iter=1)
-FAKE_INPUT = types.SimpleNamespace(
-    InputStream=lambda **options: types.SimpleNamespace(latency=0.01),
-    PortAudioError=OSError,
-    query_devices=lambda *_: {"default_samplerate": 2000.0},
-)
 GOOD = torch.rand(N_FREQ, generator=torch.Generator().manual_seed(0))
 
 
@@ -118,8 +111,4 @@ def test_sound_devices(sample_rate, channels, options, blocks):
 @quick
 @given(sample_rate=st.one_of(st.none(), NUMBERS), channels=NUMBERS, queue_seconds=NUMBERS)
 def test_microphones(sample_rate, channels, queue_seconds):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(sources, "sounddevice", lambda: FAKE_INPUT)
-        attempt(
-            lambda: sources.Microphone(sample_rate, channels, queue_seconds=queue_seconds).latency_seconds
-        )
+    attempt(lambda: hand_microphone(sample_rate, channels, queue_seconds=queue_seconds)[0].latency_seconds)

@@ -5,10 +5,11 @@ Sound libraries are imported when a device or a file is opened, not before.
 """
 
 from rtspecinv.audio.device import SoundDeviceSink
+from rtspecinv.audio.microphone import Microphone, Recording
 from rtspecinv.audio.player import Player, PlayerStats, play
-from rtspecinv.audio.portaudio import DeviceError, device_table
+from rtspecinv.audio.portaudio import DeviceError, device_table, one_device
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
-from rtspecinv.audio.sources import AudioReader, Mailbox, Microphone, read_audio
+from rtspecinv.audio.sources import AudioReader, Mailbox, read_audio
 from rtspecinv.audio.stream import Progress
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "Player",
     "PlayerStats",
     "Progress",
+    "Recording",
     "Sink",
     "SoundDeviceSink",
     "TeeSink",
     "device_table",
+    "one_device",
     "play",
     "read_audio",
 ]

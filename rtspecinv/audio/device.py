@@ -7,24 +7,24 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.audio.capture import Capture
+from rtspecinv.audio.microphone import Recording
 from rtspecinv.audio.portaudio import (
     DeviceError,
     Watchdog,
     abandon,
     check_settings,
-    leave_at_exit,
-    opened,
+    rtmixer_for,
     sounddevice,
     stream_seconds,
     undisturbed,
 )
 from rtspecinv.audio.resample import Resampler
-from rtspecinv.audio.ring import Ring, ring_opener
+from rtspecinv.audio.ring import open_ring
 from rtspecinv.audio.sinks import Block, Sink, as_block
 
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
@@ -44,6 +44,8 @@ class SoundDeviceSink(Sink):
     block_length: samples the device takes at once, 0 leaves it to the device.
     backend: `"rtmixer"` copies to the device in C and is not held up by a busy interpreter, `"callback"`
         copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
+    input_channels: if there are any, the stream is a duplex one: what the device records meanwhile is given
+        by `microphone`, at the same pace as it plays. There is no resampling then.
 
     Written samples are never changed. Where sound begins or ends other than in silence, 5 ms are put before
     or after it in which its first or last sample is faded in or out, so that nothing clicks. A gap because
@@ -68,8 +70,11 @@ class SoundDeviceSink(Sink):
         prefill_seconds: float = 0.05,
         block_length: int = 0,
         backend: str = "auto",
+        input_channels: int = 0,
     ) -> None:
         check_settings(sample_rate, channels, queue_seconds)
+        if not hasattr(input_channels, "__index__") or input_channels < 0:
+            raise ValueError(f"Parameter {input_channels=} is not an integer >= 0!")
         if not 0 <= prefill_seconds <= queue_seconds:
             raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
         self.sample_rate = sample_rate
@@ -81,7 +86,11 @@ class SoundDeviceSink(Sink):
         self._sounddevice = sounddevice()
         self._lock = threading.Lock()
         options = {"device": device, "channels": channels, "latency": latency, "blocksize": block_length}
-        self._ring, self.device_rate = self._open(backend, queue_seconds + _RING_SECONDS, options)
+        self._ring, self.device_rate = open_ring(
+            *(self._sounddevice, rtmixer_for(backend), sample_rate, queue_seconds + _RING_SECONDS),
+            options,
+            input_channels,
+        )
         self._resampler = None if self.device_rate == sample_rate else self._open_resampler()
         delay = 0 if self._resampler is None else self._resampler.longest_delay
         self._queue_length = max(1, round(queue_seconds * self.device_rate)) + delay
@@ -95,35 +104,12 @@ class SoundDeviceSink(Sink):
         self._clears = 0
         self._running = False
         self._closed = False
-        self._watchdog = Watchdog(lambda: self._ring.claimed, self._active)
+        self._recording = False  # so that the device has to run, even in silence
+        capture = self._ring.capture
+        self._microphone = _DuplexMicrophone(self, capture) if capture is not None else None
+        self._watchdog = Watchdog(self._sounddevice, self._ring.stream, lambda: self._ring.claimed, "taken")
 
     # -- opening -------------------------------------------------------------------------------------------
-
-    def _open(self, backend: str, seconds: float, options: dict[str, Any]) -> tuple[Ring, int]:
-        """Return a ring at our rate or, if the device refuses that, at its own, and that rate."""
-        sd, device = self._sounddevice, options["device"]
-        opener = ring_opener(backend, sd)
-
-        def open_at(rate: int) -> tuple[Ring, int]:
-            make = partial(opener, round(seconds * rate), {"samplerate": rate, **options})
-            return opened(make, lambda ring: ring.stream.close()), rate
-
-        try:
-            try:
-                return open_at(self.sample_rate)
-            except sd.PortAudioError:
-                own_rate = round(sd.query_devices(device, "output")["default_samplerate"])
-                if own_rate == self.sample_rate:
-                    raise
-                return open_at(own_rate)
-        except (ValueError, sd.PortAudioError) as error:
-            if device is None and not any(each["max_output_channels"] for each in sd.query_devices()):
-                raise DeviceError("There is no sound device to play on") from error
-            raise DeviceError(
-                f"Cannot play on device {device if device is not None else 'default'!r} with "
-                f"sample_rate={self.sample_rate}, channels={self.channels}: {' '.join(str(error).split())}; "
-                "`rtspecinv devices` lists what there is"
-            ) from error
 
     def _open_resampler(self) -> Resampler:
         try:
@@ -188,7 +174,7 @@ class SoundDeviceSink(Sink):
         Of these it knows what the device tells, and that they hold a block.
         """
         with self._lock:
-            told = 0.0 if self._closed else stream_seconds(self._ring.stream)
+            told = 0.0 if self._closed else stream_seconds(self._ring.stream, is_output=True)
             block_seconds = self._ring.block_length / self.device_rate
             return (self._ahead + self._held) / self.device_rate + max(told, block_seconds)
 
@@ -302,7 +288,10 @@ class SoundDeviceSink(Sink):
                 self._start()
 
     def drain(self) -> None:
-        """Wait until everything written has been played; the device then rests until the next `write`."""
+        """Wait until everything written has been played; the device then rests until the next `write`.
+
+        While its microphone records, it plays silence instead.
+        """
         with self._lock:
             self._check()
             clears = self._clears
@@ -315,7 +304,8 @@ class SoundDeviceSink(Sink):
             with self._lock:
                 self._count_late_blocks()
                 self._sounding = False
-                self._stop()
+                if not self._recording:
+                    self._stop()
 
     def clear(self) -> None:
         """Fade out within one block of the device and forget what is queued; the device stays open."""
@@ -365,13 +355,13 @@ class SoundDeviceSink(Sink):
 
     def _close_stream(self) -> None:
         """Let PortAudio close the stream, which joins its thread."""
-        gone = self._running and self._ring.claimed < self._end
+        gone = self._watchdog.gone or (self._running and self._ring.claimed < self._end)
         if self._running and not gone:
             self._stop()
         self._running = False
         with undisturbed():
             if gone:
-                abandon(self._ring.stream)
+                abandon(self._sounddevice, self._ring.stream)
             else:
                 self._ring.stream.close(ignore_errors=True)
 
@@ -413,14 +403,45 @@ class SoundDeviceSink(Sink):
         if self._closed:
             raise ValueError("The sound device is closed")
         if self._running and not self._ring.exhausted:
-            try:
-                self._watchdog.look()
-            except DeviceError:
-                leave_at_exit(self._sounddevice)
-                raise
+            self._watchdog.look()
 
-    def _active(self) -> bool:
-        try:
-            return bool(self._ring.stream.active)
-        except self._sounddevice.PortAudioError:
-            return False
+    # -- recording -----------------------------------------------------------------------------------------
+
+    @property
+    def microphone(self) -> Recording:
+        """What the device records; raises `ValueError` without `input_channels`."""
+        if self._microphone is None:
+            raise ValueError(
+                "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)!"
+            )
+        return self._microphone
+
+
+class _DuplexMicrophone(Recording):
+    """What the stream of a sink records."""
+
+    def __init__(self, sink: SoundDeviceSink, capture: Capture) -> None:
+        super().__init__(sink.device_rate, capture, sink._ring.stream)
+        self._sink = sink
+
+    def _begin(self) -> None:
+        with self._sink._lock:
+            self._sink._check()
+            if not self._closed and not self._sink._recording:
+                self._capture.clear()
+                self._sink._recording = True
+                self._sink._start()
+
+    def _take(self) -> Block | None:
+        sink = self._sink
+        with sink._lock:
+            if self._closed or sink._closed:
+                return None
+            sink._check()
+            sink._recycle(len(sink._ring.samples) // 4)
+            sink._start()  # if nobody has written or taken anything for so long that it came to its end
+            return self._capture.read()
+
+    def _end(self) -> None:
+        with self._sink._lock:
+            self._sink._recording = False

@@ -34,6 +34,26 @@ def sounddevice() -> Any:
     return module
 
 
+def rtmixer_for(backend: str) -> Any | None:
+    """Return rtmixer, or None for a callback.
+
+    backend: `"rtmixer"`, `"callback"`, or `"auto"` for rtmixer where it is installed.
+
+    Raises `ImportError` if rtmixer is asked for and missing.
+    """
+    if backend not in ("auto", "rtmixer", "callback"):
+        raise ValueError(f'Parameter {backend=} is none of "auto", "rtmixer", "callback"!')
+    if backend == "callback":
+        return None
+    try:
+        import rtmixer
+    except ImportError as error:
+        if backend == "rtmixer":
+            raise ImportError('backend="rtmixer" needs it: pip install "rtspecinv[live]"') from error
+        return None
+    return rtmixer
+
+
 def check_settings(sample_rate: int, channels: int, queue_seconds: float) -> None:
     """Raise `ValueError` for what no device can have."""
     for name, value in (("sample_rate", sample_rate), ("channels", channels)):
@@ -43,12 +63,24 @@ def check_settings(sample_rate: int, channels: int, queue_seconds: float) -> Non
         raise ValueError(f"Parameter {queue_seconds=} is not a finite time, long enough for a sample!")
 
 
-def stream_seconds(stream: Any) -> float:
+def refused(
+    to_do: str, device: int | str | None, sample_rate: int | None, channels: int, why: object
+) -> DeviceError:
+    """Return the error for a device that does not take these settings."""
+    name = device if device is not None else "default"
+    return DeviceError(
+        f"Cannot {to_do} device {name!r} with {sample_rate=}, {channels=}: {' '.join(str(why).split())}; "
+        "`rtspecinv devices` lists what there is"
+    )
+
+
+def stream_seconds(stream: Any, is_output: bool) -> float:
     """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
 
     Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
     """
-    seconds = float(stream.latency)
+    told = stream.latency
+    seconds = float(told[is_output] if isinstance(told, tuple) else told)
     return seconds if seconds < _LONGEST_LATENCY else 0.0
 
 
@@ -58,6 +90,19 @@ def device_table() -> str:
     if not devices:
         raise DeviceError("PortAudio finds no sound device")
     return str(devices)
+
+
+def one_device(to_record: int | str | None, to_play: int | str | None) -> dict[str, Any] | None:
+    """Return what PortAudio tells of the device that both are, or None if they are two, or not there.
+
+    Its `index` and its `default_samplerate` are what a stream for both needs.
+    """
+    sd = sounddevice()
+    try:
+        recording, playing = sd.query_devices(to_record, "input"), sd.query_devices(to_play, "output")
+    except (ValueError, sd.PortAudioError):
+        return None
+    return dict(playing) if recording["index"] == playing["index"] else None
 
 
 @contextmanager
@@ -98,14 +143,15 @@ def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _
 
 
 class Watchdog:
-    """Notices that a device stands still that should play.
+    """Notices that a stream stands still that should run.
 
     position: tells how far it is.
-    is_active: tells whether PortAudio says that it plays; as long as it moves, that need not be asked.
+    verb: "taken" or "given", what the device should have done with samples.
     """
 
-    def __init__(self, position: Callable[[], int], is_active: Callable[[], bool]) -> None:
-        self._position, self._is_active = position, is_active
+    def __init__(self, module: Any, stream: Any, position: Callable[[], int], verb: str) -> None:
+        self._module, self._stream, self._position, self._verb = module, stream, position, verb
+        self.gone = False
         self.start()
 
     def start(self) -> None:
@@ -113,28 +159,42 @@ class Watchdog:
         self._moved = self._looked = time.monotonic()
         self._seen = self._position()
 
+    @property
+    def active(self) -> bool:
+        """Whether PortAudio says that the stream runs."""
+        try:
+            return bool(self._stream.active)
+        except self._module.PortAudioError:
+            return False
+
     def look(self) -> None:
         """Raise `DeviceError` if it stopped, or has not moved for long."""
         now, position = time.monotonic(), self._position()
         was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this program itself
         if position != self._seen:
             self._seen, self._moved = position, now
-        elif not self._is_active():
-            raise DeviceError("The sound device stopped")
+        elif not self.active:
+            self._lose("stopped")
         elif was_asleep:
             self._moved = now
         elif now - self._moved > STALL_SECONDS:
-            raise DeviceError(f"The sound device has taken no samples for {STALL_SECONDS:.0f} seconds")
+            self._lose(f"has {self._verb} no samples for {STALL_SECONDS:.0f} seconds")
+
+    def _lose(self, how: str) -> None:
+        self.gone = True
+        _leave_at_exit(self._module)
+        raise DeviceError(f"The sound device {how}")
 
 
-def abandon(stream: Any) -> None:
-    """Let PortAudio close the stream of a device that is gone, in its own time: that may be minutes."""
-    closer = threading.Thread(target=stream.close, name="close", daemon=True)
-    closer.start()
-    closer.join(STALL_SECONDS)
-
-
-def leave_at_exit(module: Any) -> None:
+def _leave_at_exit(module: Any) -> None:
     """Let Python's exit not end PortAudio, which aborts the process where a JACK server has gone."""
     if hasattr(module, "_exit_handler"):
         atexit.unregister(module._exit_handler)
+
+
+def abandon(module: Any, stream: Any) -> None:
+    """Let PortAudio close the stream of a device that is gone, in its own time: that may be minutes."""
+    _leave_at_exit(module)
+    closer = threading.Thread(target=stream.close, name="close", daemon=True)
+    closer.start()
+    closer.join(STALL_SECONDS)

@@ -13,41 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from rtspecinv.audio.portaudio import undisturbed
+from rtspecinv.audio.capture import CallbackCapture, Capture, Count, Counter, RtmixerCapture, ring_memory
+from rtspecinv.audio.portaudio import DeviceError, opened, refused, undisturbed
 from rtspecinv.audio.sinks import Block
-
-MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
-
-
-class Counter(Protocol):
-    """Counts samples; rtmixer's actions are such counters, and reading one does not let go of the GIL."""
-
-    done_frames: int
 
 
 class Ring:
-    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it.
-
-    Raises `ValueError` for more than `MAX_SAMPLES`.
-    """
+    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it."""
 
     stream: Any  # of PortAudio
     claim: Counter  # from `_base`, samples up to which the device has copied or is copying
     done: Counter  # from `_base`, samples up to which it has copied
     error: BaseException | None = None  # why it stopped
+    capture: Capture | None = None  # what the stream records, if it does
 
     def __init__(self, length: int, channels: int) -> None:
-        length = 1 << (length - 1).bit_length()
-        if length * channels > MAX_SAMPLES:
-            raise ValueError(
-                f"queue and silence take {length:.3g} samples in each of {channels} channels, "
-                f"more than {MAX_SAMPLES}: use a smaller queue_seconds or sample_rate, or fewer channels"
-            )
-        self.samples = np.zeros((length, channels), np.float32)
+        self.samples = ring_memory(length, channels)
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
         self._base = 0  # position at which the device was last armed
         self._erased = 0
@@ -138,19 +123,22 @@ class Ring:
         return stored, in_time
 
 
-class _Count:
-    done_frames = 0
-
-
 class CallbackRing(Ring):
     """A ring drained by a Python callback, which has to wait whenever another thread holds the GIL."""
 
-    def __init__(self, sounddevice: Any, length: int, options: dict[str, Any]) -> None:
-        super().__init__(length, options["channels"])
-        self.claim, self.done = _Count(), _Count()
+    def __init__(self, sounddevice: Any, length: int, options: dict[str, Any], input_channels: int) -> None:
+        channels = options["channels"]
+        super().__init__(length, channels)
+        self.claim, self.done = Count(), Count()
         self._lent = self._block_length = self._late_blocks = 0
         self._abort = sounddevice.CallbackAbort
-        self.stream = sounddevice.OutputStream(callback=self._callback, dtype="float32", **options)
+        if input_channels:
+            self.capture = capture = CallbackCapture(options["samplerate"], input_channels)
+            options = {**options, "channels": (input_channels, channels)}
+            both = partial(self._duplex_callback, capture.put)
+            self.stream = sounddevice.Stream(callback=both, dtype="float32", **options)
+        else:
+            self.stream = sounddevice.OutputStream(callback=self._callback, dtype="float32", **options)
 
     @property
     def block_length(self) -> int:
@@ -168,6 +156,12 @@ class CallbackRing(Ring):
 
     def _extend(self, count: int) -> None:
         self._lent += count
+
+    def _duplex_callback(
+        self, put: Callable[..., None], block: Block, out: Block, n_samples: int, clock: Any, status: Any
+    ) -> None:
+        put(block, n_samples, clock, status)
+        self._callback(out, n_samples, clock, status)
 
     def _callback(self, out: Block, n_samples: int, clock: Any, status: Any) -> None:
         try:
@@ -194,12 +188,18 @@ class RtmixerRing(Ring):
     what the second, which plays the samples, is about to copy.
     """
 
-    def __init__(self, rtmixer: Any, length: int, options: dict[str, Any]) -> None:
-        super().__init__(length, options["channels"])
-        self.stream = rtmixer.Mixer(**options)
+    def __init__(self, rtmixer: Any, length: int, options: dict[str, Any], input_channels: int) -> None:
+        channels = options["channels"]
+        super().__init__(length, channels)
+        if input_channels:
+            self.capture = capture = RtmixerCapture(rtmixer, options["samplerate"], input_channels)
+            self.stream = rtmixer.MixerAndRecorder(**{**options, "channels": (input_channels, channels)})
+            capture.arm(self.stream)
+        else:
+            self.stream = rtmixer.Mixer(**options)
         self._rings = [
             rtmixer.RingBuffer(4, buffer=np.zeros(len(self.samples), np.float32)),
-            rtmixer.RingBuffer(4 * options["channels"], buffer=self.samples),
+            rtmixer.RingBuffer(4 * channels, buffer=self.samples),
         ]
         self._actions: list[Any] = []
         self._late_before = self._longest_before = 0
@@ -233,21 +233,44 @@ class RtmixerRing(Ring):
             ring.advance_write_index(count)
 
 
-def ring_opener(backend: str, sounddevice: Any) -> Callable[[int, dict[str, Any]], Ring]:
-    """Return what opens a ring, given its least length and the options of `sounddevice.OutputStream`.
+def open_ring(
+    sd: Any,
+    rtmixer: Any | None,
+    sample_rate: int,
+    seconds: float,
+    options: dict[str, Any],
+    input_channels: int = 0,
+) -> tuple[Ring, int]:
+    """Return a ring and its rate: `sample_rate` or, if the device refuses that, its own.
 
-    backend: `"rtmixer"`, `"callback"`, or `"auto"` for rtmixer where it is installed.
+    sd, rtmixer: the modules sounddevice and rtmixer; without the latter a callback drains the ring.
+    seconds: that the ring lasts at least.
+    options: of `sounddevice.OutputStream`.
+    input_channels: that the stream records, too; then the device must take `sample_rate`.
 
-    Raises `ImportError` if rtmixer is asked for and missing.
+    Raises `DeviceError` if there is no device or it refuses these settings.
     """
-    if backend not in ("auto", "rtmixer", "callback"):
-        raise ValueError(f'Parameter {backend=} is none of "auto", "rtmixer", "callback"!')
-    if backend != "callback":
+    device = options["device"]
+
+    def make(rate: int) -> Ring:
+        length, at_rate = round(seconds * rate), {"samplerate": rate, **options}
+        if rtmixer is None:
+            return CallbackRing(sd, length, at_rate, input_channels)
+        return RtmixerRing(rtmixer, length, at_rate, input_channels)
+
+    def open_at(rate: int) -> tuple[Ring, int]:
+        return opened(partial(make, rate), lambda ring: ring.stream.close()), rate
+
+    try:
         try:
-            import rtmixer
-        except ImportError as error:
-            if backend == "rtmixer":
-                raise ImportError('backend="rtmixer" needs it: pip install "rtspecinv[live]"') from error
-        else:
-            return partial(RtmixerRing, rtmixer)
-    return partial(CallbackRing, sounddevice)
+            return open_at(sample_rate)
+        except sd.PortAudioError:
+            own_rate = round(sd.query_devices(device, "output")["default_samplerate"])
+            if own_rate == sample_rate or input_channels:
+                raise
+            return open_at(own_rate)
+    except (ValueError, sd.PortAudioError) as error:
+        if device is None and not any(each["max_output_channels"] for each in sd.query_devices()):
+            raise DeviceError("There is no sound device to play on") from error
+        to_do = f"play and record {input_channels} channels on" if input_channels else "play on"
+        raise refused(to_do, device, sample_rate, options["channels"], error) from error

@@ -1,15 +1,10 @@
-"""Where samples come from, audio files and microphones, and a box for frames that are made by hand."""
+"""Where samples and frames come from: audio files, and a box for frames that are made by hand."""
 
 from __future__ import annotations
 
 import os
-import queue
-import time
 from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,19 +12,6 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
-from rtspecinv.audio.portaudio import (
-    DeviceError,
-    abandon,
-    check_settings,
-    leave_at_exit,
-    opened,
-    sounddevice,
-    stream_seconds,
-    undisturbed,
-)
-
-_STALL_SECONDS = 5.0  # a microphone that gives nothing for so long is gone
-_PAUSE_SECONDS = 1.0  # and is closed with care when it gave nothing for so long
 
 
 class AudioReader:
@@ -90,116 +72,6 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
     """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
     reader = AudioReader(path)
     return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate
-
-
-class Microphone:
-    """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
-
-    sample_rate: in Hz, one that the device takes; None is the device's own. Use the sink's: input and output
-        of one device have one clock, so that neither runs ahead of the other.
-    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
-    latency: the device's own input buffering: `"low"`, `"high"` or seconds.
-    queue_seconds: how much may wait for the one who iterates; then the oldest block is lost.
-    block_length: samples that the device gives at once, 0 leaves it to the device.
-
-    It records from the start of the iteration until `close`, which also ends the iteration from another
-    thread. Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from the
-    iteration if the device stops.
-    """
-
-    def __init__(
-        self,
-        sample_rate: int | None,
-        channels: int = 1,
-        *,
-        device: int | str | None = None,
-        latency: float | str = "low",
-        queue_seconds: float = 0.5,
-        block_length: int = 0,
-    ) -> None:
-        self.channels = channels
-        self._latest = 0.0  # when a block came, 0 if none can
-        self._block_length = 0  # of the longest one that came
-        self.overflows = 0  # times that sound was lost: by the device, or because nobody took it
-        self._blocks: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
-        sd = sounddevice()
-        try:
-            if sample_rate is None:
-                sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
-            check_settings(sample_rate, channels, queue_seconds)
-            self.sample_rate = sample_rate
-            self._most = queue_seconds * sample_rate  # samples
-            make = partial(
-                sd.InputStream,
-                samplerate=sample_rate,
-                channels=channels,
-                device=device,
-                latency=latency,
-                blocksize=block_length,
-                dtype="float32",
-                callback=self._callback,
-            )
-            self._stream = opened(make, lambda stream: stream.close())
-        except (ValueError, sd.PortAudioError) as error:
-            raise DeviceError(
-                f"Cannot record from device {device if device is not None else 'default'!r} with "
-                f"{sample_rate=}, {channels=}: {' '.join(str(error).split())}; `rtspecinv devices` lists "
-                "what there is"
-            ) from error
-
-    @property
-    def latency_seconds(self) -> float:
-        """Seconds from the air to a block: what the device tells, and not less than a block."""
-        return max(stream_seconds(self._stream), self._block_length / self.sample_rate)
-
-    def _callback(self, block: npt.NDArray[np.float32], n_samples: int, clock: Any, status: Any) -> None:
-        """On PortAudio's thread: copy, nothing else."""
-        self._latest = time.monotonic()
-        self._block_length = max(self._block_length, n_samples)
-        lost = bool(status.input_overflow)
-        if (self._blocks.qsize() + 1) * n_samples > max(self._most, n_samples):
-            try:
-                self._blocks.get_nowait()
-                lost = True
-            except queue.Empty:  # it was taken just now
-                pass
-        self.overflows += lost
-        self._blocks.put(block.T.copy())
-
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        if self._stream.closed:
-            raise ValueError("The microphone is closed")
-        if not self._stream.active:
-            with undisturbed():
-                self._stream.start()
-        while (block := self._next()) is not None:
-            yield block
-
-    def _next(self) -> npt.NDArray[np.float32] | None:
-        """Wait for a block; in parts, of which Ctrl-Z, which stops this program itself, takes only one."""
-        for _ in range(5):
-            with suppress(queue.Empty):
-                return self._blocks.get(timeout=_STALL_SECONDS / 5)
-        raise DeviceError(f"The microphone has given nothing for {_STALL_SECONDS:.0f} seconds")
-
-    def close(self) -> None:
-        """Stop recording and close the device; closing twice is harmless."""
-        with undisturbed():
-            if self._latest and time.monotonic() - self._latest > _PAUSE_SECONDS:
-                abandon(self._stream)
-                leave_at_exit(sounddevice())
-            else:
-                self._stream.close(ignore_errors=True)
-        self._latest = 0.0
-        self._blocks.put(None)
-
-    def __enter__(self) -> Microphone:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Mailbox:

@@ -140,6 +140,11 @@ def _devices() -> Findings:
     yield Finding("devices", f"{len(devices)}: `rtspecinv devices` lists them")
     yield from _default(sd, "output", "-d", sd.check_output_settings)
     yield from _default(sd, "input", "-i", sd.check_input_settings)
+    if any(device["max_input_channels"] for device in devices):
+        audio: Any = importlib.import_module("rtspecinv.audio")
+        two = "two, as microphone and speakers are two devices: -d and -i may name one that is both"
+        both = audio.one_device(None, None)
+        yield Finding("streams", f"of `live`: {two if both is None else 'one for microphone and speakers'}")
 
 
 def _default(sd: Any, kind: str, option: str, check: Callable[..., None]) -> Findings:

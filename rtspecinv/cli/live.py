@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import DeviceError, FileSink, Microphone, Player, PlayerStats, SoundDeviceSink, TeeSink
+from rtspecinv.audio import (
+    DeviceError,
+    FileSink,
+    Microphone,
+    Player,
+    PlayerStats,
+    Recording,
+    SoundDeviceSink,
+    TeeSink,
+    one_device,
+)
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
 from rtspecinv.threads import one_thread
@@ -32,57 +42,82 @@ def live(args: argparse.Namespace) -> None:
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     inverter = inverter_of(args, stft, channels=1)
     failure: DeviceError | SystemExit | None = None
-    with (
-        one_thread(),
-        Microphone(args.sample_rate, device=args.input, latency=args.latency) as microphone,
-        _file(args, microphone.sample_rate) as file,
-    ):
-        try:
-            _play(args, inverter, microphone, file)
-        except (DeviceError, SystemExit) as error:  # what was heard until then stays in the file
-            failure = error
+    with one_thread(), ExitStack() as devices:
+        microphone, sink = _open(args, stft, devices)
+        with _file(args, microphone.sample_rate) as file:
+            try:
+                _play(args, inverter, microphone, sink, file)
+            except (DeviceError, SystemExit) as error:  # what was heard until then stays in the file
+                failure = error
+                sink.abort()
     if args.output:
         print(f"written       {args.output}")
     if failure is not None:
         raise failure
 
 
+def _open(
+    args: argparse.Namespace, stft: rtspecinv.STFT, devices: ExitStack
+) -> tuple[Recording, SoundDeviceSink]:
+    """Open one stream for microphone and speakers where they are one device, or else one for each."""
+
+    def speakers(rate: int, device: int | str | None, input_channels: int = 0) -> SoundDeviceSink:
+        queue_seconds = _queue_seconds(args, stft, rate)
+        sink = SoundDeviceSink(
+            rate,
+            device=device,
+            latency=args.latency,
+            prefill_seconds=queue_seconds,
+            queue_seconds=4 * queue_seconds,
+            input_channels=input_channels,
+        )
+        return devices.enter_context(sink)
+
+    both = one_device(args.input, args.device)
+    if both is not None:
+        with suppress(DeviceError):  # some devices do not do both at once
+            sink = speakers(args.sample_rate or round(both["default_samplerate"]), both["index"], 1)
+            return sink.microphone, sink
+    microphone = Microphone(args.sample_rate, device=args.input, latency=args.latency)
+    devices.enter_context(microphone)
+    return microphone, speakers(microphone.sample_rate, args.device)
+
+
+def _queue_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
+    """What is to be in the queue right after a hop was written."""
+    queue_seconds: float = args.queue + stft.hop_length / rate
+    return queue_seconds
+
+
 def _play(
     args: argparse.Namespace,
     inverter: rtspecinv.StreamingInverter,
-    microphone: Microphone,
+    microphone: Recording,
+    sink: SoundDeviceSink,
     file: FileSink | None,
 ) -> None:
     stft, rate = inverter.stft, microphone.sample_rate
     hop_seconds = stft.hop_length / rate
-    queue_seconds = args.queue + hop_seconds  # right after a hop was written
     view = View(stft, rate, before_seconds=lambda: stft.padding / rate + microphone.latency_seconds)
-    with SoundDeviceSink(
-        rate,
-        device=args.device,
-        latency=args.latency,
-        prefill_seconds=queue_seconds,
-        queue_seconds=4 * queue_seconds,
-    ) as sink:
-        _print_start(args, inverter, microphone, sink)
-        _warm_up(inverter)
-        player = Player(
-            inverter,
-            TeeSink(view.meter, *filter(None, [file]), sink),
-            full="drop_oldest",  # what is late stays late no longer than this
-            late="hold",
-            max_frames=2 + int(args.queue / hop_seconds),
-            queue_seconds=queue_seconds,
-            reserve_seconds=max(args.queue, hop_seconds / 2) / 2,
-        )
-        try:
-            with player, view:
-                perform(_frames(args, microphone, stft, sink, view), player, view)
-        except KeyboardInterrupt:
-            pass  # which is how one leaves
-        stats = player.stats
-        print(f"played        {stats.n_samples / rate:.2f} s")
-        print_performance(stats, view, sink)
+    _print_start(args, inverter, microphone, sink)
+    _warm_up(inverter)
+    player = Player(
+        inverter,
+        TeeSink(view.meter, *filter(None, [file]), sink),
+        full="drop_oldest",  # what is late stays late no longer than this
+        late="hold",
+        max_frames=2 + int(args.queue / hop_seconds),
+        queue_seconds=_queue_seconds(args, stft, rate),
+        reserve_seconds=max(args.queue, hop_seconds / 2) / 2,
+    )
+    try:
+        with player, view:
+            perform(_frames(args, microphone, stft, sink, view), player, view)
+    except KeyboardInterrupt:
+        pass  # which is how one leaves
+    stats = player.stats
+    print(f"played        {stats.n_samples / rate:.2f} s")
+    print_performance(stats, view, sink)
 
 
 def perform(frames: Iterable[Tensor], player: Player, view: View) -> None:
@@ -125,7 +160,7 @@ def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:
 def _print_start(
     args: argparse.Namespace,
     inverter: rtspecinv.StreamingInverter,
-    microphone: Microphone,
+    microphone: Recording,
     sink: SoundDeviceSink,
 ) -> None:
     rate, stft = microphone.sample_rate, inverter.stft
@@ -139,6 +174,8 @@ def _print_start(
     resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
     untold = "" if parts["device"] else ", and the device's periods, which it does not tell before it plays"
     print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}{untold}")
+    two = "two, as microphone and speakers are two devices, or one that cannot do both at once"
+    print(f"streams       {two if isinstance(microphone, Microphone) else 'one for microphone and speakers'}")
     setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
     print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
     print("headphones    wear some, or the microphone hears the speakers and it howls")
@@ -154,7 +191,7 @@ def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
 
 def _frames(
     args: argparse.Namespace,
-    microphone: Microphone,
+    microphone: Recording,
     stft: rtspecinv.STFT,
     sink: SoundDeviceSink,
     view: View,

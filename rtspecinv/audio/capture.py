@@ -1,0 +1,184 @@
+"""Captures: memory that a sound device fills round and round, and that one thread empties.
+
+Positions count samples since the capture was made: `position % length` is the place in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from rtspecinv.audio.portaudio import undisturbed
+from rtspecinv.audio.sinks import Block
+
+MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
+QUEUE_SECONDS = 0.5
+_RING_SECONDS = 8.0  # that the device has to go on if nobody reads
+
+
+def ring_memory(length: int, channels: int) -> Block:
+    """Return silence for a ring of at least `length` samples; raises `ValueError` above `MAX_SAMPLES`."""
+    length = 1 << (length - 1).bit_length()
+    if length * channels > MAX_SAMPLES:
+        raise ValueError(
+            f"queue and silence take {length:.3g} samples in each of {channels} channels, "
+            f"more than {MAX_SAMPLES}: use a smaller queue_seconds or sample_rate, or fewer channels"
+        )
+    return np.zeros((length, channels), np.float32)
+
+
+class Counter(Protocol):
+    """Counts samples; rtmixer's actions are such counters, and reading one does not let go of the GIL."""
+
+    done_frames: int
+
+
+class Count:
+    """A counter for a callback."""
+
+    done_frames = 0
+
+
+class Capture:
+    """The last `queue_seconds` of what a device records in `channels`."""
+
+    count: Counter  # from `_base`, samples that the device has recorded
+
+    def __init__(self, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS) -> None:
+        self.channels = channels
+        self._base = 0  # position at which the device was last armed
+        self._most = max(1, round(queue_seconds * sample_rate))
+        self.samples = ring_memory(self._most + round(_RING_SECONDS * sample_rate), channels)
+        self._taken = 0  # position up to which it has been read
+        self._lost = 0  # times that samples were lost because nobody read them
+        self._goes_on = False  # something was read, so that what is lost now is missing
+        self._device_lost_before = 0
+
+    @property
+    def recorded(self) -> int:
+        """Position up to which the device has recorded."""
+        return self._base + self.count.done_frames
+
+    @property
+    def block_length(self) -> int:
+        """Largest number of samples that the device has given at once."""
+        raise NotImplementedError
+
+    @property
+    def device_overflows(self) -> int:
+        """How often the device said that it had lost samples."""
+        raise NotImplementedError
+
+    @property
+    def overflows(self) -> int:
+        """Times that samples were lost: by the device, or because nobody read them."""
+        return self._lost + (self.device_overflows - self._device_lost_before if self._goes_on else 0)
+
+    def clear(self) -> None:
+        """Forget what has been recorded."""
+        self._lost, self._goes_on = self.overflows, False
+        self._free(self.recorded)
+
+    def read(self) -> Block:
+        """Take what has been recorded since, `(n_samples, channels)`; of too much the oldest is lost."""
+        recorded = self.recorded
+        begin = max(self._taken, recorded - self._most)
+        self._lost += begin > self._taken
+        if not self._goes_on and recorded > begin:
+            self._device_lost_before, self._goes_on = self.device_overflows, True
+        block: Block = self.samples[np.arange(begin, recorded) % len(self.samples)]
+        self._free(recorded)
+        return block
+
+    def _free(self, position: int) -> None:
+        """Let the device fill the memory up to `position` again."""
+        self._taken = position
+
+
+class CallbackCapture(Capture):
+    """A capture filled by a Python callback, which has to wait whenever another thread holds the GIL."""
+
+    def __init__(self, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS) -> None:
+        super().__init__(sample_rate, channels, queue_seconds)
+        self.count = Count()
+        self._block_length = self._device_overflows = 0
+
+    @property
+    def block_length(self) -> int:
+        """Counted by the callback."""
+        return self._block_length
+
+    @property
+    def device_overflows(self) -> int:
+        """Counted by the callback."""
+        return self._device_overflows
+
+    def put(self, block: Block, n_samples: int, clock: Any, status: Any) -> None:
+        """On PortAudio's thread: copy, nothing else."""
+        self._block_length = max(self._block_length, n_samples)
+        self._device_overflows += bool(status.input_overflow)
+        begin = self.count.done_frames
+        self.samples[np.arange(begin, begin + n_samples) % len(self.samples)] = block
+        self.count.done_frames = begin + n_samples
+
+
+class RtmixerCapture(Capture):
+    """A capture filled by rtmixer's callback in C, which never waits for Python (Geier, rtmixer 0.1).
+
+    Its action ends where the memory is full.
+    """
+
+    _stream: Any
+
+    def __init__(
+        self, rtmixer: Any, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS
+    ) -> None:
+        super().__init__(sample_rate, channels, queue_seconds)
+        self._ring = rtmixer.RingBuffer(4 * channels, buffer=self.samples)
+        self._overflows_before = self._longest_before = 0
+
+    def arm(self, stream: Any) -> None:
+        """Let a stream that can record do so as soon as it runs."""
+        self._stream = stream
+        self.count = self._action = stream.record_ringbuffer(self._ring)
+
+    @property
+    def block_length(self) -> int:
+        """Counted by rtmixer."""
+        return max(self._longest_before, int(self._action.stats.max_blocksize))
+
+    @property
+    def device_overflows(self) -> int:
+        """Counted by rtmixer."""
+        return self._overflows_before + int(self._action.stats.input_overflows)
+
+    def _free(self, position: int) -> None:
+        count = position - self._taken
+        if count:
+            with undisturbed():
+                self._ring.advance_read_index(count)
+                self._taken = position
+        elif self._action not in self._stream.actions:
+            with undisturbed():
+                self._overflows_before, self._longest_before = self.device_overflows, self.block_length
+                self._base = position
+                self._lost += self._goes_on
+                self.arm(self._stream)
+
+
+def new_capture(
+    rtmixer: Any | None, sounddevice: Any, options: dict[str, Any], queue_seconds: float
+) -> tuple[Capture, Any]:
+    """Return a capture and its stream, with rtmixer or, without that, a callback.
+
+    options: of `sounddevice.InputStream`.
+    """
+    settings = (options["samplerate"], options["channels"], queue_seconds)
+    if rtmixer is None:
+        called = CallbackCapture(*settings)
+        return called, sounddevice.InputStream(callback=called.put, dtype="float32", **options)
+    mixed = RtmixerCapture(rtmixer, *settings)
+    stream = rtmixer.Recorder(**options)
+    mixed.arm(stream)
+    return mixed, stream

@@ -1,0 +1,171 @@
+"""Recording through a sound device."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rtspecinv.audio.capture import QUEUE_SECONDS, Capture, new_capture
+from rtspecinv.audio.portaudio import (
+    Watchdog,
+    abandon,
+    check_settings,
+    opened,
+    refused,
+    rtmixer_for,
+    sounddevice,
+    stream_seconds,
+    undisturbed,
+)
+from rtspecinv.audio.sinks import Block
+
+_POLL_SECONDS = 0.001
+_PAUSE_SECONDS = 1.0  # a device that gives nothing for so long is closed with care
+
+
+class Recording:
+    """What a device records: iterating gives float32 blocks `(channels, n_samples)` as they come.
+
+    `sample_rate` is in Hz. It is a context manager.
+    """
+
+    def __init__(self, sample_rate: int, capture: Capture, stream: Any) -> None:
+        self.sample_rate, self._capture, self._stream = sample_rate, capture, stream
+        self._closed = False
+
+    @property
+    def channels(self) -> int:
+        """How many there are."""
+        return self._capture.channels
+
+    @property
+    def overflows(self) -> int:
+        """Times that sound was lost: by the device, or because nobody took it."""
+        return self._capture.overflows
+
+    @property
+    def latency_seconds(self) -> float:
+        """Seconds from the air to a block: what the device tells, and not less than a block."""
+        told = stream_seconds(self._stream, is_output=False)
+        return max(told, self._capture.block_length / self.sample_rate)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        if self._closed:
+            raise ValueError("The microphone is closed")
+        self._begin()
+        while (block := self._take()) is not None:
+            if len(block):
+                yield np.ascontiguousarray(block.T)
+            else:
+                time.sleep(_POLL_SECONDS)
+
+    def _begin(self) -> None:
+        """Record from now on, if it does not yet."""
+        raise NotImplementedError
+
+    def _take(self) -> Block | None:
+        """Take what has come, `(n_samples, channels)`; None when it is closed."""
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """Record no more."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop recording, which ends the iteration in any thread; closing twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._end()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Microphone(Recording):
+    """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
+
+    sample_rate: in Hz, one that the device takes; None is the device's own.
+    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
+    latency: the device's own input buffering: `"low"`, `"high"` or seconds.
+    queue_seconds: how much may wait for the one who iterates; then the oldest samples are lost.
+    block_length: samples that the device gives at once, 0 leaves it to the device.
+    backend: `"rtmixer"` copies from the device in C and is not held up by a busy interpreter, `"callback"`
+        copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
+
+    It records from the start of the iteration until `close`, which also ends the iteration from another
+    thread. To play on the same device meanwhile, take `SoundDeviceSink(..., input_channels=1).microphone`:
+    one stream for both has one clock, so that neither runs ahead of the other.
+
+    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from the
+    iteration if the device stops.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int | None,
+        channels: int = 1,
+        *,
+        device: int | str | None = None,
+        latency: float | str = "low",
+        queue_seconds: float = QUEUE_SECONDS,
+        block_length: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        self._sounddevice = sd = sounddevice()
+        rtmixer = rtmixer_for(backend)
+        try:
+            if sample_rate is None:
+                sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
+            check_settings(sample_rate, channels, queue_seconds)
+            options = {"samplerate": sample_rate, "channels": channels, "device": device}
+            options |= {"latency": latency, "blocksize": block_length}
+            make = partial(new_capture, rtmixer, sd, options, queue_seconds)
+            capture, stream = opened(make, lambda made: made[1].close())
+        except (ValueError, sd.PortAudioError) as error:
+            raise refused("record from", device, sample_rate, channels, error) from error
+        super().__init__(sample_rate, capture, stream)
+        self._lock = threading.Lock()
+        self._watchdog = Watchdog(sd, stream, lambda: capture.recorded, "given")
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._closed and not self._watchdog.active:
+                self._watchdog.start()
+                with undisturbed():
+                    self._stream.start()
+
+    def _take(self) -> Block | None:
+        with self._lock:
+            if self._closed:
+                return None
+            self._watchdog.look()
+            return self._capture.read()
+
+    def _end(self) -> None:
+        with self._lock, undisturbed():
+            if self._watchdog.active and not self._gives():
+                abandon(self._sounddevice, self._stream)
+            else:
+                self._stream.close(ignore_errors=True)
+
+    def _gives(self) -> bool:
+        """Whether the running device is there: it gives something soon."""
+        give_up = time.monotonic() + _PAUSE_SECONDS
+        self._capture.read()
+        while not self._watchdog.gone and time.monotonic() < give_up:
+            if len(self._capture.read()):
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False

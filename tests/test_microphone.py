@@ -1,0 +1,329 @@
+"""Microphones, alone and of a sink, on devices served by hand and on a JACK server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import jackd
+import numpy as np
+import pytest
+from anything import bounded
+from hand import FADE, RATE, HandStream, hand_microphone, hand_sink, noise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtspecinv.audio import DeviceError, Microphone, Recording, SoundDeviceSink, capture, device, portaudio
+
+BACKENDS = pytest.mark.parametrize("backend", ["callback", "rtmixer"])
+
+
+def alone(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
+    return hand_microphone(RATE, channels, backend=backend, **options)
+
+
+def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
+    return sink.microphone, stream
+
+
+KINDS = pytest.mark.parametrize("opened", [alone, of_a_sink])
+
+
+def numbers(n_samples: int, first: int = 1, channels: int = 2) -> np.ndarray:
+    """What a device served by hand records."""
+    rows = np.arange(first, first + n_samples) + 100_000 * np.arange(channels)[:, np.newaxis]
+    return rows.astype(np.float32)
+
+
+@BACKENDS
+@KINDS
+def test_it_gives_what_comes_and_ends_when_it_is_closed(opened, backend):
+    microphone, stream = opened(backend)
+    assert (microphone.sample_rate, microphone.channels) == (RATE, 2)
+    with microphone:
+        taken = iter(microphone)
+        threading.Timer(0.02, stream.ask, [10]).start()
+        np.testing.assert_array_equal(next(taken), numbers(10))
+        stream.ask(20)
+        stream.ask(3)
+        np.testing.assert_array_equal(next(taken), numbers(23, 11))
+        assert stream.active
+        closing = threading.Timer(0.02, microphone.close)
+        closing.start()
+        assert list(taken) == []
+        closing.join()
+    assert microphone.overflows == 0
+    with pytest.raises(ValueError, match="closed"):
+        next(iter(microphone))
+
+
+@BACKENDS
+@KINDS
+@settings(deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 900), st.integers(0, 3)), max_size=30),
+    interrupts=st.lists(st.integers(0, 900), max_size=30),
+    channels=st.integers(1, 2),
+)
+def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, steps, interrupts, channels):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(capture, "_RING_SECONDS", 0.1)
+        microphone, stream = opened(backend, channels)
+    microphone._begin()
+    stream.between = iter(interrupts)
+    taken = [numbers(0, channels=channels)]
+    for n_asked, n_taken in steps:
+        stream.ask(n_asked)
+        taken += [microphone._take().T for _ in range(n_taken)]
+    stream.between = iter(())
+    for _ in range(3):
+        taken.append(microphone._take().T)
+        stream.ask(1)
+        taken.append(microphone._take().T)
+    assert max(block.shape[1] for block in taken) <= 500
+    whole = np.concatenate(taken, -1)
+    np.testing.assert_array_equal(whole, whole[0] + 100_000 * np.arange(channels)[:, np.newaxis])
+    assert whole[0, -1] == stream.n_given
+    steps_between = np.diff(whole[0], prepend=0)
+    assert (steps_between > 0).all()
+    n_breaks = np.count_nonzero(steps_between > 1)
+    assert n_breaks <= microphone.overflows <= 2 * n_breaks  # two losses may lie side by side
+
+
+@BACKENDS
+@KINDS
+def test_samples_that_nobody_takes_make_room_for_newer_ones_and_are_counted(opened, backend):
+    microphone, stream = opened(backend)
+    assert microphone.latency_seconds == 0.01
+    taken = iter(microphone)
+    threading.Timer(0.02, stream.ask, [10], {"lost": True}).start()  # before anything was heard
+    next(taken)
+    assert (microphone.latency_seconds, microphone.overflows) == (0.01, 0)
+    for _ in range(10):
+        stream.ask(100)
+    np.testing.assert_array_equal(next(taken), numbers(500, 511))
+    assert (microphone.latency_seconds, microphone.overflows) == (0.1, 1)
+    stream.ask(7, lost=True)
+    np.testing.assert_array_equal(next(taken), numbers(7, 1011))
+    assert microphone.overflows == 2
+    microphone.close()
+
+
+@BACKENDS
+@KINDS
+def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, monkeypatch):
+    monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.05)
+    for stops, says in ((False, "no samples"), (True, "stopped")):
+        microphone, stream = opened(backend)
+        taken = iter(microphone)
+        threading.Timer(0.02, stream.ask, [10]).start()
+        next(taken)
+        stream.active = not stops
+        with pytest.raises(DeviceError, match=says), bounded():
+            next(taken)
+        with bounded():
+            microphone.close()
+
+
+def test_options_reach_the_device():
+    options = {"device": "x", "latency": 0.2}
+    expected = {"samplerate": 100, "blocksize": 64, "dtype": "float32", **options}
+    _, stream = hand_microphone(100, 2, block_length=64, **options)
+    assert (stream.options, stream.channels) == (expected, (2, 0))
+    _, stream = hand_sink(100, 1, input_channels=2, block_length=64, **options)
+    assert (stream.options, stream.channels) == (expected, (2, 1))
+
+
+# -- in one stream with a sink --
+
+
+@BACKENDS
+@settings(deadline=None)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40))
+def test_what_is_recorded_and_played_keep_one_time(backend, lengths):
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0.1)
+    sink.microphone._begin()
+    for length in [60, *lengths]:
+        stream.ask(length)
+        sink.write(sink.microphone._take().T)
+    assert (sink.underflows, sink.microphone.overflows) == (0, 0)
+    stream.ask(300)
+    heard, n_samples = np.concatenate(stream.heard, -1)[0], 60 + sum(lengths)
+    begin = np.nonzero(heard == 1)[0][0]
+    np.testing.assert_array_equal(heard[begin : begin + n_samples], numbers(n_samples)[0])
+
+
+@BACKENDS
+def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
+    microphone = sink.microphone
+    microphone._begin()
+    first = 1
+    for _ in range(5):
+        for _ in range(30):  # round the ring many times
+            assert not stream.ask(100)[0, FADE:].any()
+            np.testing.assert_array_equal(microphone._take().T, numbers(100, first, 1))
+            first += 100
+        sink.write(noise(200))
+        with stream.asking(50):
+            sink.drain()
+        heard = np.concatenate(stream.heard[-30:], -1)[0]
+        np.testing.assert_array_equal(heard[np.isin(heard, noise(200))], noise(200))
+        assert stream.active
+        taken = microphone._take()
+        first = int(taken[-1, 0]) + 1
+    assert sink.underflows == 0
+    microphone.close()
+    sink.drain()
+    assert not stream.active
+
+
+@BACKENDS
+def test_a_device_that_nobody_looked_after_is_started_anew(backend, monkeypatch):
+    for module in (device, capture):
+        monkeypatch.setattr(module, "_RING_SECONDS", 1)
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
+    microphone, starts = sink.microphone, []
+    start = stream.start
+    monkeypatch.setattr(stream, "start", lambda: starts.append(stream.n_given) or start())
+    microphone._begin()
+    for n_lost in range(1, 4):
+        for _ in range(90):
+            stream.ask(100)
+        begin = stream.n_given
+        while not len(taken := microphone._take()) or taken[-1, 0] < begin:
+            if stream.active:
+                stream.ask(10)
+        assert len(starts) == 1 + n_lost
+        assert n_lost <= microphone.overflows <= 2 * n_lost
+    sink.write(noise(200))
+    with stream.asking(50):
+        sink.drain()
+    heard = np.concatenate(stream.heard, -1)[0]
+    np.testing.assert_array_equal(heard[np.isin(heard, noise(200))], noise(200))
+
+
+@BACKENDS
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_the_microphone_ends_with_its_sink(backend, end):
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=2)
+    ending = threading.Timer(0.05, getattr(sink, end))
+    with bounded(), stream.asking(20):
+        ending.start()
+        taken = np.concatenate(list(sink.microphone), -1)
+    ending.join()
+    np.testing.assert_array_equal(taken, numbers(taken.shape[1], int(taken[0, 0])))
+    with pytest.raises(ValueError, match="closed"):
+        next(iter(sink.microphone))
+
+
+@BACKENDS
+def test_what_came_before_the_iteration_is_not_given(backend):
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
+    sink.write(noise(300))
+    for _ in range(100):
+        stream.ask(20)
+    with sink.microphone as microphone:
+        microphone._begin()
+        while not len(taken := microphone._take()):
+            stream.ask(20)
+        assert taken[0, 0] > 2000
+        assert microphone.overflows == 0
+
+
+def test_wrong_settings_are_refused():
+    sink, _ = hand_sink(RATE)
+    with pytest.raises(ValueError, match="input_channels=1"):
+        _ = sink.microphone
+    for wrong in (-1, 1.5, "1"):
+        with pytest.raises(ValueError, match=r"input_channels=.* is not an integer >= 0"):
+            hand_sink(RATE, input_channels=wrong)
+
+
+def test_a_duplex_stream_is_not_resampled(monkeypatch):
+    monkeypatch.setattr(HandStream, "rates", [2000])
+    with pytest.raises(DeviceError, match="play and record 1 channels on device 'default' with sample_rate"):
+        hand_sink(RATE, input_channels=1)
+    sink, _ = hand_sink(2000, input_channels=1)
+    assert (sink.device_rate, sink.microphone.sample_rate) == (2000, 2000)
+
+
+# -- on a JACK server --
+
+
+@contextmanager
+def counting(server: str) -> Iterator[list[np.ndarray]]:
+    """Another JACK client, which PortAudio takes for a device, gives the numbers from 1 on and hears."""
+    import jack
+    import sounddevice
+
+    client = jack.Client("room", servername=server, no_start_server=True)
+    mouth, ear = client.outports.register("mouth"), client.inports.register("ear")
+    heard: list[np.ndarray] = []
+    n_given = 0
+
+    def process(n_samples: int) -> None:
+        nonlocal n_given
+        mouth.get_array()[:] = np.arange(n_given + 1, n_given + n_samples + 1) / 2**20
+        n_given += n_samples
+        heard.append(ear.get_array().copy())
+
+    client.set_process_callback(process)
+    with client:
+        sounddevice._terminate()  # PortAudio lists devices once
+        sounddevice._initialize()
+        yield heard
+    sounddevice._terminate()
+    sounddevice._initialize()
+
+
+DEVICE = "room, JACK"
+
+
+@BACKENDS
+def test_a_microphone_records_what_is_played_to_it(card, backend):
+    with counting(card):
+        with pytest.raises(DeviceError, match=f"Cannot record from device '{DEVICE}' with sample_rate=8000"):
+            Microphone(8000, device=DEVICE, backend=backend)
+        with Microphone(jackd.SAMPLE_RATE, device=DEVICE, queue_seconds=2, backend=backend) as microphone:
+            recorded = list(islice(microphone, 20))
+        assert microphone.overflows == 0
+    numbers = np.concatenate(recorded, -1)[0] * 2**20
+    heard = numbers[np.argmax(numbers > 0) :]
+    assert len(heard) > 10 * jackd.CARDS["patient"]["period"]
+    np.testing.assert_array_equal(np.diff(heard), 1)  # nothing lost, nothing twice
+
+
+@BACKENDS
+def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
+    """For 2 s, with pauses of the program that its queue covers, and sample by sample."""
+    with counting(card) as heard:
+        options = {"device": DEVICE, "prefill_seconds": 0.3, "queue_seconds": 0.8, "backend": backend}
+        with SoundDeviceSink(jackd.SAMPLE_RATE, input_channels=1, **options) as sink:
+            n_written = 0
+            for block in sink.microphone:
+                sink.write(block)
+                n_written += block.shape[-1]
+                time.sleep(0.1)
+                if n_written > 2 * jackd.SAMPLE_RATE:
+                    break
+        assert (sink.underflows - sink.late_blocks, sink.microphone.overflows) == (0, 0)
+        time.sleep(0.1)
+    played = np.concatenate(heard).astype(np.float64) * 2**20
+    places = np.nonzero((played == np.round(played)) & (played > 0))[0]
+    later = places + 1 - played[places]
+    whole = later == np.median(later)  # a fade may hold a number by chance
+    assert np.count_nonzero(whole) >= n_written - jackd.CARDS["patient"]["period"]
+    np.testing.assert_array_equal(np.diff(played[places[whole]]), 1)
+
+
+@BACKENDS
+def test_a_device_that_does_not_record_is_refused_in_one_line(card, backend):
+    with pytest.raises(DeviceError, match="play and record 99 channels on device 'system, JACK'") as error:
+        SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, input_channels=99, backend=backend)
+    assert "\n" not in str(error.value)
