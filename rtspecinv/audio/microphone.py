@@ -46,6 +46,11 @@ class Recording:
         return self._capture.channels
 
     @property
+    def block_length(self) -> int:
+        """Largest number of samples that the device has given at once."""
+        return self._capture.block_length
+
+    @property
     def overflows(self) -> int:
         """Times that sound was lost: by the device, or because nobody took it."""
         return self._capture.overflows
@@ -54,7 +59,7 @@ class Recording:
     def latency_seconds(self) -> float:
         """Seconds from the air to a block: what the device tells, and not less than a block."""
         told = stream_seconds(self._stream, is_output=False)
-        return max(told, self._capture.block_length / self.sample_rate)
+        return max(told, self.block_length / self.sample_rate)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         if self._closed:
@@ -64,7 +69,8 @@ class Recording:
             if len(block):
                 yield np.ascontiguousarray(block.T)
             else:
-                time.sleep(_POLL_SECONDS)
+                block_seconds = self.block_length / self.sample_rate
+                time.sleep(min(block_seconds / 8 or _POLL_SECONDS, _POLL_SECONDS))
 
     def _begin(self) -> None:
         """Record from now on, if it does not yet."""

@@ -203,14 +203,14 @@ def _frames(
     end = None if args.seconds is None else round(args.seconds * rate)
     wanted = round(args.queue * microphone.sample_rate)  # samples in the queue when a frame comes
     most, peak = 0, 0  # that may be there, that were there
+    is_duplex = not isinstance(microphone, Microphone)  # so that the device plays before there is sound
     surplus: int | None = None  # samples of the microphone to leave out; None before the device has begun
 
     def blocks() -> Iterator[npt.NDArray[np.float32]]:
         nonlocal most, surplus
         for block in microphone:
-            length = block.shape[-1]
-            most = max(most, wanted + max(stft.hop_length, 2 * length))
-            left_out = min(surplus or 0, length)
+            most = wanted + max(stft.hop_length, 2 * microphone.block_length)
+            left_out = min(surplus or 0, block.shape[-1])
             surplus = surplus and surplus - left_out
             yield block[:, left_out:]
 
@@ -223,8 +223,10 @@ def _frames(
             view.remark = "   held" if freeze.on else ""
         queued = sink.queued
         peak = max(peak, queued)
-        if surplus is None and queued < peak:  # the device has begun, at any time between two frames
-            surplus = max(0, queued - wanted)
+        if surplus is None and (queued < peak or (is_duplex and queued)):
+            # The device has begun, at any time between two frames.
+            n_blocks = (queued - wanted) / microphone.block_length  # whole ones, as frames come with them
+            surplus = max(0, round(n_blocks)) * microphone.block_length
         elif surplus is None and queued > most:  # it has not
             continue
         elif surplus is not None and queued >= most:  # frames were made up: no later than needed
