@@ -25,7 +25,7 @@ import jackd
 
 RATE = 44100
 SECONDS = 8
-N_RUNS = 3
+N_RUNS = 5
 DEVICE = "room, JACK"
 STEP = 8  # samples between delays that are tried
 LONGEST = RATE // 4
@@ -138,7 +138,7 @@ def section_aa(bench: Bench) -> str:
     speaker plays is most like that of what the microphone is given; both are one client of a JACK
     server with a dummy driver, a clock without hardware, so that device, the rest, is what its periods
     take; period is in samples. A real card adds its converters and its own buffers, once each way.
-    Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 3 runs. SC and PESQ: of the
+    Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 5 runs. SC and PESQ: of the
     same setting of the stream on the clips, as in table a. Target: algorithmic and queue, "both", under
     35 ms with 1024/256 and look_ahead 1.
     """

@@ -189,6 +189,53 @@ def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
         inverter.push(silence)
 
 
+class _Pace:
+    """Keeps the queue as short as is wanted, where the device begins at any time and gaps make it longer.
+
+    What has waited too long for a second is made up for: so much of the microphone is left out. That is
+    counted in whole blocks, as a frame is complete when a block comes.
+    """
+
+    def __init__(
+        self, microphone: Recording, sink: SoundDeviceSink, queue_seconds: float, hop_length: int
+    ) -> None:
+        self._microphone, self._sink, self._hop_length = microphone, sink, hop_length
+        self._plays_from_start = not isinstance(microphone, Microphone)  # in one stream with it
+        self._wanted = round(queue_seconds * microphone.sample_rate)  # samples, when a frame comes
+        self._surplus = 0  # samples of the microphone to leave out
+        self._has_begun = False
+        self._peak, self._least = 0, math.inf  # in the queue so far; since the last look
+        self._frames_to_look = 0
+        self.n_skipped = 0
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield what the microphone gives, but for what is left out."""
+        for block in self._microphone:
+            left_out = min(self._surplus, block.shape[-1])
+            self._surplus -= left_out
+            yield block[:, left_out:]
+
+    def takes_frame(self) -> bool:
+        """Look at the queue when a frame comes; whether there is room for it, or it is to be left out."""
+        queued, block_length = self._sink.queued, self._microphone.block_length
+        most = self._wanted + max(self._hop_length, 2 * block_length)
+        self._peak = max(self._peak, queued)
+        if not self._has_begun:
+            self._has_begun = queued < self._peak or (self._plays_from_start and queued > 0)
+            if not self._has_begun:
+                return queued <= most
+        self._least = min(self._least, queued)
+        self._frames_to_look -= 1
+        if self._frames_to_look < 0:
+            self._surplus = max(0, round((self._least - self._wanted) / block_length)) * block_length
+            self._least = math.inf
+            self._frames_to_look = self._microphone.sample_rate // self._hop_length
+        elif queued >= most:  # frames were made up: no later than needed
+            self.n_skipped += 1
+            return False
+        return True
+
+
 def _frames(
     args: argparse.Namespace,
     microphone: Recording,
@@ -201,36 +248,17 @@ def _frames(
     freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
     end = None if args.seconds is None else round(args.seconds * rate)
-    wanted = round(args.queue * microphone.sample_rate)  # samples in the queue when a frame comes
-    most, peak = 0, 0  # that may be there, that were there
-    is_duplex = not isinstance(microphone, Microphone)  # so that the device plays before there is sound
-    surplus: int | None = None  # samples of the microphone to leave out; None before the device has begun
-
-    def blocks() -> Iterator[npt.NDArray[np.float32]]:
-        nonlocal most, surplus
-        for block in microphone:
-            most = wanted + max(stft.hop_length, 2 * microphone.block_length)
-            left_out = min(surplus or 0, block.shape[-1])
-            surplus = surplus and surplus - left_out
-            yield block[:, left_out:]
-
-    frames = rtspecinv.magnitude_frames(blocks(), stft)
+    pace = _Pace(microphone, sink, args.queue, stft.hop_length)
+    frames = rtspecinv.magnitude_frames(pace.blocks(), stft)
     for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
         if n == end:
             return
         if n == freeze_at or _enter_pressed():
             freeze.on = not freeze.on
             view.remark = "   held" if freeze.on else ""
-        queued = sink.queued
-        peak = max(peak, queued)
-        if surplus is None and (queued < peak or (is_duplex and queued)):
-            # The device has begun, at any time between two frames.
-            n_blocks = (queued - wanted) / microphone.block_length  # whole ones, as frames come with them
-            surplus = max(0, round(n_blocks)) * microphone.block_length
-        elif surplus is None and queued > most:  # it has not
-            continue
-        elif surplus is not None and queued >= most:  # frames were made up: no later than needed
-            view.n_skipped += 1
+        takes_frame = pace.takes_frame()
+        view.n_skipped = pace.n_skipped
+        if not takes_frame:
             continue
         if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
             frame = torch.zeros_like(frame)
