@@ -224,13 +224,14 @@ class _Pace:
             self._has_begun = queued < self._peak or (self._plays_from_start and queued > 0)
             if not self._has_begun:
                 return queued <= most
+            self._frames_to_look = 4 * block_length // self._hop_length  # of long blocks they come in bunches
         self._least = min(self._least, queued)
         self._frames_to_look -= 1
         if self._frames_to_look < 0:
             self._surplus = max(0, round((self._least - self._wanted) / block_length)) * block_length
             self._least = math.inf
             self._frames_to_look = self._microphone.sample_rate // self._hop_length
-        elif queued >= most:  # frames were made up: no later than needed
+        elif queued >= most and not self._surplus:  # frames were made up: no later than needed
             self.n_skipped += 1
             return False
         return True
