@@ -110,14 +110,19 @@ def cents(frequencies: np.ndarray, expected: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("device", "streams"), [(jackd.DEVICE, "two, as"), (SINGER, "one for microphone and speakers")]
+    ("options", "streams"),
+    [
+        (["-d", jackd.DEVICE], "two, for microphone and for speakers"),
+        (["-d", SINGER], "one for microphone and speakers"),
+        (["-d", SINGER, "--two-streams"], "two, for microphone and for speakers"),
+    ],
 )
-def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys, device, streams):
+def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys, options, streams):
     with singing(card):
-        args = ["-d", device, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]
+        args = [*options, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]
         assert main([*LIVE, *args]) == 0
     out, _ = lines(capsys)
-    assert out[1].startswith(f"streams       {streams}")
+    assert out[1] == f"streams       {streams}"
     stated = [float(number) for number in re.findall(r"\d+\.\d", out[0])]
     assert out[0].startswith("latency ")
     assert stated[0] == pytest.approx(sum(stated[1:]), abs=0.3)
@@ -139,7 +144,7 @@ def test_a_device_that_cannot_do_both_at_once_gets_two_streams(card, tmp_path, c
     with singing(card):
         args = ["-d", SINGER, "--seconds", "0.5", "-o", str(tmp_path / "a.wav")]
         assert main([*LIVE, *args]) == 0
-    assert lines(capsys)[0][1].startswith("streams       two, as")
+    assert lines(capsys)[0][1].startswith("streams       two, for")
     assert cents(pitches(tmp_path / "a.wav"), TONE) < CENTS
 
 

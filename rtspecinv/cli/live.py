@@ -73,7 +73,7 @@ def _open(
         )
         return devices.enter_context(sink)
 
-    both = one_device(args.input, args.device)
+    both = None if args.two_streams else one_device(args.input, args.device)
     if both is not None:
         with suppress(DeviceError):  # some devices do not do both at once
             sink = speakers(args.sample_rate or round(both["default_samplerate"]), both["index"], 1)
@@ -174,8 +174,10 @@ def _print_start(
     resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
     untold = "" if parts["device"] else ", and the device's periods, which it does not tell before it plays"
     print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}{untold}")
-    two = "two, as microphone and speakers are two devices, or one that cannot do both at once"
-    print(f"streams       {two if isinstance(microphone, Microphone) else 'one for microphone and speakers'}")
+    streams = "two, for microphone and for speakers"
+    if not isinstance(microphone, Microphone):
+        streams = "one for microphone and speakers"
+    print(f"streams       {streams}")
     setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
     print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
     print("headphones    wear some, or the microphone hears the speakers and it howls")

@@ -325,6 +325,11 @@ def _add_live_options(parser: argparse.ArgumentParser) -> None:
     group = _add_device_options(parser, default_latency="low")
     group.add_argument("-i", "--input", metavar="DEVICE", type=device, help="the same, to record from")
     group.add_argument(
+        "--two-streams",
+        action="store_true",
+        help="for microphone and speakers, although they are one device: some drivers do not do both well",
+    )
+    group.add_argument(
         "--sample-rate", metavar="HZ", type=int, help="of the microphone (default: the device's own)"
     )
     group.add_argument(
