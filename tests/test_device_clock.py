@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +13,7 @@ import jackd
 import numpy as np
 import pytest
 import soxr
+from busy import gil_held
 
 from rtspecinv.audio import (
     DeviceError,
@@ -158,24 +155,6 @@ def test_clear_cuts_within_a_block_without_a_click(card, tmp_path, backend):
     np.testing.assert_array_equal(recorded[begin : begin + 40000], samples[0])
     assert largest_jump(recorded) <= largest_jump(samples)
     assert gaps(sink) == 0
-
-
-@contextmanager
-def gil_held(share: float, period_seconds: float) -> Iterator[None]:
-    """Another thread holds the GIL for a share of the time, in C code that does not let go of it."""
-    sleep_with_gil, end = ctypes.PyDLL(None).usleep, threading.Event()
-
-    def hold() -> None:
-        while not end.wait((1 - share) * period_seconds):
-            sleep_with_gil(round(1e6 * share * period_seconds))
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    try:
-        yield
-    finally:
-        end.set()
-        holder.join()
 
 
 class Loss(NamedTuple):

@@ -12,6 +12,7 @@ import jackd
 import numpy as np
 import pytest
 from anything import bounded
+from busy import gil_held
 from hand import FADE, RATE, HandStream, hand_microphone, hand_sink, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -320,6 +321,25 @@ def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
     whole = later == np.median(later)  # a fade may hold a number by chance
     assert np.count_nonzero(whole) >= n_written - jackd.CARDS["patient"]["period"]
     np.testing.assert_array_equal(np.diff(played[places[whole]]), 1)
+
+
+def periods_held_up(card: str, backend: str) -> int:
+    """How many periods end before the callback does, in 2 s while the GIL is held 80 % of the time."""
+    before, n_samples = jackd.late_clients(card), 0
+    options = {"device": jackd.DEVICE, "backend": backend, "input_channels": 1}
+    with SoundDeviceSink(jackd.SAMPLE_RATE, **options) as sink, gil_held(0.8, 0.1):
+        for block in sink.microphone:
+            n_samples += block.shape[-1]
+            if n_samples > 2 * jackd.SAMPLE_RATE:
+                break
+    return (jackd.late_clients(card) - before)["PortAudio", "Running"]
+
+
+@pytest.mark.parametrize("card", ["impatient"], indirect=True)
+def test_a_held_gil_does_not_hold_up_a_stream_of_rtmixer(card):
+    pytest.importorskip("rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
+    assert periods_held_up(card, "callback") > 0  # or nothing was shown
+    assert periods_held_up(card, "rtmixer") == 0
 
 
 @BACKENDS
