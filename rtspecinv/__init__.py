@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         Mailbox,
         Microphone,
         Player,
+        Recording,
         SoundDeviceSink,
         TeeSink,
         play,
@@ -96,6 +97,7 @@ __all__ = [
     "Microphone",
     "PictureScale",
     "Player",
+    "Recording",
     "Sound",
     "SoundDeviceSink",
     "StreamingAnalysis",
@@ -144,7 +146,16 @@ _HOMES = {
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         (
-            *("ArraySink", "AudioReader", "DeviceError", "FileSink", "Mailbox", "Microphone", "Player"),
+            *(
+                "ArraySink",
+                "AudioReader",
+                "DeviceError",
+                "FileSink",
+                "Mailbox",
+                "Microphone",
+                "Player",
+                "Recording",
+            ),
             *("SoundDeviceSink", "TeeSink", "play", "read_audio"),
         ),
         "audio",

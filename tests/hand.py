@@ -38,6 +38,8 @@ class HandStream:
             raise OSError("Invalid sample rate [PaErrorCode -9997]")
         self.callback, self.channels, self.options = callback, channels, options
         self.n_recorded, self.n_played = channels if isinstance(channels, tuple) else (0, channels)
+        if isinstance(channels, tuple) and self.n_played:
+            self.latency = (0.01, 0.02)
         self.active = False
         self.heard = [np.zeros((self.n_played, 0), np.float32)]
         self.n_given = 0  # samples that it had to record, whether taken or not
@@ -119,14 +121,19 @@ class HandMixer(HandStream):
 
     def __init__(self, **options):
         super().__init__(self._mix, **options)
-        self.actions = []
+        self._active = []
         self.presses: Iterator[bool] = iter(())  # whether Ctrl-C comes when a ring of its is filled
+
+    @property
+    def actions(self):
+        self.come_between()
+        return self._active
 
     def _add(self, ring, serve):
         action = Count(self)
         action.ring, action.serve = ring, serve
         action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)
-        self.actions.append(action)
+        self._active.append(action)
         return action
 
     def play_ringbuffer(self, ring):
@@ -136,20 +143,20 @@ class HandMixer(HandStream):
         return self._add(ring, self._record)
 
     def cancel(self, action):
-        self.actions.remove(action)
+        self._active.remove(action)
 
     def _mix(self, *arguments):
         *blocks, n, _, status = arguments
         if self.n_played:
             blocks[-1][:] = 0
-        for action in list(self.actions):
+        for action in list(self._active):
             n_done = action.serve(action.ring, blocks, n)
             action.done_frames += n_done
             action.stats.max_blocksize = max(n, action.stats.max_blocksize)
             action.stats.output_underflows += status.output_underflow
             action.stats.input_overflows += status.input_overflow
             if n_done < n:
-                self.actions.remove(action)
+                self._active.remove(action)
 
     @staticmethod
     def _play(ring, blocks, n):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,44 +210,6 @@ def test_without_portaudio_live_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["live"]) == 1
     assert re.match("rtspecinv: error: Playing needs sounddevice: pip install", capsys.readouterr().err)
-
-
-@settings(deadline=None)
-@given(
-    block_length=st.sampled_from([1, 16, 64, 160, 256, 441, 480, 512, 1024]),
-    hop_length=st.sampled_from([64, 128, 256, 512]),
-    wanted=st.integers(0, 2000),
-    excesses=st.lists(st.integers(0, 5000), min_size=1, max_size=4),
-)
-def test_the_queue_gets_as_short_as_is_wanted_and_no_shorter(block_length, hop_length, wanted, excesses):
-    """A device that begins with too much in its queue, which gaps make longer again every three seconds."""
-    rate = 10_000
-    sink, queued_at_frames = types.SimpleNamespace(queued=0), []
-
-    class Blocks:
-        sample_rate = rate
-
-        def __iter__(self):
-            for excess in excesses:
-                sink.queued += excess
-                for _ in range(3 * rate // block_length):
-                    sink.queued = max(0, sink.queued - block_length)
-                    yield np.zeros((1, block_length), np.float32)
-
-    blocks = Blocks()
-    blocks.block_length = block_length
-    pace = performing._Pace(blocks, sink, wanted / rate, hop_length)
-    sink.queued = wanted + 2 * (block_length + hop_length)
-    waiting = 0
-    for block in pace.blocks():
-        waiting += block.shape[-1]
-        while waiting >= hop_length:
-            waiting -= hop_length
-            queued_at_frames.append(sink.queued)
-            if pace.takes_frame():
-                sink.queued += hop_length
-    last_second = queued_at_frames[-rate // hop_length :]
-    assert min(last_second) == pytest.approx(wanted, abs=0.75 * block_length + 1)  # rounded to whole blocks
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 from anything import bounded
 from busy import gil_held
-from hand import FADE, RATE, HandStream, hand_microphone, hand_sink, noise
+from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_microphone, hand_sink, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtspecinv.audio import DeviceError, Microphone, Recording, SoundDeviceSink, capture, device, portaudio
+from rtspecinv.audio import microphone as microphones
 
 BACKENDS = pytest.mark.parametrize("backend", ["callback", "rtmixer"])
 
@@ -67,17 +69,18 @@ def test_it_gives_what_comes_and_ends_when_it_is_closed(opened, backend):
 @settings(deadline=None)
 @given(
     steps=st.lists(st.tuples(st.integers(1, 900), st.integers(0, 3)), max_size=30),
-    interrupts=st.lists(st.integers(0, 900), max_size=30),
+    interrupts=st.lists(st.sampled_from([0, 0, 1, 300, 2000]), max_size=30),
     channels=st.integers(1, 2),
 )
 def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, steps, interrupts, channels):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(capture, "_RING_SECONDS", 0.1)
+        monkeypatch.setattr(capture, "_UNREAD_SECONDS", 0.1)
         microphone, stream = opened(backend, channels)
     microphone._begin()
     stream.between = iter(interrupts)
-    taken = [numbers(0, channels=channels)]
+    taken, longest = [numbers(0, channels=channels)], []
     for n_asked, n_taken in steps:
+        longest.append(microphone.block_length)
         stream.ask(n_asked)
         taken += [microphone._take().T for _ in range(n_taken)]
     stream.between = iter(())
@@ -93,6 +96,7 @@ def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, step
     assert (steps_between > 0).all()
     n_breaks = np.count_nonzero(steps_between > 1)
     assert n_breaks <= microphone.overflows <= 2 * n_breaks  # two losses may lie side by side
+    assert longest == sorted(longest)
 
 
 @BACKENDS
@@ -116,18 +120,63 @@ def test_samples_that_nobody_takes_make_room_for_newer_ones_and_are_counted(open
 
 @BACKENDS
 @KINDS
-def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, monkeypatch):
+def test_ctrl_c_while_it_is_closed_leaves_it_closed(opened, backend):
+    microphone, stream = opened(backend)
+    microphone._begin()
+    end = microphone._end
+
+    def end_late():
+        signal.raise_signal(signal.SIGINT)
+        end()
+
+    microphone._end = end_late
+    with pytest.raises(KeyboardInterrupt):
+        microphone.close()
+    assert not stream.active
+
+
+@BACKENDS
+@KINDS
+def test_a_device_that_does_not_start_is_a_clear_error(opened, backend, monkeypatch):
+    microphone, stream = opened(backend)
+    monkeypatch.setattr(stream, "start", iter(()).__next__)
+    with pytest.raises(StopIteration):
+        microphone._begin()
+
+    def refuse():
+        raise FAKE_SOUNDDEVICE.PortAudioError("Device unavailable [PaErrorCode -9985]")
+
+    monkeypatch.setattr(stream, "start", refuse)
+    with pytest.raises(DeviceError, match="does not start: Device unavailable"):
+        next(iter(microphone))
+
+
+def test_an_error_while_recording_in_a_callback_surfaces(monkeypatch):
+    sink, stream = hand_sink(RATE, input_channels=1)
+    sink.microphone._begin()
+    sink._ring.capture.samples = None
+    with pytest.raises(StopIteration):
+        stream.ask(5)
+    with pytest.raises(DeviceError, match="NoneType"):
+        next(iter(sink.microphone))
+
+
+@BACKENDS
+@KINDS
+@pytest.mark.parametrize(("stops", "says"), [(False, "no samples"), (True, "stopped")])
+def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, stops, says, monkeypatch):
     monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.05)
-    for stops, says in ((False, "no samples"), (True, "stopped")):
-        microphone, stream = opened(backend)
-        taken = iter(microphone)
-        threading.Timer(0.02, stream.ask, [10]).start()
+    microphone, stream = opened(backend)
+    taken, closers = iter(microphone), []
+    threading.Timer(0.02, stream.ask, [10]).start()
+    next(taken)
+    stream.active = not stops
+    with pytest.raises(DeviceError, match=says), bounded():
         next(taken)
-        stream.active = not stops
-        with pytest.raises(DeviceError, match=says), bounded():
-            next(taken)
-        with bounded():
-            microphone.close()
+    monkeypatch.setattr(stream, "close", lambda **_: closers.append(threading.current_thread().name))
+    with bounded():
+        microphone.close() if opened is alone else microphone._sink.abort()
+    assert closers == ["close"]  # not this thread, which might wait for minutes
 
 
 def test_options_reach_the_device():
@@ -180,14 +229,46 @@ def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
         first = int(taken[-1, 0]) + 1
     assert sink.underflows == 0
     microphone.close()
-    sink.drain()
     assert not stream.active
 
 
 @BACKENDS
+def test_closed_it_counts_no_more_and_leaves_the_sink_alone(backend):
+    sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
+    microphone = sink.microphone
+    microphone._begin()
+    stream.ask(10)
+    microphone._take()
+    stream.ask(10, lost=True)
+    sink.write(noise(200))
+    microphone.close()
+    stream.ask(10, lost=True)
+    assert (microphone.overflows, stream.active) == (1, True)
+    with stream.asking(10):
+        sink.drain()
+    heard = np.concatenate(stream.heard, -1)[0]
+    np.testing.assert_array_equal(heard[np.isin(heard, noise(200))], noise(200))
+    assert (sink.latency_seconds, microphone.latency_seconds) == (0.02, 0.01)
+    assert not stream.active
+
+
+@BACKENDS
+@pytest.mark.parametrize(("gives", "closer"), [(True, "MainThread"), (False, "close")])
+def test_only_a_device_that_is_there_is_waited_for_when_it_is_closed(backend, gives, closer, monkeypatch):
+    monkeypatch.setattr(microphones, "_PAUSE_SECONDS", 0.2)
+    microphone, stream = alone(backend)
+    closers = []
+    monkeypatch.setattr(stream, "close", lambda **_: closers.append(threading.current_thread().name))
+    microphone._begin()
+    with stream.asking(10 if gives else 0):
+        microphone.close()
+    assert closers == [closer]
+
+
+@BACKENDS
 def test_a_device_that_nobody_looked_after_is_started_anew(backend, monkeypatch):
-    for module in (device, capture):
-        monkeypatch.setattr(module, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(capture, "_UNREAD_SECONDS", 1)
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     microphone, starts = sink.microphone, []
     start = stream.start

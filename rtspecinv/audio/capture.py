@@ -14,7 +14,7 @@ from rtspecinv.audio.sinks import Block
 
 MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
 QUEUE_SECONDS = 0.5
-_RING_SECONDS = 8.0  # that the device has to go on if nobody reads
+_UNREAD_SECONDS = 8.0  # that the device has to go on if nobody reads
 
 
 def ring_memory(length: int, channels: int) -> Block:
@@ -22,10 +22,10 @@ def ring_memory(length: int, channels: int) -> Block:
     length = 1 << (length - 1).bit_length()
     if length * channels > MAX_SAMPLES:
         raise ValueError(
-            f"queue and silence take {length:.3g} samples in each of {channels} channels, "
+            f"the queue takes {length:.3g} samples of memory in each of {channels} channels, "
             f"more than {MAX_SAMPLES}: use a smaller queue_seconds or sample_rate, or fewer channels"
         )
-    return np.zeros((length, channels), np.float32)
+    return np.zeros((length, int(channels)), np.float32)
 
 
 class Counter(Protocol):
@@ -49,10 +49,10 @@ class Capture:
         self.channels = channels
         self._base = 0  # position at which the device was last armed
         self._most = max(1, round(queue_seconds * sample_rate))
-        self.samples = ring_memory(self._most + round(_RING_SECONDS * sample_rate), channels)
+        self.samples = ring_memory(self._most + round(_UNREAD_SECONDS * sample_rate), channels)
         self._taken = 0  # position up to which it has been read
         self._lost = 0  # times that samples were lost because nobody read them
-        self._goes_on = False  # something was read, so that what is lost now is missing
+        self._goes_on = False  # something was read, so that what the device loses now is missing
         self._device_lost_before = 0
 
     @property
@@ -159,7 +159,7 @@ class RtmixerCapture(Capture):
             with undisturbed():
                 self._ring.advance_read_index(count)
                 self._taken = position
-        elif self._action not in self._stream.actions:
+        elif self._action not in self._stream.actions and self.recorded == position:
             with undisturbed():
                 self._overflows_before, self._longest_before = self.device_overflows, self.block_length
                 self._base = position

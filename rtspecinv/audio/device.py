@@ -20,6 +20,7 @@ from rtspecinv.audio.portaudio import (
     check_settings,
     rtmixer_for,
     sounddevice,
+    starting,
     stream_seconds,
     undisturbed,
 )
@@ -45,7 +46,7 @@ class SoundDeviceSink(Sink):
     backend: `"rtmixer"` copies to the device in C and is not held up by a busy interpreter, `"callback"`
         copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
     input_channels: if there are any, the stream is a duplex one: what the device records meanwhile is given
-        by `microphone`, at the same pace as it plays. There is no resampling then.
+        by `microphone`, at the same pace as it plays where `device` is one for both. There is no resampling.
 
     Written samples are never changed. Where sound begins or ends other than in silence, 5 ms are put before
     or after it in which its first or last sample is faded in or out, so that nothing clicks. A gap because
@@ -87,9 +88,12 @@ class SoundDeviceSink(Sink):
         self._lock = threading.Lock()
         options = {"device": device, "channels": channels, "latency": latency, "blocksize": block_length}
         self._ring, self.device_rate = open_ring(
-            *(self._sounddevice, rtmixer_for(backend), sample_rate, queue_seconds + _RING_SECONDS),
-            options,
-            input_channels,
+            self._sounddevice,
+            rtmixer_for(backend),
+            sample_rate,
+            seconds=queue_seconds + _RING_SECONDS,
+            options=options,
+            input_channels=input_channels,
         )
         self._resampler = None if self.device_rate == sample_rate else self._open_resampler()
         delay = 0 if self._resampler is None else self._resampler.longest_delay
@@ -372,12 +376,10 @@ class SoundDeviceSink(Sink):
             self._watchdog.start()
             self._running = True
             try:
-                with undisturbed():
+                with starting(self._sounddevice):
                     self._ring.start()
-            except BaseException as error:
+            except BaseException:
                 self._running = False
-                if isinstance(error, self._sounddevice.PortAudioError):
-                    raise DeviceError(f"The sound device does not start: {error}") from error
                 raise
 
     def _stop(self) -> None:
@@ -409,7 +411,10 @@ class SoundDeviceSink(Sink):
 
     @property
     def microphone(self) -> Recording:
-        """What the device records; raises `ValueError` without `input_channels`."""
+        """What the device records; raises `ValueError` without `input_channels`.
+
+        The device starts when it is iterated, whatever the prefill; where there is no sound it plays silence.
+        """
         if self._microphone is None:
             raise ValueError(
                 "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)!"
@@ -443,5 +448,9 @@ class _DuplexMicrophone(Recording):
             return self._capture.read()
 
     def _end(self) -> None:
-        with self._sink._lock:
-            self._sink._recording = False
+        sink = self._sink
+        with sink._lock:
+            self._capture.clear()
+            sink._recording = False
+            if sink._running and not sink._sounding and not sink._watchdog.gone:
+                sink._stop()

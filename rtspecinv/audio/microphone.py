@@ -21,6 +21,7 @@ from rtspecinv.audio.portaudio import (
     refused,
     rtmixer_for,
     sounddevice,
+    starting,
     stream_seconds,
     undisturbed,
 )
@@ -86,9 +87,10 @@ class Recording:
 
     def close(self) -> None:
         """Stop recording, which ends the iteration in any thread; closing twice is harmless."""
-        if not self._closed:
-            self._closed = True
-            self._end()
+        with undisturbed():
+            if not self._closed:
+                self._closed = True
+                self._end()
 
     def __enter__(self) -> Recording:
         return self
@@ -149,7 +151,7 @@ class Microphone(Recording):
         with self._lock:
             if not self._closed and not self._watchdog.active:
                 self._watchdog.start()
-                with undisturbed():
+                with starting(self._sounddevice):
                     self._stream.start()
 
     def _take(self) -> Block | None:
@@ -160,8 +162,8 @@ class Microphone(Recording):
             return self._capture.read()
 
     def _end(self) -> None:
-        with self._lock, undisturbed():
-            if self._watchdog.active and not self._gives():
+        with self._lock:
+            if self._watchdog.gone or (self._watchdog.active and not self._gives()):
                 abandon(self._sounddevice, self._stream)
             else:
                 self._stream.close(ignore_errors=True)
@@ -170,7 +172,7 @@ class Microphone(Recording):
         """Whether the running device is there: it gives something soon."""
         give_up = time.monotonic() + _PAUSE_SECONDS
         self._capture.read()
-        while not self._watchdog.gone and time.monotonic() < give_up:
+        while time.monotonic() < give_up:
             if len(self._capture.read()):
                 return True
             time.sleep(_POLL_SECONDS)

@@ -129,6 +129,16 @@ def undisturbed() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def starting(module: Any) -> Iterator[None]:
+    """Let PortAudio start a stream, undisturbed; raises `DeviceError` if it does not."""
+    try:
+        with undisturbed():
+            yield
+    except module.PortAudioError as error:
+        raise DeviceError(f"The sound device does not start: {error}") from error
+
+
 def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _Opened:
     """Return what `make` opens; if Ctrl-C comes meanwhile, it is closed, as nobody else could."""
     made = None

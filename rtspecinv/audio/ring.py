@@ -11,7 +11,6 @@ Positions count samples since the ring was made: `position % length` is the plac
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -134,9 +133,9 @@ class CallbackRing(Ring):
         self._abort = sounddevice.CallbackAbort
         if input_channels:
             self.capture = capture = CallbackCapture(options["samplerate"], input_channels)
+            self._put = capture.put
             options = {**options, "channels": (input_channels, channels)}
-            both = partial(self._duplex_callback, capture.put)
-            self.stream = sounddevice.Stream(callback=both, dtype="float32", **options)
+            self.stream = sounddevice.Stream(callback=self._callback, dtype="float32", **options)
         else:
             self.stream = sounddevice.OutputStream(callback=self._callback, dtype="float32", **options)
 
@@ -157,14 +156,11 @@ class CallbackRing(Ring):
     def _extend(self, count: int) -> None:
         self._lent += count
 
-    def _duplex_callback(
-        self, put: Callable[..., None], block: Block, out: Block, n_samples: int, clock: Any, status: Any
-    ) -> None:
-        put(block, n_samples, clock, status)
-        self._callback(out, n_samples, clock, status)
-
-    def _callback(self, out: Block, n_samples: int, clock: Any, status: Any) -> None:
+    def _callback(self, *arguments: Any) -> None:
+        *recorded, out, n_samples, clock, status = arguments
         try:
+            for block in recorded:  # one, or none
+                self._put(block, n_samples, clock, status)
             begin = self.done.done_frames
             self._late_blocks += bool(status.output_underflow and begin)  # before that nothing is heard
             self._block_length = max(self._block_length, n_samples)

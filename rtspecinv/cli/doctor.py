@@ -142,7 +142,7 @@ def _devices() -> Findings:
     yield from _default(sd, "input", "-i", sd.check_input_settings)
     if any(device["max_input_channels"] for device in devices):
         audio: Any = importlib.import_module("rtspecinv.audio")
-        two = "two, as microphone and speakers are two devices: -d and -i may name one that is both"
+        two = "two, for microphone and for speakers; -d and -i may name one device that is both"
         both = audio.one_device(None, None)
         yield Finding("streams", f"of `live`: {two if both is None else 'one for microphone and speakers'}")
 

@@ -202,11 +202,11 @@ class _Pace:
         self, microphone: Recording, sink: SoundDeviceSink, queue_seconds: float, hop_length: int
     ) -> None:
         self._microphone, self._sink, self._hop_length = microphone, sink, hop_length
-        self._plays_from_start = not isinstance(microphone, Microphone)  # in one stream with it
-        self._wanted = round(queue_seconds * microphone.sample_rate)  # samples, when a frame comes
+        # Samples, when a frame comes; at half of them the player makes up a frame.
+        self._wanted = max(round(queue_seconds * microphone.sample_rate), hop_length // 2)
         self._surplus = 0  # samples of the microphone to leave out
         self._has_begun = False
-        self._peak, self._least = 0, math.inf  # in the queue so far; since the last look
+        self._before, self._least = 0, math.inf  # in the queue at the last frame; since the last look
         self._frames_to_look = 0
         self.n_skipped = 0
 
@@ -221,16 +221,17 @@ class _Pace:
         """Look at the queue when a frame comes; whether there is room for it, or it is to be left out."""
         queued, block_length = self._sink.queued, self._microphone.block_length
         most = self._wanted + max(self._hop_length, 2 * block_length)
-        self._peak = max(self._peak, queued)
         if not self._has_begun:
-            self._has_begun = queued < self._peak or (self._plays_from_start and queued > 0)
+            self._has_begun = 0 < queued <= self._before
+            self._before = queued
             if not self._has_begun:
                 return queued <= most
-            self._frames_to_look = 4 * block_length // self._hop_length  # of long blocks they come in bunches
+            self._frames_to_look = 4 + 4 * block_length // self._hop_length  # long blocks bring many
         self._least = min(self._least, queued)
         self._frames_to_look -= 1
         if self._frames_to_look < 0:
-            self._surplus = max(0, round((self._least - self._wanted) / block_length)) * block_length
+            enough = self._wanted - min(block_length / 2, self._wanted / 4)
+            self._surplus = max(0, int((self._least - enough) // block_length)) * block_length
             self._least = math.inf
             self._frames_to_look = self._microphone.sample_rate // self._hop_length
         elif queued >= most and not self._surplus:  # frames were made up: no later than needed
