@@ -146,17 +146,8 @@ _HOMES = {
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         (
-            *(
-                "ArraySink",
-                "AudioReader",
-                "DeviceError",
-                "FileSink",
-                "Mailbox",
-                "Microphone",
-                "Player",
-                "Recording",
-            ),
-            *("SoundDeviceSink", "TeeSink", "play", "read_audio"),
+            *("ArraySink", "AudioReader", "DeviceError", "FileSink", "Mailbox", "Microphone", "Player"),
+            *("Recording", "SoundDeviceSink", "TeeSink", "play", "read_audio"),
         ),
         "audio",
     ),

@@ -63,19 +63,13 @@ def _die_with_parent() -> None:
 
 @contextmanager
 def server(
-    *,
-    wait_for_clients: bool,
-    sample_rate: int = SAMPLE_RATE,
-    period: int = 1024,
-    name: str = "",
-    realtime: bool = False,
+    *, wait_for_clients: bool, sample_rate: int = SAMPLE_RATE, period: int = 1024, name: str = ""
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start a server and make PortAudio use it; yields its name and its process."""
     import sounddevice
 
     name = name or f"rtspecinv-{os.getpid()}-{sample_rate}-{int(wait_for_clients)}"
-    command = ["jackd", "-n", name, "-p", "64", "-R" if realtime else "-r"]
-    command += [*(["-S"] * wait_for_clients), "-d", "dummy"]
+    command = ["jackd", "-n", name, "-p", "64", "-r", *(["-S"] * wait_for_clients), "-d", "dummy"]
     command += ["-r", str(sample_rate), "-p", str(period), "-C", str(CHANNELS), "-P", str(CHANNELS)]
     with open(_log(name), "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent)
