@@ -137,10 +137,12 @@ def section_aa(bench: Bench) -> str:
     device; `--queue` asks for about that much. Whole: measured, by where the loudness of what the
     speaker plays is most like that of what the microphone is given; both are one client of a JACK
     server with a dummy driver, a clock without hardware, so that device, the rest, is what its periods
-    take; period is in samples. A real card adds its converters and its own buffers, once each way.
-    Gaps: silence heard; and frames made up, in 8 s, of the calmest of up to 5 runs. SC and PESQ: of the
-    same setting of the stream on the clips, as in table a. Target: algorithmic and queue, "both", under
-    35 ms with 1024/256 and look_ahead 1.
+    take; period is in samples. `live` opens one stream for both. Where a period is as long as a hop, what
+    it finds in the queue may be a period more, and the device as much less. A real card adds its
+    converters and its own buffers, once each way. Gaps: silence heard; and frames made up, in 8 s, of the
+    calmest of up to 5 runs, on a virtual machine whose threads are late by themselves: where the queue
+    has 3 or 5 ms, that is heard. SC and PESQ: of the same setting of the stream on the clips, as in table
+    a. Target: algorithmic and queue, "both", under 35 ms with 1024/256 and look_ahead 1.
     """
     return table(HEADER, rows(bench))
 
@@ -158,7 +160,9 @@ SHOWN = (
 CAPTION = (
     "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
     "server with a dummy driver, so device is what its periods take (256 samples in the first two rows, 64 "
-    "below); a real card adds its converters and buffers. SC and PESQ of the same setting on the recordings."
+    "below); a real card adds its converters and buffers. Where a period is a hop, queue may show a period too "
+    "much, and device as much too little. Silence heard in each run, which short queues do not prevent on a "
+    "machine that is late itself, stands in bench/README.md. SC and PESQ of the same setting on the recordings."
 )
 
 
