@@ -160,9 +160,10 @@ SHOWN = (
 CAPTION = (
     "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
     "server with a dummy driver, so device is what its periods take (256 samples in the first two rows, 64 "
-    "below); a real card adds its converters and buffers. Where a period is a hop, queue may show a period too "
-    "much, and device as much too little. Silence heard in each run, which short queues do not prevent on a "
-    "machine that is late itself, stands in bench/README.md. SC and PESQ of the same setting on the recordings."
+    "below); a real card adds its converters and buffers. Where a period is a hop, queue may show a period "
+    "too much, and device as much too little. Silence heard in each run, which short queues do not prevent "
+    "on a machine that is late itself, stands in bench/README.md. SC and PESQ of the same setting on the "
+    "recordings."
 )
 
 
