@@ -99,6 +99,26 @@ def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, step
     assert longest == sorted(longest)
 
 
+@KINDS
+def test_a_ring_that_fills_while_the_program_stands_still_is_read_and_goes_on(opened, monkeypatch):
+    """The action of rtmixer ends just after the reader has found nothing new."""
+    monkeypatch.setattr(capture, "_UNREAD_SECONDS", 0.1)
+    microphone, stream = opened("rtmixer")
+    microphone._begin()
+    stream.ask(50)
+    microphone._take()
+    free = microphone._capture._free
+    monkeypatch.setattr(microphone._capture, "_free", lambda position: (stream.ask(2000), free(position)))
+    microphone._take()
+    monkeypatch.setattr(microphone._capture, "_free", free)
+    taken = []
+    for _ in range(10):
+        stream.ask(50)
+        taken.append(microphone._take())
+    np.testing.assert_array_equal(np.concatenate(taken).T[:, -300:], numbers(300, 2251))
+    assert microphone.overflows == 2  # the oldest of the full ring, and what came after it
+
+
 @BACKENDS
 @KINDS
 def test_samples_that_nobody_takes_make_room_for_newer_ones_and_are_counted(opened, backend):
