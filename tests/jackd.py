@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -139,6 +139,34 @@ class Recorder:
         """End recording; returns `(n_channels, n_samples)`."""
         self._process.communicate(timeout=10)
         return np.load(self._path)
+
+
+@contextmanager
+def device(
+    server: str, name: str, sing: Callable[[int], np.ndarray], hear: Callable[[np.ndarray], object]
+) -> Iterator[None]:
+    """A JACK client of ours that PortAudio takes for a device, called "NAME, JACK".
+
+    sing: gives so many samples to whoever records from it.
+    hear: gets what is played on it, a period at a time.
+    """
+    import jack
+    import sounddevice
+
+    client = jack.Client(name, servername=server, no_start_server=True)
+    mouth, ear = client.outports.register("mouth"), client.inports.register("ear")
+
+    def process(n_samples: int) -> None:
+        mouth.get_array()[:] = sing(n_samples)
+        hear(ear.get_array().copy())
+
+    client.set_process_callback(process)
+    with client:
+        sounddevice._terminate()  # PortAudio lists devices once
+        sounddevice._initialize()
+        yield
+    sounddevice._terminate()
+    sounddevice._initialize()
 
 
 def place_of(samples: np.ndarray, recording: np.ndarray) -> int:

@@ -67,28 +67,18 @@ def status_of(args: list[str]) -> object:
 
 @contextmanager
 def singing(server: str, glide: float = 0.0) -> Iterator[None]:
-    """Another JACK client, a device to PortAudio, sings TONE, rising by `glide` octaves a second."""
-    import jack
-    import sounddevice
+    """A device that sings TONE, rising by `glide` octaves a second."""
+    phase, n_given = 0.0, 0
 
-    client = jack.Client("singer", servername=server, no_start_server=True)
-    client.inports.register("in")  # which nobody hears
-    port, phase, n_given = client.outports.register("out"), 0.0, 0
-
-    def sing(n_samples: int) -> None:
+    def sing(n_samples: int) -> np.ndarray:
         nonlocal phase, n_given
         seconds = (n_given + np.arange(n_samples)) / jackd.SAMPLE_RATE
         phases = phase + np.cumsum(2 * np.pi * TONE * 2 ** (glide * seconds) / jackd.SAMPLE_RATE)
-        port.get_array()[:] = 0.3 * np.sin(phases)
         phase, n_given = phases[-1] % (2 * np.pi), n_given + n_samples
+        return 0.3 * np.sin(phases)
 
-    client.set_process_callback(sing)
-    with client:
-        sounddevice._terminate()  # PortAudio lists devices once
-        sounddevice._initialize()
+    with jackd.device(server, "singer", sing, lambda heard: None):
         yield
-    sounddevice._terminate()
-    sounddevice._initialize()
 
 
 def pitches(path: Path) -> np.ndarray:
@@ -164,18 +154,21 @@ def test_live_holds(card, tmp_path):
     assert cents(free, float(np.median(free))) > 20 * CENTS
 
 
+@pytest.mark.parametrize("device", [jackd.DEVICE, SINGER], ids=["two streams", "one stream"])
 @pytest.mark.parametrize(
     ("error", "status", "says"),
     [(KeyboardInterrupt, 0, ""), (DeviceError("unplugged"), 1, "unplugged"), (SystemExit(143), 143, "")],
 )
-def test_however_live_ends_what_was_heard_is_kept(card, tmp_path, capsys, monkeypatch, error, status, says):
+def test_however_live_ends_what_was_heard_is_kept(
+    card, tmp_path, capsys, monkeypatch, error, status, says, device
+):
     def end(self, frame, stats):
         if stats.n_frames > 60:
             raise error
 
     monkeypatch.setattr(View, "show", end)
     with singing(card):
-        assert status_of([*LIVE, "-o", str(tmp_path / "a.wav")]) == status
+        assert status_of([*LIVE, "-d", device, "-o", str(tmp_path / "a.wav")]) == status
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert soundfile.info(tmp_path / "a.wav").frames > 30 * 256
     out, err = lines(capsys)

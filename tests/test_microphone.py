@@ -360,28 +360,17 @@ def test_a_duplex_stream_is_not_resampled(monkeypatch):
 
 @contextmanager
 def counting(server: str) -> Iterator[list[np.ndarray]]:
-    """Another JACK client, which PortAudio takes for a device, gives the numbers from 1 on and hears."""
-    import jack
-    import sounddevice
-
-    client = jack.Client("room", servername=server, no_start_server=True)
-    mouth, ear = client.outports.register("mouth"), client.inports.register("ear")
+    """A device that gives the numbers from 1 on; what it hears comes into a list."""
     heard: list[np.ndarray] = []
     n_given = 0
 
-    def process(n_samples: int) -> None:
+    def count(n_samples: int) -> np.ndarray:
         nonlocal n_given
-        mouth.get_array()[:] = np.arange(n_given + 1, n_given + n_samples + 1) / 2**20
         n_given += n_samples
-        heard.append(ear.get_array().copy())
+        return np.arange(n_given - n_samples + 1, n_given + 1) / 2**20
 
-    client.set_process_callback(process)
-    with client:
-        sounddevice._terminate()  # PortAudio lists devices once
-        sounddevice._initialize()
+    with jackd.device(server, "room", count, heard.append):
         yield heard
-    sounddevice._terminate()
-    sounddevice._initialize()
 
 
 DEVICE = "room, JACK"
