@@ -41,7 +41,7 @@ class Stage:
     def __init__(self, rate: int, hop_length: int, queue_seconds: float, block_length: int) -> None:
         self.rate, self.hop_length, self.block_length = rate, hop_length, block_length
         hop_seconds = hop_length / rate
-        full = queue_seconds + hop_seconds
+        full, wanted_seconds = queue_seconds + hop_seconds, max(queue_seconds, hop_seconds / 2)
         self.sink, self.stream = hand_sink(
             rate, input_channels=1, prefill_seconds=full, queue_seconds=4 * full, backend="callback"
         )
@@ -53,11 +53,11 @@ class Stage:
             late="hold",
             sample_rate=rate,
             queue_seconds=full,
-            reserve_seconds=max(queue_seconds, hop_seconds / 2) / 2,
+            reserve_seconds=wanted_seconds / 2,
             wait=self.idle,
             clock=lambda: self.n_blocks * block_length / rate,
         )
-        self.pace = _Pace(self, self.sink, queue_seconds, hop_length)
+        self.pace = _Pace(self, self.sink, wanted_seconds, hop_length)
         self.blocks, self.waiting = self.pace.blocks(), 0
         self.queued: list[int] = []  # when a frame came
 

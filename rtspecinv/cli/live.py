@@ -89,6 +89,12 @@ def _queue_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) ->
     return queue_seconds
 
 
+def _wanted_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
+    """What is to be in the queue when a frame comes; at half of it the player makes one up."""
+    wanted_seconds: float = max(args.queue, stft.hop_length / rate / 2)
+    return wanted_seconds
+
+
 def _play(
     args: argparse.Namespace,
     inverter: rtspecinv.StreamingInverter,
@@ -108,7 +114,7 @@ def _play(
         late="hold",
         max_frames=2 + int(args.queue / hop_seconds),
         queue_seconds=_queue_seconds(args, stft, rate),
-        reserve_seconds=max(args.queue, hop_seconds / 2) / 2,
+        reserve_seconds=_wanted_seconds(args, stft, rate) / 2,
     )
     try:
         with player, view:
@@ -199,11 +205,10 @@ class _Pace:
     """
 
     def __init__(
-        self, microphone: Recording, sink: SoundDeviceSink, queue_seconds: float, hop_length: int
+        self, microphone: Recording, sink: SoundDeviceSink, wanted_seconds: float, hop_length: int
     ) -> None:
         self._microphone, self._sink, self._hop_length = microphone, sink, hop_length
-        # Samples, when a frame comes; at half of them the player makes up a frame.
-        self._wanted = max(round(queue_seconds * microphone.sample_rate), hop_length // 2)
+        self._wanted = round(wanted_seconds * microphone.sample_rate)
         self._surplus = 0  # samples of the microphone to leave out
         self._has_begun = False
         self._before, self._least = 0, math.inf  # in the queue at the last frame; since the last look
@@ -252,7 +257,8 @@ def _frames(
     freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
     end = None if args.seconds is None else round(args.seconds * rate)
-    pace = _Pace(microphone, sink, args.queue, stft.hop_length)
+    wanted_seconds = _wanted_seconds(args, stft, microphone.sample_rate)
+    pace = _Pace(microphone, sink, wanted_seconds, stft.hop_length)
     frames = rtspecinv.magnitude_frames(pace.blocks(), stft)
     for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
         if n == end:
