@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import rtspecinv
-from rtspecinv.cli import bench, main, timing, yardstick
+from rtspecinv.cli import bench, main, names, timing, yardstick
 from rtspecinv.cli.timing import Runner, Setting
 from rtspecinv.demo_clip import render
 
@@ -27,7 +27,7 @@ TOLERANCE_DB = 1e-3  # between two ways to find the same convergence
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(timing, "WARM_UP", 4)
-    monkeypatch.setattr(bench, "SECONDS", 1.0)
+    monkeypatch.setattr(names, "BENCH_SECONDS", 1.0)
 
 
 @pytest.fixture(scope="module")

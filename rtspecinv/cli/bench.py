@@ -9,15 +9,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import rtspecinv
-from rtspecinv.cli import timing, yardstick
+from rtspecinv.cli import names, timing, yardstick
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.compare import read_mono, write_json, write_whole
 from rtspecinv.cli.contest import EDGE_FRAMES
@@ -27,8 +25,6 @@ from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.threads import threads
 
-SECONDS = 5.0  # of a recording
-QUICK = 10  # times fewer pushes
 _ENGINE_WIDTH = 18
 
 
@@ -159,7 +155,7 @@ def bench(args: argparse.Namespace) -> None:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
     if args.threads > (cores := os.cpu_count() or 1):
         raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
-    n_pushes = math.ceil(args.pushes / QUICK) if args.quick else args.pushes
+    n_pushes = math.ceil(args.pushes / names.QUICK) if args.quick else args.pushes
     samples, rate, name = _recording(args)
     settings = [
         Setting(rate, n_fft, hop_length, look_ahead, n_iter)
@@ -228,8 +224,8 @@ def point(record: Record) -> dict[str, Any]:
 def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
     if args.audio is None:
         demo = torch.from_numpy(render()).float()
-        return demo[: round(SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
-    return *read_mono(args.audio, SECONDS), args.audio.name
+        return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
+    return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
 
 
 def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
@@ -253,70 +249,3 @@ def _print(records: Sequence[Record], tally: Tally, first: bool) -> None:
 def _machine(result: Result) -> str:
     names = ("processor", "gpu", "threads", "commit")
     return ", ".join(f"{name} {result.facts[name]}" for name in names if name in result.facts)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `rtspecinv bench`."""
-    parser.add_argument(
-        "audio",
-        metavar="AUDIO",
-        type=Path,
-        nargs="?",
-        help=f"recording of which the first {SECONDS:g} seconds are inverted (default: the demo clip)",
-    )
-    group = parser.add_argument_group("what is measured, lists being separated by commas")
-    names = ", ".join(rtspecinv.engines.ENGINES)
-    group.add_argument(
-        "--engines", metavar="A,B", type=_words, default=["auto"], help=f"of {names}, or all (default: auto)"
-    )
-    group.add_argument(
-        "--device", choices=timing.DEVICES, help="default: all there are that the engine can run on"
-    )
-    group.add_argument(
-        "--transforms", metavar="N/H,...", type=_transforms, default=[(1024, 256)],
-        help="n_fft/hop_length (default: 1024/256)",
-    )  # fmt: skip
-    for option, default, what in (
-        ("--look-ahead", [3], "future frames used before a frame is final"),
-        ("--n-iter", [8, 2, 4, 16, 32], "iterations per frame"),
-        ("--streams", [1, 4, 16], "streams in one inverter"),
-    ):
-        group.add_argument(
-            option, metavar="N,...", type=_counts, default=default,
-            help=f"{what} (default: {','.join(map(str, default))})",
-        )  # fmt: skip
-    group.add_argument(
-        "--every",
-        action="store_true",
-        help="measure every setting with every number of streams; otherwise, only the one that is made of "
-        "the first values of the lists, and the others with the first number of streams",
-    )
-    group = parser.add_argument_group("how")
-    group.add_argument("--threads", metavar="N", type=int, default=1, help="default: %(default)s")
-    group.add_argument(
-        "--pushes", metavar="N", type=int, default=2000, help="that are timed, of each (default: %(default)s)"
-    )
-    group.add_argument("--quick", action="store_true", help=f"{QUICK} times fewer pushes")
-    group.add_argument(
-        "--yardstick", metavar="FILE.c", type=Path,
-        help="program to compare with: called with n_fft, hop_length, look_ahead and n_iter it prints the "
-        "microseconds of a push. It is compiled with FFTW and run",
-    )  # fmt: skip
-    group = parser.add_argument_group("output")
-    group.add_argument("--json", metavar="FILE", type=Path, help="write all numbers to FILE")
-    group.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="draw cost against streams and quality against cost"
-    )
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in (part.strip() for part in text.split(",")) if word]
-
-
-def _counts(text: str) -> list[int]:
-    return list(dict.fromkeys(int(word) for word in text.split(",")))
-
-
-def _transforms(text: str) -> list[tuple[int, int]]:
-    pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
-    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))

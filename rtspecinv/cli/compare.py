@@ -24,7 +24,6 @@ from rtspecinv.threads import one_thread
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column
 
-N_ITER = 100
 LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
 LONG_SECONDS = 60.0  # worth a remark
 PAGE, NUMBERS = "index.html", "results.json"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import Progress, Sink
+from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file, stream
 from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
 from rtspecinv.cli.transfer import (
@@ -31,11 +32,6 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.threads import one_thread
-
-RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
-METHODS = (*RULES, "lbfgs", "stream")
-N_ITER = 100  # of all but the stream
-FORMATS = ("wav", "flac", "ogg")
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -62,7 +58,7 @@ def invert(args: argparse.Namespace) -> int:
         return 0
     report = Report(source.seconds, source.sample_rate)
     outcome = transfer(source, _batch(source.stft, args, report), report, output=args.output)
-    n_iter = N_ITER if args.n_iter is None else args.n_iter
+    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     print_source(source, outcome.progress.n_samples, f"{args.method}, {n_iter} iterations")
     print_convergence(outcome)
     report.print_summary(outcome.progress)
@@ -87,7 +83,7 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv
     for name in ("n_fft", "hop_length", "init", "revise"):
         if getattr(args, name) is not None:
             raise ValueError(f"{path} has mel frames, which take no --{name.replace('_', '-')}: leave it out")
-    if args.method not in (METHODS[0], "stream"):
+    if args.method not in (names.METHODS[0], "stream"):
         raise ValueError(f"{path} has mel frames, which have one method, the stream: leave out --method")
     return rtspecinv.listen(
         path,
@@ -116,7 +112,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     if args.method == "lbfgs" and (spectrogram.n_frames - 1) * stft.hop_length < stft.n_needed:
         raise ValueError(
             f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
-            f"use --method {RULES[0]}"
+            f"use --method {names.METHODS[0]}"
         )
     frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
     return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
@@ -142,7 +138,7 @@ def _batch(stft: rtspecinv.STFT, args: argparse.Namespace, report: Report) -> Ru
 
 
 def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Namespace) -> Iterator[Tensor]:
-    n_iter = N_ITER if args.n_iter is None else args.n_iter
+    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     if args.method == "lbfgs":
         alone = on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
         target = torch.stack(list(frames), -1)
@@ -152,7 +148,7 @@ def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Names
 
 
 def _invert_folder(args: argparse.Namespace) -> int:
-    outputs = _outputs(args.spectrogram, args.output, args.format or FORMATS[0])
+    outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
     n_written = n_skipped = n_failed = 0
     with Tally(len(outputs), "file") as tally:
         for path, output in outputs.items():
@@ -219,7 +215,7 @@ def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file, but {folder} is a folder: the output must be one too")
-    if output.suffix.lower().removeprefix(".") in FORMATS and not output.exists():
+    if output.suffix.lower().removeprefix(".") in names.FORMATS and not output.exists():
         raise ValueError(f"{folder} is a folder, so {output} must be one: give a name without .{format}")
     if output.exists():
         refuse_same_file(folder, output)

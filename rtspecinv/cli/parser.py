@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import rtspecinv
-from rtspecinv.cli import commands, offline, pictures
-from rtspecinv.cli import live as performing
-from rtspecinv.cli.bench import add_options, bench
-from rtspecinv.cli.compare import N_ITER, compare
-from rtspecinv.cli.contest import CONTESTANTS
-from rtspecinv.cli.doctor import doctor
-from rtspecinv.metadata import LAYOUTS
-from rtspecinv.scales import SCALES
+from rtspecinv.cli import bench_options, names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,21 +17,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"rtspecinv {rtspecinv.__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(
-        run: Callable[[argparse.Namespace], int | None], help: str, description: str, example: str
-    ) -> argparse.ArgumentParser:
+    def add(command: str, module: str, help: str, description: str, example: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
-            run.__name__,
+            command,
             help=help,
             description=description,
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(command=command, module=module)
         return sub
 
     play = add(
-        commands.play,
+        "play",
+        "commands",
         "throw an audio file's phase away and play what the inverter makes of the rest",
         "Analyse AUDIO (WAV, FLAC, OGG, MP3), throw the phase away, and invert the magnitudes frame by\n"
         "frame while playing.",
@@ -66,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     _add_no_device(_add_device_options(play))
 
     live = add(
-        performing.live,
+        "live",
+        "live",
         "play what is made of a microphone's magnitudes, at once",
         "Record, throw the phase away, invert the magnitudes frame by frame, and play that, until Ctrl-C.\n"
         "It says first how late the sound will be. Wear headphones.",
@@ -77,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
     _add_inverter_options(live)
 
     invert = add(
-        offline.invert,
+        "invert",
+        "offline",
         "invert a file of magnitudes, or a folder of them",
         "Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames)\n"
         "or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft and hop_length are\n"
@@ -102,23 +95,23 @@ def parser() -> argparse.ArgumentParser:
     invert.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
     invert.add_argument(
         "--layout",
-        choices=LAYOUTS,
+        choices=names.LAYOUTS,
         help="order of the last two axes (default: what the file says, else freq-time)",
     )
     invert.add_argument(
         "--preset",
         metavar="MODEL",
-        choices=tuple(rtspecinv.presets),
-        help=f"what mel frames are, if the file does not say it: {', '.join(rtspecinv.presets)}",
+        choices=names.PRESETS,
+        help=f"what mel frames are, if the file does not say it: {', '.join(names.PRESETS)}",
     )
-    invert.add_argument("--format", choices=offline.FORMATS, help="of the files in a folder (default: wav)")
+    invert.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
     invert.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
     _add_stft_options(invert, n_fft=None, hop_length=None)
     group = invert.add_argument_group("inversion")
     group.add_argument(
         "--method",
-        choices=offline.METHODS,
-        default=offline.METHODS[0],
+        choices=names.METHODS,
+        default=names.METHODS[0],
         help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
         "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
         "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s). Mel "
@@ -129,12 +122,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         type=int,
         help="stream: sweeps over the open frames at each frame (default: 8). The others: iterations over "
-        f"all frames (default: {offline.N_ITER}). More is slower",
+        f"all frames (default: {names.BATCH_ITERATIONS}). More is slower",
     )
     _add_stream_options(invert.add_argument_group("inversion with --method stream"))
 
     image = add(
-        pictures.image,
+        "image",
+        "pictures",
         "turn any picture into sound",
         "Read PICTURE (PNG, TIFF, JPEG, ...) as a magnitude spectrogram: rows are frequencies, columns are\n"
         "time, bright is loud, black is silence. What a picture of `rtspecinv picture` says is used.",
@@ -145,18 +139,19 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="FILE", type=Path, help="write .wav, .flac or .ogg instead of playing"
     )
     image.add_argument("--seconds", metavar="S", type=float, help="length of the sound")
-    image.add_argument("--sample-rate", metavar="HZ", type=int, help=f"default: {pictures.SAMPLE_RATE}")
+    image.add_argument("--sample-rate", metavar="HZ", type=int, help=f"default: {names.PICTURE_RATE}")
     image.add_argument("--dark-is-loud", action="store_true", help="as ink on paper")
     _add_scale_options(image, default=None)
     _add_stft_options(image, n_fft=None, hop_length=None)
     group = image.add_argument_group("inversion")
-    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
     group.add_argument("--look-ahead", metavar="K", type=int, help="future frames used")
     group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
     image.add_argument("-d", "--device", metavar="DEVICE", type=device, help="see `rtspecinv devices`")
 
     picture = add(
-        pictures.picture,
+        "picture",
+        "pictures",
         "draw an audio file as a picture that `image` can play",
         "Draw the magnitudes of AUDIO, its channels mixed into one, as grey values in dB, and say in the\n"
         "picture what they are.",
@@ -174,7 +169,8 @@ def parser() -> argparse.ArgumentParser:
     _add_stft_options(picture, n_fft=1024, hop_length=256)
 
     versus = add(
-        compare,
+        "compare",
+        "compare",
         "invert a recording by every method, and compare",
         "Analyse AUDIO (WAV, FLAC, OGG, MP3; its channels mixed into one), throw the phase away, and invert\n"
         "the magnitudes by every method. Prints a table and writes a folder: index.html, one page with\n"
@@ -191,20 +187,24 @@ def parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     versus.add_argument("--seconds", metavar="S", type=float, help="take the first S seconds only")
-    names = ", ".join(contestant.name for contestant in CONTESTANTS)
-    versus.add_argument("--methods", metavar="A,B,...", help=f"some only of {names} (default: all)")
+    versus.add_argument(
+        "--methods",
+        metavar="A,B,...",
+        help=f"some only of {', '.join(names.CONTESTANTS)} (default: all)",
+    )
     versus.add_argument(
         "--n-iter",
         metavar="N",
         type=int,
-        default=N_ITER,
+        default=names.BATCH_ITERATIONS,
         help="iterations of the methods that have the whole recording at hand; streams have 8 per frame "
         "(default: %(default)s)",
     )
     _add_stft_options(versus, n_fft=1024, hop_length=256)
 
     demo = add(
-        commands.demo,
+        "demo",
+        "commands",
         "do the same as play on a clip rendered by code",
         "Render a few seconds of plucked strings and a voice, play them as `play` does, and write the\n"
         "original, the inverted sound and a picture of both spectrograms.",
@@ -223,18 +223,20 @@ def parser() -> argparse.ArgumentParser:
     _add_no_device(_add_device_options(demo))
 
     measured = add(
-        bench,
+        "bench",
+        "bench",
         "measure what a push costs on this machine",
         "Push frames, and print how long that takes (µs: least, 50th, 95th and 99th percentile, largest),\n"
         "how many streams keep up, 99 of 100 pushes taking less than one hop, and how good the sound is.\n"
         "Engines take turns, after a warm-up that does not count.",
         "rtspecinv bench --engines all --n-iter 8,32 --json bench.json --plot bench.png",
     )
-    add_options(measured)
+    bench_options.add_options(measured)
 
-    add(commands.devices, "list the sound devices", "List the sound devices.", "rtspecinv devices")
+    add("devices", "commands", "list the sound devices", "List the sound devices.", "rtspecinv devices")
     add(
-        doctor,
+        "doctor",
+        "doctor",
         "say what this machine has, lacks and can hold",
         "Look at Python, torch, the extras, PortAudio and the devices, play a second of silence, and\n"
         "measure what a push costs. Says what helps where something is missing; the status is 1 if\n"
@@ -248,7 +250,10 @@ def _add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> 
     """Options of what pixels mean; without a default, what the picture says comes first."""
     group = parser.add_argument_group("pixels")
     group.add_argument(
-        "--scale", choices=SCALES, default=default, help="of frequency over the rows (default: linear)"
+        "--scale",
+        choices=names.PICTURE_SCALES,
+        default=default,
+        help="of frequency over the rows (default: linear)",
     )
     group.add_argument("--fmin", metavar="HZ", type=float, help="of the lowest row (default: 0; log: 20)")
     group.add_argument("--fmax", metavar="HZ", type=float, help="of the highest row (default: half the rate)")
@@ -256,8 +261,8 @@ def _add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> 
         "--range",
         metavar="DB",
         type=float,
-        default=default and pictures.RANGE_DB,
-        help=f"from white down to black (default: {pictures.RANGE_DB:g})",
+        default=default and names.RANGE_DB,
+        help=f"from white down to black (default: {names.RANGE_DB:g})",
     )
 
 
@@ -282,10 +287,8 @@ def _add_inverter_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_stream_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(rtspecinv.updates.RULES)}")
-    group.add_argument(
-        "--init", metavar="NAME", help=f"start of the newest frame: {', '.join(rtspecinv.phase.STARTS)}"
-    )
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
+    group.add_argument("--init", metavar="NAME", help=f"start of the newest frame: {', '.join(names.STARTS)}")
     group.add_argument(
         "--look-ahead",
         metavar="K",

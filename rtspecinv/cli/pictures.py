@@ -12,14 +12,13 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import AudioReader, read_audio
+from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
 from rtspecinv.metadata import MEL, understand
 from rtspecinv.scales import MOST_VALUES, PictureScale, number
 from rtspecinv.threads import one_thread
 
-SAMPLE_RATE, N_FFT = 44100, 2048  # of a picture that says nothing
-RANGE_DB = 80.0
 LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
 
 
@@ -63,12 +62,14 @@ def image(args: argparse.Namespace) -> None:
 def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[rtspecinv.STFT, int]:
     """STFT and rate as given, as the picture says, or the usual ones."""
     whole = {name: value for name, value in known.items() if isinstance(value, int)}
-    n_fft = whole.get("n_fft", N_FFT) if args.n_fft is None else args.n_fft
+    n_fft = whole.get("n_fft", names.PICTURE_N_FFT) if args.n_fft is None else args.n_fft
     hop_length = whole.get("hop_length", n_fft // 4) if args.hop_length is None else args.hop_length
     same = n_fft == whole.get("n_fft")
     options = {name: known[name] for name in ("win_length", "window", "normalized") if name in known and same}
     stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
-    return stft, whole.get("sample_rate", SAMPLE_RATE) if args.sample_rate is None else args.sample_rate
+    return stft, whole.get(
+        "sample_rate", names.PICTURE_RATE
+    ) if args.sample_rate is None else args.sample_rate
 
 
 def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft: int) -> PictureScale:
@@ -78,7 +79,7 @@ def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft:
         for name, given, default in (
             ("fmin", args.fmin, None),
             ("fmax", args.fmax, None),
-            ("range_db", args.range, RANGE_DB),
+            ("range_db", args.range, names.RANGE_DB),
             ("white", None, 1.0),
         )
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -14,15 +17,18 @@ from typing import Any
 from rtspecinv.cli.parser import parser
 from rtspecinv.cli.report import note, on_terminal, one_line
 
+INTERRUPTED = 130  # exit status after Ctrl-C
+
 
 def run(argv: Sequence[str] | None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error."""
     args = parser().parse_args(argv)
     try:
+        subcommand = _load(args.module, args.command)
         with _terminated_cleanly(), _remarks_on_terminal(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_once()
-            status: int | None = args.run(args)
+            status = subcommand(args)
     except BrokenPipeError:  # whoever read our output has stopped reading
         sys.stdout = None
         return 1
@@ -30,6 +36,45 @@ def run(argv: Sequence[str] | None) -> int:
         note(f"error: {one_line(error)}")
         return 1
     return status or 0
+
+
+def _load(module: str, command: str) -> Callable[[argparse.Namespace], int | None]:
+    """Import a subcommand, and torch with it.
+
+    Raises:
+        ImportError: torch or numpy cannot be imported, whatever their reason.
+    """
+    with _left_at_once():
+        try:
+            subcommand: Callable[[argparse.Namespace], int | None] = getattr(
+                importlib.import_module(f"rtspecinv.cli.{module}"), command
+            )
+        except Exception as error:
+            raise ImportError(f"{error}; `rtspecinv doctor` says what is missing") from error
+    return subcommand
+
+
+@contextmanager
+def _left_at_once() -> Iterator[None]:
+    """Leave the process on Ctrl-C: torch does not survive an exception while it loads; nothing is open."""
+
+    def leave(number: int, frame: object) -> None:
+        say_interrupted()
+        os._exit(INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def say_interrupted() -> None:
+    """Note that the user interrupted the command."""
+    print("rtspecinv: interrupted", file=sys.stderr, flush=True)
 
 
 def _show_once() -> Callable[..., None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rtspecinv.audio import Progress
+if TYPE_CHECKING:
+    from rtspecinv.audio import Progress
 
 _LINE_SECONDS = 5.0  # between lines that stay
 _UPDATE_SECONDS = 0.1  # between updates of one line on a terminal

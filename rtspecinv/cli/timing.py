@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.cli import names
 from rtspecinv.cli.contest import EDGE_FRAMES
 
 Seconds = npt.NDArray[np.float64]
@@ -26,7 +27,6 @@ ROUNDS = 4  # in which all engines take turns, so that what else the machine doe
 MOST_STREAMS = 2**18
 _POOL_BYTES = 2**26  # of frames that are pushed over and over
 _PROBE = 20  # of so many parts of a measurement, one is enough to look for a number of streams
-DEVICES: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Limit(Measured):
 
 def devices() -> tuple[str, ...]:
     """Devices of this machine that inverters may run on."""
-    return DEVICES if torch.cuda.is_available() else DEVICES[:1]
+    return names.DEVICES if torch.cuda.is_available() else names.DEVICES[:1]
 
 
 def runners(engines: Sequence[str], on: Sequence[str], setting: Setting) -> list[Runner]:

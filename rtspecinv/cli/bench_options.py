@@ -1,0 +1,79 @@
+"""Options of `rtspecinv bench`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rtspecinv.cli import names
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `rtspecinv bench`."""
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        type=Path,
+        nargs="?",
+        help=f"recording, the first {names.BENCH_SECONDS:g} seconds of which are inverted (default: the demo "
+        "clip)",
+    )
+    group = parser.add_argument_group("what is measured, lists being separated by commas")
+    group.add_argument(
+        "--engines",
+        metavar="A,B",
+        type=_words,
+        default=["auto"],
+        help=f"of {', '.join(names.ENGINES)}, or all (default: auto)",
+    )
+    group.add_argument(
+        "--device", choices=names.DEVICES, help="default: all there are that the engine can run on"
+    )
+    group.add_argument(
+        "--transforms", metavar="N/H,...", type=_transforms, default=[(1024, 256)],
+        help="n_fft/hop_length (default: 1024/256)",
+    )  # fmt: skip
+    for option, default, what in (
+        ("--look-ahead", [3], "future frames used before a frame is final"),
+        ("--n-iter", [8, 2, 4, 16, 32], "iterations per frame"),
+        ("--streams", [1, 4, 16], "streams in one inverter"),
+    ):
+        group.add_argument(
+            option, metavar="N,...", type=_counts, default=default,
+            help=f"{what} (default: {','.join(map(str, default))})",
+        )  # fmt: skip
+    group.add_argument(
+        "--every",
+        action="store_true",
+        help="measure every setting with every number of streams; otherwise, only the one that is made of "
+        "the first values of the lists, and the others with the first number of streams",
+    )
+    group = parser.add_argument_group("how")
+    group.add_argument("--threads", metavar="N", type=int, default=1, help="default: %(default)s")
+    group.add_argument(
+        "--pushes", metavar="N", type=int, default=2000, help="that are timed, of each (default: %(default)s)"
+    )
+    group.add_argument("--quick", action="store_true", help=f"{names.QUICK} times fewer pushes")
+    group.add_argument(
+        "--yardstick", metavar="FILE.c", type=Path,
+        help="program to compare with: called with n_fft, hop_length, look_ahead and n_iter it prints the "
+        "microseconds of a push. It is compiled with FFTW and run",
+    )  # fmt: skip
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", metavar="FILE", type=Path, help="write all numbers to FILE")
+    group.add_argument(
+        "--plot", metavar="FILE.png", type=Path, help="draw cost against streams and quality against cost"
+    )
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def _counts(text: str) -> list[int]:
+    return list(dict.fromkeys(int(word) for word in text.split(",")))
+
+
+def _transforms(text: str) -> list[tuple[int, int]]:
+    pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
+    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))
