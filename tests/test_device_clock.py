@@ -32,7 +32,7 @@ BACKENDS = pytest.mark.parametrize("backend", ["rtmixer", "callback"])
 @pytest.fixture(autouse=True)
 def _backend_is_installed(request):
     if "backend" in request.fixturenames and request.getfixturevalue("backend") == "rtmixer":
-        pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+        pytest.importorskip("_rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -184,7 +184,7 @@ def loss_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) 
 
 
 def test_a_held_gil_loses_nothing_with_rtmixer(card, tmp_path):
-    pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+    pytest.importorskip("_rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
     loss = loss_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 2)
     assert (loss.gaps, loss.samples) == (0, 0)
 
@@ -192,7 +192,7 @@ def test_a_held_gil_loses_nothing_with_rtmixer(card, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
 def test_a_held_gil_loses_nothing_with_rtmixer_for_half_a_minute(card, tmp_path):
-    pytest.importorskip("rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
+    pytest.importorskip("_rtmixer", reason='rtmixer is not installed: pip install "rtspecinv[live]"')
     period = jackd.CARDS["impatient"]["period"]
     with_callback = loss_while_gil_is_held(card, tmp_path / "recorded.npy", "callback", 30)
     with_rtmixer = loss_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -69,6 +70,20 @@ def test_a_missing_extra_is_no_reason_not_to_play(capsys, monkeypatch):
     assert clinic.doctor() == 0
     out = capsys.readouterr().out
     assert 'live: rich missing or broken\n              better: pip install "rtspecinv[live]"' in out
+
+
+def test_rtmixer_without_portaudio_is_not_to_be_installed_again(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", types.ModuleType("rich"))
+    monkeypatch.setattr(clinic, "CHECKS", (clinic._extras,))
+
+    def import_module(name):
+        if name == "rtmixer":
+            raise OSError("PortAudio library not found")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr(clinic, "importlib", types.SimpleNamespace(import_module=import_module))
+    clinic.doctor()
+    assert "live: rtmixer" in capsys.readouterr().out
 
 
 def test_no_device_is_fatal_and_no_microphone_is_not(capsys, monkeypatch):

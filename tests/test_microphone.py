@@ -427,7 +427,7 @@ def periods_held_up(card: str, backend: str) -> int:
 
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
 def test_a_held_gil_does_not_hold_up_a_stream_of_rtmixer(card):
-    pytest.importorskip("rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
+    pytest.importorskip("_rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
     assert periods_held_up(card, "callback") > 0  # or nothing was shown
     assert periods_held_up(card, "rtmixer") == 0
 
