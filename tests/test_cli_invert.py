@@ -16,7 +16,7 @@ import torch
 import rtspecinv
 from rtspecinv.audio import read_audio
 from rtspecinv.cli import main
-from rtspecinv.cli.offline import METHODS
+from rtspecinv.cli.names import METHODS
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 
 STFT = rtspecinv.STFT(512, 128)
