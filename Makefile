@@ -1,7 +1,9 @@
 # make demo   plays the demo clip          make test    lints, checks types and tests
+# make quick  says within a minute whether the core is sound
 # make bench  prints quality and speed     make lint    lints and checks types
 # make clean  removes all that make made   make soak    runs the tests that take minutes
 # make docs   builds the documentation into build/site; a warning is an error
+# make bare   tests the built wheel, without any extra, in a virtual environment of its own
 #
 # Needs Python 3.10 or newer with venv; everything else is installed into .venv, once.
 
@@ -11,18 +13,29 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-
 
 # For the packages and for what builds them: older pips read only the first, newer ones want both.
-export PIP_CONSTRAINT := constraints.txt
-export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Tests of the core: they need torch and numpy, and take the compiled engine where it is installed.
+CORE := $(patsubst %,tests/test_%.py,stft projections phase streaming engines whole batch blocks descent metrics mel_stream architecture help)
+# Tests that touch sound devices, or serve one by hand.
+SOUND := $(patsubst %,tests/test_%.py,audio cli cli_live demos device device_clock device_faults doctor fuzz_live live_pace microphone player player_live readme)
+PYTEST := $(BIN)/pytest --benchmark-disable
+
 .DELETE_ON_ERROR:
-.PHONY: demo test soak bench lint docs clean
+.PHONY: demo test quick soak bench lint lint-changed docs silent bare clean
 
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
 
+# One test at a time for what plays through a sound server: a busy machine is late.
 test: lint
-	$(BIN)/pytest
+	$(PYTEST) --numprocesses auto -m 'not card'
+	$(PYTEST) -m card
+
+quick: lint-changed
+	$(PYTEST) --numprocesses auto -m 'not slow' $(CORE)
 
 soak: $(STAMP)all,test
 	$(BIN)/pytest -m soak -s
@@ -31,6 +44,22 @@ lint: $(STAMP)all,test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+lint-changed: $(STAMP)all,test
+	@files=$$({ git diff --name-only --diff-filter=d HEAD; git ls-files --others --exclude-standard; } 2>/dev/null | grep '\.py$$'); \
+		if [ -n "$$files" ]; then $(BIN)/ruff check $$files && $(BIN)/ruff format --check $$files; fi
+
+# The tests of sound devices where there is neither PortAudio nor JACK.
+silent: $(STAMP)all,test
+	PYTHONPATH=tests/without_sound $(PYTEST) --numprocesses auto $(SOUND)
+
+bare: $(STAMP)all,test
+	rm -rf build/bare build/wheel
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet torch==2.13.0
+	build/bare/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	build/bare/bin/python -m pip install --quiet build/wheel/*.whl pytest pytest-xdist hypothesis
+	cd build/bare && bin/python -I -m pytest --numprocesses auto -c $(CURDIR)/pyproject.toml $(addprefix $(CURDIR)/,$(CORE))
 
 bench: $(STAMP)all,bench
 	@$(BIN)/python -c 'import pesq' 2>/dev/null || $(BIN)/python -m pip install -e '.[pesq]' \

@@ -345,6 +345,7 @@ def test_numpy_is_taken():
 
 
 def test_progress_is_shown_if_asked_for(capsys):
+    pytest.importorskip("tqdm", reason='tqdm is missing: pip install "rtspecinv[progress]"')
     invert(GOOD, STFT(64, 16), n_iter=5)
     assert capsys.readouterr().err == ""
     invert(GOOD, STFT(64, 16), n_iter=5, progress=True)

@@ -283,6 +283,7 @@ def roughly(what: str, n_rounds: int, backend: str, seed: int = 0) -> None:
 STREAMS = pytest.mark.parametrize("stream", ["", "-duplex"], ids=["output", "duplex"])
 
 
+@pytest.mark.card
 @BACKENDS
 @STREAMS
 @pytest.mark.parametrize(("what", "n_rounds"), [("ctrl-c", 3), ("unplug", 1)])
@@ -291,6 +292,7 @@ def test_rough_handling_ends_well(backend, stream, what, n_rounds):
 
 
 @pytest.mark.soak
+@pytest.mark.card
 @BACKENDS
 @STREAMS
 @pytest.mark.parametrize("what", ["ctrl-c", "unplug"])
