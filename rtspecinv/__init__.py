@@ -8,6 +8,7 @@
 
 The map of the package, each module using only those before it:
 
+    modes        the modes torch may be in, and how they are left; masks: arrays with a mask
     stft         STFT, its least-squares inverse and their parts
     frames       FrameBuffer: the frames that may still change, the samples that may not
     projections  to_magnitude, to_consistent

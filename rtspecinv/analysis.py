@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, check_dense
 
 Block = Tensor | np.ndarray[Any, Any]
@@ -71,6 +72,7 @@ class StreamingAnalysis:
         if not (block.is_floating_point() if isinstance(block, Tensor) else block.dtype.kind == "f"):
             raise TypeError(f"Parameter block has {block.dtype} values: convert and scale them to floats!")
         if not isinstance(block, Tensor):
+            block = unmasked(block, "block")
             block = torch.from_numpy(np.array(block, block.dtype.newbyteorder("=")))
         check_dense(block, "block")
         channels = block.shape[:-1] if self._pending is None else self._pending.shape[:-1]

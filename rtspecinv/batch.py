@@ -24,8 +24,10 @@ from rtspecinv.inputs import (
     check_values,
     count,
     full_scale,
+    iterations,
     warn_of_power,
 )
+from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
 from rtspecinv.projections import to_magnitude
@@ -100,6 +102,7 @@ class Iteration:
 Callback = Callable[[Iteration], object]
 
 
+@modeless
 def invert(
     magnitude: Tensor | Array,
     stft: STFT,
@@ -125,7 +128,7 @@ def invert(
         update: a rule or its name: "agla" (accelerated Griffin-Lim), "fgla", "gla", "raar", "dm", "admm", or
             "hybrid" (difference map, then agla), which is better from poor starts. Rules take their
             frames as equally old: `RAAR` has no ramp here.
-        n_iter: iterations; with 0 the start is the answer.
+        n_iter: iterations, at most a million; with 0 the start is the answer.
         init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
             without the batch axes, whose phase is taken.
@@ -157,7 +160,7 @@ def invert(
 
     Sources: Griffin & Lim 1984; the rules name theirs.
     """
-    n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
     legs = _legs(update, n_iter)
     rules = tuple(rule for rule, _ in legs)
     target, start, batch_shape = _check(magnitude, init, stft)
@@ -198,6 +201,7 @@ def invert(
     return torch.cat(results).reshape(*batch_shape, space.n_out)
 
 
+@modeless
 def invert_many(
     magnitudes: Iterable[Tensor | Array], stft: STFT, *, lengths: Sequence[int] | None = None, **options: Any
 ) -> list[Tensor]:

@@ -94,7 +94,7 @@ def _blocks(
     n_shared = (overlap_frames - 1) * hop_length + n_fft
     # The run fades into the stream around the middle of the frames that blocks share, over a frame.
     n_sure = (n_shared - n_fft) // 2
-    fall = (torch.arange(n_shared, dtype=torch.float64) - n_sure) / n_fft
+    fall = (torch.arange(n_shared, dtype=torch.float64, device="cpu") - n_sure) / n_fft
     fade = (0.5 + 0.5 * torch.cos(torch.pi * fall.clamp(0, 1))).to(stft.device, stft.dtype)
 
     def improve(magnitudes: list[Tensor], samples: Tensor, n_final: int, last: bool) -> Tensor:

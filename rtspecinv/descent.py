@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
-from rtspecinv.inputs import count
+from rtspecinv.inputs import count, iterations
+from rtspecinv.modes import modeless
 from rtspecinv.progress import bar
 from rtspecinv.stft import STFT, check_dense
 
@@ -36,6 +37,7 @@ class Invertible(Protocol):
         """Samples that nearly have this target."""
 
 
+@modeless
 def lbfgs(
     target: Tensor,
     transform: Transform,
@@ -60,7 +62,7 @@ def lbfgs(
         initial: where to start. None is what the stream makes of the magnitudes, if the transform is
             `stft.magnitude` of an `STFT`, or its own `invert` if it has one as `Mel` has; else noise, as loud
             as fits the target best.
-        n_iter: iterations.
+        n_iter: iterations, at most a million.
         max_evaluations: of the transform and its gradient; None is no limit. An iteration takes one or two.
         tol: stop when the squared error falls by less than this share of its first value per iteration.
         evaluate_every: iterations between evaluations; the best evaluated samples are returned.
@@ -80,17 +82,13 @@ def lbfgs(
 
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
     """
-    n_iter, every = count(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"Parameter target is a {type(target).__name__}: use torch.as_tensor(target)!")
-    check_dense(target, "target")
-    if not target.is_floating_point():
-        raise TypeError(f"Parameter target has {target.dtype}: use real floating-point numbers!")
+    n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    check_target(target, "target")
     if max_evaluations is not None:
         count(1, max_evaluations=max_evaluations)
     best = Best(tol or STALLED)
     wanted = target.detach().clone()  # the gradients here are those of the samples alone
-    with torch.inference_mode(False), torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
+    with torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
         shape = tuple(length) if isinstance(length, Sequence) else length
         if not isinstance(shape, tuple) and shape is not None:
             shape = count(1, length=shape)
@@ -113,6 +111,20 @@ def lbfgs(
             if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
                 return best.samples[0]
             search.advance(min(every, n_iter - search.n_iter), left)
+
+
+def check_target(target: Tensor, name: str) -> None:
+    """Raise `TypeError` unless it is a tensor of real numbers that are fine enough to search with."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"Parameter {name} is a {type(target).__name__}: use torch.as_tensor({name})!")
+    check_dense(target, name)
+    if not target.is_floating_point():
+        raise TypeError(f"Parameter {name} has {target.dtype}: use real floating-point numbers!")
+    if target.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"Parameter {name} has {target.dtype}, too coarse to search with: make it outside of "
+            f"autocast, or use {name}.float()!"
+        )
 
 
 class _Search:

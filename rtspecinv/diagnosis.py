@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from rtspecinv.inputs import Array
+from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense
@@ -99,6 +100,7 @@ def diagnose(array: Tensor | Array, *, preset: str | None = None) -> Diagnosis:
     quiet recordings may deceive it.
     """
     wanted = None if preset is None else find(preset)
+    array = unmasked(array, "array")
     values: object = array
     if isinstance(array, Tensor):
         check_dense(array, "array")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtspecinv.modes import Module
 from rtspecinv.stft import STFT
 
 # Where only the tails of windows overlap, dividing by their small sum would amplify what is not known there.
@@ -35,7 +36,7 @@ FADE = 0.125
 N_PAST = 2  # frames remembered after they left the buffer, for starts that look back
 
 
-class FrameBuffer(torch.nn.Module):
+class FrameBuffer(Module):
     """Frames that may still change in front of committed samples, for streams of any batch shape.
 
     Args:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.masks import unmasked
+
 Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
 SUFFIXES = (".png", ".tif", ".tiff")
 MOST_PIXELS = 2**25
@@ -113,7 +115,7 @@ def write_image(
     image_module, path = pillow(), Path(path)
     if bits not in (8, 16):
         raise ValueError(f"Parameter {bits=} is not 8 or 16!")
-    values = np.asarray(levels, np.float64)
+    values = np.asarray(unmasked(levels, "levels"), np.float64)
     if values.ndim != 2 or not 0 < values.size <= MOST_PIXELS:
         raise ValueError(f"A picture of shape {values.shape} is not of 1 to {MOST_PIXELS} pixels!")
     largest = 2**bits - 1

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.masks import unmasked
+from rtspecinv.modes import warn
 from rtspecinv.stft import STFT, check_dense
 
 Array = np.ndarray[Any, Any]
+MOST_ITER = 10**6  # what anybody iterates for has long been found, or never will be
 # From so many numbers on torch calls its threads, which then spin for milliseconds in the way of an engine's.
 _WAKES_THREADS = 2**15
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
@@ -28,6 +30,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
     """
     dtype = like.dtype
     if isinstance(value, np.ndarray):
+        value = unmasked(value, name)
         if value.dtype.kind not in "fc":
             raise TypeError(f"Parameter {name} has {value.dtype}: use {name}.astype('float32')!")
         is_complex = value.dtype.kind == "c"
@@ -99,7 +102,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
 
 def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
-    warnings.warn(
+    warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
         stacklevel=stacklevel + 1,
@@ -109,6 +112,14 @@ def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
 def full_scale(stft: STFT) -> float:
     """Largest magnitude that samples within -1 to 1 can have."""
     return float(stft.window.abs().sum()) * stft.scale
+
+
+def iterations(**parameter: Any) -> int:
+    """Value of one named parameter as a number of iterations; anything else is a ValueError."""
+    ((name, value),) = parameter.items()
+    if (number := count(**parameter)) > MOST_ITER:
+        raise ValueError(f"Parameter {name}={value!r} is more than {MOST_ITER} iterations: use fewer!")
+    return number
 
 
 def count(least: int = 0, **parameter: Any) -> int:

@@ -8,7 +8,6 @@ import io
 import itertools
 import os
 import sys
-import warnings
 import wave
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -33,10 +32,12 @@ from rtspecinv.audio import (
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import SUFFIXES, open_spectrogram
 from rtspecinv.inputs import Array, count
+from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
+from rtspecinv.modes import warn
 from rtspecinv.saving import config_of
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
@@ -120,36 +121,35 @@ def listen(
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}!")
     given_options = {"update": update, "look_ahead": look_ahead, "n_iter": n_iter}
     options: dict[str, Any] = {name: value for name, value in given_options.items() if value is not None}
-    with torch.autocast("cpu", enabled=False):  # a training loop may have turned it on
-        given = config_of(preset) if preset is not None else stft
-        if isinstance(sound, str | os.PathLike):
-            pieces, given, sample_rate, layout = _file(Path(sound), given, sample_rate, layout)
-        elif isinstance(sound, Tensor | np.ndarray):
-            pieces = iter([_array(sound)])
-        elif isinstance(sound, Iterable):
-            pieces = map(_array, sound)
-        else:
-            raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file!")
-        first = next(pieces, None)
-        if first is None:
-            raise ValueError("Parameter sound is empty: there is nothing to hear!")
-        pieces = itertools.chain([first], pieces)
-        if given is None:
-            _check_samples(first)
-            return _emit(pieces, None, first, _rate(sample_rate, None), output, device)
-        rate = _rate(sample_rate, given)
-        transposed = layout == LAYOUTS[1]
-        n_bands = given.n_mels if isinstance(given, MelConfig) else given.n_freq
-        batch_shape = _batch_shape(first, n_bands, transposed)
-        inverter: StreamingInverter
-        if isinstance(given, MelConfig):
-            inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
-        else:
-            inverter = StreamingInverter(
-                copy.deepcopy(given).to("cpu", torch.float32), batch_shape=batch_shape, **options
-            )
-        frames = _frames(pieces, len(batch_shape) + 1, transposed)
-        return _emit(frames, inverter, first, rate, output, device)
+    given = config_of(preset) if preset is not None else stft
+    if isinstance(sound, str | os.PathLike):
+        pieces, given, sample_rate, layout = _file(Path(sound), given, sample_rate, layout)
+    elif isinstance(sound, Tensor | np.ndarray):
+        pieces = iter([_array(sound)])
+    elif isinstance(sound, Iterable):
+        pieces = map(_array, sound)
+    else:
+        raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file!")
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("Parameter sound is empty: there is nothing to hear!")
+    pieces = itertools.chain([first], pieces)
+    if given is None:
+        _check_samples(first)
+        return _emit(pieces, None, first, _rate(sample_rate, None), output, device)
+    rate = _rate(sample_rate, given)
+    transposed = layout == LAYOUTS[1]
+    n_bands = given.n_mels if isinstance(given, MelConfig) else given.n_freq
+    batch_shape = _batch_shape(first, n_bands, transposed)
+    inverter: StreamingInverter
+    if isinstance(given, MelConfig):
+        inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
+    else:
+        inverter = StreamingInverter(
+            copy.deepcopy(given).to("cpu", torch.float32), batch_shape=batch_shape, **options
+        )
+    frames = _frames(pieces, len(batch_shape) + 1, transposed)
+    return _emit(frames, inverter, first, rate, output, device)
 
 
 def _array(piece: Any) -> Tensor:
@@ -157,6 +157,7 @@ def _array(piece: Any) -> Tensor:
     if not isinstance(piece, Tensor | np.ndarray):
         raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays!")
     if isinstance(piece, np.ndarray):
+        piece = unmasked(piece, "sound")
         if piece.dtype.kind != "f":
             raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
         with np.errstate(over="ignore"):
@@ -279,7 +280,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warnings.warn(f"{error}; the sound is in {path}", stacklevel=4)
+        warn(f"{error}; the sound is in {path}", stacklevel=4)
         return FileSink(path, rate, channels)
 
 

@@ -12,11 +12,12 @@ from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.mel_bank import MelBank
 from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_stream import MelInverter
+from rtspecinv.modes import Module, modeless
 
 START_ITER = 32  # iterations per frame where nobody waits
 
 
-class Mel(torch.nn.Module):
+class Mel(Module):
     """Mel spectrogram of samples, `y = compression(W |STFT(x)|^power)`, W a bank of triangular filters.
 
     Args:
@@ -53,11 +54,13 @@ class Mel(torch.nn.Module):
         return self.bank.filters
 
     @property
+    @modeless
     def linear(self) -> Mel:
         """The same without compression, of which `expand` makes the values."""
         config = replace(self.config, compression=Compression())
         return Mel(config, device=self.stft.device, dtype=self.stft.dtype)
 
+    @modeless
     def forward(self, samples: Tensor) -> Tensor:
         """Mel spectrogram `(*batch, n_mels, n_frames)` of samples `(*batch, n_samples)`; differentiable."""
         if self.config.preemphasis:
@@ -67,6 +70,7 @@ class Mel(torch.nn.Module):
         value: Tensor = self.bank(magnitude[..., :-1] if self.config.drop_last else magnitude)
         return value
 
+    @modeless
     def expand(self, mel: Tensor | Array) -> Tensor:
         """Undo compression: values `(*batch, n_mels, n_frames)` of `self.linear`, 0 where at the floor.
 
@@ -76,6 +80,7 @@ class Mel(torch.nn.Module):
         value = self.bank.expand(self._check(mel).mT).mT
         return value.flip(-2) if self.config.flip else value
 
+    @modeless
     def inverse(self, mel: Tensor | Array) -> Tensor:
         """Non-negative magnitudes whose mel spectrogram is nearly `mel`; pre-emphasis stays.
 
@@ -97,6 +102,7 @@ class Mel(torch.nn.Module):
         home: dict[str, Any] = {"device": self.stft.device, "dtype": self.stft.dtype}
         return MelInverter(self.config, extend=extend, **(home | options))
 
+    @modeless
     @torch.no_grad()
     def invert(self, mel: Tensor | Array, *, length: int | None = None) -> Tensor:
         """Samples of a whole mel spectrogram, by a stream that looks further ahead; a start for `lbfgs`.

@@ -7,7 +7,6 @@ samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression-
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from rtspecinv.inputs import Array
 from rtspecinv.mel_config import MelConfig
+from rtspecinv.modes import Module, home, warn
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
@@ -38,7 +38,7 @@ def mel_filters(config: MelConfig) -> tuple[Array, Array]:
     return filters * (2 / (upper - lower)) if config.area_norm else filters, centre[:, 0]
 
 
-class MelBank(torch.nn.Module):
+class MelBank(Module):
     """Mel frames of magnitudes, and magnitudes of mel frames.
 
     Args:
@@ -72,12 +72,12 @@ class MelBank(torch.nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.config, self.extend = config, extend
+        self.config, self.extend, device = config, extend, home(device)
         filters, centres = mel_filters(config)
         area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
         live = area > 0
         if empty := int((~live).sum()):
-            warnings.warn(
+            warn(
                 f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
                 "n_fft",
                 stacklevel=3,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rtspecinv.inputs import count
+from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, unknown_name
 
 SCALES = ("slaney", "htk")
@@ -65,7 +66,7 @@ class Compression:
         if self.clip is not None and not self.clip[0] < self.clip[1]:
             raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
         for name in ("mean", "std"):  # arrays become tuples, so that a configuration can be compared
-            value = np.asarray(getattr(self, name), np.float64)
+            value = np.asarray(unmasked(getattr(self, name), name), np.float64)
             if not np.isfinite(value).all() or value.ndim > 1 or (name == "std" and not (value > 0).all()):
                 raise ValueError(f"Parameter {name} is not finite, above 0 if std, and a number or a list!")
             object.__setattr__(self, name, float(value) if value.ndim == 0 else tuple(value.tolist()))

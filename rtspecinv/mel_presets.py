@@ -114,7 +114,7 @@ class Presets(Mapping[str, Mel]):
 
     def __getitem__(self, name: str) -> Mel:
         """`Mel` of a name, on the CPU in float32; an unknown name is a KeyError with the nearest one."""
-        return Mel(find(name))
+        return Mel(find(name), device="cpu")
 
     def __iter__(self) -> Iterator[str]:
         return iter(CONFIGS)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
+from rtspecinv.modes import Module, modeless
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
@@ -50,16 +51,16 @@ class MelInverter(StreamingInverter):
         dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
-        with torch.inference_mode(False):  # used and written to later on, in whatever mode
-            super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
-            self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
-            self._compiled: _Compiled | None = None
-            self.deemphasis: DeEmphasis | None = None
-            if config.preemphasis:
-                a, hop_length = config.preemphasis, self.stft.hop_length
-                self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
+        super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
+        self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
+        self._compiled: _Compiled | None = None
+        self.deemphasis: DeEmphasis | None = None
+        if config.preemphasis:
+            a, hop_length = config.preemphasis, self.stft.hop_length
+            self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
         self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
 
+    @modeless
     def push(self, mel: Tensor | Array) -> Tensor:
         """Take in one mel frame and return the next hop of samples.
 
@@ -78,6 +79,7 @@ class MelInverter(StreamingInverter):
         """
         return self._finish(super().push(self._magnitude(self._check_mel(mel, 1))))
 
+    @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
         """Take in several frames and return as many hops; the same bits as pushing them one by one.
 
@@ -93,6 +95,7 @@ class MelInverter(StreamingInverter):
         frames = self._check_mel(mel, 2)
         return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
 
+    @modeless
     def flush(self) -> Tensor:
         """Return the samples that are still owed, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
@@ -168,7 +171,7 @@ class _Compiled:
         return magnitude
 
 
-class DeEmphasis(torch.nn.Module):
+class DeEmphasis(Module):
     """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
 
     Within a hop that is a sum, `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`: one matrix.
@@ -180,12 +183,12 @@ class DeEmphasis(torch.nn.Module):
 
     def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
         super().__init__()
-        n = torch.arange(hop_length, dtype=torch.float64)
+        n = torch.arange(hop_length, dtype=torch.float64, device="cpu")
         impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
         for name, values in (
             ("impulse", impulse),
             ("decay", a ** (n + 1)),
-            ("last", torch.zeros(batch_shape)),
+            ("last", torch.zeros(batch_shape, dtype=torch.float64, device="cpu")),
         ):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 

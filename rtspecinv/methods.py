@@ -7,7 +7,6 @@ Settings of the transform are those of `torch.stft`, with its defaults: a rectan
 from __future__ import annotations
 
 import difflib
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from rtspecinv import metrics
 from rtspecinv.batch import Iteration, invert
-from rtspecinv.descent import Transform, lbfgs
-from rtspecinv.inputs import as_spectrogram, check_values, count
+from rtspecinv.descent import Transform, check_target, lbfgs
+from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, count, iterations
+from rtspecinv.modes import modeless, warn
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import Show, bar
 from rtspecinv.stft import STFT, unknown_name
@@ -47,6 +47,7 @@ STFT_KEYWORDS = (
 IGNORED_KEYWORDS = ("return_complex",)
 
 
+@modeless
 def griffin_lim(
     spec: Tensor,
     max_iter: int = 200,
@@ -84,6 +85,7 @@ def griffin_lim(
     return _invert(spec, stft, GriffinLim(momentum=alpha), max_iter, tol, verbose, eva_iter, metric)
 
 
+@modeless
 def RTISI_LA(
     spec: Tensor,
     look_ahead: int = -1,
@@ -118,6 +120,7 @@ def RTISI_LA(
     stft = _stft(spec, stft_kwargs, names)
     if spec.is_complex():
         raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()!")
+    max_iter = iterations(max_iter=max_iter)
     rule = RTISI(momentum=alpha) if asymmetric_window else GriffinLim(momentum=alpha)
     if count(-1, look_ahead=look_ahead) == -1:
         look_ahead = (stft.win_length - 1) // stft.hop_length
@@ -138,6 +141,7 @@ def RTISI_LA(
     return samples.reshape(*batch_shape, -1)
 
 
+@modeless
 def ADMM(
     spec: Tensor,
     max_iter: int = 1000,
@@ -175,6 +179,7 @@ def ADMM(
     return _invert(spec, stft, ADMMRule(rho=rho), max_iter, tol, bool(verbose), eva_iter, metric)
 
 
+@modeless
 def L_BFGS(
     spec: Tensor,
     transform_fn: Transform,
@@ -222,6 +227,11 @@ def L_BFGS(
     )
     _refuse_unknown(kwargs, known, own)
     inner = count(1, max_iter=kwargs.get("max_iter", 20))
+    if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
+        raise ValueError(
+            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: use fewer!"
+        )
+    check_target(spec, "spec")
     _check_metric(metric)
     with _bar(outer_max_iter, "L_BFGS", bool(verbose)) as show:
         return lbfgs(
@@ -237,6 +247,7 @@ def L_BFGS(
         )
 
 
+@modeless
 def phase_init(spec: Tensor, **stft_kwargs: Any) -> Tensor:
     """Spectrum with phases from single-pass spectrogram inversion, no iterations.
 
@@ -275,6 +286,7 @@ def _invert(
     metric: str,
 ) -> Tensor:
     _check_metric(metric)
+    max_iter = iterations(max_iter=max_iter)
     with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
         return invert(
             spec,
@@ -312,7 +324,7 @@ def _bar(total: int, label: str, verbose: bool) -> AbstractContextManager[Show]:
     """Progress bar; without tqdm, a warning in its place."""
     missing = verbose and find_spec("tqdm") is None
     if missing:
-        warnings.warn(
+        warn(
             'no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False',
             stacklevel=4,
         )

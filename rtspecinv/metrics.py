@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtspecinv.modes import modeless
 from rtspecinv.stft import STFT, check_dense
 
 
+@modeless
 def sc(input: Tensor, target: Tensor) -> Tensor:
     """Spectral convergence `20 log10(|input - target| / |target|)` over all values, a scalar in dB.
 
@@ -28,6 +30,7 @@ def sc(input: Tensor, target: Tensor) -> Tensor:
     return _db(_norm(input - target) / _norm(target))
 
 
+@modeless
 def snr(input: Tensor, target: Tensor) -> Tensor:
     """Signal-to-noise ratio `-10 log10 sum (input / |input| - target / |target|)^2`, a scalar in dB.
 
@@ -38,6 +41,7 @@ def snr(input: Tensor, target: Tensor) -> Tensor:
     return -_db(_norm(distance))
 
 
+@modeless
 def ser(input: Tensor, target: Tensor) -> Tensor:
     """Signal-to-error ratio `10 log10(sum input^2 / sum (input - target)^2)`, a scalar in dB.
 
@@ -49,6 +53,7 @@ def ser(input: Tensor, target: Tensor) -> Tensor:
     return _db(_norm(input) / _norm(input - target))
 
 
+@modeless
 def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
     """Spectral convergence `20 log10(|input - target| / |target|)` of every item in dB, the lower the better.
 
@@ -69,6 +74,7 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
     return _db(distance / _norm(target, (-2, -1)))
 
 
+@modeless
 def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float = 100.0) -> Tensor:
     """Log-spectral distance of every item in dB, the lower the better.
 
@@ -93,6 +99,7 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
     return ratio.square().mean(-2).sqrt().mean(-1)
 
 
+@modeless
 def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
     """How far spectra are from those of any signal, `20 log10(|STFT(iSTFT(c)) - c| / |c|)`, in dB.
 

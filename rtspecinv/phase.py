@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.modes import modeless
 from rtspecinv.stft import STFT, named
 
 Array = np.ndarray[Any, Any]
@@ -94,6 +95,7 @@ class Peaks(Start):
         return _spectrum(stft, magnitude, _from_peaks(previous + advance, peak))
 
 
+@modeless
 def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
     """Spectrum that `Peaks` makes of all frames one after another, without iterating.
 
@@ -184,7 +186,7 @@ class Gradient(Start):
             over_time = _where_present(known, log, last + 1, now) - before
         else:
             over_time = 3 * now - 4 * before + _where_present(known, log, last - 2, before)
-        bins = torch.arange(now.shape[-1], dtype=torch.float64)
+        bins = torch.arange(now.shape[-1], dtype=torch.float64, device="cpu")
         own_advance = 2 * math.pi * hop_length / n_fft * bins
         over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
         advance = hop_length * n_fft / (4 * gamma) * over_bins + own_advance

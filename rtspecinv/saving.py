@@ -15,6 +15,7 @@ from torch import Tensor
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import write_image
 from rtspecinv.inputs import Array
+from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import find
@@ -98,6 +99,7 @@ def save_spectrogram(
 
 
 def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
+    values = unmasked(values, "values")
     if isinstance(values, Tensor):
         check_dense(values, "values")
     real = values.is_floating_point() if isinstance(values, Tensor) else np.asarray(values).dtype.kind == "f"

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.inputs import count
+from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
 from rtspecinv.stft import unknown_name
@@ -91,7 +92,7 @@ class PictureScale:
         triangle; between frequencies it interpolates. None is a row for every frequency. A picture of more
         than `MOST_VALUES` values is a ValueError.
         """
-        values = np.asarray(magnitude)
+        values = np.asarray(unmasked(magnitude, "magnitude"))
         n_freq, n_frames = values.shape
         height = n_freq if height is None else count(1, height=height)
         _check_size(height, n_frames)
@@ -114,7 +115,7 @@ class PictureScale:
 
         More than `MOST_VALUES` of them are a ValueError.
         """
-        values = np.asarray(levels)[::-1]
+        values = np.asarray(unmasked(levels, "levels"))[::-1]
         n_freq, height = self.n_fft // 2 + 1, len(values)
         _check_size(n_freq, values.shape[1])
         frequencies = np.arange(n_freq) * (self.sample_rate / self.n_fft)
@@ -159,7 +160,7 @@ def _blocks(found: Array, values: Array) -> list[tuple[Array, Array]]:
 
 def mel_levels(mel: npt.ArrayLike, config: MelConfig) -> tuple[Array, dict[str, str]]:
     """Grey levels of mel values `(n_mels, n_frames)`, linear from their least to their largest, and texts."""
-    values = np.asarray(mel, np.float64)
+    values = np.asarray(unmasked(mel, "mel"), np.float64)
     low, high = config.compression.clip or (float(values.min()), float(values.max()))
     levels = (values - low) / ((high - low) or 1)
     return _top_first(levels, config), {"low": repr(float(low)), "high": repr(float(high))}

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.masks import unmasked
+
 SAMPLE_RATE = 16000  # Hz, what PESQ wideband wants
 LONGEST_PESQ = 30 * SAMPLE_RATE  # it is made for sentences, and its C code for a limited number of them
 
@@ -79,7 +81,9 @@ def _resampled(
         import soxr
     except ImportError as error:
         raise ImportError('Resampling needs soxr: pip install "rtspecinv[files]"') from error
-    arrays: list[npt.NDArray[np.float32]] = [np.asarray(part, np.float32) for part in (input, target)]
+    arrays: list[npt.NDArray[np.float32]] = [
+        np.asarray(unmasked(part, name), np.float32) for part, name in ((input, "input"), (target, "target"))
+    ]
     n_samples = min(map(len, arrays))
     resample: Any = soxr.resample
     return [resample(part[:n_samples], sample_rate, SAMPLE_RATE) for part in arrays]

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.masks import unmasked
+from rtspecinv.modes import Module, home
+
 T = TypeVar("T")
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
@@ -37,7 +40,7 @@ LONGEST = 2**22  # n_fft: its windows take 200 MB
 COVERAGE_FLOOR = torch.finfo(torch.float32).eps ** 2
 
 
-class STFT(torch.nn.Module):
+class STFT(Module):
     """Short-time Fourier transform, equal to `torch.stft` and `torch.istft` wherever those are defined.
 
     Args:
@@ -112,6 +115,7 @@ class STFT(torch.nn.Module):
         self.center, self.pad_mode, self.normalized, self.onesided = center, pad_mode, normalized, onesided
         self.padding = self._padding(center)
         self.scale = n_fft**-0.5 if normalized else 1.0
+        device = home(device)
         self._window_label = window if isinstance(window, str) else "<values>"
 
         left = (n_fft - win_length) // 2
@@ -319,7 +323,7 @@ class STFT(torch.nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> STFT:
         _check_real(fn(self.window).dtype)
         before = self.window
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if self.window is not before:
             for name, master in self._masters.items():
                 self.get_buffer(name).copy_(master)
@@ -358,12 +362,12 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int)
         if window not in WINDOWS:
             raise unknown_name("window", window, WINDOWS)
         if window in ("rectangular", "boxcar"):
-            return torch.ones(win_length, dtype=torch.float64)
+            return torch.ones(win_length, dtype=torch.float64, device="cpu")
         make: Callable[..., Tensor] = getattr(torch.signal.windows, window)
-        return make(win_length, sym=False, dtype=torch.float64)
+        return make(win_length, sym=False, dtype=torch.float64, device="cpu")
     if not isinstance(window, (Tensor, np.ndarray)):
         raise TypeError(f"Parameter {window=} is no name, tensor or array: use 'rectangular' for none!")
-    values = window if isinstance(window, Tensor) else torch.from_numpy(window.copy())
+    values = window if isinstance(window, Tensor) else torch.from_numpy(unmasked(window, "window").copy())
     if values.is_complex():
         raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window!")
     if values.shape != (win_length,):

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines, phase, updates
-from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, warn_of_power
+from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, iterations, warn_of_power
+from rtspecinv.masks import unmasked
+from rtspecinv.modes import Module
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.threads import one_thread
 
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
 
 
-class StreamingInverter(torch.nn.Module):
+class StreamingInverter(Module):
     """Turns magnitude frames into samples while they arrive, for any number of streams at once.
 
     One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
@@ -35,8 +37,8 @@ class StreamingInverter(torch.nn.Module):
         revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
             to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
             but no latency.
-        n_iter: iterations per push over all frames that may change; with 0 the start is the answer. It may
-            be set at any time, and holds from the next push on.
+        n_iter: iterations per push over all frames that may change, at most a million; with 0 the start is the
+            answer. It may be set at any time, and holds from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -81,7 +83,7 @@ class StreamingInverter(torch.nn.Module):
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         default = 0 if self.update.textbook else look_back // 2
         self.revise = default if revise is None else count(revise=revise)
-        n_iter = count(n_iter=n_iter)
+        n_iter = iterations(n_iter=n_iter)
         self.batch_shape = _shape(batch_shape)
         if self.revise > look_back:
             raise ValueError(
@@ -100,16 +102,15 @@ class StreamingInverter(torch.nn.Module):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters!"
             )
-        with torch.inference_mode(False):  # the state is written to later on, in whatever mode
-            self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
-                self.stft,
-                self.update,
-                self.init,
-                look_ahead=self.look_ahead,
-                n_revised=self.revise,
-                n_iter=n_iter,
-                batch_shape=self.batch_shape,
-            )
+        self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
+            self.stft,
+            self.update,
+            self.init,
+            look_ahead=self.look_ahead,
+            n_revised=self.revise,
+            n_iter=n_iter,
+            batch_shape=self.batch_shape,
+        )
         self._full_scale = full_scale(self.stft)
         self._warned = False
 
@@ -125,7 +126,7 @@ class StreamingInverter(torch.nn.Module):
 
     @n_iter.setter
     def n_iter(self, n_iter: int) -> None:
-        self._engine.n_iter = count(n_iter=n_iter)
+        self._engine.n_iter = iterations(n_iter=n_iter)
 
     @property
     def latency(self) -> int:
@@ -197,7 +198,11 @@ class StreamingInverter(torch.nn.Module):
         if streams is None:
             return self._engine.reset()
         try:
-            mask = torch.as_tensor(streams)
+            mask = (
+                streams
+                if isinstance(streams, Tensor)
+                else torch.as_tensor(unmasked(streams, "streams"), device="cpu")
+            )
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask!") from error
         check_dense(mask, "streams")

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.masks import unmasked
+
 Array = np.ndarray[Any, Any]
 Frame = TypeVar("Frame", Tensor, Array)
 
@@ -123,6 +125,7 @@ class Transform(ABC):
     def __call__(self, frame: Frame) -> Frame:
         """Return the frame that comes out for this one."""
         if isinstance(frame, np.ndarray):
+            frame = unmasked(frame, "frame")
             return self(torch.from_numpy(np.array(frame, frame.dtype.newbyteorder("=")))).numpy()
         if not isinstance(frame, Tensor):
             raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
@@ -193,7 +196,8 @@ class Gain(Transform):
 
     @decibels.setter
     def decibels(self, decibels: float | Tensor | Array) -> None:
-        values = torch.as_tensor(decibels, dtype=torch.float64)
+        decibels = unmasked(decibels, "decibels")
+        values = torch.as_tensor(decibels, dtype=torch.float64, device="cpu")
         if values.ndim > 1 or not bool((values < math.inf).all()):  # NaN is not under infinity either
             raise ValueError(
                 f"Parameter decibels of shape {tuple(values.shape)} is not a number or (n_freq,), each finite"
@@ -236,7 +240,7 @@ class Pitch(Transform):
         bins = torch.arange(frame.shape[-1], device=frame.device)
         last = frame.shape[-1] - 1
         nearest, first, end = _regions(frame)
-        source = bins / ratio
+        source = bins.to(frame.dtype) / ratio
         peak = nearest[..., source.round().clamp_max(last).long()]
         place = bins - (ratio - 1) * _refined(frame, nearest).gather(-1, peak)
         place = torch.minimum(torch.maximum(place, first.gather(-1, peak)), end.gather(-1, peak))
@@ -278,7 +282,7 @@ class Formants(Transform):
             return frame
         envelope = self.envelope(frame)
         last = frame.shape[-1] - 1
-        source = torch.arange(last + 1, device=frame.device) / ratio
+        source = torch.arange(last + 1, device=frame.device, dtype=frame.dtype) / ratio
         moved = torch.where(source <= last, _linear(envelope, source.clamp_max(last)), 0)
         return frame * torch.where(envelope > 0, moved / envelope, 0)
 

@@ -10,9 +10,10 @@ import pytest
 
 numba = pytest.importorskip("numba", reason='numba is missing: pip install "rtspecinv[fast]"')
 
+from rtspecinv.engines.announce import compiling  # noqa: E402
+
 from rtspecinv import STFT, StreamingInverter  # noqa: E402
 from rtspecinv.engines import numba_cpu  # noqa: E402
-from rtspecinv.engines.announce import compiling  # noqa: E402
 
 
 @pytest.fixture

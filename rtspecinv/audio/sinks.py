@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.masks import unmasked
 
 Block = npt.NDArray[np.float32]
 _SinkType = TypeVar("_SinkType", bound="Sink")
@@ -66,7 +67,7 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
             samples = samples.detach().cpu().numpy()
         except (TypeError, RuntimeError) as error:  # sparse, bfloat16, or without values
             raise TypeError(f"Samples must be a plain tensor of floats: {_first_line(error)}") from error
-    given = np.asarray(samples)
+    given = np.asarray(unmasked(samples, "samples"))
     if given.dtype.kind != "f":
         raise TypeError(
             f"Samples must be floats in -1 to 1, got {given.dtype}: divide integers by their full scale"

@@ -23,6 +23,7 @@ from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.inputs import iterations
 from rtspecinv.threads import threads
 
 _ENGINE_WIDTH = 18
@@ -149,7 +150,9 @@ def bench(args: argparse.Namespace) -> None:
         raise ValueError(f"Parameter device={args.device!r} is not there: torch finds {timing.devices()}")
     if not args.engines:
         raise ValueError("Parameter engines is empty: leave it out, or name one")
-    for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0), ("n_iter", 0)):
+    for n_iter in args.n_iter:
+        iterations(n_iter=n_iter)
+    for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0)):
         value = getattr(args, name)
         if np.min(value) < least:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")

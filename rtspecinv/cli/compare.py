@@ -19,6 +19,7 @@ from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
+from rtspecinv.inputs import iterations
 from rtspecinv.threads import one_thread
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def _chosen(names: str | None) -> list[Contestant]:
 
 
 def _contest(args: argparse.Namespace) -> Contest:
-    if args.n_iter < 0:
-        raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
+    iterations(n_iter=args.n_iter)
     if args.seconds is not None and not (math.isfinite(args.seconds) and args.seconds > 0):
         raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)

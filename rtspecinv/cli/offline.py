@@ -31,6 +31,7 @@ from rtspecinv.cli.transfer import (
     transfer,
 )
 from rtspecinv.files import ARRAYS, open_spectrogram
+from rtspecinv.inputs import iterations
 from rtspecinv.threads import one_thread
 
 
@@ -67,6 +68,8 @@ def invert(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if args.n_iter is not None:
+        iterations(n_iter=args.n_iter)
     if args.method == "stream":
         return
     for name in STREAM_OPTIONS:
@@ -75,8 +78,6 @@ def _check_options(args: argparse.Namespace) -> None:
                 f"--{name.replace('_', '-')} is an option of --method stream, not of {args.method}: "
                 "add --method stream, or leave it out"
             )
-    if args.n_iter is not None and args.n_iter < 0:
-        raise ValueError(f"Parameter n_iter={args.n_iter} is not an integer >= 0!")
 
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv.Sound:

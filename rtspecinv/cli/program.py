@@ -25,7 +25,7 @@ def run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     try:
         subcommand = _load(args.module, args.command)
-        with _terminated_cleanly(), _remarks_on_terminal(), warnings.catch_warnings():
+        with _terminated_cleanly(), _remarks(), warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = _show_once()
             status = subcommand(args)
@@ -90,14 +90,12 @@ def _show_once() -> Callable[..., None]:
 
 
 @contextmanager
-def _remarks_on_terminal() -> Iterator[None]:
-    """Note what the library logs, such as that it is compiling, if somebody is there to wait."""
-    if not on_terminal():
-        yield
-        return
-    log, handler = logging.getLogger("rtspecinv"), _Notes(logging.INFO)
+def _remarks() -> Iterator[None]:
+    """Note what the library logs, such as that it is compiling; details only if somebody is there to wait."""
+    level = logging.INFO if on_terminal() else logging.WARNING
+    log, handler = logging.getLogger("rtspecinv"), _Notes(level)
     before = log.level
-    log.setLevel(logging.INFO)
+    log.setLevel(level)
     log.addHandler(handler)
     try:
         yield

@@ -15,6 +15,7 @@ from torch import Tensor
 from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.whole import EagerWhole, Space, Whole
+from rtspecinv.modes import warn
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT, unknown_name
 from rtspecinv.updates import Update
@@ -104,7 +105,7 @@ def _compiled(engine: str) -> ModuleType | None:
         return None
     name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
     try:
-        return import_module(f"rtspecinv.engines.{name}")
+        module = import_module(f"rtspecinv.engines.{name}")
     except ImportError as error:
         if engine == "auto":
             return None
@@ -112,3 +113,15 @@ def _compiled(engine: str) -> ModuleType | None:
         raise ImportError(
             f'Parameter {engine=} needs {needs} ({error}): pip install "rtspecinv[{extra}]"'
         ) from error
+    if name == "numba_cpu" and module.is_switched_off:
+        if engine != "auto":
+            raise ValueError(
+                f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "
+                "without that variable, or use 'eager'!"
+            )
+        warn(
+            "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch does the work, several times slower",
+            stacklevel=4,
+        )
+        return None
+    return module

@@ -101,7 +101,7 @@ class CudaGraph(Eager):
 
     def _apply(self, fn: Any, recurse: bool = True) -> CudaGraph:
         self._recordings.clear()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         return self
 
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from rtspecinv.frames import FrameBuffer
+from rtspecinv.modes import Module
 from rtspecinv.phase import Context, Start
 from rtspecinv.projections import to_consistent, to_magnitude
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Projection, Update, of_pairs
 
 
-class Eager(torch.nn.Module):
+class Eager(Module):
     """Advances all streams by one frame with plain torch operations.
 
     Args:

@@ -72,7 +72,7 @@ def numbers(update: Update, n_open: int) -> Numbers | None:
     n_slots = 1 + update.n_carried
     if n_slots > N_SLOTS:
         return None
-    axes = torch.eye(STATE + n_slots, dtype=torch.float64)
+    axes = torch.eye(STATE + n_slots, dtype=torch.float64, device="cpu")
     # A vector of the space for every frame, where a rule expects spectra: (axis, n_open, n_half, pair)
     units = axes[:, :, None, None, None].expand(-1, -1, n_open, 1, 1)
     state = tuple(units[STATE:])
@@ -84,18 +84,18 @@ def numbers(update: Update, n_open: int) -> Numbers | None:
         return None
     rows = [step.calls[0][1], step.calls[1][1], *new, last.calls[0][1]]
     of_frames = torch.stack([row.expand_as(units[0])[..., 0, 0].T for row in rows], 1)
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64, device="cpu")
     found = Numbers(of_frames, tuple(part.item() for part in update.start(one)), last.order == "mcm")
     return found if _says_all(found, update) else None
 
 
 def _says_all(found: Numbers, update: Update) -> bool:
     """Whether the rule and its numbers do the same to arbitrary spectra."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     n_open, _, n_axes = found.of_frames.shape
 
     def spectra() -> Tensor:
-        return torch.randn(n_open, 4, 2, generator=generator, dtype=torch.float64)
+        return torch.randn(n_open, 4, 2, generator=generator, dtype=torch.float64, device="cpu")
 
     vectors = [spectra() for _ in range(n_axes)]
     s, a = vectors[:STATE]

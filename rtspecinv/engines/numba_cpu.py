@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rtspecinv.engines import numba_fft
-from rtspecinv.engines.announce import compiling
 from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.engines.numba_host import Array, aligned, compiled_rule, has_rule, scales, spread, threads_for
 from rtspecinv.engines.numba_kernels import push
@@ -88,14 +87,14 @@ class NumbaCPU(Eager):
         return {**self.__dict__, "_ready": None}  # a copy has buffers of its own
 
     def _apply(self, fn: Any, recurse: bool = True) -> NumbaCPU:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._ready = self._prepare() if self.buffer.committed.device.type == "cpu" else None
         return self
 
     def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         """Advance all streams, some of them in other threads if there is enough to do."""
         ready.plan[N_ITER] = self.n_iter
-        hops = torch.empty(ready.shape, dtype=ready.dtype)
+        hops = torch.empty(ready.shape, dtype=ready.dtype, device="cpu")
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
         magnitude = None if magnitude is None else magnitude.contiguous()
         spectrum = None if spectrum is None else spectrum.contiguous()
@@ -144,8 +143,7 @@ class NumbaCPU(Eager):
             windows["unchanged"],
             arrays,
         )
-        with compiling(push, f"the engine numba for {str(stft.dtype).removeprefix('torch.')}"):
-            push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)
+        push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)  # compiles, if need be
         return ready
 
 

@@ -48,7 +48,7 @@ def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:
     if isinstance(update, GriffinLim):
         constants = [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
     elif isinstance(update, RAAR):
-        beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64)).flatten().numpy()
+        beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64, device="cpu")).flatten().numpy()
         momentum = update.momentum
         columns = np.broadcast_arrays(2.0, -1.0, beta + momentum, beta, 1 - 2 * beta, -momentum)
         return rule, np.stack(columns, -1)

@@ -13,7 +13,6 @@ from rtspecinv.engines.numba_lanes import pointers, unpack
 from rtspecinv.engines.numba_memory import (
     ADMM,
     DIFFERENCE_MAP,
-    SOURCES,
     ZEROS,
     Call,
     Memory,
@@ -249,34 +248,25 @@ def _make_windows(plan, memory, stream):
             memory.analysis[at + i] = present * window
 
 
-def _compiled_for(sources):
-    """Compile `push`, or take what numba kept; see `SOURCES`."""
+@kept("the engine numba")
+def push(plan, memory, magnitude, spectrum, hops, number, first, last):
+    """Advance streams `first` to `last - 1` by one frame.
 
-    @kept()
-    def push(plan, memory, magnitude, spectrum, hops, number, first, last):
-        """Advance streams `first` to `last - 1` by one frame.
-
-        plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
-        magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
-            that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
-        number: zero, of the precision of everything.
-        """
-        assert sources
-        plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
-        is_frame, is_given = magnitude != 0, spectrum != 0
-        call = pointers(Call(magnitude, spectrum, hops), number)
-        for stream in range(first, last):
-            _shift(plan, memory, stream, call.magnitude, is_frame)
-            if memory.unchanged[stream] <= plan.n_settling:
-                _make_windows(plan, memory, stream)
-            _load(plan, memory, stream)
-            _start(plan, memory, stream, call.spectrum, is_given)
-            for _ in range(plan.n_iter):
-                _iterate(plan, memory, stream)
-            _save(plan, memory, stream)
-            _commit(plan, memory, stream, call.hops)
-
-    return push
-
-
-push = _compiled_for(SOURCES)
+    plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
+    magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
+        that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
+    number: zero, of the precision of everything.
+    """
+    plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
+    is_frame, is_given = magnitude != 0, spectrum != 0
+    call = pointers(Call(magnitude, spectrum, hops), number)
+    for stream in range(first, last):
+        _shift(plan, memory, stream, call.magnitude, is_frame)
+        if memory.unchanged[stream] <= plan.n_settling:
+            _make_windows(plan, memory, stream)
+        _load(plan, memory, stream)
+        _start(plan, memory, stream, call.spectrum, is_given)
+        for _ in range(plan.n_iter):
+            _iterate(plan, memory, stream)
+        _save(plan, memory, stream)
+        _commit(plan, memory, stream, call.hops)

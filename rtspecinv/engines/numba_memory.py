@@ -24,22 +24,21 @@ from typing import Any, NamedTuple
 import numba
 
 from rtspecinv import frames
+from rtspecinv.engines.numba_cache import CodeCache
 from rtspecinv.engines.numba_lanes import WIDTH, deinterleave, interleave, load, store
 
-# What compiled code is made of. By itself numba would look for changes in the file of a function only; of
-# closures, it compares the variables, too.
+# What compiled code is made of. By itself numba would look for changes in the file of a function only.
 _FILES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 
-def kept(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile code that releases the GIL, and keep it on disk if numba finds a place that it may write to."""
+def kept(label: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile code that releases the GIL, and keep it on disk; see `CodeCache`."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(nogil=True, cache=True, **options)(function)
-        except RuntimeError:  # all is read-only: then every process compiles for itself
-            return numba.njit(nogil=True, **options)(function)
+        dispatcher = numba.njit(nogil=True, **options)(function)
+        dispatcher._cache = CodeCache(function, SOURCES, label)
+        return dispatcher
 
     return compiled
 

@@ -22,7 +22,7 @@ import numba
 
 from rtspecinv.engines.numba_fft import analyze, synthesize
 from rtspecinv.engines.numba_lanes import WIDTH, load, pointers, store, unpack
-from rtspecinv.engines.numba_memory import SOURCES, fill, kept, move, spectrum_at
+from rtspecinv.engines.numba_memory import fill, kept, move, spectrum_at
 from rtspecinv.engines.numba_rules import after, before, to_magnitude
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
@@ -136,58 +136,49 @@ def _join(plan, work, item):
             _add(work, to, at - plan.n_added + own, plan.n_fft - plan.hop_length)
 
 
-def _compiled_for(sources):
-    """Compile both functions, or take what numba kept; see `SOURCES`."""
+@kept("batch inversion by numba")
+def sweep(plan, memory, actual, number, take, give, slot, first, last):
+    """Sweep over blocks `first` to `last - 1` of all items.
 
-    @kept()
-    def sweep(plan, memory, actual, number, take, give, slot, first, last):
-        """Sweep over blocks `first` to `last - 1` of all items.
-
-        plan, memory: arrays of the integers of `SweepPlan` and `SweepMemory`.
-        actual: address of what ACTUAL gives.
-        number: zero, of the precision of everything.
-        take, give, slot: what to make and to add, see above, and the slot that is meant.
-        """
-        assert sources
-        plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
-        result = pointers(Result(actual), number)
-        for block in range(first, last):
-            item, begin = block // plan.n_blocks, block % plan.n_blocks * plan.n_block
-            added, samples = plan.added + block * plan.n_added, plan.samples + item * plan.n_signal
+    plan, memory: arrays of the integers of `SweepPlan` and `SweepMemory`.
+    actual: address of what ACTUAL gives.
+    number: zero, of the precision of everything.
+    take, give, slot: what to make and to add, see above, and the slot that is meant.
+    """
+    plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
+    result = pointers(Result(actual), number)
+    for block in range(first, last):
+        item, begin = block // plan.n_blocks, block % plan.n_blocks * plan.n_block
+        added, samples = plan.added + block * plan.n_added, plan.samples + item * plan.n_signal
+        if give != NOTHING:
+            fill(memory.work, added, plan.n_added, 0)
+        for t in range(begin, min(begin + plan.n_block, plan.n_frames)):
+            frame = item * plan.n_frames + t
+            if take != NOTHING:
+                _take(plan, memory, frame, samples + t * plan.hop_length, take, slot, result.actual)
             if give != NOTHING:
-                fill(memory.work, added, plan.n_added, 0)
-            for t in range(begin, min(begin + plan.n_block, plan.n_frames)):
-                frame = item * plan.n_frames + t
-                if take != NOTHING:
-                    _take(plan, memory, frame, samples + t * plan.hop_length, take, slot, result.actual)
-                if give != NOTHING:
-                    _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
-
-    @kept()
-    def settle(plan, memory, number, padded_with, fading, first, last):
-        """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
-
-        padded_with: which sample, from 1 on, each sample of the padding repeats; 0 is silence.
-        fading: 1 if edges fade in and out, as they do in the result.
-        """
-        assert sources
-        plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
-        work, padding, n_edge = memory.work, plan.padding, plan.n_fft - plan.hop_length
-        for item in range(first, last):
-            _join(plan, work, item)
-            start = plan.samples + item * plan.n_signal
-            end = plan.n_covered - n_edge
-            for i in range(min(n_edge, plan.n_covered)):
-                work[start + i] *= memory.gain[fading * plan.n_covered + i]
-            for i in range(max(n_edge, end), plan.n_covered):
-                work[start + i] *= memory.gain[fading * plan.n_covered + i]
-            x = start + padding
-            move(work, x + plan.first_known, memory.known, item * plan.n_known, plan.n_known)
-            for i in range(2 * padding):
-                to = start + i if i < padding else x + plan.n_samples + i - padding
-                work[to] = work[x + padded_with[i] - 1] if padded_with[i] else 0
-
-    return sweep, settle
+                _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
 
 
-sweep, settle = _compiled_for(SOURCES)
+@kept()
+def settle(plan, memory, number, padded_with, fading, first, last):
+    """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
+
+    padded_with: which sample, from 1 on, each sample of the padding repeats; 0 is silence.
+    fading: 1 if edges fade in and out, as they do in the result.
+    """
+    plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
+    work, padding, n_edge = memory.work, plan.padding, plan.n_fft - plan.hop_length
+    for item in range(first, last):
+        _join(plan, work, item)
+        start = plan.samples + item * plan.n_signal
+        end = plan.n_covered - n_edge
+        for i in range(min(n_edge, plan.n_covered)):
+            work[start + i] *= memory.gain[fading * plan.n_covered + i]
+        for i in range(max(n_edge, end), plan.n_covered):
+            work[start + i] *= memory.gain[fading * plan.n_covered + i]
+        x = start + padding
+        move(work, x + plan.first_known, memory.known, item * plan.n_known, plan.n_known)
+        for i in range(2 * padding):
+            to = start + i if i < padding else x + plan.n_samples + i - padding
+            work[to] = work[x + padded_with[i] - 1] if padded_with[i] else 0

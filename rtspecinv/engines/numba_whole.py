@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.engines import numba_fft
-from rtspecinv.engines.announce import compiling
 from rtspecinv.engines.numba_host import (
     Array,
     aligned,
@@ -71,8 +70,7 @@ class NumbaWhole:
         work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
         self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
         self._set(rules[0])
-        with compiling(sweep, f"batch inversion by numba for {dtype}"):
-            sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)
+        sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles, if need be
 
     def begin(self, rule: Update) -> None:
         """Iterate by this rule; see `Whole`."""
@@ -104,7 +102,7 @@ class NumbaWhole:
             self._settle()
             self._sweep(SPECTRUM, ESTIMATE, slot=self.plan.kept)
         self._settle(fading=True)
-        actual = torch.empty(self.shape, dtype=self.signals.dtype)
+        actual = torch.empty(self.shape, dtype=self.signals.dtype, device="cpu")
         self._sweep(ACTUAL, NOTHING, actual=actual.data_ptr())
         begin = self.plan.padding
         return self.signals[:, begin : begin + self.n_samples].clone(), actual
@@ -206,6 +204,6 @@ def _padded_with(space: Space) -> Array:
     padding = space.stft.padding
     if not padding:
         return np.zeros(0, np.int64)
-    samples = torch.arange(1, space.n_samples + 1, dtype=torch.float64).view(1, 1, -1)
+    samples = torch.arange(1, space.n_samples + 1, dtype=torch.float64, device="cpu").view(1, 1, -1)
     padded = F.pad(samples, (padding, padding), mode=space.stft.pad_mode).flatten()
     return torch.cat([padded[:padding], padded[-padding:]]).long().numpy()

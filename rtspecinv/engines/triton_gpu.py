@@ -163,8 +163,8 @@ def _packed(rule: Numbers, n_frames: int) -> tuple[int, Tensor]:
     The last row has the shares of the start; frames that are not there have zeros.
     """
     n_open, n_rows, n_axes = rule.of_frames.shape
-    table = torch.zeros(n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64)
+    table = torch.zeros(n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64, device="cpu")
     table[:n_open, :-1, :n_axes] = rule.of_frames
     used = sum(1 << at for at, column in enumerate(table[:, :-1].reshape(n_frames, -1).T) if column.any())
-    table[0, -1, STATE:n_axes] = torch.tensor(rule.start, dtype=torch.float64)
+    table[0, -1, STATE:n_axes] = torch.tensor(rule.start, dtype=torch.float64, device="cpu")
     return used, table.float()

@@ -34,7 +34,7 @@ def tables(n_fft: int) -> Tensor:
     first: `(2, 2, N2, N2)`, the matrix of row 0: part in, part out, n2, k2.
     """
     n1, n2 = FACTORS[n_fft]
-    rows, columns, inputs = (torch.arange(n, dtype=torch.float64) for n in (n1 // 2, n2, n1))
+    rows, columns, inputs = (torch.arange(n, dtype=torch.float64, device="cpu") for n in (n1 // 2, n2, n1))
     inner = torch.view_as_real(_unit(torch.outer(rows, inputs), n1)).movedim(-1, 1).clone()
     inner[0, 1] = (-1.0) ** inputs
     twiddles = torch.view_as_real(_unit(torch.outer(rows, columns), n_fft)).movedim(-1, 0)

@@ -1,0 +1,177 @@
+"""Compiled code on disk: a convenience, so whatever is wrong with it costs time and nothing else.
+
+Numba's own cache believes what it reads: a file that a power cut has emptied ends every program that meets
+it, and one in which a few bytes are wrong may be run. A file here begins with a hash of the rest.
+
+Folders are tried in this order, up to the first that can be written to: the one that NUMBA_CACHE_DIR names,
+the package's own, one of the user's. The files hold pickles, so what others may write to is none of them,
+unless the user has named it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import stat
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import rocket_fft
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+log = logging.getLogger("rtspecinv")
+
+PACKAGE = Path(__file__).parent
+ROOM = (
+    2**19
+)  # bytes that must fit into a folder before anything is compiled for it: those of the largest code
+_VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sys.implementation.cache_tag)
+_DIGEST = hashlib.sha256().digest_size
+
+
+class CodeCache:
+    """Where a compiled function is kept, for a dispatcher of numba in place of numba's own cache.
+
+    function: in Python.
+    sources: a hash of all that it is made of.
+    label: what it is, for the log; without one nothing is said.
+
+    Says so in the log when code has to be compiled, before that, and what it cost, afterwards.
+    """
+
+    def __init__(self, function: Callable[..., Any], sources: str, label: str = "") -> None:
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        self._sources, self._label = sources, label
+        self._folder: Path | None = None  # where the code that is being compiled will be kept
+        self._begin = 0.0
+
+    cache_path = property(lambda self: None if self._folder is None else str(self._folder))
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """Compiled code for types of arguments; None if there is none, which will be compiled then."""
+        target.refresh()
+        name = self._file_name(signature, target.codegen())
+        self._folder = None
+        for folder in folders():
+            found = _load(folder / name, target)
+            if found is not None:
+                return found
+            if _has_room(folder):
+                self._folder = folder
+                break
+        self._announce(signature)
+        return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep what was compiled, if that is possible."""
+        if self._label:
+            log.info("compiled %s in %.1f s", self._what(signature), time.perf_counter() - self._begin)
+        if self._folder is None:
+            return
+        try:
+            content = dumps(compiled._reduce())
+            _write(self._folder / self._file_name(signature, compiled.codegen), content)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("compiled code was not kept (%s), the next process compiles again; %s", reason, HINT)
+
+    def enable(self) -> None:
+        """Do nothing: it is always enabled."""
+
+    def disable(self) -> None:
+        """Do nothing: it is always enabled."""
+
+    def flush(self) -> None:
+        """Do nothing: other code has another name."""
+
+    def _file_name(self, signature: Any, codegen: Any) -> str:
+        key = repr((str(signature), codegen.magic_tuple(), self._sources, _VERSIONS))
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.nbc"
+
+    def _announce(self, signature: Any) -> None:
+        self._begin = time.perf_counter()
+        if self._label:
+            often = (
+                "once on this machine" if self._folder else f"in every process, as it cannot be kept; {HINT}"
+            )
+            log.warning("compiling %s: some 20 s, %s", self._what(signature), often)
+
+    def _what(self, signature: Any) -> str:
+        precision = "float64" if "float64" in str(signature) else "float32"
+        return f"{self._label} for {precision}"
+
+
+HINT = "set NUMBA_CACHE_DIR to a folder of yours that has room"
+
+
+def folders() -> Iterator[Path]:
+    """Folders that compiled code may be in, the best one first."""
+    if numba.config.CACHE_DIR:
+        yield Path(numba.config.CACHE_DIR) / "rtspecinv"
+    yield PACKAGE / "__pycache__"
+    with suppress(RuntimeError, OSError):  # there is no home
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        own = (cache if cache.is_absolute() else Path.home() / ".cache") / "rtspecinv"
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(own):
+            yield own
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else may write to a folder, as far as the system can tell."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether the code will fit, which is known once something as large has been written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{uuid.uuid4().hex}.tmp"
+        try:
+            probe.write_bytes(bytes(ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _load(path: Path, target: Any) -> Any:
+    """Code in a file; None if there is none. A file that cannot be used is removed."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    try:
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            raise ValueError("damaged")
+        return CompileResult._rebuild(target, *pickle.loads(content[_DIGEST:]))
+    except Exception:
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent, whoever else writes it."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
