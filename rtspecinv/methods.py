@@ -229,7 +229,8 @@ def L_BFGS(
     inner = count(1, max_iter=kwargs.get("max_iter", 20))
     if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
         raise ValueError(
-            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: use fewer!"
+            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: "
+            "use fewer!"
         )
     check_target(spec, "spec")
     _check_metric(metric)

@@ -37,8 +37,8 @@ class StreamingInverter(Module):
         revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
             to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
             but no latency.
-        n_iter: iterations per push over all frames that may change, at most a million; with 0 the start is the
-            answer. It may be set at any time, and holds from the next push on.
+        n_iter: iterations per push over all frames that may change, a million at most; with 0 the start is
+            the answer. It may be set at any time, and holds from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter

@@ -119,9 +119,6 @@ def _compiled(engine: str) -> ModuleType | None:
                 f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "
                 "without that variable, or use 'eager'!"
             )
-        warn(
-            "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch does the work, several times slower",
-            stacklevel=4,
-        )
+        warn("NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch works in its place", stacklevel=4)
         return None
     return module

@@ -32,9 +32,7 @@ from numba.core.serialize import dumps
 log = logging.getLogger("rtspecinv")
 
 PACKAGE = Path(__file__).parent
-ROOM = (
-    2**19
-)  # bytes that must fit into a folder before anything is compiled for it: those of the largest code
+ROOM = 2**19  # bytes that must fit into a folder before code is compiled for it: more than any has
 _VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sys.implementation.cache_tag)
 _DIGEST = hashlib.sha256().digest_size
 
@@ -102,7 +100,7 @@ class CodeCache:
         self._begin = time.perf_counter()
         if self._label:
             often = (
-                "once on this machine" if self._folder else f"in every process, as it cannot be kept; {HINT}"
+                "once on this machine" if self._folder else f"in every process, as no folder will do; {HINT}"
             )
             log.warning("compiling %s: some 20 s, %s", self._what(signature), often)
 
