@@ -16,6 +16,7 @@ The map of the package, each module using only those before it:
     phase        starts of the newest frame: overlap, phase gradient, peaks, zeros
     inputs       what counts as a magnitude
     engines      how one frame is advanced
+    checkpoint   the state of a stream in a state_dict
     streaming    StreamingInverter
     batch        invert, invert_many: whole spectrograms, the stream being the start
     blocks       invert_blocks: spectrograms of any length

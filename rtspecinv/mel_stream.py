@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checkpoint import Settings
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
@@ -114,6 +115,13 @@ class MelInverter(StreamingInverter):
         if self.deemphasis is not None:
             fresh = torch.as_tensor(True if streams is None else streams, device=self.stft.device)
             self.deemphasis.last.masked_fill_(fresh, 0)
+
+    def _state(self) -> dict[str, Tensor]:
+        state = super()._state()
+        return state if self.deemphasis is None else {**state, "deemphasis": self.deemphasis.last}
+
+    def _settings(self) -> Settings:
+        return {**super()._settings(), "config": repr(self.bank.config), "extend": self.bank.extend}
 
     def _magnitude(self, frame: Tensor) -> Tensor:
         """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""

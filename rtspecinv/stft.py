@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -142,6 +143,11 @@ class STFT(Module):
     def window_name(self) -> str | None:
         """Name of the window; None of one that was given as values."""
         return None if self._window_label == "<values>" else self._window_label
+
+    @property
+    def window_values(self) -> str:
+        """A hash of the values of the window, in hexadecimal digits."""
+        return hashlib.sha256(self._masters["window"].numpy().tobytes()).hexdigest()
 
     @property
     def n_needed(self) -> int:

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines, phase, updates
+from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, iterations, warn_of_power
 from rtspecinv.masks import unmasked
-from rtspecinv.modes import Module
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.threads import one_thread
 
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
 
 
-class StreamingInverter(Module):
+class StreamingInverter(Checkpointed):
     """Turns magnitude frames into samples while they arrive, for any number of streams at once.
 
     One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
@@ -52,6 +52,9 @@ class StreamingInverter(Module):
     Raises:
         ValueError: a parameter is out of range, a name unknown, or an engine unfit.
         ImportError: the engine is not installed.
+
+    The state is in `state_dict()`, for any engine: an inverter with the same parameters that loads it goes on
+    where this one was, whatever `n_iter` it has; of anything else `load_state_dict` is a RuntimeError.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
@@ -170,7 +173,8 @@ class StreamingInverter(Module):
         magnitudes, spectra = self._check(magnitude, 2)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
-        return torch.cat([self._engine.push(*pair) for pair in zip(frames, starts, strict=True)], -1)
+        with self._engine.preserved(len(frames)):
+            return torch.cat([self._engine.push(*pair) for pair in zip(frames, starts, strict=True)], -1)
 
     def flush(self) -> Tensor:
         """Return the samples that are still owed, then reset.
@@ -181,8 +185,10 @@ class StreamingInverter(Module):
         """
         stft = self.stft
         owed = max(0, self.latency + stft.n_fft - stft.hop_length - 2 * stft.padding)
-        hops = [self._engine.push(None) for _ in range(-(-owed // stft.hop_length))]
-        self.reset()
+        n_hops = -(-owed // stft.hop_length)
+        with self._engine.preserved(n_hops):
+            hops = [self._engine.push(None) for _ in range(n_hops)]
+            self.reset()
         empty = stft.window.new_zeros(*self.batch_shape, 0)
         return torch.cat([empty, *hops], -1)[..., :owed]
 
@@ -224,6 +230,26 @@ class StreamingInverter(Module):
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""
         self._engine.detach()
+
+    def _state(self) -> dict[str, Tensor]:
+        return self._engine.state()
+
+    def _settings(self) -> Settings:
+        stft = self.stft
+        return {
+            "kind": type(self).__name__,
+            **{
+                name: getattr(stft, name)
+                for name in ("n_fft", "hop_length", "win_length", "center", "normalized")
+            },
+            "window": stft.window_name or stft.window_values,
+            **{name: getattr(self, name) for name in ("look_ahead", "revise")},
+            "batch_shape": list(self.batch_shape),
+            **{name: repr(getattr(self, name)) for name in ("update", "init")},
+        }
+
+    def _state_changed(self) -> None:
+        self._engine.changed()
 
     def extra_repr(self) -> str:
         """Parameters, as they were resolved."""

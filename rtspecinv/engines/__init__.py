@@ -6,6 +6,7 @@ All give what `eager`, the reference, gives, only faster.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -43,6 +44,15 @@ class Engine(Protocol):
         Returns:
             Real `(*batch, hop_length)`.
         """
+
+    def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
+        """Context in which so many pushes that are interrupted leave the state as it was before."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that change from push to push, by name; who writes to them calls `changed`."""
+
+    def changed(self) -> None:
+        """Look at the buffers anew, after somebody else has written to them."""
 
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far."""

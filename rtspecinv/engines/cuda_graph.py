@@ -93,7 +93,7 @@ class CudaGraph(Eager):
         # What is recorded is written to in whatever mode later pushes are.
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(state[0].device):
             if kind not in self._recordings:
-                self._recordings[kind] = Recording(super().push, inputs, state)
+                self._recordings[kind] = Recording(self._advance, inputs, state)
             return self._recordings[kind](*inputs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import torch
@@ -55,6 +57,10 @@ class Eager(Module):
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+        with self.preserved():
+            return self._advance(magnitude, spectrum)
+
+    def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer
         with torch.set_grad_enabled(self._wants_grad(magnitude)):
             buffer.push(magnitude)
@@ -72,6 +78,17 @@ class Eager(Module):
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far."""
         self.buffer.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that change from push to push, by name."""
+        return {name: self.buffer.get_buffer(name) for name in self.buffer.STATE}
+
+    def changed(self) -> None:
+        """Look at the buffers anew, after somebody else has written to them."""
+
+    def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
+        """Put the state back if pushes are interrupted, or fail."""
+        return preserved(list(self.state().values()))
 
     def reset(self, streams: Tensor | None = None) -> None:
         """Forget everything, in all streams or where the bool mask `streams` is true."""
@@ -101,6 +118,18 @@ class Eager(Module):
         if not (wanted := torch.is_grad_enabled() and requires):
             self.buffer.detach()
         return wanted
+
+
+@contextmanager
+def preserved(state: list[Tensor]) -> Iterator[None]:
+    """Put tensors back as they are now, after an exception."""
+    before = [tensor.clone() for tensor in state]
+    try:
+        yield
+    except BaseException:
+        for tensor, value in zip(state, before, strict=True):
+            tensor.detach_().copy_(value)
+        raise
 
 
 def start_ahead(buffer: FrameBuffer, init: Start, magnitude: Tensor) -> Tensor:

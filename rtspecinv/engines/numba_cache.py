@@ -99,10 +99,8 @@ class CodeCache:
     def _announce(self, signature: Any) -> None:
         self._begin = time.perf_counter()
         if self._label:
-            often = (
-                "once on this machine" if self._folder else f"in every process, as no folder will do; {HINT}"
-            )
-            log.warning("compiling %s: some 20 s, %s", self._what(signature), often)
+            once = "once on this machine" if self._folder else f"each time, as no folder will do; {HINT}"
+            log.warning("compiling %s: some 20 s, %s", self._what(signature), once)
 
     def _what(self, signature: Any) -> str:
         precision = "float64" if "float64" in str(signature) else "float32"

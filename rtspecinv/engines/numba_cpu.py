@@ -8,13 +8,17 @@ after a `.to()`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from rtspecinv.engines import numba_fft
+from rtspecinv.engines.aside import LONG, aside
 from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.engines.numba_host import Array, aligned, compiled_rule, has_rule, scales, spread, threads_for
 from rtspecinv.engines.numba_kernels import push
@@ -24,6 +28,8 @@ from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
 from rtspecinv.updates import GriffinLim, Update
+
+is_switched_off = bool(numba.config.DISABLE_JIT)
 
 N_ITER = Plan._fields.index("n_iter")
 
@@ -38,6 +44,8 @@ class _Ready(NamedTuple):
     shape: tuple[int, ...]  # of hops
     dtype: torch.dtype
     unchanged: Array
+    stop: Array
+    n_values: int  # of all open frames
     arrays: list[Array]  # all that the addresses point to
 
 
@@ -79,9 +87,26 @@ class NumbaCPU(Eager):
     def reset(self, streams: Tensor | None = None) -> None:
         """Forget everything, in all streams or where the bool mask `streams` is true."""
         super().reset(streams)
-        self._has_gradients = False
+        self.changed()
+
+    def changed(self) -> None:
+        """Look at the buffers anew, after somebody else has written to them."""
+        self._has_gradients = self.buffer.spectra.requires_grad
         if self._ready is not None:
-            self._ready.unchanged[:] = 0
+            self._ready.unchanged[:] = 0  # the windows are made of them
+
+    @contextmanager
+    def preserved(self, n_pushes: int = 1) -> Iterator[None]:
+        """Put the state back if so many pushes are interrupted, where that takes long enough to matter."""
+        if self._ready is not None and not self._is_long(self._ready, n_pushes):
+            yield
+            return
+        try:
+            with super().preserved(n_pushes):
+                yield
+        except BaseException:
+            self.changed()
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}  # a copy has buffers of its own
@@ -105,8 +130,15 @@ class NumbaCPU(Eager):
         def part(thread: int, first: int, last: int) -> None:
             push(ready.plan, ready.memories[thread], *call, first, last)
 
-        spread(part, ready.n_streams, len(ready.memories))
+        if not self._is_long(ready):
+            spread(part, ready.n_streams, len(ready.memories))
+            return hops
+        with self.preserved():
+            aside(lambda: spread(part, ready.n_streams, len(ready.memories)), ready.stop)
         return hops
+
+    def _is_long(self, ready: _Ready, n_pushes: int = 1) -> bool:
+        return n_pushes * ready.n_values * (self.n_iter + 2) > LONG
 
     def _prepare(self) -> _Ready:
         """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
@@ -120,6 +152,7 @@ class NumbaCPU(Eager):
             "analysis": aligned(n_streams * n_open * plan.padded_frame, dtype),
             "start_analysis": aligned(n_streams * plan.padded_frame, dtype),
             "gain": aligned(n_streams * (hop_length + buffer.n_fade), dtype),
+            "stop": aligned(1, dtype),
         }
         constants = _constants(buffer, self.update, plan)
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
@@ -141,6 +174,8 @@ class NumbaCPU(Eager):
             (*buffer.batch_shape, hop_length),
             stft.dtype,
             windows["unchanged"],
+            windows["stop"],
+            n_streams * stft.n_fft * n_open,
             arrays,
         )
         push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)  # compiles, if need be

@@ -101,6 +101,8 @@ def _overlap_add(plan, memory, stream, n_frames, what):
     """Samples of the first frames on top of the committed ones; the heard ones stay."""
     _begin(plan, memory, stream, plan.n_samples)
     for frame in range(n_frames):
+        if memory.stop[0]:
+            return
         if memory.present[stream * plan.n_open + frame]:
             c, y = spectrum_at(plan, 0, frame), plan.y
             if what == RULE:
@@ -119,10 +121,14 @@ def _iterate(plan, memory, stream):
     if plan.rule == DIFFERENCE_MAP:  # P_C(c) first
         _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
+            if memory.stop[0]:
+                return
             if memory.present[stream * plan.n_open + frame]:
                 _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
     _overlap_add(plan, memory, stream, plan.n_open, RULE)
     for frame in range(plan.n_open):
+        if memory.stop[0]:
+            return
         if memory.present[stream * plan.n_open + frame]:
             _analyze(plan, memory, stream, frame, plan.y)
             after(plan, memory, frame, plan.y)
@@ -267,6 +273,8 @@ def push(plan, memory, magnitude, spectrum, hops, number, first, last):
         _load(plan, memory, stream)
         _start(plan, memory, stream, call.spectrum, is_given)
         for _ in range(plan.n_iter):
+            if memory.stop[0]:
+                return
             _iterate(plan, memory, stream)
         _save(plan, memory, stream)
         _commit(plan, memory, stream, call.hops)

@@ -104,6 +104,7 @@ class Memory(NamedTuple):
     newest_window: int
     fade: int  # (n_fade,)
     tables: int
+    stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
     # Room of a thread.
     work: int
     real: int

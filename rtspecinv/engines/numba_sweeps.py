@@ -77,6 +77,7 @@ class SweepMemory(NamedTuple):
     tables: int
     real: int  # of the thread
     half: int  # of the thread
+    stop: int  # (1,): not 0 when the sweep has been interrupted
 
 
 class Result(NamedTuple):
@@ -153,6 +154,8 @@ def sweep(plan, memory, actual, number, take, give, slot, first, last):
         if give != NOTHING:
             fill(memory.work, added, plan.n_added, 0)
         for t in range(begin, min(begin + plan.n_block, plan.n_frames)):
+            if memory.stop[0]:
+                return
             frame = item * plan.n_frames + t
             if take != NOTHING:
                 _take(plan, memory, frame, samples + t * plan.hop_length, take, slot, result.actual)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.engines import numba_fft
+from rtspecinv.engines.aside import LONG, aside
 from rtspecinv.engines.numba_host import (
     Array,
     aligned,
@@ -62,6 +63,7 @@ class NumbaWhole:
         arrays = {"known": known.numpy(), **_constants(space)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
+        self.arrays["stop"] = aligned(1, dtype)
         # Views, in which padding is left out.
         work = torch.from_numpy(self.arrays["work"])
         spectra = work[plan.spectra : plan.samples].view(-1, n_items, n_frames, 2, plan.padded)
@@ -130,7 +132,13 @@ class NumbaWhole:
         def part(thread: int, first: int, last: int) -> None:
             sweep(*self.calls[thread], actual, self.number, take, give, slot, first, last)
 
-        spread(part, self.shape[0] * self.plan.n_blocks, len(self.calls))
+        def work() -> None:
+            spread(part, self.shape[0] * self.plan.n_blocks, len(self.calls))
+
+        if self.plan.n_open * self.plan.n_fft < LONG:
+            work()
+        else:
+            aside(work, self.arrays["stop"])
 
     def _settle(self, fading: bool = False) -> None:
         settle(*self.calls[0], self.number, self.padded_with, int(fading), 0, self.shape[0])

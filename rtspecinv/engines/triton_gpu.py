@@ -95,7 +95,7 @@ class TritonGPU(CudaGraph):
         return {**super().__getstate__(), "_ready": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._ready = self._prepare()
 
     def _apply(self, fn: Any, recurse: bool = True) -> TritonGPU:

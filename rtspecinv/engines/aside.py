@@ -1,0 +1,64 @@
+"""Long calls into compiled code, in which Python does not hear Ctrl-C until they are over."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+from typing import Any
+
+LONG = 2**24  # samples through a transform and back: some 25 ms, to start a thread takes 0.1
+_POLL_SECONDS = 0.1  # between looks for a signal, where the system does not interrupt a wait
+
+
+def aside(work: Callable[[], object], stop: Any) -> None:
+    """Do long work in another thread while this one, the main thread, waits and hears signals.
+
+    work: looks at `stop` now and then, and ends early when it is not 0.
+    stop: an array of one number, 0.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: what a signal raises here, once the work has ended early.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which signals do not reach
+        work()
+        return
+    # Locks and lists alone: a Thread and its events are in disorder after an exception in the wrong moment.
+    begun, ended = _thread.allocate_lock(), _thread.allocate_lock()
+    ended.acquire()
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        if not begun.acquire(False):
+            return
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as caught:
+            error = caught
+        outcome.append(error)
+        ended.release()
+
+    try:
+        _thread.start_new_thread(run, ())
+        while not outcome:
+            ended.acquire(timeout=_POLL_SECONDS)
+    except BaseException:
+        stop[0] = 1
+        if not begun.acquire(False):
+            _finish(outcome, ended)
+        raise
+    finally:
+        stop[0] = 0
+    if outcome[0] is not None:
+        raise outcome[0]
+
+
+def _finish(outcome: list[BaseException | None], ended: Any) -> None:
+    """Wait for the work, however often that is interrupted."""
+    try:
+        while not outcome:
+            ended.acquire(timeout=_POLL_SECONDS)
+    finally:
+        if not outcome:
+            _finish(outcome, ended)
