@@ -162,7 +162,16 @@ class _Search:
 
     def _closure(self) -> Tensor:
         self.n_evaluations += 1
-        difference = (self.transform(self.scaled * self.level) - self.target) / self.size
+        try:
+            value = self.transform(self.scaled * self.level)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise ValueError(
+                "Parameter transform uses tensors that were made in inference mode, through which no "
+                "gradient goes: make them, or a clone() of each, outside of it!"
+            ) from error
+        difference = (value - self.target) / self.size
         # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
         loss = difference.square().sum() * self.scaled.numel()
         (self.scaled.grad,) = torch.autograd.grad(loss, self.scaled)  # of the samples, not of the transform

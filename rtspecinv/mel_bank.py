@@ -73,6 +73,8 @@ class MelBank(Module):
     ) -> None:
         super().__init__()
         self.config, self.extend, device = config, extend, home(device)
+        if torch.device(device).type == "meta":
+            raise ValueError("Parameter device is 'meta', where nothing has values: pass device='cpu'!")
         filters, centres = mel_filters(config)
         area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
         live = area > 0

@@ -17,6 +17,7 @@ from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.threads import one_thread
 
+_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
 
 
@@ -238,14 +239,13 @@ class StreamingInverter(Checkpointed):
         stft = self.stft
         return {
             "kind": type(self).__name__,
-            **{
-                name: getattr(stft, name)
-                for name in ("n_fft", "hop_length", "win_length", "center", "normalized")
-            },
+            **{name: getattr(stft, name) for name in _OF_STFT},
             "window": stft.window_name or stft.window_values,
-            **{name: getattr(self, name) for name in ("look_ahead", "revise")},
+            "look_ahead": self.look_ahead,
+            "revise": self.revise,
             "batch_shape": list(self.batch_shape),
-            **{name: repr(getattr(self, name)) for name in ("update", "init")},
+            "update": repr(self.update),
+            "init": repr(self.init),
         }
 
     def _state_changed(self) -> None:
@@ -258,6 +258,11 @@ class StreamingInverter(Checkpointed):
 
     def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError(
+                "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
+                "model that makes the magnitudes, and push what it gives!"
+            )
         stft = self.stft
         value = as_magnitude(value, stft.window)
         _check_shape(value.shape, self.batch_shape, stft, n_axes)

@@ -25,46 +25,21 @@ ARROWS = {
     "progress": set(),
     "threads": set(),
     "batch": {
-        "modes",
-        "engines",
-        "streaming",
-        "updates",
-        "projections",
-        "phase",
-        "inputs",
-        "progress",
-        "stft",
+        *("engines", "streaming", "updates", "projections", "phase", "inputs", "progress", "modes", "stft"),
     },
     "blocks": {"batch", "streaming", "inputs", "stft"},
     "descent": {"modes", "batch", "inputs", "progress", "stft"},
     "mel_config": {"masks", "inputs", "stft"},
     "mel_bank": {"modes", "mel_config", "inputs"},
     "mel_stream": {
-        "checkpoint",
-        "modes",
-        "mel_bank",
-        "mel_config",
-        "engines",
-        "streaming",
-        "updates",
-        "inputs",
+        *("mel_bank", "mel_config", "engines", "checkpoint", "streaming", "updates", "inputs", "modes"),
     },
     "mel": {"modes", "mel_bank", "mel_config", "mel_stream", "inputs"},
     "mel_presets": {"mel", "mel_config", "stft"},
     "diagnosis": {"masks", "mel_presets", "mel_config", "inputs", "stft"},
     "methods": {
-        *(
-            "modes",
-            "descent",
-            "batch",
-            "streaming",
-            "updates",
-            "metrics",
-            "phase",
-            "inputs",
-            "progress",
-            "stft",
-        ),
+        *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
+        "modes",
     },
     "engines": {"modes", "engines", "updates", "projections", "phase", "frames", "stft"},
     "inputs": {"masks", "modes", "stft"},
@@ -78,10 +53,8 @@ ARROWS = {
     "files": {"readers", "images", "metadata", "mel_config", "stft"},
     "saving": {"masks", "images", "scales", "metadata", "mel", "mel_config", "mel_presets", "inputs", "stft"},
     "listening": {
-        "masks",
-        "modes",
         *("audio", "files", "saving", "metadata", "diagnosis", "mel", "mel_config", "mel_stream"),
-        *("streaming", "updates", "inputs", "stft"),
+        *("streaming", "updates", "inputs", "masks", "modes", "stft"),
     },
     "demo_clip": set(),
     "speech": {"masks"},
@@ -93,20 +66,8 @@ ARROWS = {
         *("files", "saving", "scales", "listening"),
     },
     "cli": {  # "" is rtspecinv itself: public names
-        *(
-            "",
-            "cli",
-            "audio",
-            "files",
-            "inputs",
-            "images",
-            "metadata",
-            "scales",
-            "demo_clip",
-            "plots",
-            "threads",
-        ),
-        "transforms",
+        *("", "cli", "audio", "files", "images", "metadata", "scales", "demo_clip", "plots", "threads"),
+        *("inputs", "transforms"),
     },
     "__main__": {"cli"},
 }
@@ -138,3 +99,29 @@ def test_import_is_light():
     code = f"import sys, rtspecinv, rtspecinv.streaming; print(sorted({heavy} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+FACTORIES = {
+    "arange",
+    "empty",
+    "eye",
+    "full",
+    "linspace",
+    "logspace",
+    "ones",
+    "rand",
+    "randn",
+    "tensor",
+    "zeros",
+}
+
+
+def test_every_tensor_is_made_on_a_device_and_in_a_dtype_that_are_named():
+    """What torch's defaults are belongs to the caller. Whole numbers have one dtype whatever they are."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr=name)) if name in FACTORIES:
+                    given = {keyword.arg for keyword in node.keywords}
+                    assert "device" in given, f"{path}:{node.lineno}"
+                    assert "dtype" in given or name == "arange", f"{path}:{node.lineno}"

@@ -244,12 +244,17 @@ def test_per_stream_and_per_core():
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])
-def test_what_the_library_logs_is_noted_on_a_terminal(monkeypatch, capsys, on_terminal):
+def test_what_the_library_logs_is_noted_and_details_on_a_terminal(monkeypatch, capsys, on_terminal):
     log, before = logging.getLogger("rtspecinv"), len(logging.getLogger("rtspecinv").handlers)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal, raising=False)
-    monkeypatch.setattr(
-        "rtspecinv.cli.commands.device_table", lambda: log.info("compiling %s", "it") or "none"
-    )
+
+    def table() -> str:
+        log.warning("compiling %s", "it")
+        log.info("compiled %s", "it")
+        return "none"
+
+    monkeypatch.setattr("rtspecinv.cli.commands.device_table", table)
     assert main(["devices"]) == 0
-    assert capsys.readouterr().err == ("rtspecinv: compiling it\n" if on_terminal else "")
+    details = "rtspecinv: compiled it\n" if on_terminal else ""
+    assert capsys.readouterr().err == f"rtspecinv: compiling it\n{details}"
     assert (log.level, len(log.handlers)) == (logging.NOTSET, before)

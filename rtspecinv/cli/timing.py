@@ -189,7 +189,7 @@ def _frames(inverter: rtspecinv.StreamingInverter, magnitude: Tensor) -> list[Te
     shape, n_frames = inverter.batch_shape, magnitude.shape[-1]
     n_streams = math.prod(shape)
     fit = _POOL_BYTES // (magnitude.element_size() * magnitude.shape[0] * n_streams)
-    places = 7 * torch.arange(n_streams)
+    places = 7 * torch.arange(n_streams, device="cpu")
     magnitude = magnitude.mT.to(inverter.stft.device).contiguous()
     return [magnitude[(places + i) % n_frames].reshape(*shape, -1) for i in range(max(4, min(n_frames, fit)))]
 

@@ -5,6 +5,7 @@ All give what `eager`, the reference, gives, only faster.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -16,7 +17,6 @@ from torch import Tensor
 from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.whole import EagerWhole, Space, Whole
-from rtspecinv.modes import warn
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT, unknown_name
 from rtspecinv.updates import Update
@@ -129,6 +129,8 @@ def _compiled(engine: str) -> ModuleType | None:
                 f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "
                 "without that variable, or use 'eager'!"
             )
-        warn("NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch works in its place", stacklevel=4)
+        warnings.warn(  # from one line, so that it is shown once
+            "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch works in its place", stacklevel=1
+        )
         return None
     return module
