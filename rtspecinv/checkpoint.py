@@ -37,6 +37,17 @@ class Checkpointed(Module):
     def _state_changed(self) -> None:
         """Called when the state has been written to."""
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a state; after an error the stream goes on as if nothing had happened."""
+        before = {name: tensor.clone() for name, tensor in self._state().items()}
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except Exception:
+            self._take(self._state(), before)
+            raise
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in self._state().items():
@@ -63,8 +74,8 @@ class Checkpointed(Module):
         super()._load_from_state_dict(
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if not given and not strict:
-            missing_keys += sorted(known)
+        if not given:
+            missing_keys += sorted(known)  # an error if all must match
             return
         new = {name: given.get(key) for name, key in names.items()}
         if problem := self._problem(new, state, given.get(prefix + ABOUT)):
@@ -80,12 +91,10 @@ class Checkpointed(Module):
 
     def _problem(self, new: dict[str, Any], state: dict[str, Tensor], about: Any) -> str:
         """What is wrong with a state; nothing if it is empty."""
-        if about is None and not any(value is not None for value in new.values()):
-            return "There is no state of a stream in it: save one with state_dict() in mid-stream."
         mine, its = self._settings(), _read(about)
         if its.pop("version", None) != VERSION:
             return f"It is not a state of version {VERSION}: save it with this version of rtspecinv."
-        for name in sorted({*mine, *its}):
+        for name in {**mine, **its}:
             if its.get(name) != mine.get(name):
                 return (
                     f"Its stream has {name}={its.get(name)!r}, this one {name}={mine.get(name)!r}: make the "

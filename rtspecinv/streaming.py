@@ -204,12 +204,9 @@ class StreamingInverter(Checkpointed):
         """
         if streams is None:
             return self._engine.reset()
+        streams = unmasked(streams, "streams")
         try:
-            mask = (
-                streams
-                if isinstance(streams, Tensor)
-                else torch.as_tensor(unmasked(streams, "streams"), device="cpu")
-            )
+            mask = streams if isinstance(streams, Tensor) else torch.as_tensor(streams, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask!") from error
         check_dense(mask, "streams")
