@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
@@ -56,8 +55,7 @@ class MelInverter(StreamingInverter):
             self._compiled: _Compiled | None = None
             self.deemphasis: DeEmphasis | None = None
             if config.preemphasis:
-                a, hop_length = config.preemphasis, self.stft.hop_length
-                self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
+                self.deemphasis = DeEmphasis(config.preemphasis, self.batch_shape, self.stft)
         self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
 
     def push(self, mel: Tensor | Array) -> Tensor:
@@ -100,10 +98,13 @@ class MelInverter(StreamingInverter):
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
-        n_short = -owed.shape[-1] % self.stft.hop_length
-        owed = self._finish(F.pad(owed, (0, n_short)))[..., : owed.shape[-1]]
+        owed = self._finish(owed)
         self.deemphasis.last.zero_()
         return owed
+
+    def length(self, n_frames: int) -> int:
+        """Samples that mel frames stand for; see `Mel.length`."""
+        return super().length(n_frames + self.bank.config.drop_last)
 
     def reset(self, streams: Tensor | Array | None = None) -> None:
         """Make streams as new; see `StreamingInverter`."""
@@ -125,7 +126,10 @@ class MelInverter(StreamingInverter):
         return magnitude if step == 1 else magnitude[..., ::step]
 
     def _finish(self, samples: Tensor) -> Tensor:
-        return samples if self.deemphasis is None else self.deemphasis(samples)
+        """Samples of one or more hops without pre-emphasis, which is undone hop by hop."""
+        if self.deemphasis is None:
+            return samples
+        return torch.cat([self.deemphasis(hop) for hop in torch.split(samples, self.stft.hop_length, -1)], -1)
 
     def _check_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
         """Mel frames of checked shape and values, contiguous: `(*batch_shape, n_mels)`, or many of them."""
@@ -169,30 +173,30 @@ class _Compiled:
 
 
 class DeEmphasis(torch.nn.Module):
-    """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
+    """Undoes pre-emphasis piece by piece, `x[n] = y[n] + a x[n-1]`.
 
-    Within a hop that is a sum, `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`: one matrix.
+    That is the product `(1 + a z)(1 + a^2 z^2)(1 + a^4 z^4)...`, z being a delay by a sample: after k factors
+    `x[n] = sum_(j < 2^k) a^j y[n-j]`. Each factor is one multiplication and one addition, which round alike
+    wherever the samples lie in memory; a product of matrices does not.
     """
 
-    impulse: Tensor
-    decay: Tensor
     last: Tensor
 
-    def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
+    def __init__(self, a: float, batch_shape: tuple[int, ...], like: Any) -> None:
         super().__init__()
-        n = torch.arange(hop_length, dtype=torch.float64)
-        impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
-        for name, values in (
-            ("impulse", impulse),
-            ("decay", a ** (n + 1)),
-            ("last", torch.zeros(batch_shape)),
-        ):
-            self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
+        self.a = a
+        last = torch.zeros(batch_shape, device=like.device, dtype=like.dtype)
+        self.register_buffer("last", last, persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Samples `(*batch, n_hops * hop_length)` without pre-emphasis."""
-        hops = []
-        for hop in torch.split(samples, len(self.decay), -1):
-            hops.append(F.linear(hop, self.impulse) + self.last.unsqueeze(-1) * self.decay)
-            self.last.copy_(hops[-1][..., -1].detach())
-        return torch.cat(hops, -1)
+        """Samples `(*batch, n_samples)` without pre-emphasis."""
+        if not samples.shape[-1]:
+            return samples
+        found = torch.cat([samples[..., :1] + self.a * self.last.unsqueeze(-1), samples[..., 1:]], -1)
+        factor, delay = self.a, 1
+        while delay < found.shape[-1]:
+            delayed = found[..., :-delay] * factor
+            found = torch.cat([found[..., :delay], found[..., delay:] + delayed], -1)
+            factor, delay = factor * factor, 2 * delay
+        self.last.copy_(found[..., -1].detach())
+        return found

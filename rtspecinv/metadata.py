@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from rtspecinv.mel_config import Compression, MelConfig
-from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
+from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
 WHOLE_NUMBERS = ("sample_rate", "n_fft", "hop_length", "win_length")
@@ -24,7 +24,7 @@ LONGEST_TEXT = 2**18
 
 _CHOICES: dict[str, dict[str, Any]] = {
     "window": {name: name for name in WINDOWS},
-    "center": {"True": True, "False": False, "same": "same"},
+    "center": {str(center): center for center in CENTERS},
     "pad_mode": {name: name for name in PAD_MODES},
     "normalized": {"True": True, "False": False},
     "layout": {name: name for name in LAYOUTS},
