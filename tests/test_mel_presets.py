@@ -170,3 +170,23 @@ def test_statistics_are_undone():
     expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]
     assert np.abs(mel(samples).numpy() - expected).max() < NEAR
     assert torch.allclose(mel.expand(mel(samples)), mel.linear(samples), rtol=1e-3, atol=1e-9)
+
+
+def test_features_of_16_bits():
+    """As the documentation says it: the powers of samples up to 32768, and the same sound."""
+    config = CONFIGS["kaldi-fbank"]
+    floor = config.compression.floor
+    compression = replace(config.compression, floor=floor / 2**30, reference=1 / 2**30)
+    mel = Mel(replace(config, compression=compression), dtype=torch.float64)
+    assert np.abs(mel(torch.from_numpy(CLIP)).numpy() - kaldi(32768 * CLIP, 80, HANN**0.85)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("name", "least"), [("kaldi-fbank", -26), ("ast", -26)])
+def test_kaldis_features_come_back(name, least):
+    """Of numbers that were made here, as loud as they were."""
+    preset = rtspecinv.presets[name]
+    found = preset.invert(torch.from_numpy(SOURCES[name](CLIP)).float())
+    samples = torch.from_numpy(CLIP).float()
+    assert sc(preset.linear(found), preset.linear(samples)[:, : preset(found).shape[-1]]) < least
+    level = found.square().mean() / samples[: len(found)].square().mean()
+    assert 0.9 < level < 1.1
