@@ -110,7 +110,7 @@ class MelBank(torch.nn.Module):
             # Of logarithms of the bands, to those of every frequency.
             "interpolation": weights,
             "density": -weights @ np.log(np.where(live, area, 1.0)),
-            "at_least": np.where(live, LEAST, 1.0),
+            "at_least": np.where(live, 1e-20, 1.0),  # keeps divisions finite
             "beyond": (above if extend else np.zeros_like(heard)).astype(float),
             "floor": np.maximum(config.compression.floor, area * config.epsilon ** (config.power / 2)),
             "mean": np.broadcast_to(np.asarray(config.compression.mean, float), area.shape),

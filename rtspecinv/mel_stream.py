@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
+
+LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a matrix of that size
 
 
 class MelInverter(StreamingInverter):
@@ -55,7 +58,8 @@ class MelInverter(StreamingInverter):
             self._compiled: _Compiled | None = None
             self.deemphasis: DeEmphasis | None = None
             if config.preemphasis:
-                self.deemphasis = DeEmphasis(config.preemphasis, self.batch_shape, self.stft)
+                a, hop_length = config.preemphasis, self.stft.hop_length
+                self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
         self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
 
     def push(self, mel: Tensor | Array) -> Tensor:
@@ -126,10 +130,7 @@ class MelInverter(StreamingInverter):
         return magnitude if step == 1 else magnitude[..., ::step]
 
     def _finish(self, samples: Tensor) -> Tensor:
-        """Samples of one or more hops without pre-emphasis, which is undone hop by hop."""
-        if self.deemphasis is None:
-            return samples
-        return torch.cat([self.deemphasis(hop) for hop in torch.split(samples, self.stft.hop_length, -1)], -1)
+        return samples if self.deemphasis is None else self.deemphasis(samples)
 
     def _check_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
         """Mel frames of checked shape and values, contiguous: `(*batch_shape, n_mels)`, or many of them."""
@@ -173,30 +174,38 @@ class _Compiled:
 
 
 class DeEmphasis(torch.nn.Module):
-    """Undoes pre-emphasis piece by piece, `x[n] = y[n] + a x[n-1]`.
+    """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
 
-    That is the product `(1 + a z)(1 + a^2 z^2)(1 + a^4 z^4)...`, z being a delay by a sample: after k factors
-    `x[n] = sum_(j < 2^k) a^j y[n-j]`. Each factor is one multiplication and one addition, which round alike
-    wherever the samples lie in memory; a product of matrices does not.
+    Within a piece of a hop, of up to `LONGEST_PIECE` samples, that is a sum and so one matrix:
+    `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`.
     """
 
+    impulse: Tensor
+    decay: Tensor
     last: Tensor
 
-    def __init__(self, a: float, batch_shape: tuple[int, ...], like: Any) -> None:
+    def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
         super().__init__()
-        self.a = a
-        last = torch.zeros(batch_shape, device=like.device, dtype=like.dtype)
-        self.register_buffer("last", last, persistent=False)
+        self.hop_length = hop_length
+        n = torch.arange(min(hop_length, LONGEST_PIECE), dtype=torch.float64)
+        impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
+        for name, values in (
+            ("impulse", impulse),
+            ("decay", a ** (n + 1)),
+            ("last", torch.zeros(batch_shape)),
+        ):
+            self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Samples `(*batch, n_samples)` without pre-emphasis."""
-        if not samples.shape[-1]:
-            return samples
-        found = torch.cat([samples[..., :1] + self.a * self.last.unsqueeze(-1), samples[..., 1:]], -1)
-        factor, delay = self.a, 1
-        while delay < found.shape[-1]:
-            delayed = found[..., :-delay] * factor
-            found = torch.cat([found[..., :delay], found[..., delay:] + delayed], -1)
-            factor, delay = factor * factor, 2 * delay
+        """Samples `(*batch, n_samples)` without pre-emphasis, the first being the first of a hop."""
+        hops = torch.split(samples, self.hop_length, -1)
+        pieces = [piece for hop in hops for piece in torch.split(hop, len(self.decay), -1)]
+        return torch.cat([self._undo(piece) for piece in pieces], -1)
+
+    def _undo(self, piece: Tensor) -> Tensor:
+        # How a product of matrices rounds depends on where operands begin in memory: all copies begin alike.
+        n = piece.shape[-1]
+        aligned = piece.clone(memory_format=torch.contiguous_format)
+        found = F.linear(aligned, self.impulse[:n, :n]) + self.last.unsqueeze(-1) * self.decay[:n]
         self.last.copy_(found[..., -1].detach())
         return found

@@ -98,7 +98,7 @@ def test_contract_of_every_preset(name, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("hop_length", [125, 150, 220, 250, 275, 441])
+@pytest.mark.parametrize("hop_length", [125, 150, 220, 250, 275, 441, 525])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_pre_emphasis_is_undone_alike_however_frames_are_cut(hop_length, batch, engine):
     """Also where hops are no multiple of what a processor reads at once, from memory that is not aligned."""
@@ -169,11 +169,18 @@ def test_extending_fills_what_no_band_hears_and_nothing_else():
 
 
 def test_deemphasis_undoes_preemphasis():
-    samples = torch.randn(2, 5 * 16, dtype=torch.float64)
-    emphasised = samples - 0.97 * torch.nn.functional.pad(samples, (1, 0))[..., :-1]
-    undo = DeEmphasis(0.97, (2,), torch.zeros((), dtype=torch.float64))
-    found = torch.cat([undo(emphasised[:, :16]), undo(emphasised[:, 16:])], -1)
-    assert torch.allclose(found, samples)
+    for hop_length in (1, 16, 256, 700):
+        samples = torch.randn(2, 5 * hop_length, dtype=torch.float64)
+        emphasised = samples - 0.97 * torch.nn.functional.pad(samples, (1, 0))[..., :-1]
+        undo = DeEmphasis(0.97, hop_length, (2,), torch.zeros((), dtype=torch.float64))
+        found = torch.cat([undo(emphasised[:, :hop_length]), undo(emphasised[:, hop_length:])], -1)
+        assert torch.allclose(found, samples)
+
+
+def test_deemphasis_of_a_long_hop_takes_little_memory():
+    undo = DeEmphasis(0.97, 2**20, (), torch.zeros(()))
+    assert sum(buffer.numel() for buffer in undo.buffers()) < 2**17
+    assert undo(torch.ones(2**20))[-1] == pytest.approx(1 / 0.03, rel=1e-4)
 
 
 LENGTHS = {

@@ -146,7 +146,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     )
     if spectrogram.n_frames < 2:
         raise ValueError(f"{path} has one frame: there is sound only between two")
-    if args.method == "lbfgs" and (spectrogram.n_frames - 1) * stft.hop_length < stft.n_needed:
+    if args.method == "lbfgs" and stft.length(spectrogram.n_frames) < stft.n_needed:
         raise ValueError(
             f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
             f"use --method {names.METHODS[0]}"
