@@ -40,7 +40,7 @@ def _presets() -> str:
             f"{config.n_fft}, {config.hop_length}",
             config.n_mels,
             f"{config.highest:g}",
-            {"htk": "HTK", "slaney": "Slaney"}[config.scale],
+            "Kaldi" if config.slopes == "mel" else {"htk": "HTK", "slaney": "Slaney"}[config.scale],
             f"{curve}, powers" if config.power == 2 else curve,
         )
         rows.append("| " + " | ".join(map(str, cells)) + " |")

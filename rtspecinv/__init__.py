@@ -22,6 +22,7 @@ The map of the package, each module using only those before it:
     blocks       invert_blocks: spectrograms of any length
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
+    settings     parameters that come from a file, and what is wrong with them
     mel_config   MelConfig, Compression: what a mel spectrogram is; mel_bank: of magnitudes and back
     mel_stream   MelInverter: push a mel frame, get a hop
     mel          Mel: mel spectrograms of samples and back

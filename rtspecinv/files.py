@@ -21,7 +21,9 @@ import torch
 
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
+from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, MEL, understand
 from rtspecinv.readers import READERS, open_image
 from rtspecinv.stft import STFT
@@ -153,7 +155,10 @@ class Spectrogram:
 
 
 def open_spectrogram(
-    path: str | os.PathLike[str], *, layout: str | None = None, mel: MelConfig | None = None
+    path: str | os.PathLike[str],
+    *,
+    layout: str | None = None,
+    mel: str | os.PathLike[str] | Mel | MelConfig | None = None,
 ) -> Spectrogram:
     """Open a spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
 
@@ -162,7 +167,7 @@ def open_spectrogram(
             `magnitude`, `spectrogram` or `mel` is taken.
         layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; None is what the file says,
             "freq-time" where it says nothing.
-        mel: what the mel frames are; None is what the file says.
+        mel: what the mel frames are, as `preset` of `listen`; None is what the file says.
 
     Returns:
         A `Spectrogram`, with the parameters that `save_spectrogram` wrote: fields of .npz and .pt files,
@@ -170,12 +175,14 @@ def open_spectrogram(
 
     Raises:
         FileNotFoundError: there is no such file.
+        KeyError: there is no such preset.
         ValueError: a file, shape, dtype or parameter that is none of these.
         ImportError: an extra is missing; says which.
 
     Warns that the phase of complex values is not used.
     """
     path = Path(path)
+    mel = None if mel is None else config_of(mel)
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
     check_file(path)

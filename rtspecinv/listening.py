@@ -35,10 +35,10 @@ from rtspecinv.inputs import Array, count
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_presets import config_of
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.modes import warn
-from rtspecinv.saving import config_of
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
@@ -79,7 +79,7 @@ class Sound:
 def listen(
     sound: Tensor | Array | str | os.PathLike[str] | Iterable[Tensor | Array],
     *,
-    preset: str | Mel | MelConfig | None = None,
+    preset: str | os.PathLike[str] | Mel | MelConfig | None = None,
     stft: STFT | None = None,
     sample_rate: int | None = None,
     layout: str | None = None,
@@ -96,7 +96,8 @@ def listen(
             magnitudes `([channels,] n_freq, n_frames)` of `stft`, or with neither samples `(n_samples,)` or
             `([channels,] n_samples)`; an iterable of pieces of these, with one frame or with several; or a
             file, of sound or as `save_spectrogram` writes it.
-        preset: what mel frames are: a name of `presets`, a `Mel` or a `MelConfig`.
+        preset: what mel frames are: a name of `presets`, a `Mel`, a `MelConfig`, or its .json or .toml
+            file.
         stft: what magnitudes are of.
         sample_rate: Hz, of samples and magnitudes; presets and files know it.
         layout: "time-freq" if frames come before bands, as in Kaldi and ESPnet.

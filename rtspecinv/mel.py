@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rtspecinv.inputs import Array, as_magnitude, count
 from rtspecinv.mel_bank import MelBank
@@ -63,12 +64,13 @@ class Mel(Module):
     @modeless
     def forward(self, samples: Tensor) -> Tensor:
         """Mel spectrogram `(*batch, n_mels, n_frames)` of samples `(*batch, n_samples)`; differentiable."""
-        if self.config.preemphasis:
-            before = torch.nn.functional.pad(samples, (1, 0))[..., :-1]
-            samples = samples - self.config.preemphasis * before
-        magnitude = self.stft.magnitude(samples)
+        magnitude = self._by_frame(samples) if self.config.per_frame else self._as_whole(samples)
         value: Tensor = self.bank(magnitude[..., :-1] if self.config.drop_last else magnitude)
         return value
+
+    def length(self, n_frames: int) -> int:
+        """Samples that mel frames stand for: as many as have `n_frames` frames, and as an inverse gives."""
+        return self.stft.length(n_frames + self.config.drop_last)
 
     @modeless
     def expand(self, mel: Tensor | Array) -> Tensor:
@@ -121,12 +123,28 @@ class Mel(Module):
         look_ahead = self.config.stft(critical=True).look_back + 2
         stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
         samples = torch.cat([stream.push_many(value), stream.flush()], -1)[..., stream.latency :]
-        if length is None and self.config.drop_last:
-            length = value.shape[-1] * self.stft.hop_length
         if length is None:
             return samples
         count(1, length=length)
-        return torch.nn.functional.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
+        return F.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
+
+    def _as_whole(self, samples: Tensor) -> Tensor:
+        """Magnitudes of samples, which are pre-emphasised first."""
+        if self.config.preemphasis:
+            before = F.pad(samples, (1, 0))[..., :-1]
+            samples = samples - self.config.preemphasis * before
+        return self.stft.magnitude(samples)
+
+    def _by_frame(self, samples: Tensor) -> Tensor:
+        """Magnitudes of samples, every frame without its mean and pre-emphasised by itself."""
+        stft = self.stft
+        left = (stft.n_fft - stft.win_length) // 2
+        around = (left, stft.n_fft - stft.win_length - left)
+        frames = stft.frame(stft.pad(samples))[..., left : left + stft.win_length]
+        frames = frames - frames.mean(-1, keepdim=True)
+        before = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+        frames = F.pad(frames - self.config.preemphasis * before, around)
+        return stft.transform(frames * stft.window).mT.abs()
 
     def extra_repr(self) -> str:
         """Parameters."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.inputs import Array
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_config import LOGARITHMS, MelConfig
 from rtspecinv.modes import Module, home, warn
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
@@ -23,8 +23,11 @@ from rtspecinv.modes import Module, home, warn
 N_STEPS = 5
 RELAXATION = 1.5
 QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
+LEAST = (
+    1e-15  # added to what is divided by: the square of its inverse, a second derivative, is finite in float32
+)
 
-AT_FLOOR = 1e-4  # values within this share of the floor are the floor, that is silence
+AT_FLOOR = 1e-4  # values within this share of the floor, guard included, are the floor, that is silence
 
 
 def mel_filters(config: MelConfig) -> tuple[Array, Array]:
@@ -32,10 +35,23 @@ def mel_filters(config: MelConfig) -> tuple[Array, Array]:
     lowest, highest = _to_mel(np.array([config.fmin, config.highest]), config.scale).tolist()
     edges = _from_mel(np.linspace(lowest, highest, config.n_mels + 2), config.scale)
     frequencies = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
-    lower, centre, upper = (edges[i : i + config.n_mels, None] for i in range(3))
-    rising, falling = (frequencies - lower) / (centre - lower), (upper - frequencies) / (upper - centre)
-    filters = np.maximum(0, np.minimum(rising, falling))
-    return filters * (2 / (upper - lower)) if config.area_norm else filters, centre[:, 0]
+    if config.slopes == "mel":
+        filters = _triangles(
+            np.linspace(lowest, highest, config.n_mels + 2), _to_mel(frequencies, config.scale)
+        )
+    else:
+        filters = _triangles(edges, frequencies)
+    filters *= (frequencies > config.fmin) & (frequencies < config.highest)  # not within rounding of an edge
+    height = 2 / (edges[2:] - edges[:-2]) if config.area_norm else np.ones(config.n_mels)
+    return filters * height[:, None], edges[1:-1]
+
+
+def _triangles(edges: Array, at: Array) -> Array:
+    """Triangles of height 1 between every three neighbours of `edges`, `(len(edges) - 2, len(at))`."""
+    lower, centre, upper = (edges[i : len(edges) - 2 + i, None] for i in range(3))
+    rising, falling = (at - lower) / (centre - lower), (upper - at) / (upper - centre)
+    filters: Array = np.maximum(0, np.minimum(rising, falling))
+    return filters
 
 
 class MelBank(Module):
@@ -49,7 +65,8 @@ class MelBank(Module):
     Attributes:
         filters: W, `(n_mels, n_fft // 2 + 1)`.
 
-    Filters too narrow to meet a frequency of the transform are empty; a warning says how many.
+    Filters too narrow to meet a frequency of the transform are empty; a warning says how many, if they are
+    more than one in a hundred.
     """
 
     filters: Tensor
@@ -78,7 +95,8 @@ class MelBank(Module):
         filters, centres = mel_filters(config)
         area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
         live = area > 0
-        if empty := int((~live).sum()):
+        empty = int((~live).sum())
+        if empty > config.n_mels // 100:  # of AST's 128 there is one
             warn(
                 f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
                 "n_fft",
@@ -147,7 +165,7 @@ class MelBank(Module):
         values = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density).exp()
         for _ in range(N_STEPS):
             ratio = mel / F.linear(values, self.filters, self.at_least)
-            values = values * F.linear(ratio, self.shares, self.beyond).pow(RELAXATION)
+            values = values * _power(F.linear(ratio, self.shares, self.beyond), RELAXATION)
         values = values * peak
         return values if self.config.power == 1 else _power(values, 0.5)
 
@@ -164,7 +182,8 @@ class MelBank(Module):
         if low < self._lowest:
             raise ValueError(
                 f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
-                "so with Compression(curve='ln'), or ask rtspecinv.diagnose!"
+                "so with Compression(curve='ln'), or ask rtspecinv.diagnose; if a model is off by so much, "
+                f"pass mel.clamp_min({self._lowest:g})!"
             )
         if high > self._highest:
             raise ValueError(
@@ -174,9 +193,12 @@ class MelBank(Module):
 
     def _curve(self, mel: Tensor) -> Tensor:
         compression = self.config.compression
+        mel = mel + compression.guard if compression.guard else mel
         mel = mel / compression.reference if compression.reference != 1 else mel
         if compression.curve == "power":
             return mel if compression.exponent == 1 else _power(mel, compression.exponent)
+        if compression.curve == "log1p":
+            return mel.log1p()
         return mel.log() * self._per_nat()
 
     def _per_nat(self) -> float:
@@ -202,11 +224,14 @@ class MelBank(Module):
             value = value.clamp(*compression.clip)
         if (compression.gain, compression.offset) != (1, 0):
             value = (value - compression.offset) / compression.gain
-        if compression.curve != "power":
+        if compression.curve in LOGARITHMS:
             value = (value / self._per_nat()).exp()
+        elif compression.curve == "log1p":
+            value = value.expm1()
         elif compression.exponent != 1:
             value = _power(value.clamp_min(0), 1 / compression.exponent)
-        return value * compression.reference if compression.reference != 1 else value
+        value = value * compression.reference if compression.reference != 1 else value
+        return (value - compression.guard).clamp_min(0) if compression.guard else value
 
     def _has_statistics(self) -> bool:
         return (self.config.compression.mean, self.config.compression.std) != (0, 1)
@@ -215,11 +240,11 @@ class MelBank(Module):
         """Floor after what compression does to it, and the range of values that can be expanded."""
         compression = self.config.compression
         floor = self._invert_curve(self._affine(self._curve(self.floor)))
-        self.floor.copy_(floor * (1 + AT_FLOOR))
+        self.floor.copy_(floor + (floor + compression.guard) * AT_FLOOR)
         large = torch.full_like(floor, torch.finfo(floor.dtype).max ** 0.9)
         ends = torch.stack([self._affine(self._curve(end)) for end in (torch.zeros_like(large), large)])
         bounded = compression.clip is not None  # what is beyond is clipped
-        self._lowest = -math.inf if bounded or compression.curve != "power" else float(ends.amin())
+        self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else float(ends.amin())
         self._highest = math.inf if bounded else float(ends.amax())
 
 

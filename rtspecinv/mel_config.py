@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rtspecinv.inputs import count
 from rtspecinv.masks import unmasked
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.settings import check_names, read_settings, real_numbers, true_or_false
+from rtspecinv.stft import PAD_MODES, STFT, check_center, unknown_name
+from rtspecinv.stft import WINDOWS as PERIODIC
 
 SCALES = ("slaney", "htk")
-CURVES = ("power", "ln", "log10", "dB")
+SLOPES = ("hz", "mel")
+LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
+CURVES = ("power", *LOGARITHMS, "log1p")
+WINDOWS = (*PERIODIC, "povey")
 MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
 
 @dataclass(frozen=True)
 class Compression:
-    """What is done to mel values x, and undone: `y = (clip(gain c(max(x, floor)) + offset) - mean) / std`.
+    """What is done to mel values x, and undone: `y = (clip(gain c(u) + offset) - mean) / std`.
 
-    The curve c is `(x / reference)**exponent` ("power"), `ln(x / reference)`, `log10(x / reference)` or "dB",
-    `20 log10(x / reference)` of magnitudes and half of that of powers. The default changes nothing.
+    Of `u = (max(x, floor) + guard) / reference` the curve c is `u**exponent` ("power"), `ln(u)`, `log10(u)`,
+    `ln(1 + u)` ("log1p") or "dB", `20 log10(u)` of magnitudes and half of that of powers. The default changes
+    nothing.
 
     Args:
-        curve: "power", "ln", "log10" or "dB".
-        floor: least x; logarithms need one above 0.
+        curve: "power", "ln", "log10", "dB" or "log1p".
+        floor: least x; logarithms other than log1p need a floor or a guard above 0.
         exponent: of "power".
         reference: x that becomes 1, or 0 of a logarithm.
         dynamic_range: values of the curve further under the largest of their spectrogram are raised to that;
@@ -35,6 +45,7 @@ class Compression:
         gain, offset: affine map of the curve.
         clip: least and largest value of the affine map.
         mean, std: statistics, one number or one for each band.
+        guard: added to x, as in `ln(x + 1e-6)`.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -50,26 +61,40 @@ class Compression:
     clip: tuple[float, float] | None = None
     mean: float | Sequence[float] = 0.0
     std: float | Sequence[float] = 1.0
+    guard: float = 0.0
 
     def __post_init__(self) -> None:
         if self.curve not in CURVES:
             raise unknown_name("curve", self.curve, CURVES)
-        if not 0 <= self.floor < math.inf or (self.curve != "power" and not self.floor):
-            raise ValueError(f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs!")
-        for name in ("exponent", "reference"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"Parameter {name}={getattr(self, name)} is not above 0!")
-        if self.dynamic_range is not None and not self.dynamic_range > 0:
-            raise ValueError(f"Parameter dynamic_range={self.dynamic_range} is not above 0!")
-        if not self.gain or not math.isfinite(self.gain) or not math.isfinite(self.offset):
+        real_numbers(self, "floor", "guard", "exponent", "reference", "gain", "offset")
+        if self.dynamic_range is not None:
+            real_numbers(self, "dynamic_range")
+        for name in ("floor", "guard"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Parameter {name}={getattr(self, name)} is under 0!")
+        if self.curve in LOGARITHMS and not self.floor + self.guard:
+            raise ValueError(
+                f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs: give the least mel "
+                "value as floor, or what is added to it as guard!"
+            )
+        for name in ("exponent", "reference", "dynamic_range"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Parameter {name}={value} is not above 0!")
+        if not self.gain:
             raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone!")
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
-        for name in ("mean", "std"):  # arrays become tuples, so that a configuration can be compared
-            value = np.asarray(unmasked(getattr(self, name), name), np.float64)
-            if not np.isfinite(value).all() or value.ndim > 1 or (name == "std" and not (value > 0).all()):
+        # Lists and arrays become tuples, so that a configuration can be compared.
+        if self.clip is not None:
+            clip = _values("clip", self.clip)
+            if len(clip) != 2 or not clip[0] < clip[1]:
+                raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
+            object.__setattr__(self, "clip", clip)
+        for name in ("mean", "std"):
+            values = _values(name, getattr(self, name))
+            if not np.isfinite(values).all() or (name == "std" and min(values, default=0) <= 0):
                 raise ValueError(f"Parameter {name} is not finite, above 0 if std, and a number or a list!")
-            object.__setattr__(self, name, float(value) if value.ndim == 0 else tuple(value.tolist()))
+            is_number = np.ndim(getattr(self, name)) == 0
+            object.__setattr__(self, name, values[0] if is_number else values)
 
 
 @dataclass(frozen=True)
@@ -78,12 +103,12 @@ class MelConfig:
 
     Args:
         sample_rate: Hz.
-        n_fft, hop_length, win_length, center, pad_mode: as in `STFT`; the window is a periodic Hann window.
+        n_fft, hop_length, win_length, center, pad_mode: as in `STFT`.
         n_mels: bands.
         fmin: lower edge of the first band, Hz.
         fmax: upper edge of the last band, Hz; None is half the sample rate.
         scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
-            "htk" (`2595 log10(1 + f / 700)`).
+            "htk" (`2595 log10(1 + f / 700)`, which Kaldi writes as `1127 ln(1 + f / 700)`).
         area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).
         power: exponent of the magnitudes, 1 or 2.
         epsilon: added to the squared magnitudes.
@@ -91,11 +116,18 @@ class MelConfig:
         flip: the highest band comes first, as in pictures.
         preemphasis: a of `x[n] - a x[n-1]`, which samples go through first.
         compression: of the mel values.
+        window: name of a window of `STFT`, "povey" (Hann to the power of 0.85, Kaldi's), or its values.
+        periodic: whether `win_length` samples are one period of a window that has a name, as for a spectrum;
+            Kaldi and NeMo have symmetric ones, as for a filter.
+        slopes: the triangles are straight over frequency, "hz", or over "mel" as HTK's and Kaldi's.
+        per_frame: as HTK and Kaldi do, take the mean from every frame, which is not undone, and pre-emphasise
+            within it, its first sample having itself before it.
 
     Raises:
         ValueError: a parameter is out of range.
 
-    Sources: Slaney 1998, Auditory Toolbox; O'Shaughnessy 1987 for the HTK formula.
+    Sources: Slaney 1998, Auditory Toolbox; O'Shaughnessy 1987 for the HTK formula; Young et al. 2006, The HTK
+    Book, sections 5.2 and 5.4; Povey et al. 2011 (Kaldi).
     """
 
     sample_rate: float
@@ -115,9 +147,17 @@ class MelConfig:
     flip: bool = False
     preemphasis: float = 0.0
     compression: Compression = field(default_factory=Compression)
+    window: str | Sequence[float] = "hann"
+    periodic: bool = True
+    slopes: str = "hz"
+    per_frame: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.sample_rate < math.inf:
+        real_numbers(self, "sample_rate", "fmin", "power", "epsilon", "preemphasis")
+        if self.fmax is not None:
+            real_numbers(self, "fmax")
+        true_or_false(self, "area_norm", "drop_last", "flip", "periodic", "per_frame")
+        if self.sample_rate <= 0:
             raise ValueError(f"Parameter sample_rate={self.sample_rate} is not above 0 Hz!")
         half = self.sample_rate / 2
         if not 0 <= self.fmin < self.highest <= half:
@@ -125,14 +165,18 @@ class MelConfig:
                 f"Parameters fmin={self.fmin}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half}, "
                 "half the rate!"
             )
-        if self.scale not in SCALES:
-            raise unknown_name("scale", self.scale, SCALES)
+        for name, known in (("scale", SCALES), ("slopes", SLOPES), ("pad_mode", PAD_MODES)):
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+        check_center(self.center)
         if self.power not in (1, 2):
             raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)!")
         if not 0 <= self.epsilon < 1:
             raise ValueError(f"Parameter epsilon={self.epsilon} is not from 0 to 1!")
         if not 0 <= self.preemphasis < 1:
             raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
+        count(1, hop_length=self.hop_length)
+        self._check_window()
         n_weights = count(1, n_mels=self.n_mels) * max(count(1, n_fft=self.n_fft), self.n_mels)
         if n_weights > MOST_WEIGHTS:
             raise ValueError(
@@ -146,6 +190,52 @@ class MelConfig:
             if isinstance(value, tuple) and len(value) != self.n_mels:
                 raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}!")
 
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> MelConfig:
+        """Configuration of its parameters by name, `compression` being a dictionary too.
+
+        Raises:
+            ValueError: an unknown name, `sample_rate` missing, or a parameter that is out of range.
+        """
+        check_names(given, [part.name for part in fields(cls)], ["sample_rate"])
+        compression = given.get("compression", {})
+        if not isinstance(compression, Compression):
+            check_names(compression, [part.name for part in fields(Compression)], [], "compression.")
+            compression = Compression(**compression)
+        return cls(**{**given, "compression": compression})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Parameters by name, as `from_dict` takes them and JSON can say them."""
+        return asdict(self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MelConfig:
+        """Configuration from a file: `{"sample_rate": 16000, "compression": {"curve": "ln", ...}, ...}`.
+
+        Args:
+            path: .json, or .toml (from Python 3.11 on), which names what `MelConfig` and `Compression` take.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: no such file of parameters, or one that is unknown, missing or out of range.
+            ImportError: .toml in Python 3.10.
+        """
+        try:
+            return cls.from_dict(read_settings(path))
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if str(path) in text else f"{path}: {text}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a .json file that `load` reads, and that can be given wherever a preset can.
+
+        Raises:
+            ValueError: another name.
+        """
+        if Path(path).suffix.lower() != ".json":
+            raise ValueError(f"Cannot write {path}: its name must end in .json")
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+
     @property
     def highest(self) -> float:
         """Upper edge of the last band, Hz."""
@@ -155,7 +245,10 @@ class MelConfig:
     def oversampling(self) -> int:
         """Every how many frequencies there is one that frames without zeros around the window have too."""
         win_length = self.win_length or self.n_fft
-        return 1 if self.n_fft % win_length or self.center is False else self.n_fft // win_length
+        # Otherwise the zeros on both sides differ by one, and frames would begin a sample later.
+        is_even = (self.n_fft - win_length) % 2 == 0
+        fits = self.n_fft % win_length == 0 and is_even and self.center is not False
+        return self.n_fft // win_length if fits else 1
 
     def stft(self, *, critical: bool = False, **options: Any) -> STFT:
         """Transform that the magnitudes come from, or the one without their oversampling.
@@ -170,7 +263,46 @@ class MelConfig:
             self.n_fft // factor,
             self.hop_length,
             win_length=self.win_length,
+            window=self._window(),
             center=self.center,
             pad_mode=self.pad_mode,
             **options,
         )
+
+    def _check_window(self) -> None:
+        win_length = self.n_fft if self.win_length is None else count(1, win_length=self.win_length)
+        if isinstance(self.window, str):
+            if self.window not in WINDOWS:
+                raise unknown_name("window", self.window, WINDOWS)
+            return
+        values = _values("window", self.window)
+        if len(values) != win_length or not np.isfinite(values).all():
+            raise ValueError(
+                f"Parameter window has {len(values)} values, not {win_length} finite ones: it is as long as "
+                "win_length, or else n_fft!"
+            )
+        object.__setattr__(self, "window", values)
+
+    def _window(self) -> str | Tensor:
+        """Window as `STFT` takes it."""
+        if not isinstance(self.window, str):
+            return torch.tensor(self.window, dtype=torch.float64, device="cpu")
+        if self.window != "povey" and (self.periodic or self.window in ("rectangular", "boxcar")):
+            return self.window
+        make = getattr(torch.signal.windows, "hann" if self.window == "povey" else self.window)
+        values: Tensor = make(
+            self.win_length or self.n_fft, sym=not self.periodic, dtype=torch.float64, device="cpu"
+        )
+        return values.clamp_min(0).pow(0.85) if self.window == "povey" else values
+
+
+def _values(name: str, given: Any) -> tuple[float, ...]:
+    """A number, or a list or an array of numbers, as a tuple."""
+    value = given.detach().cpu() if isinstance(given, Tensor) else given
+    try:
+        array = np.asarray(unmasked(value, name))
+        if array.ndim > 1 or array.dtype.kind not in "fiu":
+            raise TypeError
+        return tuple(array.astype(np.float64).reshape(-1).tolist())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Parameter {name}={str(given)[:40]} is no list of numbers!") from error

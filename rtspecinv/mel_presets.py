@@ -1,17 +1,21 @@
 """Mel spectrograms of known models, each as its own source computes it.
 
-All have a periodic Hann window and reflect at the edges. The number of bands does not say enough: they
-differ in the scale of the bands, what is added, where frames lie, and the logarithm. Layout here is always
-`(n_mels, n_frames)`; what ESPnet, Parallel WaveGAN and SpeechT5 save is `(n_frames, n_mels)`: pass `mel.mT`.
+All but Kaldi's have a periodic Hann window and reflect at the edges. The number of bands does not say enough:
+they differ in the scale of the bands, what is added, where frames lie, and the logarithm. Layout here is
+always `(n_mels, n_frames)`; what ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save is
+`(n_frames, n_mels)`: pass `mel.mT`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import Compression, MelConfig
+from rtspecinv.settings import SUFFIXES
 from rtspecinv.stft import unknown_name
 
 _LN = Compression("ln", floor=1e-5)
@@ -34,6 +38,26 @@ _WHISPER = MelConfig(
 # egs/ljspeech/voc1/conf/parallel_wavegan.v1.yaml; statistics are the data's: pass them as mean and std.
 _PARALLEL_WAVEGAN = MelConfig(
     22050, 1024, 256, fmin=80, fmax=7600, compression=Compression("log10", floor=1e-10)
+)
+
+# pytorch/audio, torchaudio.compliance.kaldi.fbank with its defaults, on samples within -1 to 1, as Kaldi's
+# compute-fbank-feats without dither: 25 ms every 10 ms, powers at least as large as float32's epsilon.
+_KALDI = MelConfig(
+    16000,
+    512,
+    160,
+    win_length=400,
+    fmin=20,
+    scale="htk",
+    area_norm=False,
+    power=2,
+    center="snip",
+    preemphasis=0.97,
+    compression=Compression("ln", floor=2.0**-23),
+    window="povey",
+    periodic=False,
+    slopes="mel",
+    per_frame=True,
 )
 
 CONFIGS: dict[str, MelConfig] = {
@@ -84,6 +108,15 @@ CONFIGS: dict[str, MelConfig] = {
     ),
     # huggingface/transformers, src/transformers/models/speecht5/feature_extraction_speecht5.py.
     "speecht5": replace(_PARALLEL_WAVEGAN, sample_rate=16000),
+    "kaldi-fbank": _KALDI,
+    # YuanGongND/ast, src/dataloader.py (_wav2fbank, and statistics of AudioSet in egs/audioset/run.sh):
+    # a Hann window, and twice the standard deviation.
+    "ast": replace(
+        _KALDI,
+        n_mels=128,
+        window="hann",
+        compression=replace(_KALDI.compression, mean=-4.2677393, std=2 * 4.5689974),
+    ),
     # riffusion/riffusion-hobby, riffusion/spectrogram_params.py, riffusion/spectrogram_converter.py,
     # riffusion/util/image_util.py: grey values from 255, for nothing, to 0. An image is relative to its own
     # peak, which is lost; 30e6, of samples up to 32768, is what its reader takes for it.
@@ -107,6 +140,28 @@ def find(name: str) -> MelConfig:
     if name not in CONFIGS:
         raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
     return CONFIGS[name]
+
+
+def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
+    """Configuration of mel frames: given as such, as a `Mel`, by the name of a preset, or in a file.
+
+    Raises:
+        KeyError: there is no such preset.
+        TypeError: none of these.
+        FileNotFoundError, ValueError, ImportError: as in `MelConfig.load`.
+    """
+    if isinstance(preset, Mel):
+        return preset.config
+    if isinstance(preset, MelConfig):
+        return preset
+    if not isinstance(preset, str | os.PathLike):
+        raise TypeError(
+            f"Parameter preset is a {type(preset).__name__}: pass a name of rtspecinv.presets, a MelConfig, "
+            "or a .json or .toml file of one!"
+        )
+    if isinstance(preset, str) and (preset in CONFIGS or Path(preset).suffix.lower() not in SUFFIXES):
+        return find(preset)
+    return MelConfig.load(preset)
 
 
 class Presets(Mapping[str, Mel]):

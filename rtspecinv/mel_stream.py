@@ -16,6 +16,8 @@ from rtspecinv.modes import Module, modeless
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
+LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a matrix of that size
+
 
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
@@ -104,10 +106,13 @@ class MelInverter(StreamingInverter):
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
-        n_short = -owed.shape[-1] % self.stft.hop_length
-        owed = self._finish(F.pad(owed, (0, n_short)))[..., : owed.shape[-1]]
+        owed = self._finish(owed)
         self.deemphasis.last.zero_()
         return owed
+
+    def length(self, n_frames: int) -> int:
+        """Samples that mel frames stand for; see `Mel.length`."""
+        return super().length(n_frames + self.bank.config.drop_last)
 
     def reset(self, streams: Tensor | Array | None = None) -> None:
         """Make streams as new; see `StreamingInverter`."""
@@ -182,7 +187,8 @@ class _Compiled:
 class DeEmphasis(Module):
     """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
 
-    Within a hop that is a sum, `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`: one matrix.
+    Within a piece of a hop, of up to `LONGEST_PIECE` samples, that is a sum and so one matrix:
+    `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`.
     """
 
     impulse: Tensor
@@ -191,7 +197,8 @@ class DeEmphasis(Module):
 
     def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
         super().__init__()
-        n = torch.arange(hop_length, dtype=torch.float64, device="cpu")
+        self.hop_length = hop_length
+        n = torch.arange(min(hop_length, LONGEST_PIECE), dtype=torch.float64, device="cpu")
         impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
         for name, values in (
             ("impulse", impulse),
@@ -201,9 +208,15 @@ class DeEmphasis(Module):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Samples `(*batch, n_hops * hop_length)` without pre-emphasis."""
-        hops = []
-        for hop in torch.split(samples, len(self.decay), -1):
-            hops.append(F.linear(hop, self.impulse) + self.last.unsqueeze(-1) * self.decay)
-            self.last.copy_(hops[-1][..., -1].detach())
-        return torch.cat(hops, -1)
+        """Samples `(*batch, n_samples)` without pre-emphasis, the first being the first of a hop."""
+        hops = torch.split(samples, self.hop_length, -1)
+        pieces = [piece for hop in hops for piece in torch.split(hop, len(self.decay), -1)]
+        return torch.cat([self._undo(piece) for piece in pieces], -1)
+
+    def _undo(self, piece: Tensor) -> Tensor:
+        # How a product of matrices rounds depends on where operands begin in memory: all copies begin alike.
+        n = piece.shape[-1]
+        aligned = piece.clone(memory_format=torch.contiguous_format)
+        found = F.linear(aligned, self.impulse[:n, :n]) + self.last.unsqueeze(-1) * self.decay[:n]
+        self.last.copy_(found[..., -1].detach())
+        return found

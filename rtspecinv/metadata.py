@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from typing import Any
 
-from rtspecinv.mel_config import Compression, MelConfig
-from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
+from rtspecinv.mel_config import MelConfig
+from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
 WHOLE_NUMBERS = ("sample_rate", "n_fft", "hop_length", "win_length")
@@ -24,7 +23,7 @@ LONGEST_TEXT = 2**18
 
 _CHOICES: dict[str, dict[str, Any]] = {
     "window": {name: name for name in WINDOWS},
-    "center": {"True": True, "False": False, "same": "same"},
+    "center": {str(center): center for center in CENTERS},
     "pad_mode": {name: name for name in PAD_MODES},
     "normalized": {"True": True, "False": False},
     "layout": {name: name for name in LAYOUTS},
@@ -44,7 +43,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
             "sample_rate": _whole_number("sample_rate", round(transform.sample_rate)),
             "n_fft": transform.n_fft,
             "hop_length": transform.hop_length,
-            MEL: json.dumps(asdict(transform)),
+            MEL: _bounded(json.dumps(transform.to_dict())),
         }
     if sample_rate is None:
         raise ValueError("Parameter sample_rate is missing: an STFT does not know it!")
@@ -107,21 +106,20 @@ def _text(name: str, value: Any) -> str:
     return str(item)
 
 
-def _mel_config(text: str) -> MelConfig:
+def _bounded(text: str) -> str:
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"{MEL} has {len(text)} characters, more than {LONGEST_TEXT}")
+    return text
+
+
+def _mel_config(text: str) -> MelConfig:
     try:
-        given = json.loads(text)
-        known = {field.name for field in fields(MelConfig)}
-        if not isinstance(given, dict) or not known >= given.keys():
-            raise ValueError(f"it has other fields than {', '.join(sorted(known))}")
+        given = json.loads(_bounded(text))
+        config = MelConfig.from_dict(given)
         for name in WHOLE_NUMBERS:
-            if given.get(name) is not None and not 1 <= given[name] <= LARGEST:
-                raise ValueError(f"{name}={given[name]} is not from 1 to {LARGEST}")
-        compression = dict(given.pop("compression", {}))
-        if compression.get("clip") is not None:
-            low, high = compression["clip"]
-            compression["clip"] = (float(low), float(high))
-        return MelConfig(**given, compression=Compression(**compression))
+            value = getattr(config, name)
+            if value is not None and not 1 <= value <= LARGEST:
+                raise ValueError(f"{name}={value} is not from 1 to {LARGEST}")
+        return config
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{MEL} is no mel configuration: {error}") from error

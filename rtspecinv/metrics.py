@@ -96,7 +96,7 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
     _check(input, target, 2)
     floor = target.amax((-2, -1), keepdim=True) * 10 ** (-dynamic_range / 20)
     ratio = _db(input.maximum(floor) / target.maximum(floor))
-    return ratio.square().mean(-2).sqrt().mean(-1)
+    return _root(ratio.square().mean(-2)).mean(-1)
 
 
 @modeless
@@ -144,6 +144,12 @@ def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     peak = peak.where(peak > 0, 1)
     norm: Tensor = torch.linalg.vector_norm(values / peak, dim=axes, keepdim=True) * peak
     return norm.squeeze(axes)
+
+
+def _root(values: Tensor) -> Tensor:
+    """Square root whose gradients at 0 are 0: frames may be equal, silent ones often are."""
+    positive = values > 0
+    return values.where(positive, 1).sqrt() * positive
 
 
 def _db(ratio: Tensor) -> Tensor:

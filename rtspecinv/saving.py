@@ -18,32 +18,16 @@ from rtspecinv.inputs import Array
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
-from rtspecinv.mel_presets import find
+from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, describe
 from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense
 
 
-def config_of(preset: str | Mel | MelConfig) -> MelConfig:
-    """Configuration of mel frames, given as such, as a `Mel` or by the name of a preset.
-
-    Raises:
-        KeyError: there is no such preset.
-        TypeError: none of these.
-    """
-    if isinstance(preset, Mel):
-        return preset.config
-    if isinstance(preset, MelConfig):
-        return preset
-    if not isinstance(preset, str):
-        raise TypeError(f"Parameter preset is a {type(preset).__name__}: pass a name of rtspecinv.presets!")
-    return find(preset)
-
-
 def save_spectrogram(
     path: str | os.PathLike[str],
     values: Tensor | Array,
-    transform: STFT | Mel | MelConfig | str,
+    transform: STFT | Mel | MelConfig | str | os.PathLike[str],
     *,
     sample_rate: int | None = None,
     layout: str = "freq-time",
@@ -56,7 +40,8 @@ def save_spectrogram(
     Args:
         path: .npz, .pt, .safetensors, .png or .tiff. The file is whole or absent.
         values: magnitudes `([channels,] n_freq, n_frames)`, or mel frames `([channels,] n_mels, n_frames)`.
-        transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig` or name among `presets`.
+        transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig`, name among `presets`,
+            or .json or .toml file of a `MelConfig`.
         sample_rate: Hz, of magnitudes; a mel configuration knows its own.
         layout: "time-freq" writes `(n_frames, n_mels)`, and says so.
         bits: of a picture, 8 or 16.

@@ -27,6 +27,7 @@ from rtspecinv.modes import Module, home
 T = TypeVar("T")
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
+CENTERS = (True, False, "same", "snip")
 # general_cosine has a mandatory argument, so its name alone does not say which window it is.
 WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - {"general_cosine"}))
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
@@ -50,8 +51,9 @@ class STFT(Module):
         win_length: samples under the window, which zeros centre in the frame; None is `n_fft`.
         window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
         center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
-            `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); False
-            does not pad.
+            `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); "snip" by
+            `(n_fft - win_length) // 2`, so that the first window begins at the first sample (Kaldi's way);
+            False does not pad.
         pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
         normalized: scale the spectrum by `1 / sqrt(n_fft)`.
         onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.
@@ -111,8 +113,7 @@ class STFT(Module):
         _check_real(dtype)
         self.n_freq = n_fft // 2 + 1 if onesided else n_fft
         self.look_back = -(-n_fft // hop_length) - 1
-        if not isinstance(center, bool) and center != "same":
-            raise ValueError(f"Parameter {center=} is not True, False or 'same'!")
+        check_center(center)
         self.center, self.pad_mode, self.normalized, self.onesided = center, pad_mode, normalized, onesided
         self.padding = self._padding(center)
         self.scale = n_fft**-0.5 if normalized else 1.0
@@ -170,6 +171,14 @@ class STFT(Module):
             ValueError: empty, on another device, or too short to pad or to fill a frame.
             TypeError: not a tensor of the dtype of this STFT.
         """
+        frames = self.frame(self.pad(samples)) * self.window
+        if self.onesided:
+            return self.transform(frames).mT
+        spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
+        return spectrum
+
+    def pad(self, samples: Tensor) -> Tensor:
+        """Samples `(*batch, n_samples)` with `padding` more on each side; errors as in `analyze`."""
         self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
         n_samples, padding = samples.shape[-1], self.padding
         if self.center and n_samples < self.n_needed:
@@ -177,14 +186,17 @@ class STFT(Module):
                 f"Parameter samples has {n_samples=}, but pad_mode={self.pad_mode!r} with n_fft={self.n_fft} "
                 f"needs at least {self.n_needed}: pass more samples, or use pad_mode='constant'!"
             )
-        if padding:
-            flat = samples.reshape(-1, 1, n_samples)  # F.pad wants (batch, channel, n_samples)
-            samples = F.pad(flat, (padding, padding), mode=self.pad_mode).reshape(*samples.shape[:-1], -1)
-        frames = self.frame(samples) * self.window
-        if self.onesided:
-            return self.transform(frames).mT
-        spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
-        return spectrum
+        if not padding:
+            return samples
+        flat = samples.reshape(-1, 1, n_samples)  # F.pad wants (batch, channel, n_samples)
+        return F.pad(flat, (padding, padding), mode=self.pad_mode).reshape(*samples.shape[:-1], -1)
+
+    def length(self, n_frames: int) -> int:
+        """Samples that frames stand for, `(n_frames - 1) * hop_length + n_fft - 2 * padding`.
+
+        So many have `n_frames` frames again, and so many does an inverse give.
+        """
+        return (n_frames - 1) * self.hop_length + self.n_fft - 2 * self.padding
 
     def magnitude(self, samples: Tensor) -> Tensor:
         """Magnitude `|X|` of the spectrum of samples, real `(*batch, n_freq, n_frames)`; see `analyze`."""
@@ -284,8 +296,8 @@ class STFT(Module):
         return f"{shown}, device={str(self.device)!r}, window={self._window_label!r}"
 
     def _padding(self, center: bool | str) -> int:
-        if center == "same":
-            return (self.n_fft - self.hop_length) // 2
+        if isinstance(center, str):
+            return (self.n_fft - {"same": self.hop_length, "snip": self.win_length}[center]) // 2
         return self.n_fft // 2 if center else 0
 
     @property
@@ -334,6 +346,12 @@ class STFT(Module):
             for name, master in self._masters.items():
                 self.get_buffer(name).copy_(master)
         return self
+
+
+def check_center(center: object) -> None:
+    """Raise `ValueError` if it is not one of `CENTERS`."""
+    if not isinstance(center, bool | str) or center not in CENTERS:
+        raise ValueError(f"Parameter {center=} is not True, False, 'same' or 'snip'!")
 
 
 def check_dense(value: Tensor, name: str) -> None:

@@ -137,6 +137,10 @@ class StreamingInverter(Checkpointed):
         """Samples to drop from the beginning, so that stream and batch line up."""
         return self.look_ahead * self.stft.hop_length + self.stft.padding
 
+    def length(self, n_frames: int) -> int:
+        """Samples that frames stand for: those of all pushes and the flush, without the latency."""
+        return self.stft.length(n_frames)
+
     def push(self, magnitude: Tensor | Array) -> Tensor:
         """Take in one frame and return the next hop of samples.
 
@@ -181,11 +185,11 @@ class StreamingInverter(Checkpointed):
         """Return the samples that are still owed, then reset.
 
         Returns:
-            Samples `(*batch_shape, max(0, latency + n_fft - hop_length - 2 * stft.padding))`; silence if no
-            frame came in since the last reset.
+            Samples `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last
+            reset.
         """
         stft = self.stft
-        owed = max(0, self.latency + stft.n_fft - stft.hop_length - 2 * stft.padding)
+        owed = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
         n_hops = -(-owed // stft.hop_length)
         with self._engine.preserved(n_hops):
             hops = [self._engine.push(None) for _ in range(n_hops)]

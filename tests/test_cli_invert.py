@@ -90,6 +90,115 @@ def test_mel_frames_are_a_stream(tmp_path, monkeypatch, capsys):
     assert np.abs(named - others[2]).max() > 1e-2
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mel_frames_by_lbfgs(tmp_path, monkeypatch, capsys, channels):
+    """Nearer to the mel frames than the stream is, and the nearer the more iterations; in a folder too."""
+    monkeypatch.chdir(tmp_path)
+    preset = rtspecinv.presets["hifigan-22k"]
+    samples = torch.stack([CLIP[12000 * (1 + i) :][: 256 * 30] for i in range(channels)])
+    mel = preset(samples)
+    Path("in").mkdir()
+    rtspecinv.save_spectrogram("in/a.npz", mel, preset, layout="time-freq")
+    for command in (["--n-iter", "20"], ["--n-iter", "0"]):
+        assert main(["invert", "in/a.npz", "-o", f"{command[1]}.wav", "--method", "lbfgs", *command]) == 0
+    out = capsys.readouterr().out
+    assert "0.35 s of mel frames, lbfgs, 20 iterations" in out
+    said = [float(number) for number in re.findall(r"convergence +(-\d+\.\d) dB", out)]
+    heard, start = (torch.from_numpy(read_audio(name)[0]) for name in ("20.wav", "0.wav"))
+    assert heard.shape == samples.shape
+    found = [float(rtspecinv.metrics.sc(preset.linear(x), preset.expand(mel))) for x in (heard, start)]
+    assert said == pytest.approx(found, abs=0.2)
+    assert found[0] < found[1] - 3
+    assert main(["invert", "in", "-o", "out", "--method", "lbfgs", "--n-iter", "20"]) == 0
+    assert np.array_equal(read_audio("out/a.wav")[0], heard.numpy())
+
+
+def test_lbfgs_says_what_it_cannot_do_and_what_it_clipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    preset = rtspecinv.presets["hifigan-22k"]
+    mel = preset(CLIP[12000:18000])
+    rtspecinv.save_spectrogram("short.npz", mel[:, :1], preset)
+    command = ["invert", "short.npz", "-o", "a.wav", "--method"]
+    assert main([*command, "lbfgs"]) == 1
+    assert "1 frames, too few for lbfgs with n_fft=1024: use --method stream" in capsys.readouterr().err
+    assert main([*command, "stream"]) == 0
+    rtspecinv.save_spectrogram("loud.npz", mel + 4, preset)
+    assert main(["invert", "loud.npz", "-o", "a.wav", "--method", "lbfgs", "--n-iter", "2"]) == 0
+    assert "samples were beyond full scale and are clipped in a.wav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["stream", "lbfgs"])
+def test_frames_that_whisper_drops_are_heard(tmp_path, monkeypatch, method):
+    monkeypatch.chdir(tmp_path)
+    mel = rtspecinv.presets["whisper"](0.3 * CLIP[:16000])
+    np.save("a.npy", mel.numpy())
+    command = ["invert", "a.npy", "-o", "a.wav", "--preset", "whisper", "--method", method, "--n-iter", "1"]
+    assert main(command) == 0
+    assert read_audio("a.wav")[0].shape == (1, 16000)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+@pytest.mark.parametrize("method", ["stream", "lbfgs"])
+def test_a_configuration_in_a_file(tmp_path, monkeypatch, suffix, method):
+    """Mels that no preset has, scaled to 0 to 1, as a hand would write what they are."""
+    monkeypatch.chdir(tmp_path)
+    if suffix == ".toml" and sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 reads no TOML")
+    text = {
+        ".toml": """
+            sample_rate = 16000
+            fmin = 90
+            fmax = 7600
+            [compression]
+            curve = "dB"
+            floor = 1e-5
+            gain = 0.01
+            offset = 1
+            clip = [0, 1]
+        """,
+        ".json": """{"sample_rate": 16000, "fmin": 90, "fmax": 7600, "compression":
+            {"curve": "dB", "floor": 1e-5, "gain": 0.01, "offset": 1, "clip": [0, 1]}}""",
+    }[suffix]
+    Path(f"mine{suffix}").write_text(text)
+    mel = rtspecinv.Mel(rtspecinv.MelConfig.load(f"mine{suffix}"))
+    values = mel(CLIP[12000:24000])
+    np.save("a.npy", values.mT.numpy())
+    command = ["invert", "a.npy", "-o", "a.wav", "--preset", f"mine{suffix}", "--layout", "time-freq"]
+    assert main([*command, "--method", method, "--n-iter", "8"]) == 0
+    samples, rate = read_audio("a.wav")
+    assert (rate, samples.shape) == (16000, (1, mel.length(values.shape[-1])))
+    again = mel.linear(torch.from_numpy(samples[0]))
+    assert rtspecinv.metrics.sc(again, mel.expand(values)) < -14
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"sample_rate": 16000, "n_mel": 80}',
+            "mine.json: There is no parameter n_mel: did you mean n_mels?",
+        ),
+        ('{"sample_rate": 16000, "n_mels": 0}', "mine.json: Parameter n_mels=0 is not an integer >= 1"),
+        ('{"n_mels": 80}', "mine.json: Parameter sample_rate is missing"),
+        (None, "There is no file mine.json"),
+    ],
+)
+def test_a_configuration_that_is_wrong(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("mine.json").write_text(text)
+    np.save("a.npy", np.zeros((80, 9), np.float32))
+    assert main(["invert", "a.npy", "-o", "a.wav", "--preset", "mine.json"]) == 1
+    assert message in capsys.readouterr().err
+    assert not Path("a.wav").exists()
+
+
+def test_a_preset_that_is_none(capsys):
+    with pytest.raises(SystemExit):
+        main(["invert", "a.npy", "-o", "a.wav", "--preset", "hifigan22k"])
+    assert "no preset and no .json or .toml file; did you mean hifigan-22k?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -97,7 +206,10 @@ def test_mel_frames_are_a_stream(tmp_path, monkeypatch, capsys):
         ("--n-fft 512", "take no --n-fft: leave it out"),
         ("--method stream --init peaks", "take no --init: leave it out"),
         ("--method stream --revise 2", "take no --revise: leave it out"),
-        ("--method lbfgs", "have one method, the stream: leave out --method"),
+        ("--method hybrid", "which take --method stream or --method lbfgs"),
+        ("--method lbfgs --update raar", "--update is an option of --method stream, not of lbfgs"),
+        ("--method lbfgs --n-iter -1", "n_iter=-1 is not an integer >= 0"),
+        ("--method lbfgs --sample-rate 16000", "has mel frames of 22050 Hz: leave out --sample-rate"),
     ],
 )
 def test_what_mel_frames_do_not_take(tmp_path, capsys, options, message):

@@ -13,6 +13,7 @@ from rtspecinv.cli import main, names
 from rtspecinv.cli.contest import CONTESTANTS
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.scales import SCALES
+from rtspecinv.settings import SUFFIXES
 
 COMMANDS = ["play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"]
 
@@ -23,6 +24,7 @@ def test_the_names_are_those_of_the_package():
     assert tuple(rtspecinv.updates.RULES) == names.RULES
     assert tuple(rtspecinv.phase.STARTS) == names.STARTS
     assert tuple(contestant.name for contestant in CONTESTANTS) == names.CONTESTANTS
+    assert names.CONFIG_FILES == SUFFIXES
     assert (LAYOUTS, SCALES) == (names.LAYOUTS, names.PICTURE_SCALES)
     assert set(names.BATCH_RULES) <= {*BATCH_RULES, *rtspecinv.updates.RULES}
 

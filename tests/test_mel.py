@@ -126,6 +126,10 @@ CHANGES = {  # every field of both, each of which must change what comes out
     "flip": replace(BASE, flip=True),
     "preemphasis": replace(BASE, preemphasis=0.9),
     "compression": replace(BASE, compression=LN),
+    "window": replace(BASE, window="hamming"),
+    "periodic": replace(BASE, periodic=False),
+    "slopes": replace(BASE, slopes="mel"),
+    "per_frame": replace(BASE, per_frame=True),
 }
 COMPRESSIONS = {
     "curve": Compression("log10", floor=1e-5),
@@ -138,6 +142,7 @@ COMPRESSIONS = {
     "clip": replace(LN, clip=(-1.5, 0.0)),
     "mean": replace(LN, mean=range(20)),
     "std": replace(LN, std=[1.0 + i for i in range(20)]),
+    "guard": Compression("ln", guard=0.1),
 }
 
 
@@ -152,11 +157,13 @@ def test_everything_changes_what_comes_out():
             assert one.shape != other.shape or not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize("name", [*COMPRESSIONS, "dB", "all"])
+@pytest.mark.parametrize("name", [*COMPRESSIONS, "dB", "log1p", "guarded root", "all"])
 def test_compression_can_be_undone(name):
     compression = {
         **COMPRESSIONS,
         "dB": Compression("dB", floor=1e-5),
+        "log1p": Compression("log1p", reference=1e-2),
+        "guarded root": Compression(exponent=0.5, guard=1e-3, floor=1e-4),
         "all": Compression("dB", 1e-4, 1.0, 20.0, None, -0.1, 2.0, (-20.0, 20.0), -3.0, [2.0] * 20),
     }[name]
     for power in (1, 2):
@@ -173,20 +180,193 @@ def test_compression_can_be_undone(name):
         assert kept.any()
 
 
-def test_gradients_are_finite_in_silence():
-    for compression in COMPRESSIONS.values():
-        for power in (1, 2):
-            mel = Mel(replace(BASE, power=power, compression=compression))
-            samples = torch.zeros(500, requires_grad=True)
-            mel(samples).sum().backward()
-            assert samples.grad.isfinite().all()
-            frames = mel(samples).detach().requires_grad_()
-            mel.inverse(frames).sum().backward()
-            assert frames.grad.isfinite().all()
+ALL_COMPRESSIONS = {
+    **COMPRESSIONS,
+    "none": Compression(),
+    "log1p": Compression("log1p", reference=1e-3),
+    "dB": Compression("dB", floor=1e-5, reference=20.0),
+}
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("name", ALL_COMPRESSIONS)
+def test_gradients_are_finite_in_silence(name, power):
+    """Also those of gradients; of silence, of silence in some bands, and where a band is far under others."""
+    config = replace(BASE, power=power, compression=ALL_COMPRESSIONS[name], fmin=100)
+    for changes in ({}, {"epsilon": 1e-6}, {"per_frame": True, "preemphasis": 0.9}):
+        mel = Mel(replace(config, **changes))
+        for loud in (0.0, 1.0):
+            noise = loud * torch.randn(500, generator=torch.Generator().manual_seed(0))
+            samples = noise.requires_grad_()
+            value = mel(samples)
+            (first,) = torch.autograd.grad(value.square().sum(), samples, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), samples)
+            assert first.isfinite().all()
+            assert second.isfinite().all()
+            frames = value.detach()
+            frames[4:12] = mel(torch.zeros(500))[4:12]
+            frames.requires_grad_()
+            (first,) = torch.autograd.grad(mel.inverse(frames).square().sum(), frames, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), frames)
+            assert first.isfinite().all()
+            assert second.isfinite().all()
+            assert not loud or second.any()
+
+
+SMOOTH = MelConfig(8000, 32, 8, n_mels=4, fmin=300, pad_mode="constant")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"power": 2, "epsilon": 1e-3, "compression": Compression("ln", floor=1e-9)},
+        {"compression": Compression(exponent=0.25, reference=3.0, gain=-2.0, offset=1.0)},
+        {"compression": Compression("log1p", reference=0.1, std=[1.0, 2.0, 3.0, 4.0])},
+        {"compression": Compression("log10", guard=1e-3)},
+        {"compression": Compression("dB", floor=1e-9), "power": 2},
+        {"preemphasis": 0.9, "per_frame": True, "window": "povey", "periodic": False, "slopes": "mel"},
+    ],
+)
+def test_second_derivatives(changes):
+    mel = Mel(replace(SMOOTH, **changes), dtype=torch.float64)
+    samples = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert torch.autograd.gradgradcheck(mel, samples.requires_grad_())
+    frames = mel(samples).detach()[:, 1:3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(mel.inverse, frames)
+    assert torch.autograd.gradgradcheck(mel.inverse, frames)
+
+
+def slow_frames(samples, config):
+    """Power spectra `(n_frames, n_freq)` of windows that begin every hop: one frame and sample at a time."""
+    n, found = config.win_length, []
+    for start in range(0, len(samples) - n + 1, config.hop_length):
+        x = [float(v) for v in samples[start : start + n]]
+        mean = sum(x) / n
+        x = [v - mean for v in x]
+        y = [x[0] - config.preemphasis * x[0]]
+        y += [x[i] - config.preemphasis * x[i - 1] for i in range(1, n)]
+        period = n if config.periodic else n - 1
+        y = [v * (0.5 - 0.5 * math.cos(2 * math.pi * i / period)) ** 0.85 for i, v in enumerate(y)]
+        found.append(np.abs(np.fft.rfft(y, config.n_fft)) ** 2)
+    return np.array(found)
+
+
+def slow_kaldi_filters(config):
+    """The HTK Book, section 5.4, with Kaldi's constants: triangles over mel, one value at a time."""
+
+    def to_mel(f):
+        return 1127 * math.log(1 + f / 700)
+
+    low, high = to_mel(config.fmin), to_mel(config.highest)
+    step = (high - low) / (config.n_mels + 1)
+    bank = np.zeros((config.n_mels, config.n_fft // 2 + 1))
+    for m in range(config.n_mels):
+        for k in range(config.n_fft // 2):  # Kaldi's banks have no value at half the rate
+            at = (to_mel(k * config.sample_rate / config.n_fft) - low) / step - m
+            bank[m, k] = max(0.0, 1 - abs(at - 1))
+    return bank
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("fmax", [None, 3500.0])
+@pytest.mark.parametrize("preemphasis", [0.0, 0.97])
+def test_kaldis_features(periodic, fmax, preemphasis):
+    config = MelConfig(
+        8000,
+        256,
+        80,
+        win_length=200,
+        n_mels=23,
+        fmin=20,
+        fmax=fmax,
+        scale="htk",
+        area_norm=False,
+        power=2,
+        center="snip",
+        preemphasis=preemphasis,
+        compression=Compression("ln", floor=2.0**-23),
+        window="povey",
+        periodic=periodic,
+        slopes="mel",
+        per_frame=True,
+    )
+    samples = 0.3 + 0.1 * np.random.default_rng(0).standard_normal(1000)
+    mel = Mel(config, dtype=torch.float64)
+    bank = slow_kaldi_filters(config)
+    assert np.abs(mel.filters.numpy() - bank).max() < 1e-9
+    assert not mel.filters[:, -1].any()
+    expected = np.log(np.maximum(2.0**-23, bank @ slow_frames(samples, config).T))
+    found = mel(torch.from_numpy(samples)).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-9
+
+
+def slow_window(name, n, periodic):
+    x = 2 * np.pi * np.arange(n) / (n if periodic else n - 1)
+    hann = 0.5 - 0.5 * np.cos(x)
+    return {
+        "hann": hann,
+        "povey": hann**0.85,
+        "hamming": 0.54 - 0.46 * np.cos(x),
+        "blackman": 0.42 - 0.5 * np.cos(x) + 0.08 * np.cos(2 * x),
+        "rectangular": np.ones(n),
+    }[name]
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("name", ["hann", "povey", "hamming", "blackman", "rectangular"])
+@pytest.mark.parametrize("win_length", [None, 49])
+def test_windows(name, periodic, win_length):
+    """By name and as values, of Kaldi's and NeMo's kinds."""
+    values = slow_window(name, win_length or 64, periodic)
+    config = replace(BASE, n_fft=64, hop_length=16, win_length=win_length, n_mels=6)
+    samples = torch.randn(300, dtype=torch.float64)
+    named, given = (
+        Mel(replace(config, **changes), dtype=torch.float64)
+        for changes in ({"window": name, "periodic": periodic}, {"window": values})
+    )
+    assert given.config.window == tuple(values.tolist())
+    left = (64 - len(values)) // 2
+    for mel in (named, given):
+        assert np.abs(mel.stft.window.numpy()[left : left + len(values)] - values).max() < 1e-12
+    assert torch.allclose(named(samples), given(samples))
+
+
+@pytest.mark.parametrize("window", [torch.hann_window(64), np.ones(64, np.float32), [1] * 64])
+def test_windows_of_any_kind_make_one_configuration(window):
+    config = replace(BASE, n_fft=64, hop_length=16, win_length=64, window=window)
+    assert config == replace(config, window=tuple(float(v) for v in window))
+    assert hash(config) == hash(replace(config, window=tuple(map(float, window))))
+
+
+@pytest.mark.parametrize(
+    ("compression", "formula"),
+    [
+        (Compression("log1p"), lambda x: np.log(1 + x)),
+        (Compression("log1p", reference=1e-4), lambda x: np.log(1 + 10000 * x)),
+        (Compression("ln", guard=2.0**-24), lambda x: np.log(x + 2.0**-24)),
+        (Compression("log10", floor=1e-2, guard=1.0), lambda x: np.log10(np.maximum(x, 1e-2) + 1)),
+        (Compression("dB", guard=1e-3, reference=2.0), lambda x: 20 * np.log10((x + 1e-3) / 2)),
+        (Compression(exponent=0.5, guard=0.1), lambda x: np.sqrt(x + 0.1)),
+    ],
+)
+def test_curves(compression, formula):
+    config = replace(BASE, compression=compression)
+    samples = torch.randn(2, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    samples[1] = 0
+    mel = Mel(config, dtype=torch.float64)
+    linear = (mel.filters @ mel.stft.magnitude(samples)).numpy()
+    assert np.abs(mel(samples).numpy() - formula(linear)).max() < 1e-12
+    assert torch.allclose(mel.expand(mel(samples))[0], torch.from_numpy(linear)[0], rtol=1e-6)
+    assert not mel.expand(mel(samples))[1].any()
+    assert not mel.inverse(mel(samples))[1].any()
+    error = spectral_convergence(mel.filters @ mel.inverse(mel(samples)), torch.from_numpy(linear))
+    assert error[0] < -25
 
 
 def test_silence_is_silence_in_every_domain():
-    for compression in COMPRESSIONS.values():
+    for compression in ALL_COMPRESSIONS.values():
         mel = Mel(replace(BASE, compression=compression))
         assert not mel.expand(mel(torch.zeros(500))).any()
         assert not mel.inverse(mel(torch.zeros(500))).any()
@@ -252,6 +432,19 @@ def test_lbfgs_inverts_it(preemphasis):
         ({"epsilon": -1}, "epsilon=-1"),
         ({"preemphasis": 1}, "preemphasis=1"),
         ({"center": "sam"}, "center='sam'"),
+        ({"center": 1.5}, "center=1.5"),
+        ({"pad_mode": "mirror"}, "pad_mode='mirror'"),
+        ({"slopes": "Hz"}, "slopes='Hz' is not one of 'hz', 'mel'"),
+        ({"window": "hannn"}, "did you mean 'hann'"),
+        ({"window": [1.0] * 9}, "window has 9 values, not 256 finite ones"),
+        ({"window": [math.nan] * 256}, "not 256 finite ones"),
+        ({"window": ["a"] * 256}, "window=.*no list of numbers"),
+        ({"win_length": 0}, "win_length=0"),
+        ({"hop_length": 2.5}, "hop_length=2.5"),
+        ({"sample_rate": "22050"}, "sample_rate=22050 is not a finite number"),
+        ({"fmax": math.nan}, "fmax=nan is not a finite number"),
+        ({"per_frame": "no"}, "per_frame=no is not True or False"),
+        ({"drop_last": 1}, "drop_last=1 is not True or False"),
         ({"compression": Compression(mean=[0.0, 1.0])}, "mean has 2 values for n_mels=20"),
     ],
 )
@@ -266,6 +459,12 @@ def test_bad_settings_are_refused(options, says):
         ({"curve": "log"}, r"not one of.*log10"),
         ({"curve": "ln"}, "floor=0.0 is not above 0, as 'ln' needs"),
         ({"floor": -1.0}, "floor=-1"),
+        ({"guard": -1.0}, "guard=-1"),
+        ({"guard": "1"}, "guard=1 is not a finite number"),
+        ({"curve": "dB", "guard": 0.0}, "or what is added to it as guard"),
+        ({"clip": (0, 1, 2)}, r"clip=\(0, 1, 2\)"),
+        ({"clip": "01"}, "clip=01 is no list of numbers"),
+        ({"dynamic_range": "8"}, "dynamic_range=8 is not a finite number"),
         ({"exponent": 0.0}, "exponent=0"),
         ({"reference": math.inf}, "reference=inf"),
         ({"dynamic_range": 0.0}, "dynamic_range=0"),
@@ -283,7 +482,7 @@ def test_bad_mels_are_refused():
     mel = Mel(BASE)
     for bad, says in (
         (torch.rand(9, 20), r"looks like \(frames, mels\), pass mel.mT"),
-        (-torch.rand(20, 9), "logarithm"),
+        (-torch.rand(20, 9), r"logarithm.*mel\.clamp_min\(0\)"),
         (torch.rand(20), "20"),
         (torch.full((20, 3), torch.nan), "nan"),
     ):

@@ -78,6 +78,29 @@ def riffusion(x):
     return np.flip(255 - 255 * (mel / 30e6) ** 0.25, 0)
 
 
+def kaldi(x, n_mels, window):
+    """As compute-fbank-feats, and torchaudio's, do it: no dither, samples within -1 to 1."""
+    frames = np.stack([x[start : start + 400] for start in range(0, len(x) - 399, 160)])
+    frames = frames - frames.mean(1, keepdims=True)
+    frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
+    power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
+
+    def to_mel(f):
+        return 1127 * np.log(1 + f / 700)
+
+    edges = np.linspace(to_mel(20), to_mel(8000), n_mels + 2)[:, None]
+    at = to_mel(np.arange(257) * 16000 / 512)
+    rising, falling = (
+        (at - edges[:-2]) / np.diff(edges[:-1], axis=0),
+        (edges[2:] - at) / np.diff(edges[1:], axis=0),
+    )
+    bank = np.maximum(0, np.minimum(rising, falling))
+    bank[:, 256] = 0
+    return np.log(np.maximum(bank @ power.T, np.finfo(np.float32).eps))
+
+
+HANN = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)
+
 SOURCES = {
     "hifigan-22k": hifigan,
     "bigvgan-22k-80": hifigan,
@@ -94,6 +117,8 @@ SOURCES = {
     "parallel-wavegan": parallel_wavegan,
     "coqui": coqui,
     "speecht5": lambda x: parallel_wavegan(x, 16000),
+    "kaldi-fbank": lambda x: kaldi(x, 80, HANN**0.85),
+    "ast": lambda x: (kaldi(x, 128, HANN) + 4.2677393) / (2 * 4.5689974),
     "riffusion": riffusion,
 }
 
@@ -145,3 +170,23 @@ def test_statistics_are_undone():
     expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]
     assert np.abs(mel(samples).numpy() - expected).max() < NEAR
     assert torch.allclose(mel.expand(mel(samples)), mel.linear(samples), rtol=1e-3, atol=1e-9)
+
+
+def test_features_of_16_bits():
+    """As the documentation says it: the powers of samples up to 32768, and the same sound."""
+    config = CONFIGS["kaldi-fbank"]
+    floor = config.compression.floor
+    compression = replace(config.compression, floor=floor / 2**30, reference=1 / 2**30)
+    mel = Mel(replace(config, compression=compression), dtype=torch.float64)
+    assert np.abs(mel(torch.from_numpy(CLIP)).numpy() - kaldi(32768 * CLIP, 80, HANN**0.85)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("name", "least"), [("kaldi-fbank", -26), ("ast", -26)])
+def test_kaldis_features_come_back(name, least):
+    """Of numbers that were made here, as loud as they were."""
+    preset = rtspecinv.presets[name]
+    found = preset.invert(torch.from_numpy(SOURCES[name](CLIP)).float())
+    samples = torch.from_numpy(CLIP).float()
+    assert sc(preset.linear(found), preset.linear(samples)[:, : preset(found).shape[-1]]) < least
+    level = found.square().mean() / samples[: len(found)].square().mean()
+    assert 0.9 < level < 1.1

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from contract import LINEAR, Domain, run, verify_contract
@@ -28,6 +29,27 @@ CASES = {
     "pre-emphasis": (replace(SMALL, preemphasis=0.9), LINEAR),
     "oversampled": (replace(SMALL, n_fft=128, win_length=32, compression=LN), LN_DOMAIN),
     "flipped, no padding": (replace(SMALL, flip=True, center=False), LINEAR),
+    "guard": (replace(SMALL, compression=Compression("ln", guard=1e-5)), LN_DOMAIN),
+    "log1p": (
+        replace(SMALL, compression=Compression("log1p", reference=1e-3)),
+        Domain(0.0, (1e-2, 1e20), lambda frames, factor: (frames.expm1() * factor).log1p()),
+    ),
+    "as Kaldi": (
+        replace(
+            SMALL,
+            win_length=50,
+            window="povey",
+            periodic=False,
+            slopes="mel",
+            per_frame=True,
+            preemphasis=0.97,
+            center="snip",
+            compression=LN,
+        ),
+        LN_DOMAIN,
+    ),
+    "a window of values": (replace(SMALL, window=[1.0 + n % 3 for n in range(64)]), LINEAR),
+    "the last frame dropped": (replace(SMALL, center=True, drop_last=True), LINEAR),
 }
 
 
@@ -45,13 +67,48 @@ def test_contract(case, engine):
     verify_contract(lambda: MelInverter(config, **options), mels(config, 2), domain=domain)
 
 
+def domain_of(preset: Mel) -> Domain:
+    """What the frames of a preset are, whatever its compression."""
+    compression = preset.config.compression
+    bank, silence = preset.bank, torch.zeros(1, preset.filters.shape[1], 1)
+
+    def scaled(frames: torch.Tensor, factor: float) -> torch.Tensor:
+        values = bank.undo(frames.mT) * factor
+        scaled = bank._affine(bank._curve(values)).mT
+        return scaled.flip(-2) if preset.config.flip else scaled
+
+    bounded = compression.clip is not None
+    floor = float(bank(silence).amax() if compression.gain < 0 else bank(silence).amin())
+    louder = 0.3 if compression.gain > 0 else -20.0
+    return Domain(floor, (1e-2, 1e10), scaled, bounded or compression.curve != "power", bounded, louder)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-def test_contract_of_a_preset(engine):
-    preset = rtspecinv.presets["hifigan-22k"]
-    samples = torch.from_numpy(demo_clip.render()[30000:33000])
+@pytest.mark.parametrize("name", rtspecinv.presets)
+def test_contract_of_every_preset(name, engine):
+    preset = rtspecinv.presets[name]
+    n_frames = 6
+    n_samples = max(preset.length(n_frames), preset.stft.n_needed)
+    samples = torch.from_numpy(demo_clip.render()[30000 : 30000 + n_samples])
     verify_contract(
-        lambda: preset.inverter(look_ahead=1, n_iter=1, engine=engine), preset(samples), domain=LN_DOMAIN
+        lambda: preset.inverter(look_ahead=1, n_iter=1, engine=engine),
+        preset(samples)[:, -n_frames:],
+        domain=domain_of(preset),
     )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("hop_length", [125, 150, 220, 250, 275, 441, 525])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_pre_emphasis_is_undone_alike_however_frames_are_cut(hop_length, batch, engine):
+    """Also where hops are no multiple of what a processor reads at once, from memory that is not aligned."""
+    config = MelConfig(22050, 4 * hop_length, hop_length, n_mels=40, preemphasis=0.97)
+    generator = torch.Generator().manual_seed(0)
+    mel = Mel(config)(0.1 * torch.randn(*batch, 20 * hop_length, generator=generator))
+    inverter = MelInverter(config, look_ahead=1, n_iter=1, engine=engine, batch_shape=batch)
+    wanted = run(inverter, mel)
+    for chunks in ([mel.shape[-1] - 1], [3] * 7, [1, 2, 5, 8]):
+        assert torch.equal(run(inverter, mel, chunks), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -112,11 +169,68 @@ def test_extending_fills_what_no_band_hears_and_nothing_else():
 
 
 def test_deemphasis_undoes_preemphasis():
-    samples = torch.randn(2, 5 * 16, dtype=torch.float64)
-    emphasised = samples - 0.97 * torch.nn.functional.pad(samples, (1, 0))[..., :-1]
-    undo = DeEmphasis(0.97, 16, (2,), torch.zeros((), dtype=torch.float64))
-    found = torch.cat([undo(emphasised[:, :16]), undo(emphasised[:, 16:])], -1)
-    assert torch.allclose(found, samples)
+    for hop_length in (1, 16, 256, 700):
+        samples = torch.randn(2, 5 * hop_length, dtype=torch.float64)
+        emphasised = samples - 0.97 * torch.nn.functional.pad(samples, (1, 0))[..., :-1]
+        undo = DeEmphasis(0.97, hop_length, (2,), torch.zeros((), dtype=torch.float64))
+        found = torch.cat([undo(emphasised[:, :hop_length]), undo(emphasised[:, hop_length:])], -1)
+        assert torch.allclose(found, samples)
+
+
+def test_deemphasis_of_a_long_hop_takes_little_memory():
+    undo = DeEmphasis(0.97, 2**20, (), torch.zeros(()))
+    assert sum(buffer.numel() for buffer in undo.buffers()) < 2**17
+    assert undo(torch.ones(2**20))[-1] == pytest.approx(1 / 0.03, rel=1e-4)
+
+
+LENGTHS = {
+    **{name: config for name, (config, _) in CASES.items()},
+    "same, odd": replace(SMALL, hop_length=15),
+    "oversampled, odd": replace(SMALL, n_fft=126, win_length=63),
+    "odd, last dropped": replace(SMALL, n_fft=63, center=True, drop_last=True),
+    "no padding, last dropped": replace(SMALL, center=False, drop_last=True),
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+@pytest.mark.parametrize("n_frames", [1, 2, 9])
+def test_frames_stand_for_one_length(case, n_frames):
+    """Of the samples that have so many frames, of what comes back, and of what is heard."""
+    mel = Mel(LENGTHS[case])
+    length = mel.length(n_frames)
+    assert LENGTHS[case].stft(critical=True).length(n_frames) == mel.stft.length(n_frames)
+    for extra in (0, 15):
+        if length + extra >= mel.stft.n_needed:
+            assert mel(torch.zeros(length + extra)).shape[-1] == n_frames + (extra >= mel.stft.hop_length)
+    frames = mel.bank(
+        torch.rand(33 if mel.stft.n_fft < 126 else mel.stft.n_freq, n_frames)[: mel.stft.n_freq]
+    )
+    inverter = mel.inverter(look_ahead=1)
+    assert inverter.length(n_frames) == length
+    assert run(inverter, frames).shape[-1] - inverter.latency == length
+    assert mel.invert(frames).shape == (length,)
+    sound = rtspecinv.listen(frames, preset=mel, output=rtspecinv.ArraySink())
+    assert sound.samples.shape[-1] == length
+
+
+@pytest.mark.parametrize("n_frames", [1, 300])
+def test_whispers_frames_stand_for_a_hop_each(n_frames):
+    preset = rtspecinv.presets["whisper"]
+    samples = 0.1 * torch.randn(160 * n_frames + 300, generator=torch.Generator().manual_seed(0))
+    mel = preset(samples)[:, :n_frames]
+    assert preset.invert(mel).shape == (160 * n_frames,)
+    heard = rtspecinv.listen(mel, preset="whisper", output=rtspecinv.ArraySink()).samples
+    assert heard.shape == (160 * n_frames,)
+    assert np.abs(heard[-160:]).max() > 1e-3  # nor is what is behind the last frame silence
+
+
+def test_windows_of_an_odd_length_stay_where_they_are():
+    """Zeros around them are left out only where that moves no frame."""
+    config = replace(SMALL, n_fft=126, win_length=63)
+    samples = torch.zeros(800)
+    samples[400] = 1
+    y = Mel(config).invert(Mel(config)(samples))
+    assert abs(int(y.abs().argmax()) - 400) <= 1
 
 
 @pytest.mark.parametrize("name", ["hifigan-22k", "whisper"])

@@ -70,3 +70,27 @@ def test_inconsistency():
 def test_shapes_must_agree(name):
     with pytest.raises(ValueError, match=r"\(4, 5\), \(5, 4\)"):
         getattr(metrics, name)(torch.rand(4, 5), torch.rand(5, 4))
+
+
+SCALARS = [metrics.sc, metrics.snr, metrics.ser]
+
+
+@pytest.mark.parametrize("metric", [*SCALARS, metrics.spectral_convergence, metrics.log_spectral_distance])
+def test_second_derivatives(metric):
+    generator = torch.Generator().manual_seed(0)
+    pair = (0.5 + torch.rand(2, 2, 5, 4, generator=generator, dtype=torch.float64)).unbind(0)
+    assert torch.autograd.gradgradcheck(metric, tuple(values.clone().requires_grad_() for values in pair))
+
+
+@pytest.mark.parametrize("metric", [*SCALARS, metrics.spectral_convergence, metrics.log_spectral_distance])
+def test_derivatives_where_some_frames_are_silent_or_right(metric):
+    target = torch.rand(2, 5, 6, generator=torch.Generator().manual_seed(0)) + 0.1
+    target[..., 1:3] = 0
+    values = target.clone()
+    values[..., 3] += 0.3
+    values.requires_grad_()
+    (first,) = torch.autograd.grad(metric(values, target).sum(), values, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), values)
+    assert first.isfinite().all()
+    assert first.any()
+    assert second.isfinite().all()

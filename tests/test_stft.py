@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rtspecinv.batch import invert
 from rtspecinv.stft import STFT, WINDOWS
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest value compared
@@ -57,7 +58,7 @@ def stfts(draw: st.DrawFn, **fixed: object) -> STFT:
     options = {
         "win_length": win_length,
         "window": draw(st.sampled_from(["hann", "hamming", "rectangular", "cosine"])),
-        "center": draw(st.sampled_from([True, False, "same"])),
+        "center": draw(st.sampled_from([True, False, "same", "snip"])),
         "normalized": draw(st.booleans()),
         "onesided": draw(st.booleans()),
         "dtype": torch.float64,
@@ -299,3 +300,25 @@ def test_one_frame_with_length_and_shortest_input():
     assert_close(stft.synthesize(stft.analyze(samples), 1), samples)
     with pytest.raises(ValueError, match="needs n_fft=64"):
         STFT(64, 16, center=False).analyze(samples)
+
+
+@pytest.mark.parametrize("center", [True, False, "same", "snip"])
+@pytest.mark.parametrize(("n_fft", "win_length", "hop_length"), [(64, 64, 16), (63, 40, 15), (128, 50, 20)])
+def test_frames_stand_for_a_length(center, n_fft, win_length, hop_length):
+    stft = STFT(
+        n_fft, hop_length, win_length=win_length, window="hamming", center=center, pad_mode="constant"
+    )
+    for n_frames in (3, 12):
+        length = stft.length(n_frames)
+        assert stft.magnitude(torch.zeros(length)).shape[-1] == n_frames
+        assert stft.magnitude(torch.zeros(length + hop_length)).shape[-1] == n_frames + 1
+        assert stft.synthesize(stft.analyze(torch.zeros(length))).shape == (length,)
+        assert invert(torch.zeros(stft.n_freq, n_frames), stft, n_iter=0).shape == (length,)
+
+
+def test_frames_that_are_snipped_begin_with_the_window():
+    samples = torch.randn(500, dtype=torch.float64)
+    stft = STFT(64, 16, win_length=50, center="snip", dtype=torch.float64)
+    window = torch.hann_window(50, dtype=torch.float64)
+    frames = samples.unfold(0, 50, 16) * window
+    assert torch.allclose(stft.magnitude(samples), torch.fft.rfft(frames, n=64).abs().mT)

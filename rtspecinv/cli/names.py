@@ -25,10 +25,14 @@ PRESETS = (
     "parallel-wavegan",
     "coqui",
     "speecht5",
+    "kaldi-fbank",
+    "ast",
     "riffusion",
 )
 RULES = ("raar", "rtisi", "gla", "fgla", "dm", "admm", "agla")
 STARTS = ("overlap", "gradient", "peaks", "zeros")
+
+CONFIG_FILES = (".json", ".toml")
 
 # Of the command line.
 BATCH_RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import Progress, Sink
+from rtspecinv.audio import FileSink, Progress, Sink
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file, stream
 from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
@@ -38,6 +38,8 @@ from rtspecinv.threads import one_thread
 def invert(args: argparse.Namespace) -> int:
     """Invert a file of magnitudes, or a folder of such files; the status is 1 if one could not be."""
     _check_options(args)
+    if args.preset is not None and Path(args.preset).suffix.lower() in names.CONFIG_FILES:
+        args.preset = rtspecinv.MelConfig.load(args.preset)
     if args.spectrogram.is_dir():
         return _invert_folder(args)
     if args.format or args.overwrite:
@@ -50,8 +52,7 @@ def invert(args: argparse.Namespace) -> int:
     source = _open(args.spectrogram, args)
     if source is None:
         with one_thread():
-            sound = _invert_mel(args.spectrogram, args.output, args)
-        print(f"inverted      {sound.samples.shape[-1] / sound.sample_rate:.2f} s of mel frames, as a stream")
+            print(f"inverted      {_invert_mel(args.spectrogram, args.output, args)}")
         print(f"written       {args.output}")
         return 0
     if args.method == "stream":
@@ -80,13 +81,16 @@ def _check_options(args: argparse.Namespace) -> None:
             )
 
 
-def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv.Sound:
+def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
+    """Invert mel frames by the method of the command line, and say what was done."""
     for name in ("n_fft", "hop_length", "init", "revise"):
         if getattr(args, name) is not None:
             raise ValueError(f"{path} has mel frames, which take no --{name.replace('_', '-')}: leave it out")
+    if args.method == "lbfgs":
+        return _descend(path, output, args)
     if args.method not in (names.METHODS[0], "stream"):
-        raise ValueError(f"{path} has mel frames, which have one method, the stream: leave out --method")
-    return rtspecinv.listen(
+        raise ValueError(f"{path} has mel frames, which take --method stream or --method lbfgs")
+    sound = rtspecinv.listen(
         path,
         preset=args.preset,
         layout=args.layout,
@@ -96,10 +100,43 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> rtspecinv
         look_ahead=args.look_ahead,
         n_iter=args.n_iter,
     )
+    return f"{sound.samples.shape[-1] / sound.sample_rate:.2f} s of mel frames, as a stream"
+
+
+def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
+    """Invert mel frames by lbfgs on their values without compression, and say what was done."""
+    found = open_spectrogram(path, layout=args.layout, mel=args.preset)
+    assert found.mel is not None  # as `_open` saw
+    mel = rtspecinv.Mel(found.mel)
+    rate = round(found.mel.sample_rate)
+    if args.sample_rate not in (None, rate):
+        raise ValueError(f"{path} has mel frames of {rate} Hz: leave out --sample-rate")
+    if mel.length(found.n_frames) < mel.stft.n_needed:
+        raise ValueError(
+            f"{path} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
+            "use --method stream"
+        )
+    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
+    target = mel.expand(torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1))
+    samples = rtspecinv.lbfgs(target, mel.linear, n_iter=n_iter, progress=_alone(args))
+    with FileSink(output, rate, found.channels) as sink:
+        sink.write(samples)
+    if sink.clipped:
+        warnings.warn(clipping(sink.clipped, output), stacklevel=2)
+    near = rtspecinv.metrics.sc(mel.linear(samples), target)
+    return (
+        f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
+        f"convergence   {near:.1f} dB spectral convergence of the mel values"
+    )
+
+
+def _alone(args: argparse.Namespace) -> bool:
+    """Whether a file may have a progress bar of its own."""
+    return on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
 
 
 def _open(path: Path, args: argparse.Namespace) -> Source | None:
-    """Magnitudes of a file; None if it has mel frames, which one stream inverts whatever the method."""
+    """Magnitudes of a file; None if it has mel frames."""
     if args.preset is not None:
         return None
     spectrogram = open_spectrogram(path, layout=args.layout)
@@ -110,7 +147,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     )
     if spectrogram.n_frames < 2:
         raise ValueError(f"{path} has one frame: there is sound only between two")
-    if args.method == "lbfgs" and (spectrogram.n_frames - 1) * stft.hop_length < stft.n_needed:
+    if args.method == "lbfgs" and stft.length(spectrogram.n_frames) < stft.n_needed:
         raise ValueError(
             f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
             f"use --method {names.METHODS[0]}"
@@ -141,9 +178,8 @@ def _batch(stft: rtspecinv.STFT, args: argparse.Namespace, report: Report) -> Ru
 def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Namespace) -> Iterator[Tensor]:
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     if args.method == "lbfgs":
-        alone = on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
         target = torch.stack(list(frames), -1)
-        yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=alone)
+        yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=_alone(args))
         return
     yield from rtspecinv.invert_blocks(frames, stft, update=args.method, n_iter=n_iter)
 
@@ -189,7 +225,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
         tally.line(f"written       {output}")
         return True
     if outcome.clipped:
-        tally.note(clipping(outcome, output))
+        tally.note(clipping(outcome.clipped, output))
     known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
     factor = outcome.progress.work_seconds / source.seconds
     tally.line(f"written       {output}{known}   real-time factor {factor:.3f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from pathlib import Path
 
 import rtspecinv
@@ -101,8 +102,9 @@ def parser() -> argparse.ArgumentParser:
     invert.add_argument(
         "--preset",
         metavar="MODEL",
-        choices=names.PRESETS,
-        help=f"what mel frames are, if the file does not say it: {', '.join(names.PRESETS)}",
+        type=preset,
+        help="what mel frames are, if the file does not say it: a .json or .toml file of a MelConfig, or one "
+        f"of {', '.join(names.PRESETS)}",
     )
     invert.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
     invert.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
@@ -115,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
         "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
         "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s). Mel "
-        "frames are inverted as a stream",
+        "frames are inverted as a stream, or by lbfgs if that is given",
     )
     group.add_argument(
         "--n-iter",
@@ -366,6 +368,17 @@ def _add_device_options(
 
 def _add_no_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
+
+
+def preset(text: str) -> str:
+    """Name of a preset or of a file that has a configuration."""
+    if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
+        return text
+    near = difflib.get_close_matches(text, names.PRESETS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names.PRESETS)}"
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no preset and no {' or '.join(names.CONFIG_FILES)} file; {hint}"
+    )
 
 
 def device(text: str) -> int | str:

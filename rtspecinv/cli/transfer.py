@@ -94,10 +94,10 @@ def print_convergence(outcome: Outcome) -> None:
 def print_written(outcome: Outcome, output: Path) -> None:
     """Print where the sound is."""
     if outcome.clipped:
-        note(clipping(outcome, output))
+        note(clipping(outcome.clipped, output))
     print(f"written       {output}")
 
 
-def clipping(outcome: Outcome, output: Path) -> str:
+def clipping(n_clipped: int, output: Path) -> str:
     """Say how much of a file is clipped."""
-    return f"{outcome.clipped} samples were beyond full scale and are clipped in {output}"
+    return f"{n_clipped} samples were beyond full scale and are clipped in {output}"

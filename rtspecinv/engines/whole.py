@@ -24,7 +24,7 @@ class Space:
 
     def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
         self.n_frames, self.n_covered = n_frames, (n_frames - 1) * stft.hop_length + stft.n_fft
-        natural = self.n_covered - 2 * stft.padding
+        natural = stft.length(n_frames)
         # A signal of this length has n_frames frames too, and its last samples are in them.
         n_centred = length if length and natural <= length < natural + stft.hop_length else natural
         centred = bool(stft.center) and n_centred >= stft.n_needed
