@@ -105,6 +105,7 @@ class Memory(NamedTuple):
     newest_window: int
     fade: int  # (n_fade,)
     tables: int
+    signs: int  # (padded,): the direction of 0
     # Room of a thread.
     work: int
     real: int
