@@ -27,6 +27,7 @@ from rtspecinv.inputs import (
     iterations,
     warn_of_power,
 )
+from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, least_share, warn_of_quiet
 from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
@@ -154,6 +155,8 @@ def invert(
         TypeError: not a tensor or array, or not of the dtype of `stft`.
         ImportError: `progress` without tqdm, or an engine whose packages are not installed.
 
+    A result that is 20 dB and more under the level of its magnitudes is warned of.
+
     If the magnitude requires a gradient, the samples have one; ask for few iterations then, as gradients grow
     with every one, most with rules that search ("hybrid", "dm", "raar"). Where the start is made here it
     counts as constant; the phase of a complex magnitude does not.
@@ -178,7 +181,7 @@ def invert(
             start = _start(start, target, space, generator, engine)
         else:
             start = to_magnitude(start / scale, target)
-        results = [target.new_zeros(0, space.n_out)]
+        results, share = [target.new_zeros(0, space.n_out)], 1.0
         for items in _groups(target):
             wanted = target[items]
             whole = make(space, rules, wanted, start[items], fixed[items])
@@ -186,7 +189,7 @@ def invert(
             for number, sound, actual in _iterates(whole, legs, every):
                 n_new = number - best.number
                 error = (actual - wanted).square().sum((-2, -1))
-                best.offer(number, sound, error)
+                best.offer(number, sound, error, actual.square().sum((-2, -1)))
                 convergence = 10 * torch.log10(error / energy)
                 samples = space.finish(best.samples) * scale[items, 0]
                 show(n_new * len(wanted), f"{float(convergence.detach().mean()):.1f} dB")
@@ -198,6 +201,8 @@ def invert(
                 if best.settled:
                     break
             results.append(samples)
+            share = min(share, least_share(best.energy, energy))
+    warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
     return torch.cat(results).reshape(*batch_shape, space.n_out)
 
 
@@ -243,6 +248,7 @@ class Best:
 
     samples: Tensor
     error: Tensor
+    energy: Tensor
     _last: Tensor
 
     def __init__(self, tol: float) -> None:
@@ -251,15 +257,16 @@ class Best:
         self.tol = tol
         self.number = 0
 
-    def offer(self, number: int, samples: Tensor, error: Tensor) -> None:
-        """Take in samples `(n_items, n_samples)` and their squared errors `(n_items,)`."""
+    def offer(self, number: int, samples: Tensor, error: Tensor, energy: Tensor) -> None:
+        """Take in samples `(n_items, n_samples)`, their squared errors and their energies `(n_items,)`."""
         if number == 0:
-            self.samples, self.error, self._first = samples, error, error
+            self.samples, self.error, self.energy, self._first = samples, error, energy, error
             self._done = torch.zeros_like(error, dtype=torch.bool)
         else:
             better = (error < self.error) & ~self._done
             self.samples = torch.where(better[:, None], samples, self.samples)
             self.error = torch.where(better, error, self.error)
+            self.energy = torch.where(better, energy, self.energy)
             fall = self._last - error
             self._done |= (fall >= 0) & (fall < self.tol * self._first * (number - self.number))
         self._last, self.number = error, number
@@ -362,7 +369,7 @@ def _start(
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         turns = torch.rand(target.shape[1:], generator=generator, dtype=target.dtype, device=generator.device)
         return torch.polar(target, 2 * torch.pi * turns.to(target.device).expand_as(target))
-    return torch.complex(target, torch.zeros_like(target))
+    return to_magnitude(torch.zeros_like(target, dtype=target.dtype.to_complex()), target)
 
 
 def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto") -> StreamingInverter:

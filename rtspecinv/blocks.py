@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rtspecinv.batch import invert, start_stream
 from rtspecinv.inputs import Array, as_magnitude, count
+from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT
 
 BLOCK_FRAMES = 1024
@@ -58,8 +59,19 @@ def invert_blocks(
     if len(first) < block_frames:
         yield invert(torch.stack(first, -1), stft.with_center(stft.center), **options)
         return
-    parts = _blocks(chain(first, source), first[0].shape[:-1], stft, block_frames, overlap_frames, options)
-    yield from _trimmed(parts, stft.padding)
+    balance = Balance(stft)
+    watched = _watched(chain(first, source), balance)
+    parts = _blocks(watched, first[0].shape[:-1], stft, block_frames, overlap_frames, options)
+    for part in _trimmed(parts, stft.padding):
+        balance.add_samples(part)
+        yield part
+    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
+
+
+def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:
+    for frame in frames:
+        balance.add_frame(frame)
+        yield frame
 
 
 def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
@@ -105,6 +117,7 @@ def _blocks(
         better = samples.clone()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has said so, once
+            warnings.filterwarnings("ignore", "the result is")  # its end may be for the next block to tell
             better[..., inside] = invert(
                 torch.stack(magnitudes, -1),
                 at_edge,

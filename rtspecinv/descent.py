@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
 from rtspecinv.inputs import count, iterations
+from rtspecinv.levels import least_share, warn_of_quiet
 from rtspecinv.modes import modeless
 from rtspecinv.progress import bar
 from rtspecinv.stft import STFT, check_dense
@@ -59,9 +61,9 @@ def lbfgs(
         target: what the transform should give, real, of any shape.
         transform: from samples to what `target` is, differentiable.
         length: samples, or the shape of x; None is that of `initial` or of what the inverse gives.
-        initial: where to start. None is what the stream makes of the magnitudes, if the transform is
-            `stft.magnitude` of an `STFT`, or its own `invert` if it has one as `Mel` has; else noise, as loud
-            as fits the target best.
+        initial: where to start; silence, where magnitudes have no gradient, gives way to noise. None is what
+            the stream makes of the magnitudes, if the transform is `stft.magnitude` of an `STFT`, or its own
+            `invert` if it has one as `Mel` has; else noise, as loud as fits the target best.
         n_iter: iterations, at most a million.
         max_evaluations: of the transform and its gradient; None is no limit. An iteration takes one or two.
         tol: stop when the squared error falls by less than this share of its first value per iteration.
@@ -74,7 +76,8 @@ def lbfgs(
         progress: show a progress bar; needs tqdm.
 
     Returns:
-        Samples of the shape of the start, on the device and in the dtype of `target`.
+        Samples of the shape of the start, on the device and in the dtype of `target`. If the transform
+        changes from that of silence by 20 dB less than it should, there is a warning.
 
     Raises:
         ValueError: neither `length` nor `initial` where noise is needed; the transform gives another shape
@@ -102,13 +105,15 @@ def lbfgs(
                     "initial, or keep logarithms away from 0!"
                 )
             n_new = search.n_iter - best.number
-            best.offer(search.n_iter, search.samples[None], error[None])
+            best.offer(search.n_iter, search.samples[None], error[None], search.change(value)[None])
             convergence = 10 * torch.log10(error)
             show(n_new, f"{float(convergence):.1f} dB")
             now = Iteration(slice(None), search.n_iter, n_iter, convergence, best.samples[0], value, wanted)
             stopped = (callback is not None and bool(callback(now))) or best.settled
             left = math.inf if max_evaluations is None else max_evaluations - search.n_evaluations
             if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
+                share = least_share(best.energy, search.change(wanted))
+                warn_of_quiet(share, "pass another initial, or let it iterate longer", stacklevel=2)
                 return best.samples[0]
             search.advance(min(every, n_iter - search.n_iter), left)
 
@@ -135,6 +140,8 @@ class _Search:
         self.level = float(start.double().square().mean().sqrt()) or 1.0
         self.size = float(torch.linalg.vector_norm(target.double())) or 1.0
         self.scaled = torch.nn.Parameter(start / self.level)
+        with torch.no_grad():
+            self.silence = transform(torch.zeros_like(start))
         self.n_iter = self.n_evaluations = 0
         self.optimizer = torch.optim.LBFGS([self.scaled], **(DEFAULTS | options))
         self.step_iter = count(1, max_iter=self.optimizer.param_groups[0]["max_iter"])
@@ -149,6 +156,10 @@ class _Search:
         """What the transform gives, and the squared error over the squared target."""
         value = self.transform(self.samples)
         return value, _squared_error(value, self.target, self.samples) / self.size**2
+
+    def change(self, value: Tensor) -> Tensor:
+        """How far a value of the transform is from that of silence, squared."""
+        return (value - self.silence).double().square().sum()
 
     def advance(self, n_iter: int, max_evaluations: float) -> None:
         """Iterate; an iteration whose line search found nothing better counts too."""
@@ -201,17 +212,27 @@ def _start(
             raise ValueError(
                 f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out!"
             )
-        return initial.detach().to(target)
+        if initial.any() or not target.any():
+            return initial.detach().to(target)
+        return _noise(target, transform, tuple(initial.shape), generator)
     n_samples = length[-1] if isinstance(length, tuple) else length
     owner = getattr(transform, "__self__", None)
     if isinstance(owner, STFT) and transform == owner.magnitude:
-        return invert(target, owner, n_iter=0, length=n_samples)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the result is")  # it is only the start
+            return invert(target, owner, n_iter=0, length=n_samples)
     way_back: object = transform
     if isinstance(way_back, Invertible):
         return way_back.invert(target, length=n_samples)
     if length is None:
         raise ValueError("Parameters length and initial are both None: say how many samples there are!")
-    shape = (length,) if isinstance(length, int) else length
+    return _noise(target, transform, (length,) if isinstance(length, int) else length, generator)
+
+
+def _noise(
+    target: Tensor, transform: Transform, shape: tuple[int, ...], generator: torch.Generator | None
+) -> Tensor:
+    """Noise, as loud as fits the target best."""
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)
 

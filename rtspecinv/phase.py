@@ -20,9 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.modes import modeless
+from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT, named
 
 Array = np.ndarray[Any, Any]
+
+# Log magnitudes that differ by less are a plateau: rounding in a transform makes peaks of this height.
+RIPPLE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,12 @@ class Overlap(Start):
 
 @dataclass(frozen=True)
 class Zeros(Start):
-    """Zero phase."""
+    """A spectrum of zeros, whose directions are `signs`."""
 
     def __call__(self, context: Context) -> Tensor:
-        """Magnitude as a complex number."""
+        """Magnitude with these signs."""
         magnitude = context.magnitude()[..., -1, :]
-        return torch.complex(magnitude, torch.zeros_like(magnitude))
+        return to_magnitude(torch.zeros_like(magnitude, dtype=magnitude.dtype.to_complex()), magnitude)
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,9 @@ class Peaks(Start):
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the phases of the peaks."""
         stft, magnitude = context.stft, context.magnitude()[..., -1, :]
-        previous = (context.previous().detach() * _centring(stft).conj()).angle()
+        previous = _phase(stft, context.previous().detach())
         advance, peak = _peaks(stft, magnitude.detach())
-        return _spectrum(stft, magnitude, _from_peaks(previous + advance, peak))
+        return _spectrum(stft, magnitude, _from_peaks(stft, previous + advance, peak))
 
 
 @modeless
@@ -111,7 +115,7 @@ def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
     advance, peak = _peaks(stft, magnitude.detach())
     phases = [torch.zeros_like(magnitude[..., 0, :])]
     for step, index in zip(advance.unbind(-2), peak.unbind(-2), strict=True):
-        phases.append(_from_peaks(phases[-1] + step, index))
+        phases.append(_from_peaks(stft, phases[-1] + step, index))
     return _spectrum(stft, magnitude, torch.stack(phases[1:], -2))
 
 
@@ -124,7 +128,8 @@ def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     n_half = log.shape[-1]
     below, above = _neighbours(log)
     # Peaks and valleys, plateaus counting once, at their left end.
-    peak, valley = (log > below) & (log >= above), (log < below) & (log <= above)
+    peak = (log - below > RIPPLE) & (above - log <= RIPPLE)
+    valley = (below - log > RIPPLE) & (log - above <= RIPPLE)
     curvature = below - 2 * log + above
     vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
     bins = torch.arange(n_half, device=log.device)
@@ -136,9 +141,11 @@ def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     return advance, peak_of.gather(-1, region)
 
 
-def _from_peaks(phase: Tensor, peak: Tensor) -> Tensor:
-    """Phase of the peak that each bin belongs to, 0 where there is none."""
-    return F.pad(phase, (0, 1)).gather(-1, peak)
+def _from_peaks(stft: STFT, phase: Tensor, peak: Tensor) -> Tensor:
+    """Phase of the peak that each bin belongs to, that of `signs` where there is none."""
+    phase = F.pad(phase, (0, 1)).gather(-1, peak)
+    nothing = _phase(stft, torch.zeros(phase.shape[-1], dtype=phase.dtype.to_complex(), device=phase.device))
+    return torch.where(peak < phase.shape[-1], phase, nothing)
 
 
 @dataclass(frozen=True)
@@ -191,7 +198,7 @@ class Gradient(Start):
         over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
         advance = hop_length * n_fft / (4 * gamma) * over_bins + own_advance
         to_next_bin = -gamma / (4 * hop_length * n_fft) * (over_time[..., :-1] + over_time[..., 1:])
-        previous = (context.previous().detach() * _centring(stft).conj()).angle().double().cpu()
+        previous = _phase(stft, context.previous().detach()).double().cpu()
         tensors = (before, now, previous + advance, previous + own_advance, to_next_bin)
         rows = zip(*(t.reshape(-1, t.shape[-1]).numpy() for t in tensors), strict=True)
         phase = np.stack([_integrate(*row, log_tolerance=math.log(self.tolerance)) for row in rows])
@@ -251,9 +258,11 @@ def _width(window: bytes) -> float:
 
 
 def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values one bin below and one above, -inf over the edges."""
-    edge = torch.full_like(values[..., :1], -math.inf)
-    return torch.cat([edge, values[..., :-1]], -1), torch.cat([values[..., 1:], edge], -1)
+    """Values one bin below and one above; over the edges they are mirrored, as spectra are."""
+    if values.shape[-1] == 1:
+        return values, values
+    first, last = values[..., 1:2], values[..., -2:-1]
+    return torch.cat([first, values[..., :-1]], -1), torch.cat([values[..., 1:], last], -1)
 
 
 def _centring(stft: STFT) -> Tensor:
@@ -262,6 +271,12 @@ def _centring(stft: STFT) -> Tensor:
     bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
     turn = torch.polar(torch.ones_like(bins), -2 * math.pi * centre / stft.n_fft * bins)
     return turn.to(torch.complex64 if stft.dtype == torch.float32 else torch.complex128)
+
+
+def _phase(stft: STFT, spectrum: Tensor) -> Tensor:
+    """Phase of a spectrum `(..., n_half)` for a window centred at time 0, that of `signs` where it is 0."""
+    one = torch.ones((), dtype=stft.dtype, device=stft.device)
+    return (to_magnitude(spectrum, one) * _centring(stft).conj()).angle()
 
 
 def _spectrum(stft: STFT, magnitude: Tensor, phase: Tensor) -> Tensor:

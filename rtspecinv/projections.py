@@ -5,24 +5,51 @@ A spectrum solves the problem when both leave it alone. Update rules differ only
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from rtspecinv.frames import FrameBuffer
 
 
+@lru_cache(maxsize=256)
+def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Direction of every bin of a spectrum that is 0, `(n_half,)`, 1 or -1: a burst in the middle of a frame.
+
+    `(-1)^k r[(k + 1) // 2]`, r being the Rudin-Shapiro sequence: `r[j]` is -1 where the binary digits of j
+    have an odd number of pairs 11. At 0 Hz and at the Nyquist frequency it is 1.
+
+    Any direction is as near to 0 as any other, but that of a pulse is a bad choice: a pulse where the window
+    is 0 is lost, and elsewhere no projection moves it, so that frames of equal magnitudes would be silent or
+    stay where they happen to begin. With these signs no sample has much of the energy, and most of it is
+    where windows are large. Being real, they suit frames with silence or a mirror image before them.
+
+    Source: Shapiro 1951, Rudin 1959: sums of r[j] exp(i j x) are nowhere larger than about `sqrt(2 n)`.
+    """
+    k = torch.arange(n_half, device="cpu")
+    j, n_pairs = (k + 1) // 2, torch.zeros_like(k)
+    for digit in range(n_half.bit_length()):
+        n_pairs += (j >> digit) & (j >> (digit + 1)) & 1
+    values = 1 - 2 * ((n_pairs + k) % 2)
+    values[-1] = 1
+    with torch.inference_mode(False):  # it is kept, and used in whatever mode
+        return values.to(device, dtype, copy=True)
+
+
 def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    """Nearest spectrum with the given magnitude, `P_M(c) = S c / |c|`, and S itself where c is 0.
+    """Nearest spectrum with the given magnitude, `P_M(c) = S c / |c|`, and S times `signs` where c is 0.
 
     Args:
-        spectrum: complex, any shape.
+        spectrum: complex, `(..., n_half)`.
         magnitude: real, non-negative, of the same shape.
 
     Source: Griffin & Lim 1984, the step before their eq. 6.
     """
     # Below the smallest normal number 1 / |c| overflows, so such a c counts as 0.
     zero = spectrum.abs() < torch.finfo(magnitude.dtype).tiny
-    return magnitude * torch.sgn(spectrum.masked_fill(zero, 1.0))
+    nothing = signs(spectrum.shape[-1], magnitude.dtype, spectrum.device)
+    return magnitude * torch.sgn(torch.where(zero, nothing, spectrum))
 
 
 def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
@@ -31,7 +58,8 @@ def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
     Values under `eps^2` count as 0, eps being the precision of the dtype; magnitudes should be around 1.
     """
     limits = torch.finfo(magnitude.dtype)
-    shifted = spectrum + limits.eps**2  # decides the phase of 0 and is lost in anything else
+    # This decides the phase of 0 and is lost in anything else.
+    shifted = spectrum + limits.eps**2 * signs(spectrum.shape[-1], magnitude.dtype, spectrum.device)
     gain = (shifted * shifted.conj()).real.clamp_min(limits.tiny).rsqrt_().mul_(magnitude)
     return shifted.mul_(gain)
 

@@ -118,7 +118,7 @@ def test_what_goes_wrong_later_keeps_the_best():
 
 def test_the_transform_keeps_its_gradients_to_itself():
     layer = torch.nn.Linear(20, 30)
-    lbfgs(torch.randn(30), layer, length=20, n_iter=3)
+    lbfgs(torch.randn(30), layer, length=20, n_iter=30)
     assert layer.weight.grad is None
 
 

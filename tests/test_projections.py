@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtspecinv import STFT
 from rtspecinv.frames import FrameBuffer
-from rtspecinv.projections import to_consistent, to_magnitude
+from rtspecinv.projections import signs, to_consistent, to_magnitude, to_magnitude_in_range
 
 
 def test_to_magnitude_has_the_magnitude_and_keeps_the_phase():
@@ -30,7 +32,30 @@ def test_to_magnitude_has_finite_gradients_at_zero():
     magnitude = torch.ones(4, requires_grad=True)
     torch.view_as_real(to_magnitude(spectrum, magnitude)).sum().backward()
     assert spectrum.grad.isfinite().all()
-    assert torch.equal(magnitude.grad, torch.ones(4))
+    assert torch.equal(magnitude.grad, signs(4, torch.float32, torch.device("cpu")))
+
+
+@given(n_half=st.integers(1, 3000))
+def test_where_a_spectrum_is_zero_it_becomes_a_burst_in_the_middle(n_half):
+    """No sample has much of the energy, and the middle half of the frame has most of it."""
+    directions = to_magnitude(torch.zeros(n_half, dtype=torch.complex128), torch.ones(n_half).double())
+    assert torch.equal(directions.real.abs(), torch.ones(n_half).double())
+    assert not directions.imag.any()
+    assert directions[0] == directions[-1] == 1
+    if n_half >= 65:
+        power = torch.fft.irfft(directions).square()
+        n_fft = len(power)
+        assert power[n_fft // 4 : n_fft - n_fft // 4].sum() > 0.75 * power.sum()
+        assert power.max() < 25 / n_fft * power.sum()
+
+
+def test_both_projections_on_magnitudes_agree_on_zeros():
+    spectrum = torch.randn(3, 65, dtype=torch.complex64)
+    spectrum[:, ::3] = 0
+    spectrum[1] = 0
+    magnitude = torch.rand(3, 65)
+    expected = to_magnitude(spectrum, magnitude)
+    assert torch.allclose(to_magnitude_in_range(spectrum, magnitude), expected, atol=1e-6)
 
 
 def all_open(stft: STFT, n_frames: int) -> FrameBuffer:

@@ -20,7 +20,16 @@ from torch import Tensor
 from rtspecinv.engines import numba_fft
 from rtspecinv.engines.aside import LONG, aside
 from rtspecinv.engines.eager import Eager, start_ahead
-from rtspecinv.engines.numba_host import Array, aligned, compiled_rule, has_rule, scales, spread, threads_for
+from rtspecinv.engines.numba_host import (
+    Array,
+    aligned,
+    compiled_rule,
+    has_rule,
+    padded_signs,
+    scales,
+    spread,
+    threads_for,
+)
 from rtspecinv.engines.numba_kernels import push
 from rtspecinv.engines.numba_lanes import WIDTH
 from rtspecinv.engines.numba_memory import DIFFERENCE_MAP, OVERLAP, ZEROS, Memory, Plan
@@ -246,5 +255,6 @@ def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Arr
         "constants": compiled_rule(update, plan.n_open)[1],
         "fade": buffer.fade().to(dtype).numpy(),
         "tables": numba_fft.tables(plan.n_fft),
+        "signs": padded_signs(plan.n_half),
         **{name: np.pad(window.numpy(), padding) for name, window in windows.items()},
     }

@@ -147,7 +147,7 @@ def _start(plan, memory, stream, spectrum, is_given):
     if is_given:
         split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
-        move(work, c, work, newest * plan.padded, plan.padded)
+        to_magnitude(plan, memory, newest, c, c)
     else:
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length

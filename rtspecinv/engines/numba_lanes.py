@@ -169,8 +169,8 @@ def transpose(typingctx: Any, rows: Any) -> Any:
 
 
 @intrinsic
-def direction(typingctx: Any, real: Any, imag: Any) -> Any:
-    """`c / |c|` as real and imaginary part, 1 where |c| is below the smallest normal number.
+def direction(typingctx: Any, real: Any, imag: Any, sign: Any) -> Any:
+    """`c / |c|` as real and imaginary part, the sign where |c| is below the smallest normal number.
 
     Scaled by a power of two first, so that squares neither overflow nor vanish.
     """
@@ -189,7 +189,7 @@ def direction(typingctx: Any, real: Any, imag: Any) -> Any:
         def everywhere(number: Any, kind: Any) -> Any:
             return ir.Constant(ir.VectorType(kind, WIDTH), [number] * WIDTH)
 
-        a, b = (builder.call(fabs, [part]) for part in args)
+        a, b = (builder.call(fabs, [part]) for part in args[:2])
         largest = builder.select(builder.fcmp_ordered(">", a, b), a, b)
         # 2**(bias - e) has the exponent bits 2 * bias - e.
         exponent = builder.and_(
@@ -198,14 +198,14 @@ def direction(typingctx: Any, real: Any, imag: Any) -> Any:
         scale = builder.bitcast(builder.sub(everywhere((2 * bias) << n_mantissa, integer), exponent), lanes)
         zero = builder.fcmp_ordered("<", largest, everywhere(2.0 ** (1 - bias), lanes.element))
         ones, zeros = everywhere(1.0, lanes.element), everywhere(0.0, lanes.element)
-        x = builder.select(zero, ones, builder.fmul(args[0], scale))
+        x = builder.select(zero, args[2], builder.fmul(args[0], scale))
         y = builder.select(zero, zeros, builder.fmul(args[1], scale))
         square = builder.fadd(builder.fmul(x, x), builder.fmul(y, y, flags=FLAGS), flags=FLAGS)
         root = builder.call(sqrt, [square], fastmath=("fast",))  # between 1 and 8
         inverse = builder.fdiv(ones, root, flags=("fast",))
         return cgutils.pack_array(builder, [builder.fmul(x, inverse), builder.fmul(y, inverse)])
 
-    return types.UniTuple(real, 2)(real, imag), codegen
+    return types.UniTuple(real, 2)(real, imag, sign), codegen
 
 
 def _place(context: Any, builder: Any, kind: Any, pointer: Any, index: Any) -> Any:

@@ -105,6 +105,7 @@ class Memory(NamedTuple):
     fade: int  # (n_fade,)
     tables: int
     stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
+    signs: int  # (padded,): the direction of 0
     # Room of a thread.
     work: int
     real: int

@@ -12,10 +12,11 @@ from rtspecinv.engines.numba_memory import ACCELERATED, ADMM, DIFFERENCE_MAP, LI
 
 
 @numba.njit(forceinline=True)
-def _p_m(work, magnitude, c, k, padded):
+def _p_m(memory, magnitude, c, k, padded):
     """Lanes of P_M(c), and of c."""
+    work = memory.work
     a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
-    b, B = direction(a, A)
+    b, B = direction(a, A, load(memory.signs, k))
     return m * b, m * B, a, A
 
 
@@ -24,7 +25,7 @@ def to_magnitude(plan, memory, frame, c, to):
     """P_M of the spectrum at `c`."""
     padded, work = plan.padded, memory.work
     for k in range(0, padded, WIDTH):
-        a, A, _, _ = _p_m(work, frame * padded, c, k, padded)
+        a, A, _, _ = _p_m(memory, frame * padded, c, k, padded)
         store(work, to + k, a)
         store(work, to + padded + k, A)
 
@@ -39,7 +40,7 @@ def before(plan, memory, frame):
         b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
         b_p = broadcast(memory.constants[at + 5])
         for k in range(0, padded, WIDTH):
-            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            a, A, b, B = _p_m(memory, magnitude, c, k, padded)
             store(work, y + k, y_a * a + y_c * b)
             store(work, y + padded + k, y_a * A + y_c * B)
             b, B = b_c * b + b_a * a, b_c * B + b_a * A
@@ -51,18 +52,18 @@ def before(plan, memory, frame):
     elif plan.rule == DIFFERENCE_MAP:  # y = A + (A - c) / beta, rest c - beta P_M(s - (s - c) / beta)
         inverse, beta = broadcast(memory.constants[at]), broadcast(memory.constants[at + 2])
         for k in range(0, padded, WIDTH):
-            a, A, b, B = _p_m(work, magnitude, c, k, padded)
+            a, A, b, B = _p_m(memory, magnitude, c, k, padded)
             store(work, y + k, a + inverse * (a - b))
             store(work, y + padded + k, A + inverse * (A - B))
             d, D, m = load(work, one + k), load(work, one + padded + k), load(work, magnitude + k)
-            d, D = direction(d - inverse * (d - b), D - inverse * (D - B))
+            d, D = direction(d - inverse * (d - b), D - inverse * (D - B), load(memory.signs, k))
             store(work, c + k, b - beta * (m * d))
             store(work, c + padded + k, B - beta * (m * D))
     elif plan.rule == ADMM:  # y = P_M(z - u) + u, which takes the place of u
         for k in range(0, padded, WIDTH):
             a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
             b, B = load(work, one + k), load(work, one + padded + k)
-            d, D = direction(a - b, A - B)
+            d, D = direction(a - b, A - B, load(memory.signs, k))
             b, B = m * d + b, m * D + B
             store(work, y + k, b)
             store(work, y + padded + k, B)

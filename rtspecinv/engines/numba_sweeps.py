@@ -75,6 +75,7 @@ class SweepMemory(NamedTuple):
     window: int
     dual_window: int
     tables: int
+    signs: int  # (padded,): the direction of 0
     real: int  # of the thread
     half: int  # of the thread
     stop: int  # (1,): not 0 when the sweep has been interrupted

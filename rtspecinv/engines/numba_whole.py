@@ -14,6 +14,7 @@ from rtspecinv.engines.numba_host import (
     aligned,
     compiled_rule,
     has_rule,
+    padded_signs,
     scales,
     spread,
     threads_for,
@@ -203,6 +204,7 @@ def _constants(space: Space) -> dict[str, Array]:
     return {
         "gain": torch.stack(gains).numpy(),
         "tables": numba_fft.tables(stft.n_fft),
+        "signs": padded_signs(stft.n_fft // 2 + 1),
         **{name: F.pad(window, (0, WIDTH)).numpy() for name, window in windows.items()},
     }
 

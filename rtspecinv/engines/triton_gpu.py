@@ -20,6 +20,7 @@ from rtspecinv.engines.linear import STATE, Numbers, numbers
 from rtspecinv.engines.triton_tables import FACTORS, tables
 from rtspecinv.frames import asymmetric_windows
 from rtspecinv.phase import Overlap, Start, Zeros
+from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
@@ -34,6 +35,7 @@ class _Ready(NamedTuple):
 
     windows: Tensor
     tables: Tensor
+    signs: Tensor
     numbers: Tensor
     options: dict[str, Any]  # known when the kernel is compiled
 
@@ -78,6 +80,7 @@ class TritonGPU(CudaGraph):
             *(buffer.get_buffer(name) for name in buffer.STATE),
             ready.windows,
             ready.tables,
+            ready.signs,
             ready.numbers,
             self.n_iter,
             buffer.n_open,
@@ -116,6 +119,7 @@ class TritonGPU(CudaGraph):
         return _Ready(
             torch.stack([*scaled, before * stft.scale, after * stft.scale]),
             tables(stft.n_fft).to(stft.device),
+            signs(stft.n_fft // 2 + 1, torch.float32, stft.device),
             table.to(stft.device),
             options,
         )

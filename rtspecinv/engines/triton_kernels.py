@@ -133,16 +133,17 @@ def _inverse_transform(re, im, tables, T: tl.constexpr, N1: tl.constexpr, N2: tl
 
 
 @triton.jit
-def _to_magnitude(re, im, magnitude, at_nyquist):
-    """`S c / |c|`, and S where c is 0; slot (0, 0) holds two real numbers."""
+def _to_magnitude(re, im, magnitude, at_nyquist, signs):
+    """`S c / |c|`, and S times the signs where c is 0; slot (0, 0) holds two real numbers."""
+    K1: tl.constexpr = re.shape[1]
+    N2: tl.constexpr = re.shape[2]
+    k, _, _, _, is_pair = _slots(K1, N2)
     largest = tl.maximum(tl.abs(re), tl.abs(im))
     zero = largest < TINY
     scale = 1.0 / tl.where(zero, 1.0, largest)  # squares could overflow
-    re, im = tl.where(zero, 1.0, re * scale), tl.where(zero, 0.0, im * scale)
+    re = tl.where(zero, tl.load(signs + k), re * scale)
+    im = tl.where(zero, 0.0, im * scale)
     gain = magnitude * tl.rsqrt(re * re + im * im)
-    is_pair = (tl.arange(0, re.shape[1])[None, :, None] == 0) & (
-        tl.arange(0, re.shape[2])[None, None, :] == 0
-    )
     return (
         tl.where(is_pair, tl.where(re < 0, -magnitude, magnitude), gain * re),
         tl.where(is_pair, tl.where(im < 0, -at_nyquist, at_nyquist), gain * im),
@@ -242,6 +243,7 @@ def push(
     expected,
     windows,  # (5, n_fft): window, dual window, envelope, and the asymmetric ones before and after the start
     tables,
+    signs,  # (n_half,), the direction of 0
     numbers,  # (T, N_ROWS, 5), the last row being the shares of the start
     n_iter,
     n_open,
@@ -323,7 +325,7 @@ def push(
             else:
                 first = _of_frames(windows + 3 * N, T, R, H)
             first = tl.where(newest_row, first, 0.0)
-            re, im = _to_magnitude(x0_re, x0_im, goal, at_nyquist)
+            re, im = _to_magnitude(x0_re, x0_im, goal, at_nyquist, signs)
             re, im = tl.where(is_newest, 0.0, re), tl.where(is_newest, 0.0, im)
             start_re, start_im = _to_consistent(
                 re, im, same_hop, first, committed, windows, tables, n_open, T, N1, N2
@@ -348,10 +350,11 @@ def push(
         # Without these, the compiler lifts loads of constants out of the loop, into registers that it lacks.
         tables += i * nothing
         windows += i * nothing
+        signs += i * nothing
         committed += i * nothing
         re = _sum(0, numbers, x0_re, x0_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
         im = _sum(0, numbers, x0_im, x0_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
-        a_re, a_im = _to_magnitude(re, im, goal, at_nyquist)
+        a_re, a_im = _to_magnitude(re, im, goal, at_nyquist, signs)
         re = _sum(1, numbers, a_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
         im = _sum(1, numbers, a_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
         s_re, s_im = _to_consistent(re, im, same_hop, analysis, committed, windows, tables, n_open, T, N1, N2)
@@ -372,10 +375,10 @@ def push(
     if ITERATES:
         re = _sum(2 + N_SLOTS, numbers, x0_re, x0_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
         im = _sum(2 + N_SLOTS, numbers, x0_im, x0_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
-    re, im = _to_magnitude(re, im, goal, at_nyquist)
+    re, im = _to_magnitude(re, im, goal, at_nyquist, signs)
     if ITERATES and LOOKS_AGAIN:
         re, im = _to_consistent(re, im, same_hop, analysis, committed, windows, tables, n_open, T, N1, N2)
-        re, im = _to_magnitude(re, im, goal, at_nyquist)
+        re, im = _to_magnitude(re, im, goal, at_nyquist, signs)
     frames, samples = _overlapped(re, im, same_hop, committed, windows, tables, n_open, T, N1, N2)
     there = _there(present, n_open, T, R, HAS_FRAME)
     envelope = _of_frames(windows + 2 * N, T, R, H) * there

@@ -1,0 +1,61 @@
+"""How loud a result is against what was asked for, and what is said where it is far too quiet."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rtspecinv.modes import warn
+from rtspecinv.stft import STFT
+
+# Share of the energy of its target below which a result is too quiet, 20 dB. Magnitudes that no signal has
+# lose less: of a lone frame or bin, the share that is left is about hop_length / n_fft.
+QUIET = 0.01
+
+ANOTHER_START = "let it iterate longer, or start from other phases (init='random')"
+SILENCE_AROUND = "; where all of the sound is in the first or last frame, make them with silence around it"
+
+
+def least_share(found: Tensor, wanted: Tensor) -> float:
+    """Least of the shares `found / wanted` of energies, 1 where nothing is wanted or a share is unknown."""
+    found, wanted = found.detach(), wanted.detach()
+    known = (wanted > 0) & found.isfinite() & wanted.isfinite()
+    shares = torch.where(known, found / wanted, 1.0)
+    return float(shares.min()) if shares.numel() else 1.0
+
+
+def warn_of_quiet(share: float, way_out: str, stacklevel: int) -> None:
+    """Warn if the energy of a result is less than the share `QUIET` of that of its target."""
+    if share < QUIET:
+        level = f"is {-10 * math.log10(share):.0f} dB under the level of" if share else "is silent, unlike"
+        warn(f"the result {level} its target: {way_out}", stacklevel=stacklevel + 1)
+
+
+class Balance:
+    """Energy of samples and that of their magnitudes, stream by stream, without another transform.
+
+    stft: the transform of the magnitudes.
+
+    But for the edges, `sum_t sum_k |X|^2 = n_fft scale^2 / hop_length sum_n g[n]^2 sum_n x[n]^2` (Parseval).
+    """
+
+    def __init__(self, stft: STFT) -> None:
+        self.n_half = stft.n_fft // 2 + 1
+        window = float(stft.window.double().square().sum())
+        self._factor = stft.n_fft * stft.scale**2 / stft.hop_length * window
+        self._found = self._wanted = torch.zeros((), dtype=torch.float64, device="cpu")
+
+    def add_frame(self, magnitude: Tensor) -> None:
+        """Take in a magnitude frame `(*batch, n_freq)`."""
+        half = magnitude.detach()[..., : self.n_half].cpu().double()
+        self._wanted = self._wanted + 2 * half.square().sum(-1)
+
+    def add_samples(self, samples: Tensor) -> None:
+        """Take in samples `(*batch, n)`."""
+        self._found = self._found + self._factor * samples.detach().cpu().double().square().sum(-1)
+
+    def warn(self, way_out: str, stacklevel: int) -> None:
+        """Warn if the samples so far are far too quiet for the magnitudes so far."""
+        warn_of_quiet(least_share(self._found, self._wanted), way_out, stacklevel + 1)
