@@ -232,12 +232,22 @@ def _start(
 def _noise(
     target: Tensor, transform: Transform, shape: tuple[int, ...], generator: torch.Generator | None
 ) -> Tensor:
-    """Noise, as loud as fits the target best."""
+    """Noise that changes the transform from that of silence by as much as the target does.
+
+    Where silence has no finite transform, it is the noise whose transform is nearest to the target: elsewhere
+    that may be the quietest, from which there is no way up.
+    """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)
+    silence = transform(torch.zeros_like(noise))
+    wanted = float(_squared_error(silence, target, noise))
 
-    def error(amplitude: float) -> float:
-        value = float(_squared_error(transform(amplitude * noise), target, noise))
-        return value if math.isfinite(value) else math.inf
+    def misfit(amplitude: float) -> float:
+        value = transform(amplitude * noise)
+        if math.isfinite(wanted) and wanted:
+            error = float((_squared_error(value, silence, noise) / wanted).log().abs())
+        else:
+            error = float(_squared_error(value, target, noise))
+        return error if math.isfinite(error) else math.inf
 
-    return min(AMPLITUDES, key=error) * noise
+    return min(AMPLITUDES, key=misfit) * noise

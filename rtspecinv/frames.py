@@ -125,6 +125,10 @@ class FrameBuffer(Module):
         """Magnitude of the frames that take part, `(*batch, n_open, n_half)`."""
         return _fresh(self.magnitude[..., : self.n_open, :])
 
+    def is_newest(self) -> Tensor:
+        """True for the newest frame, `(n_open, 1, 1)`."""
+        return (torch.arange(self.n_open, device=self.stft.device) == self.n_open - 1).view(-1, 1, 1)
+
     def overlap_add(self, spectrum: Tensor) -> Tensor:
         """Samples of `(*batch, n_open, n_half)` on top of the committed ones; the heard ones stay.
 

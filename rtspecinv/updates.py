@@ -56,6 +56,13 @@ class Update:
         """State after one more iteration."""
         raise NotImplementedError
 
+    def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
+        """State after an iteration that is the first one of some frames, which have no past to go on from.
+
+        is_new: True for these frames, `(n_open, 1, 1)`.
+        """
+        return self.step(state, p_m, p_c)
+
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
         """Spectrum to commit, `P_M(P_C(P_M(c)))`: c itself is not near consistent, its projection is.
 
@@ -64,7 +71,29 @@ class Update:
         return p_m(p_c(p_m(state[0])))
 
 
-class _WithMomentum(Update):
+Past = Callable[[Tensor, Tensor], Tensor]  # of s and of what was carried: what momentum counts from
+
+
+class _Moving(Update):
+    """Rules that go on by more than the last step, away from consistent spectra that they carry along.
+
+    In the first step of a frame, s takes the place of what was carried: it goes to s. So do the algorithms
+    of the papers, which begin with `t_0 = P_C(P_M(c_0))`.
+    """
+
+    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+        """State after one more iteration."""
+        return self._advance(state, p_m, p_c, lambda s, carried: carried)
+
+    def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
+        """State after an iteration that is the first one of some frames; theirs has no momentum."""
+        return self._advance(state, p_m, p_c, lambda s, carried: torch.where(is_new, s, carried))
+
+    def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
+        raise NotImplementedError
+
+
+class _WithMomentum(_Moving):
     """Rules that carry along the last consistent spectrum, if they have momentum."""
 
     momentum: float
@@ -75,7 +104,7 @@ class _WithMomentum(Update):
         return 1 if self.momentum else 0
 
     def start(self, spectrum: Tensor) -> State:
-        """Without a past, the momentum is zero."""
+        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
         return (spectrum,) * (1 + self.n_carried)
 
 
@@ -83,7 +112,7 @@ class _WithMomentum(Update):
 class GriffinLim(_WithMomentum):
     """Griffin-Lim and, with momentum, fast Griffin-Lim.
 
-    `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`.
+    `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`; the first step of a frame goes to s.
 
     Sources: Griffin & Lim 1984, eq. 6; Perraudin, Balazs & Sondergaard 2013, algorithm 2. A stream of it
     without momentum is RTISI-LA (Zhu, Beauregard & Wyse 2007) with the windows of Gnann & Spiertz 2010.
@@ -94,12 +123,12 @@ class GriffinLim(_WithMomentum):
     def __post_init__(self) -> None:
         _check_range("momentum", self.momentum, 0.0, 2.0)
 
-    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+    def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
         s = p_c(p_m(state[0]))
         if not self.momentum:
             return (s,)
-        return s + self.momentum * (s - state[1]), s
+        return s + self.momentum * (s - past(s, state[1])), s
 
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
         """`P_M(s)`, s being consistent."""
@@ -141,14 +170,14 @@ class RAAR(_WithMomentum):
         _check_range("ramp", self.ramp, 0.0, 1.0)
         _check_range("momentum", self.momentum, 0.0, 1.0)
 
-    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
+    def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
         c = state[0]
         a = p_m(c)
         s = p_c(2 * a - c)
         beta = self.betas(c) if self.ramp else self.beta
         new = beta * (c + s) + (1 - 2 * beta) * a
-        return (new + self.momentum * (s - state[1]), s) if self.momentum else (new,)
+        return (new + self.momentum * (s - past(s, state[1])), s) if self.momentum else (new,)
 
     def betas(self, c: Tensor) -> Tensor:
         """Relaxation `(n_open, 1, 1)` of frames from old to new; one frame alone has `beta`."""
@@ -215,10 +244,11 @@ class ADMM(Update):
 
 
 @dataclass(frozen=True)
-class AcceleratedGriffinLim(Update):
+class AcceleratedGriffinLim(_Moving):
     """Accelerated Griffin-Lim.
 
-    `t' = (1 - gamma) d + gamma P_C(P_M(c))`, `c' = t' + alpha (t' - t)`, `d' = t' + beta (t' - t)`.
+    `s = P_C(P_M(c))`, `t' = (1 - gamma) d + gamma s`, `c' = t' + alpha (t' - t)`, `d' = t' + beta (t' - t)`;
+    in the first step of a frame, t and d are s, so that c' is s, too.
 
     Source: Nenov, Nguyen, Balazs & Bot 2023, algorithm 1; `gamma = 1` is fast Griffin-Lim.
     """
@@ -237,13 +267,14 @@ class AcceleratedGriffinLim(Update):
         return 2
 
     def start(self, spectrum: Tensor) -> State:
-        """Without a past, both momenta are zero."""
+        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
         return spectrum, spectrum, spectrum
 
-    def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """`c' = t' + alpha (t' - t)` with `t' = (1 - gamma) d + gamma P_C(P_M(c))`."""
-        c, t, d = state
-        new = (1 - self.gamma) * d + self.gamma * p_c(p_m(c))
+    def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
+        """`c' = t' + alpha (t' - t)` with `t' = (1 - gamma) d + gamma s`."""
+        s = p_c(p_m(state[0]))
+        t, d = past(s, state[1]), past(s, state[2])
+        new = (1 - self.gamma) * d + self.gamma * s
         return new + self.alpha * (new - t), new, new + self.beta * (new - t)
 
 

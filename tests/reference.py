@@ -17,6 +17,13 @@ Projection = Callable[[Frames], Frames]
 Place = Callable[[int], float]  # of a frame in the buffer, from -1 for the oldest slot to 1 for the newest
 
 
+def burst(last: int) -> np.ndarray:
+    """Signs of bins that are 0: `(-1)^k` and, for pairs of bins, Rudin-Shapiro's; 1 at both ends."""
+    pairs = [bin(j & (j >> 1)).count("1") for j in range(last + 1)]
+    values = [(-1) ** (k + pairs[(k + 1) // 2]) for k in range(last)]
+    return np.array([*values, 1])
+
+
 def each(function: Callable[..., np.ndarray], *frames: Frames) -> Frames:
     return {t: function(*(f[t] for f in frames)) for t in frames[0]}
 
@@ -26,7 +33,7 @@ def griffin_lim(momentum: float):
         c: Frames, carried: list[Frames], p_m: Projection, p_c: Projection, place: Place
     ) -> tuple[Frames, list[Frames]]:
         s = p_c(p_m(c))
-        return each(lambda s, previous: s + momentum * (s - previous), s, carried[0]), [s]
+        return each(lambda s, previous: s + momentum * (s - previous), s, s | carried[0]), [s]
 
     return step
 
@@ -35,7 +42,7 @@ def raar(beta: float, ramp: float, momentum: float):
     def step(c, carried, p_m, p_c, place):
         a = p_m(c)
         s = p_c(each(lambda a, c: 2 * a - c, a, c))
-        (previous,) = carried
+        previous = s | carried[0]
         new = {}
         for t in c:
             b = min(1.0, beta + ramp * place(t))
@@ -68,24 +75,25 @@ def admm(rho: float):
 
 def accelerated(alpha: float, beta: float, gamma: float):
     def step(c, carried, p_m, p_c, place):
-        t, d = carried
-        new = each(lambda d, s: (1 - gamma) * d + gamma * s, d, p_c(p_m(c)))
+        s = p_c(p_m(c))
+        t, d = s | carried[0], s | carried[1]
+        new = each(lambda d, s: (1 - gamma) * d + gamma * s, d, s)
         c = each(lambda new, t: new + alpha * (new - t), new, t)
         return c, [new, each(lambda new, t: new + beta * (new - t), new, t)]
 
     return step
 
 
-#          name: (step, carried arrays of a new frame as multiples of its start, what is committed)
+#   name: (step, carried arrays of a new frame as multiples of its start, None being none, what is committed)
 RULES = {
-    "gla": (griffin_lim(0.0), [1.0], "consistent"),
-    "rtisi": (griffin_lim(0.0), [1.0], "consistent"),
-    "fgla": (griffin_lim(0.99), [1.0], "consistent"),
-    "raar": (raar(0.78, 0.2, 0.0), [1.0], "shadow"),
-    "raar with momentum": (raar(0.78, 0.2, 0.3), [1.0], "shadow"),
+    "gla": (griffin_lim(0.0), [None], "consistent"),
+    "rtisi": (griffin_lim(0.0), [None], "consistent"),
+    "fgla": (griffin_lim(0.99), [None], "consistent"),
+    "raar": (raar(0.78, 0.2, 0.0), [None], "shadow"),
+    "raar with momentum": (raar(0.78, 0.2, 0.3), [None], "shadow"),
     "dm": (difference_map(1.0), [], "shadow"),
     "admm": (admm(0.1), [0.0], "shadow"),
-    "agla": (accelerated(0.99, 0.99, 1.25), [1.0, 1.0], "shadow"),
+    "agla": (accelerated(0.99, 0.99, 1.25), [None, None], "shadow"),
 }
 
 
@@ -98,6 +106,7 @@ def invert(
     w, d = stft.window.double().numpy(), stft.dual_window.double().numpy()
     norm = "ortho" if stft.normalized else "backward"
     S = S[: n_fft // 2 + 1]
+    nothing = burst(n_fft // 2)
     n_samples = (n_frames - 1) * hop + n_fft
     heard, n_heard = np.zeros(n_samples), 0  # final samples
     n_fade = min(round(FADE * hop), n_fft - hop) if revise else 0
@@ -111,7 +120,7 @@ def invert(
         return 1 - 2 * (now - t) / (n_slots - 1) if n_slots > 1 else 0.0
 
     def p_m(y: Frames) -> Frames:
-        return {t: S[:, t] * np.where(y[t] == 0, 1, np.exp(1j * np.angle(y[t]))) for t in y}
+        return {t: S[:, t] * np.where(y[t] == 0, nothing, np.exp(1j * np.angle(y[t]))) for t in y}
 
     def overlap_add(y: Frames) -> np.ndarray:
         x = left.copy()
@@ -153,7 +162,8 @@ def invert(
             window = w / e if update != "rtisi" else mirrored_envelope(1) if stft.look_back > 1 else w
             c[now] = analyze(x, now, window)
             for array, factor in zip(carried, carried_start, strict=True):
-                array[now] = factor * c[now]
+                if factor is not None:
+                    array[now] = factor * c[now]
         for _ in range(n_iter):
             c, carried = step(c, carried, p_m, p_c, place)
         estimate = (
@@ -176,5 +186,5 @@ def invert(
             left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)
             left_sum[gone * hop : gone * hop + n_fft] += w * d
             for frames in (c, *carried):
-                del frames[gone]
+                frames.pop(gone, None)
     return heard[stft.padding : n_samples - stft.padding]

@@ -69,7 +69,9 @@ class Eager(Module):
             start = self._start(p_m) if spectrum is None else spectrum
             buffer.start(self.update.start(torch.view_as_real(start)))
             state = buffer.load()
-            for _ in range(self.n_iter):
+            if self.n_iter:
+                state = self.update.first_step(state, p_m, p_c, buffer.is_newest())
+            for _ in range(self.n_iter - 1):
                 state = self.update.step(state, p_m, p_c)
             buffer.store(state)
             estimate = self.update.estimate(state, p_m, p_c) if self.n_iter else p_m(state[0])

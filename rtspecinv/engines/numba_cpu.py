@@ -23,6 +23,7 @@ from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.engines.numba_host import (
     Array,
     aligned,
+    at_first,
     compiled_rule,
     has_rule,
     padded_signs,
@@ -252,7 +253,9 @@ def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Arr
     }
     padding = (0, plan.padded_frame - plan.n_fft)
     return {
-        "constants": compiled_rule(update, plan.n_open)[1],
+        "constants": np.concatenate(
+            [compiled_rule(update, plan.n_open)[1], compiled_rule(at_first(update), plan.n_open)[1][-1:]]
+        ),
         "fade": buffer.fade().to(dtype).numpy(),
         "tables": numba_fft.tables(plan.n_fft),
         "signs": padded_signs(plan.n_half),

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any
@@ -41,6 +42,13 @@ LINE = 64  # bytes
 def has_rule(update: Update) -> bool:
     """Whether there is compiled code for this rule."""
     return type(update) in (GriffinLim, RTISI, RAAR, DifferenceMap, ADMM, AcceleratedGriffinLim)
+
+
+def at_first(update: Update) -> Update:
+    """Rule that does what the first step of a rule does to frames without a past: it has no momentum."""
+    if isinstance(update, AcceleratedGriffinLim):
+        return replace(update, alpha=0.0, beta=0.0, gamma=1.0)
+    return replace(update, momentum=0.0) if isinstance(update, (GriffinLim, RAAR)) else update
 
 
 def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:

@@ -96,7 +96,7 @@ class Memory(NamedTuple):
     start_analysis: int  # (n_streams, padded_frame)
     gain: int  # (n_streams, hop_length + n_fade)
     # Constants.
-    constants: int  # (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule
+    constants: int  # (n_open + 1, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule; at_first last
     window: int  # with the scale of the transform
     dual_window: int  # with the scale of the inverse transform
     envelope: int

@@ -12,6 +12,7 @@ from rtspecinv.engines.aside import LONG, aside
 from rtspecinv.engines.numba_host import (
     Array,
     aligned,
+    at_first,
     compiled_rule,
     has_rule,
     padded_signs,
@@ -54,7 +55,7 @@ class NumbaWhole:
         n_items, n_frames, n_half = target.shape
         self.plan = plan = _plan(space, n_items, known.shape[-1], rules)
         self.shape, self.n_samples = target.shape, space.n_samples
-        self.padded_with, self.begun = _padded_with(space), False
+        self.padded_with, self.begun, self.is_new = _padded_with(space), False, True
         self.rooms = [
             plan.y + thread * plan.n_room
             for thread in range(threads_for(n_items * plan.n_blocks, plan.n_open * plan.n_fft))
@@ -63,6 +64,7 @@ class NumbaWhole:
         self.number = dtype.type(0)
         arrays = {"known": known.numpy(), **_constants(space)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
+        self.arrays["constants"] = aligned(6 * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
         self.arrays["stop"] = aligned(1, dtype)
         # Views, in which padding is left out.
@@ -79,12 +81,21 @@ class NumbaWhole:
         """Iterate by this rule; see `Whole`."""
         if self.begun:
             self.spectra[0] = self.spectra[self.plan.kept]
-        self.begun = True
+        self.begun = self.is_new = True
         self.spectra[1 : 1 + rule.n_carried] = 0 if isinstance(rule, ADMM) else self.spectra[0]
         self._set(rule)
 
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
+        if self.is_new:
+            self._set_constants(at_first(self.rule))
+            self._iterate(1)
+            self._set_constants(self.rule)
+        if n_iter > self.is_new:
+            self._iterate(n_iter - self.is_new)
+        self.is_new = False
+
+    def _iterate(self, n_iter: int) -> None:
         # What is made of the samples of the last sweep, and what is added to those of the next one.
         steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.kind == DIFFERENCE_MAP_RULE else [(RULE, RULE)]
         self._sweep(NOTHING, steps[-1][1])
@@ -113,8 +124,8 @@ class NumbaWhole:
     def _set(self, rule: Update) -> None:
         """Let compiled code iterate by a rule."""
         self.rule, plan = rule, self.plan
-        self.kind, constants = compiled_rule(rule, plan.n_open)
-        self.arrays["constants"] = aligned(constants.size, self.arrays["work"].dtype, constants)
+        self.kind = compiled_rule(rule, 0)[0]
+        self._set_constants(rule)
         plan = plan._replace(rule=self.kind, n_slots=1 + rule.n_carried)
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
         self.calls = []
@@ -128,6 +139,9 @@ class NumbaWhole:
             memory = SweepMemory(**addresses, **room)
             of_thread = plan._replace(y=y, room=y + 2 * plan.padded)
             self.calls.append((np.array(of_thread, np.int64), np.array(memory, np.int64)))
+
+    def _set_constants(self, rule: Update) -> None:
+        self.arrays["constants"][:] = compiled_rule(rule, self.plan.n_open)[1].ravel()
 
     def _sweep(self, take: int, give: int, *, slot: int = 0, actual: int = 0) -> None:
         def part(thread: int, first: int, last: int) -> None:

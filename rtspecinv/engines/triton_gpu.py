@@ -162,13 +162,16 @@ def _has_kernel(device: torch.device) -> bool:
 
 
 def _packed(rule: Numbers, n_frames: int) -> tuple[int, Tensor]:
-    """Which numbers are not 0 in all frames, a bit for each, and all of them, `(n_frames, n_rows + 1, 5)`.
+    """Which numbers are not 0 in all frames, a bit for each, and all of them, `(2, n_frames, n_rows + 1, 5)`.
 
-    The last row has the shares of the start; frames that are not there have zeros.
+    First those of the first iteration. The last row has the shares of the start; frames that are not there
+    have zeros.
     """
     n_open, n_rows, n_axes = rule.of_frames.shape
-    table = torch.zeros(n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64, device="cpu")
-    table[:n_open, :-1, :n_axes] = rule.of_frames
-    used = sum(1 << at for at, column in enumerate(table[:, :-1].reshape(n_frames, -1).T) if column.any())
-    table[0, -1, STATE:n_axes] = torch.tensor(rule.start, dtype=torch.float64, device="cpu")
+    table = torch.zeros(2, n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64, device="cpu")
+    table[:, :n_open, :-1, :n_axes] = torch.stack([rule.at_first, rule.of_frames])
+    used = sum(
+        1 << at for at, column in enumerate(table[:, :, :-1].reshape(2 * n_frames, -1).T) if column.any()
+    )
+    table[:, 0, -1, STATE:n_axes] = torch.tensor(rule.start, dtype=torch.float64, device="cpu")
     return used, table.float()

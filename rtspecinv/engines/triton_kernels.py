@@ -244,7 +244,7 @@ def push(
     windows,  # (5, n_fft): window, dual window, envelope, and the asymmetric ones before and after the start
     tables,
     signs,  # (n_half,), the direction of 0
-    numbers,  # (T, N_ROWS, 5), the last row being the shares of the start
+    numbers,  # (2, T, N_ROWS, 5), of the first iteration and others; the last row has the shares of the start
     n_iter,
     n_open,
     n_revised,
@@ -351,21 +351,22 @@ def push(
         tables += i * nothing
         windows += i * nothing
         signs += i * nothing
+        now = numbers + tl.minimum(i, 1) * (T * N_ROWS * 5)
         committed += i * nothing
-        re = _sum(0, numbers, x0_re, x0_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
-        im = _sum(0, numbers, x0_im, x0_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
+        re = _sum(0, now, x0_re, x0_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
+        im = _sum(0, now, x0_im, x0_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
         a_re, a_im = _to_magnitude(re, im, goal, at_nyquist, signs)
-        re = _sum(1, numbers, a_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
-        im = _sum(1, numbers, a_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
+        re = _sum(1, now, a_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
+        im = _sum(1, now, a_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
         s_re, s_im = _to_consistent(re, im, same_hop, analysis, committed, windows, tables, n_open, T, N1, N2)
-        new_re = _sum(2, numbers, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
-        new_im = _sum(2, numbers, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
+        new_re = _sum(2, now, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
+        new_im = _sum(2, now, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
         if N_SLOTS > 1:
-            other_re = _sum(3, numbers, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
-            other_im = _sum(3, numbers, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
+            other_re = _sum(3, now, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
+            other_im = _sum(3, now, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
             if N_SLOTS > 2:
-                third_re = _sum(4, numbers, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
-                third_im = _sum(4, numbers, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
+                third_re = _sum(4, now, s_re, a_re, x0_re, x1_re, x2_re, T, N_ROWS, USED)
+                third_im = _sum(4, now, s_im, a_im, x0_im, x1_im, x2_im, T, N_ROWS, USED)
                 x2_re, x2_im = third_re, third_im
             x1_re, x1_im = other_re, other_im
         x0_re, x0_im = new_re, new_im

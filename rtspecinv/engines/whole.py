@@ -97,13 +97,17 @@ class EagerWhole:
 
     def begin(self, rule: Update) -> None:
         """Iterate by this rule; see `Whole`."""
-        self.rule, self.state = rule, rule.start(self.spectrum)
+        self.rule, self.state, self.is_new = rule, rule.start(self.spectrum), True
 
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
         assert self.rule is not None
-        for _ in range(n_iter):
+        if self.is_new:
+            everywhere = torch.ones(1, 1, 1, dtype=torch.bool, device=self.spectrum.device)
+            self.state = self.rule.first_step(self.state, self.p_m, self.p_c, everywhere)
+        for _ in range(n_iter - self.is_new):
             self.state = self.rule.step(self.state, self.p_m, self.p_c)
+        self.is_new = False
 
     def look(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
