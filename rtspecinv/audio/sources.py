@@ -98,5 +98,6 @@ class Mailbox:
     def __iter__(self) -> Iterator[Any]:
         if self._latest is None and not self._closed:
             self._first.wait()
+            self._first.ring()  # for others who wait
         while not self._closed:
             yield self._latest
