@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.checks import count as count
 from rtspecinv.stft import STFT, check_dense
 
 Array = np.ndarray[Any, Any]
@@ -109,15 +109,3 @@ def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
 def full_scale(stft: STFT) -> float:
     """Largest magnitude that samples within -1 to 1 can have."""
     return float(stft.window.abs().sum()) * stft.scale
-
-
-def count(least: int = 0, **parameter: Any) -> int:
-    """Value of one named parameter as an integer, not under `least`; anything else is a ValueError."""
-    ((name, value),) = parameter.items()
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"Parameter {name}={value!r} is not an integer >= {least}!")
-    return number

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import flag, instance
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
@@ -50,6 +51,8 @@ class MelInverter(StreamingInverter):
         dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
+        instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
+        extend = flag(extend=extend)
         with torch.inference_mode(False):  # used and written to later on, in whatever mode
             super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
             self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)

@@ -312,7 +312,7 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ("play clip.wav -o none/out.wav", "there is no folder none"),
         ("play clip.wav --update rarr", "raar"),
         ("play clip.wav --look-ahead -1", "look_ahead"),
-        ("play clip.wav --rate 0", "--rate 0 is not a finite number over 0"),
+        ("play clip.wav --rate 0", "--rate 0 is not from 0.001 to 1000"),
         ("play clip.wav --rate nan", "--rate nan"),
         ("play clip.wav --hop-length 2000", "hop_length"),
         ("play clip.wav --n-fft 0", "n_fft"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,7 +23,12 @@ from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.audio.stream import Inverter, Progress, Stream
 from rtspecinv.audio.worker import Worker
+from rtspecinv.checks import able, choice, count, finite, function, iterable
 
+INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
+MOST_FRAMES = 2**24
+MOST_SECONDS = 3600.0
+MOST_RATE = 1e9  # Hz
 _PlayerType = TypeVar("_PlayerType", bound="Player")
 
 
@@ -40,7 +46,14 @@ def play(
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
     exactly what a batch run returns. The sink stays open.
+
+    Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
     """
+    iterable(frames=frames)
+    able(INVERTER, "pass a StreamingInverter", inverter=inverter)
+    able(SINK, "pass a sink, such as ArraySink()", sink=sink)
+    if progress is not None:
+        function(progress=progress)
     stream = Stream(inverter, sink)
 
     def write(samples: Any) -> None:
@@ -90,8 +103,8 @@ class Player:
         rides out a busier machine.
     reserve_seconds: when less than this waits in the sink, a frame that has not come is late. At least what
         the device takes at once; None is half of `queue_seconds`.
-    least_iter: when inverting is late, iterations go down to this and, once there is time, back to
-        `inverter.n_iter`.
+    least_iter: when inverting is late, iterations go down to this, from 0 to `inverter.n_iter`, and, once
+        there is time, back to that.
     sample_rate: in Hz; None is the sink's, if it has one.
 
     Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
@@ -113,23 +126,28 @@ class Player:
         least_iter: int = 1,
         sample_rate: float | None = None,
     ) -> None:
-        reserve_seconds = queue_seconds / 2 if reserve_seconds is None else reserve_seconds
-        _check_choice("full", full, FULL)
-        _check_choice("late", late, LATE)
-        if max_frames < 1 or least_iter < 0:
-            raise ValueError(f"It must be {max_frames=} >= 1 and {least_iter=} >= 0!")
-        if not 0 < reserve_seconds <= queue_seconds < math.inf:
+        able((*INVERTER, "check"), "pass a StreamingInverter", inverter=inverter)
+        able(SINK, "pass a sink, such as ArraySink()", sink=sink)
+        sample_rate = getattr(sink, "sample_rate", None) if sample_rate is None else sample_rate
+        if sample_rate is not None:
+            sample_rate = finite(0, MOST_RATE, above=True, sample_rate=sample_rate)
+        queue_seconds = finite(0, MOST_SECONDS, above=True, queue_seconds=queue_seconds)
+        if reserve_seconds is None:
+            reserve_seconds = queue_seconds / 2
+        reserve_seconds = finite(0, MOST_SECONDS, reserve_seconds=reserve_seconds)
+        if not 0 < reserve_seconds <= queue_seconds:
             raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}!")
         self._inverter, self._sink = inverter, sink
-        self._inbox = Inbox(max_frames, full)
-        self._iterations = Iterations(inverter.n_iter, least_iter)
+        self._inbox = Inbox(count(1, MOST_FRAMES, max_frames=max_frames), choice(FULL, full=full))
+        most_iter = max(1, inverter.n_iter)
+        self._iterations = Iterations(inverter.n_iter, count(0, most_iter, least_iter=least_iter))
         self._pump = Pump(
             inverter,
             sink,
             self._inbox,
             self._iterations,
-            late=late,
-            sample_rate=getattr(sink, "sample_rate", None) if sample_rate is None else sample_rate,
+            late=choice(LATE, late=late),
+            sample_rate=sample_rate,
             queue_seconds=queue_seconds,
             reserve_seconds=reserve_seconds,
         )
@@ -145,6 +163,8 @@ class Player:
         Waits only with `full="block"`, until there is room, at most `timeout` seconds: then `TimeoutError`.
         Raises `ValueError` and `TypeError` as the inverter does, and nothing is taken in.
         """
+        if timeout is not None:
+            timeout = finite(0, threading.TIMEOUT_MAX, timeout=timeout)
         frame = self._accepted(magnitude)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self._inbox.offer(frame, (room := Bell()).ring):
@@ -227,7 +247,8 @@ class Player:
 
     @n_iter.setter
     def n_iter(self, n_iter: int) -> None:
-        self._inverter.n_iter = n_iter  # which checks it
+        n_iter = count(n_iter=n_iter)
+        self._inverter.n_iter = n_iter  # which may refuse it
         self._iterations.wanted = n_iter
 
     @property
@@ -331,8 +352,3 @@ class Player:
                 "The player was started in another process, of which this one is a fork, where its thread "
                 "stayed: make a Player in each process"
             )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Parameter {name}={value!r} is not one of {', '.join(map(repr, choices))}!")
