@@ -27,6 +27,7 @@ from rtspecinv.audio import (
     TeeSink,
     one_device,
 )
+from rtspecinv.checks import count
 from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
@@ -166,6 +167,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and not low <= value <= high:
             raise ValueError(f"--{option} {value:g} is not from {low:g} to {high:g} {unit}")
+    if args.sample_rate is not None:
+        count(1, sample_rate=args.sample_rate)
     if args.seconds == 0:
         raise ValueError("--seconds 0 is not over 0")
 
