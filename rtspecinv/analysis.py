@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import instance, iterable
 from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, check_dense
 
@@ -24,7 +25,7 @@ class StreamingAnalysis:
     """
 
     def __init__(self, stft: STFT) -> None:
-        self.stft = stft
+        self.stft = instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
         self._pending: Tensor | None = None  # (*channels, n): from the next frame's first sample on
         self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
         self._started = False
@@ -110,7 +111,10 @@ def magnitude_frames(blocks: Iterable[Block], stft: STFT) -> Iterator[Tensor]:
 
     Raises `ValueError` at the end of a signal that is too short to pad.
     """
-    analysis = StreamingAnalysis(stft)
+    return _magnitude_frames(iterable(blocks=blocks), StreamingAnalysis(stft))
+
+
+def _magnitude_frames(blocks: Iterable[Block], analysis: StreamingAnalysis) -> Iterator[Tensor]:
     for block in blocks:
         yield from analysis.push(block).unbind(-1)
     yield from analysis.finish().unbind(-1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines
+from rtspecinv.checks import finite, flag, function, instance, iterable, named, unknown_name
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
@@ -32,7 +33,7 @@ from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
 from rtspecinv.projections import to_magnitude
-from rtspecinv.stft import STFT, named, unknown_name
+from rtspecinv.stft import LONGEST_SOUND, STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import RAAR, RULES, Update
 
@@ -61,13 +62,10 @@ class Hybrid:
     share: float = 0.35
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"Parameter share={self.share} is not between 0 and 1!")
+        object.__setattr__(self, "share", finite(0, 1, share=self.share))
         for name in ("search", "settle"):
-            if not isinstance(getattr(self, name), Update):
-                raise TypeError(
-                    f"Parameter {name} of Hybrid is not a rule: use rtspecinv.updates.GriffinLim()!"
-                )
+            rule: dict[str, Any] = {name: getattr(self, name)}
+            instance(Update, "use a rule, such as rtspecinv.updates.GriffinLim()", **rule)
 
     def legs(self, n_iter: int) -> list[tuple[Update, int]]:
         """Rules and their iterations."""
@@ -164,10 +162,16 @@ def invert(
     Sources: Griffin & Lim 1984; the rules name theirs.
     """
     n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    progress, tol = flag(progress=progress), finite(0, tol=tol)
+    if callback is not None:
+        function(callback=callback)
+    if generator is not None:
+        instance(torch.Generator, "pass torch.Generator()", generator=generator)
     legs = _legs(update, n_iter)
     rules = tuple(rule for rule, _ in legs)
     target, start, batch_shape = _check(magnitude, init, stft)
-    space = engines.Space(stft, target.shape[-2], None if length is None else count(1, length=length))
+    length = None if length is None else count(1, LONGEST_SOUND, length=length)
+    space = engines.Space(stft, target.shape[-2], length)
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (target, start)
     )
@@ -225,12 +229,13 @@ def invert_many(
     Raises:
         ValueError, TypeError: as in `invert`, or another number of lengths than of magnitudes.
     """
-    magnitudes = list(magnitudes)
-    if lengths is not None and len(lengths) != len(magnitudes):
-        raise ValueError(f"Parameter lengths has {len(lengths)} values for {len(magnitudes)} magnitudes!")
-    wanted = [None] * len(magnitudes) if lengths is None else lengths
+    tensors = [as_spectrogram(m, stft, "magnitudes") for m in iterable(magnitudes=magnitudes)]
+    wanted: list[int | None] = [None] * len(tensors)
+    if lengths is not None:
+        wanted = [None if each is None else count(1, lengths=each) for each in iterable(lengths=lengths)]
+    if len(wanted) != len(tensors):
+        raise ValueError(f"Parameter lengths has {len(wanted)} values for {len(tensors)} magnitudes!")
     alike: dict[Any, list[int]] = {}
-    tensors = [as_spectrogram(m, stft) for m in magnitudes]
     for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
         alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
     samples: dict[int, Tensor] = {}
@@ -252,8 +257,6 @@ class Best:
     _last: Tensor
 
     def __init__(self, tol: float) -> None:
-        if not tol >= 0:
-            raise ValueError(f"Parameter {tol=} is not a number >= 0!")
         self.tol = tol
         self.number = 0
 

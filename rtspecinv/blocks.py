@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import invert, start_stream
-from rtspecinv.inputs import Array, as_magnitude, count
+from rtspecinv.checks import count, instance, iterable
+from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
+_MOST_FRAMES = 2**20
 
 
 def invert_blocks(
@@ -46,10 +48,14 @@ def invert_blocks(
     Raises:
         ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames; complex ones.
     """
+    iterable(frames=frames)
+    instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
     least = 2 * (stft.look_back + 1)
     overlap_frames = max(OVERLAP_FRAMES, least) if overlap_frames is None else overlap_frames
-    block_frames = max(BLOCK_FRAMES, 4 * overlap_frames) if block_frames is None else block_frames
-    count(2 * count(least, overlap_frames=overlap_frames), block_frames=block_frames)
+    overlap_frames = count(least, _MOST_FRAMES, overlap_frames=overlap_frames)
+    if block_frames is None:
+        block_frames = max(BLOCK_FRAMES, 4 * overlap_frames)
+    block_frames = count(2 * overlap_frames, 2 * _MOST_FRAMES, block_frames=block_frames)
     if unfit := sorted({"init", "length", "generator", "known"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
     source = (_magnitude(frame, stft) for frame in frames)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
-from rtspecinv.inputs import count, iterations
+from rtspecinv.checks import able, count, finite, flag, function, instance, shown
+from rtspecinv.inputs import iterations
 from rtspecinv.levels import least_share, warn_of_quiet
 from rtspecinv.modes import modeless
 from rtspecinv.progress import bar
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import LONGEST_SOUND, STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -86,16 +87,23 @@ def lbfgs(
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
     """
     n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
+    progress, tol = flag(progress=progress), finite(0, tol=tol)
+    function(transform=transform)
+    if callback is not None:
+        function(callback=callback)
+    if initial is not None:
+        instance(Tensor, "pass samples as a tensor", initial=initial)
+    if generator is not None:
+        instance(torch.Generator, "pass torch.Generator()", generator=generator)
+    if optimizer is not None:
+        able(("keys", "__getitem__"), "pass a dictionary", optimizer=optimizer)
     check_target(target, "target")
     if max_evaluations is not None:
-        count(1, max_evaluations=max_evaluations)
+        max_evaluations = count(1, max_evaluations=max_evaluations)
     best = Best(tol or STALLED)
     wanted = target.detach().clone()  # the gradients here are those of the samples alone
     with torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
-        shape = tuple(length) if isinstance(length, Sequence) else length
-        if not isinstance(shape, tuple) and shape is not None:
-            shape = count(1, length=shape)
-        start = _start(wanted, transform, shape, initial, generator)
+        start = _start(wanted, transform, shape_of(length=length), initial, generator)
         search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
         while True:
             value, error = search.evaluate()
@@ -130,6 +138,18 @@ def check_target(target: Tensor, name: str) -> None:
             f"Parameter {name} has {target.dtype}, too coarse to search with: make it outside of "
             f"autocast, or use {name}.float()!"
         )
+
+
+def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
+    """Value of one named parameter as a number of samples or as a shape; None stays None."""
+    ((name, value),) = parameter.items()
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return count(1, LONGEST_SOUND, **parameter)
+    if not value:
+        raise ValueError(f"Parameter {name}={shown(value)} is not an integer >= 1, or several!")
+    return tuple(count(1, LONGEST_SOUND, **{name: each}) for each in value)
 
 
 class _Search:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.checks import count as count
 from rtspecinv.masks import unmasked
 from rtspecinv.modes import warn
 from rtspecinv.stft import STFT, check_dense
@@ -119,16 +119,4 @@ def iterations(**parameter: Any) -> int:
     ((name, value),) = parameter.items()
     if (number := count(**parameter)) > MOST_ITER:
         raise ValueError(f"Parameter {name}={value!r} is more than {MOST_ITER} iterations: use fewer!")
-    return number
-
-
-def count(least: int = 0, **parameter: Any) -> int:
-    """Value of one named parameter as an integer, not under `least`; anything else is a ValueError."""
-    ((name, value),) = parameter.items()
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"Parameter {name}={value!r} is not an integer >= {least}!")
     return number

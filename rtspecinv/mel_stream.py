@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.checkpoint import Settings
+from rtspecinv.checks import flag, instance
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
@@ -54,6 +55,8 @@ class MelInverter(StreamingInverter):
         dtype: torch.dtype = torch.float32,
         **options: Any,
     ) -> None:
+        instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
+        extend = flag(extend=extend)
         super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
         self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
         self._compiled: _Compiled | None = None

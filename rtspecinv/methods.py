@@ -7,6 +7,7 @@ Settings of the transform are those of `torch.stft`, with its defaults: a rectan
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from rtspecinv import metrics
 from rtspecinv.batch import Iteration, invert
-from rtspecinv.descent import Transform, check_target, lbfgs
-from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, count, iterations
+from rtspecinv.checks import count, finite, flag, function, instance, real, unknown_name
+from rtspecinv.descent import Transform, check_target, lbfgs, shape_of
+from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, iterations
 from rtspecinv.modes import modeless, warn
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import Show, bar
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import ADMM as ADMMRule
 from rtspecinv.updates import RTISI, GriffinLim, Update
@@ -82,7 +84,8 @@ def griffin_lim(
     """
     names = ("spec", "max_iter", "tol", "alpha", "verbose", "eva_iter", "metric")
     stft = _stft(spec, stft_kwargs, names)
-    return _invert(spec, stft, GriffinLim(momentum=alpha), max_iter, tol, verbose, eva_iter, metric)
+    rule = GriffinLim(momentum=finite(0, 2, alpha=alpha))
+    return _invert(spec, stft, rule, max_iter, tol, verbose, eva_iter, metric)
 
 
 @modeless
@@ -120,8 +123,9 @@ def RTISI_LA(
     stft = _stft(spec, stft_kwargs, names)
     if spec.is_complex():
         raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()!")
-    max_iter = iterations(max_iter=max_iter)
-    rule = RTISI(momentum=alpha) if asymmetric_window else GriffinLim(momentum=alpha)
+    alpha, max_iter = finite(0, 2, alpha=alpha), iterations(max_iter=max_iter)
+    textbook = flag(asymmetric_window=asymmetric_window)
+    rule = RTISI(momentum=alpha) if textbook else GriffinLim(momentum=alpha)
     if count(-1, look_ahead=look_ahead) == -1:
         look_ahead = (stft.win_length - 1) // stft.hop_length
     spec = as_spectrogram(spec, stft, "spec")
@@ -133,7 +137,7 @@ def RTISI_LA(
         stft, update=rule, look_ahead=look_ahead, revise=0, n_iter=max_iter, batch_shape=(len(flat),)
     )
     hops = []
-    with _bar(spec.shape[-1], "RTISI_LA", bool(verbose)) as show:
+    with _bar(spec.shape[-1], "RTISI_LA", verbose) as show:
         for frame in flat.unbind(-1):
             hops.append(inverter.push(frame))
             show(1, "")
@@ -176,7 +180,7 @@ def ADMM(
     """
     names = ("spec", "max_iter", "tol", "rho", "verbose", "eva_iter", "metric")
     stft = _stft(spec, stft_kwargs, names)
-    return _invert(spec, stft, ADMMRule(rho=rho), max_iter, tol, bool(verbose), eva_iter, metric)
+    return _invert(spec, stft, ADMMRule(rho=rho), max_iter, tol, verbose, eva_iter, metric)
 
 
 @modeless
@@ -232,9 +236,19 @@ def L_BFGS(
             f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: "
             "use fewer!"
         )
+    eva_iter = count(1, eva_iter=eva_iter)
+    tol = finite(0, tol=tol)
     check_target(spec, "spec")
+    function(transform_fn=transform_fn)
+    samples = shape_of(samples=samples)
+    if init_x0 is not None:
+        instance(Tensor, "pass samples as a tensor", init_x0=init_x0)
+        if samples is not None and init_x0.shape[-1:] != (samples,) and init_x0.shape != samples:
+            raise ValueError(
+                f"Parameter init_x0 has shape {tuple(init_x0.shape)}, but {samples=}: leave one out!"
+            )
     _check_metric(metric)
-    with _bar(outer_max_iter, "L_BFGS", bool(verbose)) as show:
+    with _bar(outer_max_iter, "L_BFGS", verbose) as show:
         return lbfgs(
             spec,
             transform_fn,
@@ -282,10 +296,11 @@ def _invert(
     rule: Update,
     max_iter: int,
     tol: float,
-    verbose: bool,
+    verbose: bool | int,
     eva_iter: int,
     metric: str,
 ) -> Tensor:
+    max_iter, eva_iter = count(max_iter=max_iter), count(1, eva_iter=eva_iter)
     _check_metric(metric)
     max_iter = iterations(max_iter=max_iter)
     with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
@@ -321,8 +336,9 @@ class _Shown:
         self.shown = now.number
 
 
-def _bar(total: int, label: str, verbose: bool) -> AbstractContextManager[Show]:
-    """Progress bar; without tqdm, a warning in its place."""
+def _bar(total: int, label: str, verbose: bool | int) -> AbstractContextManager[Show]:
+    """Progress bar, unless `verbose` is False or 0; without tqdm, a warning in its place."""
+    verbose = flag(verbose=verbose) if math.isnan(real(verbose)) else bool(verbose)
     missing = verbose and find_spec("tqdm") is None
     if missing:
         warn(

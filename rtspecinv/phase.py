@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import count, finite, named
 from rtspecinv.modes import modeless
 from rtspecinv.projections import to_magnitude
-from rtspecinv.stft import STFT, named
+from rtspecinv.stft import STFT
 
 Array = np.ndarray[Any, Any]
 
@@ -167,10 +168,9 @@ class Gradient(Start):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.delay not in (0, 1):
-            raise ValueError(f"Parameter delay={self.delay} of the phase gradient is not 0 or 1!")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"Parameter tolerance={self.tolerance} is not between 0 and 1!")
+        object.__setattr__(self, "delay", count(0, 1, delay=self.delay))
+        tolerance = finite(0, 1, above=True, below=True, tolerance=self.tolerance)
+        object.__setattr__(self, "tolerance", tolerance)
 
     @property
     def n_waiting(self) -> int:

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.inputs import count
+from rtspecinv.checks import choice, count, finite
 from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
-from rtspecinv.stft import unknown_name
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")
@@ -53,21 +52,24 @@ class PictureScale:
     range_db: float = 80.0
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise unknown_name("scale", self.scale, SCALES)
-        if not 0 < self.sample_rate < math.inf or self.n_fft < 2:
-            raise ValueError(f"Parameters sample_rate={self.sample_rate}, n_fft={self.n_fft} are no STFT's!")
+        choice(SCALES, scale=self.scale)
+        checked: dict[str, float | None] = {
+            "sample_rate": finite(0, 1e9, above=True, sample_rate=self.sample_rate),
+            "n_fft": count(2, n_fft=self.n_fft),
+            "fmin": None if self.fmin is None else finite(fmin=self.fmin),
+            "fmax": None if self.fmax is None else finite(fmax=self.fmax),
+            "white": finite(1e-30, 1e30, white=self.white),
+            "range_db": finite(1, 200, range_db=self.range_db),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         least = 0 if self.scale != "log" else 1e-3
         if not least <= self.lowest < self.highest <= self.sample_rate / 2:
             way_out = ": a logarithmic scale begins above 0" if self.scale == "log" else ""
             raise ValueError(
                 f"Parameters fmin={self.fmin}, fmax={self.fmax} are not {least} <= fmin < fmax <= "
-                f"{self.sample_rate / 2:g}, half the rate{way_out}!"
+                f"{self.sample_rate / 2:g}, half of sample_rate={self.sample_rate}{way_out}!"
             )
-        if not 1 <= self.range_db <= 200:
-            raise ValueError(f"Parameter range_db={self.range_db} is not from 1 to 200!")
-        if not 1e-30 <= self.white <= 1e30:
-            raise ValueError(f"Parameter white={self.white} is not from 1e-30 to 1e30!")
 
     @property
     def lowest(self) -> float:

@@ -10,21 +10,22 @@ Public tensors have torch's layout, spectra `(*batch, n_freq, n_frames)`. Inside
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import choice, count, flag, real, shown
+from rtspecinv.checks import named as named
+from rtspecinv.checks import unknown_name as unknown_name
 from rtspecinv.masks import unmasked
 from rtspecinv.modes import Module, home
-
-T = TypeVar("T")
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
 CENTERS = (True, False, "same", "snip")
@@ -33,6 +34,7 @@ WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - 
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 LONGEST = 2**22  # n_fft: its windows take 200 MB
+LONGEST_SOUND = 2**31  # samples: half a day, 8 GB
 
 # Below this coverage (window sum at a sample / steady-state window sum there) a sample is lost. A frame has
 # rounding errors of about eps times its amplitude; dividing by the window, sqrt(coverage) of its usual size,
@@ -94,11 +96,11 @@ class STFT(Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.n_fft = n_fft = _positive(n_fft=n_fft)
+        self.n_fft = n_fft = count(1, n_fft=n_fft)
         if n_fft > LONGEST:
             raise ValueError(f"Parameter {n_fft=} is more than {LONGEST}, which no sound needs!")
-        win_length = n_fft if win_length is None else _positive(win_length=win_length)
-        hop_length = max(1, n_fft // 4) if hop_length is None else _positive(hop_length=hop_length)
+        win_length = n_fft if win_length is None else count(1, win_length=win_length)
+        hop_length = max(1, n_fft // 4) if hop_length is None else count(1, hop_length=hop_length)
         self.win_length, self.hop_length = win_length, hop_length
         if win_length > n_fft:
             raise ValueError(
@@ -108,8 +110,9 @@ class STFT(Module):
             raise ValueError(
                 f"Parameter {hop_length=} is larger than {win_length=}: samples would be skipped!"
             )
-        if pad_mode not in PAD_MODES:
-            raise unknown_name("pad_mode", pad_mode, PAD_MODES)
+        pad_mode = choice(PAD_MODES, pad_mode=pad_mode)
+        normalized, onesided = flag(normalized=normalized), flag(onesided=onesided)
+        device = checked_device(device)
         _check_real(dtype)
         self.n_freq = n_fft // 2 + 1 if onesided else n_fft
         self.look_back = -(-n_fft // hop_length) - 1
@@ -242,7 +245,8 @@ class STFT(Module):
             if samples.shape[-1] == 0:
                 raise ValueError(f"Parameter spectrum has {n_frames=}, all cut by center=True: pass length!")
             return samples
-        samples = samples[..., self.padding : self.padding + _positive(length=length)]
+        length = count(1, LONGEST_SOUND, length=length)
+        samples = samples[..., self.padding : self.padding + length]
         return F.pad(samples, (0, length - samples.shape[-1]))
 
     def with_center(self, center: bool | str) -> STFT:
@@ -390,7 +394,9 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int)
         make: Callable[..., Tensor] = getattr(torch.signal.windows, window)
         return make(win_length, sym=False, dtype=torch.float64, device="cpu")
     if not isinstance(window, (Tensor, np.ndarray)):
-        raise TypeError(f"Parameter {window=} is no name, tensor or array: use 'rectangular' for none!")
+        raise TypeError(
+            f"Parameter window={shown(window)} is no name, tensor or array: use 'rectangular' for none!"
+        )
     values = window if isinstance(window, Tensor) else torch.from_numpy(unmasked(window, "window").copy())
     if values.is_complex():
         raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window!")
@@ -412,20 +418,26 @@ def _check_invertible(window_sum: Tensor, window: str, hop_length: int, win_leng
         )
 
 
-def _positive(**parameter: int) -> int:
-    ((name, value),) = parameter.items()
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"Parameter {name}={value!r} is not an integer >= 1!")
-    return number
+def _check_center(center: object) -> None:
+    if not isinstance(center, bool | str) or center not in (True, False, "same"):
+        raise ValueError(f"Parameter center={shown(center)} is not True, False or 'same'!")
 
 
-def _check_real(dtype: torch.dtype) -> None:
-    if dtype not in _COMPLEX:
-        raise TypeError(f"Parameter {dtype=} is not torch.float32 or torch.float64!")
+def _check_real(dtype: object) -> None:
+    if not isinstance(dtype, torch.dtype) or dtype not in _COMPLEX:
+        raise TypeError(f"Parameter dtype={shown(dtype)} is not torch.float32 or torch.float64!")
+
+
+def checked_device(device: torch.device | str | int | None) -> torch.device | None:
+    """Device as torch has it; raises `ValueError` for what is none."""
+    if device is None or isinstance(device, torch.device):
+        return device
+    with suppress(RuntimeError, OverflowError, ValueError, TypeError):
+        if isinstance(device, str) or not math.isnan(real(device)):
+            return torch.device(device)
+    raise ValueError(
+        f"Parameter device={shown(device)} is no device here: use 'cpu', or 'cuda' where there is one!"
+    )
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> str:
@@ -436,21 +448,3 @@ def _cast(value: Tensor, dtype: torch.dtype) -> str:
     if not value.is_complex() and not value.is_floating_point():
         return f"scale integers to [-1, 1] and cast them with .to({dtype})"
     return f"cast it with .to({dtype}), or the STFT with .to()"
-
-
-def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) -> T:
-    """Object that `value` names in `table`, or `value` itself if it is of that kind."""
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, str) and value in table:
-        return table[value]
-    if isinstance(value, type) and issubclass(value, kind):
-        raise TypeError(f"Parameter {parameter} is the class {value.__name__}: use {value.__name__}()!")
-    raise unknown_name(parameter, value, tuple(table))
-
-
-def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:
-    """Error for a name that is not one of `names`, with the nearest of them as a suggestion."""
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "!"
-    return ValueError(f"Parameter {parameter}={value!r} is not one of {', '.join(map(repr, names))}{hint}")

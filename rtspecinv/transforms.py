@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import able, count, finite, flag, iterable, real, shown
 from rtspecinv.masks import unmasked
 
 Array = np.ndarray[Any, Any]
@@ -30,6 +31,12 @@ Frame = TypeVar("Frame", Tensor, Array)
 
 # An envelope reaches so far below the loudest bin: what lies under that is noise, nothing to make loud.
 RANGE = 1e-3
+
+
+LEAST_RATE, MOST_RATE = 1e-3, 1e3  # of `Stretch`, but for 0
+_MOST_MEMORY = 2**24  # frames
+_MOST_DB = 600.0  # 10**30: more would leave the range of float32
+_IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence!"
 
 
 class Number:
@@ -48,15 +55,37 @@ class Number:
         return value
 
     def __set__(self, instance: Any, value: float) -> None:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not (math.isfinite(number) and self.low <= number <= self.high):
+        parameter: dict[str, Any] = {self.name: value}
+        instance.__dict__[self.name] = float(finite(self.low, self.high, **parameter))
+
+
+class Rate(Number):
+    """A rate of `Stretch`: 0, or from `LEAST_RATE` to `MOST_RATE` forwards or backwards."""
+
+    def __set__(self, instance: Any, value: float) -> None:
+        rate = abs(real(value))
+        if rate and not LEAST_RATE <= rate <= MOST_RATE:
             raise ValueError(
-                f"Parameter {self.name}={value!r} is not a finite number from {self.low:g} to {self.high:g}!"
+                f"Parameter {self.name}={shown(value)} is not a finite number that is 0, or from "
+                f"{LEAST_RATE:g} to {MOST_RATE:g}, or from {-MOST_RATE:g} to {-LEAST_RATE:g}!"
             )
-        instance.__dict__[self.name] = number
+        instance.__dict__[self.name] = float(real(value))
+
+
+class Flag:
+    """An attribute that is True or False, checked when it is set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> bool:
+        if instance is None:
+            raise AttributeError(self.name)
+        value: bool = instance.__dict__[self.name]
+        return value
+
+    def __set__(self, instance: Any, value: bool) -> None:
+        instance.__dict__[self.name] = flag(**{self.name: value})
 
 
 class Stretch(Iterator[Any]):
@@ -68,22 +97,24 @@ class Stretch(Iterator[Any]):
     a constant rate after `ceil(n / rate)` frames; beyond the last frame lies the last frame.
 
     frames: an iterable of frames; it is read as far as the position needs.
-    rate: frames per frame.
+    rate: frames per frame: 0, or from 0.001 to 1000, or as much backwards.
     memory: frames that it can go back from the furthest. At the oldest it stands still.
 
     Source: Portnoff 1981 (time scale by reading the short-time spectrum at another rate).
     """
 
-    rate = Number()
+    rate = Rate()
 
     def __init__(self, frames: Iterable[Frame], rate: float = 1.0, *, memory: int = 1024) -> None:
         if isinstance(frames, (Tensor, np.ndarray)):
-            raise TypeError("Parameter frames is an array: pass its frames, of a tensor frames.unbind(-1)!")
-        if memory < 2:
-            raise ValueError(f"Parameter {memory=} is not an integer >= 2!")
+            raise TypeError(
+                f"Parameter frames is an array of shape {tuple(frames.shape)}: pass its frames, of a tensor "
+                "frames.unbind(-1)!"
+            )
+        memory = count(2, _MOST_MEMORY, memory=memory)
         self.rate = rate
         self.position = 0.0  # p of the frame that came out last
-        self._frames: Iterator[Any] = iter(frames)
+        self._frames: Iterator[Any] = iter(iterable(frames=frames))
         self._kept: deque[Any] = deque(maxlen=memory)
         self._n_read = 0
         # p is from + steps * rate, not a sum that gathers rounding errors.
@@ -112,9 +143,10 @@ class Stretch(Iterator[Any]):
         """Read on up to frame `index`; False if there are not so many."""
         while self._n_read <= index:
             try:
-                self._kept.append(next(self._frames))
+                frame = next(self._frames)
             except StopIteration:
                 return False
+            self._kept.append(able(("__array__",), "pass tensors or arrays in it", frames=frame))
             self._n_read += 1
         return True
 
@@ -144,6 +176,8 @@ class Transform(ABC):
 
 class Freeze(Transform):
     """Holds one frame: while `on`, Y[t] is X at the time that it was switched on; else Y[t] = X[t]."""
+
+    on = Flag()
 
     def __init__(self, on: bool = False) -> None:
         self.on = on
@@ -183,7 +217,7 @@ class Smear(Transform):
 class Gain(Transform):
     """Louder or softer, in every frequency alike or in each its own way: `Y[k] = 10**(d[k] / 20) X[k]`.
 
-    decibels: d, a number or `(n_freq,)`; `-inf` is silence.
+    decibels: d, a number or `(n_freq,)`, up to 600; `-inf` is silence.
     """
 
     def __init__(self, decibels: float | Tensor | Array = 0.0) -> None:
@@ -197,13 +231,16 @@ class Gain(Transform):
     @decibels.setter
     def decibels(self, decibels: float | Tensor | Array) -> None:
         decibels = unmasked(decibels, "decibels")
-        values = torch.as_tensor(decibels, dtype=torch.float64, device="cpu")
-        if values.ndim > 1 or not bool((values < math.inf).all()):  # NaN is not under infinity either
-            raise ValueError(
-                f"Parameter decibels of shape {tuple(values.shape)} is not a number or (n_freq,), each finite"
-                " or -inf!"
-            )
-        self._decibels = decibels
+        try:
+            if isinstance(decibels, (bool, str, bytes)):
+                raise TypeError
+            values = torch.as_tensor(decibels, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"Parameter decibels={shown(decibels)} is {_IS_NO_GAIN}") from error
+        if values.ndim > 1 or not values.numel() or not bool((values <= _MOST_DB).all()):  # NaN is not
+            shape = f" of shape {tuple(values.shape)}" if values.ndim else ""
+            raise ValueError(f"Parameter decibels={shown(decibels)}{shape} is {_IS_NO_GAIN}")
+        self._decibels = decibels if values.ndim else float(values)
         self._factor = 10 ** (values / 20)
 
     def _of(self, frame: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rtspecinv.stft import named
+from rtspecinv.checks import finite, named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
@@ -24,11 +24,6 @@ State = tuple[Tensor, ...]
 def of_pairs(projection: Projection) -> Projection:
     """Projection of complex numbers that are pairs of reals."""
     return lambda pairs: torch.view_as_real(projection(torch.view_as_complex(pairs)))
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"Parameter {name}={value} is not between {low:g} and {high:g}!")
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,10 @@ class Update:
     def n_carried(self) -> int:
         """Spectra carried along beside the iterate."""
         return 0
+
+    def _keep(self, name: str, low: float, high: float) -> None:
+        """Check a constant, and keep it as a plain number."""
+        object.__setattr__(self, name, finite(low, high, **{name: getattr(self, name)}))
 
     def start(self, spectrum: Tensor) -> State:
         """State of a frame whose phase starts with that of `spectrum`."""
@@ -121,7 +120,7 @@ class GriffinLim(_WithMomentum):
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_range("momentum", self.momentum, 0.0, 2.0)
+        self._keep("momentum", 0.0, 2.0)
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
@@ -166,9 +165,9 @@ class RAAR(_WithMomentum):
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_range("beta", self.beta, 0.0, 1.0)
-        _check_range("ramp", self.ramp, 0.0, 1.0)
-        _check_range("momentum", self.momentum, 0.0, 1.0)
+        self._keep("beta", 0.0, 1.0)
+        self._keep("ramp", 0.0, 1.0)
+        self._keep("momentum", 0.0, 1.0)
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
@@ -200,7 +199,7 @@ class DifferenceMap(Update):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("beta", self.beta, 0.1, 2.0)
+        self._keep("beta", 0.1, 2.0)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
         """`c' = c + beta (P_C(f_M) - P_M(f_C))`."""
@@ -224,7 +223,7 @@ class ADMM(Update):
     rho: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_range("rho", self.rho, 0.0, 10.0)
+        self._keep("rho", 0.0, 10.0)
 
     @property
     def n_carried(self) -> int:
@@ -259,7 +258,7 @@ class AcceleratedGriffinLim(_Moving):
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
-            _check_range(name, getattr(self, name), 0.0, 2.0)
+            self._keep(name, 0.0, 2.0)
 
     @property
     def n_carried(self) -> int:

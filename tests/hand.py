@@ -220,7 +220,7 @@ def by_hand(module: types.ModuleType, backend: str, opener):
     """Call what opens a device in `module`, by hand."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
-        if backend == "rtmixer":
+        if isinstance(backend, str) and backend == "rtmixer":
             monkeypatch.setitem(sys.modules, "rtmixer", hand_rtmixer())
         return opener()
 
@@ -228,7 +228,7 @@ def by_hand(module: types.ModuleType, backend: str, opener):
 def hand_sink(*arguments, backend="callback", **options) -> tuple[SoundDeviceSink, HandStream]:
     sink = by_hand(device, backend, lambda: SoundDeviceSink(*arguments, backend=backend, **options))
     stream = sink._ring.stream
-    if backend == "callback":
+    if isinstance(backend, str) and backend == "callback":
         sink._ring.claim = Count(stream)
         if sink._ring.capture is not None:
             sink._ring.capture.count = Count(stream)
@@ -237,6 +237,6 @@ def hand_sink(*arguments, backend="callback", **options) -> tuple[SoundDeviceSin
 
 def hand_microphone(*arguments, backend="callback", **options) -> tuple[Microphone, HandStream]:
     opened = by_hand(microphone, backend, lambda: Microphone(*arguments, backend=backend, **options))
-    if backend == "callback":
+    if isinstance(backend, str) and backend == "callback":
         opened._capture.count = Count(opened._stream)
     return opened, opened._stream

@@ -222,6 +222,21 @@ def test_interrupted_run_leaves_nothing(tmp_path, number, status):
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
+def test_a_second_ctrl_c_while_python_ends_is_not_told_of():
+    code = (
+        "import atexit, signal, sys\n"
+        "from rtspecinv import cli\n"
+        "from rtspecinv.cli import program\n"
+        "def run(argv): raise KeyboardInterrupt\n"
+        "program.run = run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "sys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "devices"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "rtspecinv: interrupted\n")
+
+
 def test_ctrl_c_while_playing_closes_the_device(card, tmp_path, clip, monkeypatch, capsys):
     sinks = []
 
@@ -312,8 +327,22 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ("play clip.wav -o none/out.wav", "there is no folder none"),
         ("play clip.wav --update rarr", "raar"),
         ("play clip.wav --look-ahead -1", "look_ahead"),
-        ("play clip.wav --rate 0", "--rate 0 is not a finite number over 0"),
+        ("play clip.wav --rate 0", "--rate 0 is not from 0.001 to 1000"),
         ("play clip.wav --rate nan", "--rate nan"),
+        ("play clip.wav --rate 1e-300", "--rate 1e-300 is not from 0.001 to 1000"),
+        ("play clip.wav --rate 1e300", "--rate 1e+300 is not from 0.001 to 1000"),
+        ("play clip.wav --rate -1", "--rate -1 is not from 0.001 to 1000"),
+        ("play clip.wav --n-fft 1000000000000000000000", "n_fft=1000000000000000000000 is more than 4194304"),
+        ("live --queue nan", "--queue nan is not from 0 to 2 seconds"),
+        ("live --stretch 1e-300", "--stretch 1e-300 is not from 0.001 to 1"),
+        ("live --pitch 1e300", "--pitch 1e+300 is not from -36 to 36 semitones"),
+        ("live --pitch nan", "--pitch nan is not from -36 to 36 semitones"),
+        ("live --freeze inf", "--freeze inf is not from 0 to 1e+07 seconds"),
+        ("live --freeze -1", "--freeze -1 is not from 0 to 1e+07 seconds"),
+        ("live --seconds inf", "--seconds inf is not from 0 to 1e+07 seconds"),
+        ("live --seconds nan", "--seconds nan is not from 0 to 1e+07 seconds"),
+        ("live --sample-rate -1", "sample_rate=-1 is not an integer >= 1"),
+        ("live --look-ahead 1000000000000", "look_ahead=1000000000000"),
         ("play clip.wav --hop-length 2000", "hop_length"),
         ("play clip.wav --n-fft 0", "n_fft"),
         ("invert none.npy -o out.wav", "There is no file none.npy"),

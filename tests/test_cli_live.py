@@ -180,7 +180,7 @@ def test_however_live_ends_what_was_heard_is_kept(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--stretch", "2"], "--stretch 2 is not over 0 and up to 1"),
+        (["--stretch", "2"], "--stretch 2 is not from 0.001 to 1"),
         (["--stretch", "nan"], "--stretch nan"),
         (["--queue", "-1"], "--queue -1 is not from 0 to 2 seconds"),
         (["--seconds", "0"], "--seconds 0 is not over 0"),

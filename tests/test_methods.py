@@ -180,7 +180,7 @@ def test_bad_values_are_refused():
     for options, error, says in [
         ({"metric": "scc"}, ValueError, "did you mean 'sc'"),
         ({"max_iter": -1}, ValueError, "max_iter|n_iter"),
-        ({"alpha": -1}, ValueError, "momentum=-1"),
+        ({"alpha": -1}, ValueError, "alpha=-1"),
         ({"window": torch.ones(3)}, ValueError, "window"),
     ]:
         with pytest.raises(error, match=says):

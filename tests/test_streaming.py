@@ -460,9 +460,9 @@ def test_bad_options(options, error, words):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: RAAR(beta=1.5), "beta=1.5 is not between 0 and 1"),
+        (lambda: RAAR(beta=1.5), "beta=1.5 is not a finite number from 0 to 1"),
         (lambda: GriffinLim(momentum=-1), "momentum=-1"),
-        (lambda: DifferenceMap(beta=0), "beta=0 is not between 0.1 and 2"),
+        (lambda: DifferenceMap(beta=0), "beta=0 is not a finite number from 0.1 to 2"),
         (lambda: ADMM(rho=-0.1), "rho=-0.1"),
         (lambda: AcceleratedGriffinLim(gamma=float("nan")), "gamma=nan"),
         (lambda: Gradient(delay=2), "delay=2"),

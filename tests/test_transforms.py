@@ -283,7 +283,7 @@ def test_formants_after_pitch_put_the_envelope_back():
         (lambda: Formants(1, width=0), "width=0"),
         (lambda: Gain(math.nan), "decibels"),
         (lambda: Gain(math.inf), "decibels"),
-        (lambda: Gain(torch.zeros(2, 3)), r"decibels of shape \(2, 3\)"),
+        (lambda: Gain(torch.zeros(2, 3)), r"decibels=.* of shape \(2, 3\)"),
         (lambda: Gain(torch.zeros(3))(torch.zeros(4)), "3 values, but a frame 4"),
     ],
 )

@@ -14,19 +14,23 @@ import numpy.typing as npt
 from rtspecinv.audio.capture import Capture
 from rtspecinv.audio.microphone import Recording
 from rtspecinv.audio.portaudio import (
+    MOST_CHANNELS,
     DeviceError,
     Watchdog,
     abandon,
-    check_settings,
+    queue_of,
+    rate_of,
     rtmixer_for,
     sounddevice,
     starting,
+    stream_options,
     stream_seconds,
     undisturbed,
 )
 from rtspecinv.audio.resample import Resampler
 from rtspecinv.audio.ring import open_ring
 from rtspecinv.audio.sinks import Block, Sink, as_block
+from rtspecinv.checks import count, finite
 
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 _FADE_SECONDS = 0.005
@@ -73,20 +77,20 @@ class SoundDeviceSink(Sink):
         backend: str = "auto",
         input_channels: int = 0,
     ) -> None:
-        check_settings(sample_rate, channels, queue_seconds)
-        if not hasattr(input_channels, "__index__") or input_channels < 0:
-            raise ValueError(f"Parameter {input_channels=} is not an integer >= 0!")
-        if not 0 <= prefill_seconds <= queue_seconds:
+        self.sample_rate = sample_rate = rate_of(sample_rate)
+        queue_seconds = queue_of(sample_rate, queue_seconds)
+        prefill_seconds = finite(0, prefill_seconds=prefill_seconds)
+        if prefill_seconds > queue_seconds:
             raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
-        self.sample_rate = sample_rate
-        self.channels = channels
+        input_channels = count(0, MOST_CHANNELS, input_channels=input_channels)
+        options = stream_options(device, channels, latency, block_length)
+        self.channels: int = options["channels"]
         self.underflow_samples = 0  # of silence and fades in the gaps, at the device's rate
         self._underflow_seconds: deque[float] = deque(maxlen=10000)
         self._underflows = 0
         self._late_blocks = self._late_blocks_seen = 0  # those while there was sound, and all
         self._sounddevice = sounddevice()
         self._lock = threading.Lock()
-        options = {"device": device, "channels": channels, "latency": latency, "blocksize": block_length}
         self._ring, self.device_rate = open_ring(
             self._sounddevice,
             rtmixer_for(backend),

@@ -18,7 +18,8 @@ Wake = Callable[[], object]
 class Bell:
     """One thread waits, another rings; rung before, it does not wait.
 
-    In C all through, unlike `threading.Event`, so that no Ctrl-C can leave a lock behind.
+    In C all through, unlike `threading.Event`, so that no Ctrl-C can leave a lock behind, and the garbage
+    collector may ring it anywhere.
     """
 
     def __init__(self) -> None:
@@ -35,29 +36,40 @@ class Bell:
         return self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
 
 
+class End:
+    """A place in the queue: what was pushed before it is to be heard to its end, whatever comes behind."""
+
+    def __init__(self, n_before: int) -> None:
+        self.n_before = n_before  # frames that wait before it
+        self.wakes: list[Wake] = []  # called once it is reached
+        self.is_reached = False  # so that nobody joins those who wait for it
+
+
 class Taken(NamedTuple):
-    """What the worker finds: whether all before it was cut, a frame, and whether the frames end here."""
+    """What the worker finds: whether all before it was cut, and a frame or an end, if one is next."""
 
     cut: bool
-    frame: Any  # None if there is none, or none was wanted
-    ending: bool
+    frame: Any
+    end: End | None
 
 
 class Inbox:
-    """At most `max_frames` frames, and what happens if one more comes: one of `FULL`.
+    """At most `max_frames` frames, what happens if one more comes (one of `FULL`), and ends between them.
 
-    Every lock is held for a few instructions only. Callbacks, which wake who waits, are called once each.
+    Every lock is held for a few instructions only, in which nobody else's code runs. Callbacks, which wake
+    who waits, are called at least once each.
     """
 
     def __init__(self, max_frames: int, full: str) -> None:
         self.max_frames, self.full = max_frames, full
         self.n_dropped = 0
         self.bell = Bell()  # rung when there is something new for the worker
+        self.is_closed = False  # the last end has been asked for: no more frames
         self._lock = threading.Lock()
         self._frames: deque[Any] = deque()
+        self._ends: deque[End] = deque()
         self._cut = self._shut = False
         self._want_room: list[Wake] = []
-        self._want_end: list[Wake] = []
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -65,52 +77,73 @@ class Inbox:
     def offer(self, frame: Any, when_room: Wake) -> bool:
         """Take in a frame; False if it has to wait, and then `when_room` is called once there may be room.
 
+        Where no more frames are taken, that is at once.
+
         Raises:
             queue.Full: there is no room, and that is to be an error.
         """
         with self._lock:
-            if self._shut:
-                when_room()
-                return False
-            if len(self._frames) >= self.max_frames:
-                if self.full == "block":
-                    self._want_room.append(when_room)
-                    return False
-                if self.full == "raise":
-                    raise queue.Full(
-                        f"{self.max_frames} frames wait already: push later, or use full='block' or "
-                        "'drop_oldest'!"
-                    )
-                self._frames.popleft()
-                self.n_dropped += 1
-            self._frames.append(frame)
+            if not self.is_closed:
+                if len(self._frames) >= self.max_frames:
+                    if self.full == "block":
+                        self._want_room.append(when_room)
+                        return False
+                    if self.full == "raise":
+                        raise queue.Full(
+                            f"{self.max_frames} frames wait already: push later, or use full='block' or "
+                            "'drop_oldest'!"
+                        )
+                    self._pop()
+                    self.n_dropped += 1
+                self._frames.append(frame)
+        if self.is_closed:
+            when_room()
+            return False
         self.bell.ring()
         return True
 
-    def end(self, when_done: Wake) -> None:
-        """Ask for the end after the frames that are here; `when_done` is called when all was heard."""
+    def end(self, when_heard: Wake, *, last: bool = False) -> None:
+        """Put an end behind the frames that are here; `when_heard` is called when all before it was heard.
+
+        last: no more frames are taken.
+        """
         with self._lock:
-            if self._shut:
-                when_done()
-            else:
-                self._want_end.append(when_done)
+            self.is_closed = self.is_closed or last
+            if not self._shut:
+                n_before = len(self._frames)
+                if not self._ends or self._ends[-1].is_reached or self._ends[-1].n_before < n_before:
+                    self._ends.append(End(n_before))
+                self._ends[-1].wakes.append(when_heard)
+        if self._shut:
+            when_heard()
+        if last:
+            self._wake_who_wants_room()
         self.bell.ring()
 
     def take(self, wanted: bool) -> Taken:
-        """Oldest frame, if one is wanted, for the worker."""
+        """What is next for the worker: an end, or else the oldest frame, if one is wanted."""
         with self._lock:
             cut, self._cut = self._cut, False
-            frame = self._frames.popleft() if wanted and self._frames else None
-            ending = bool(self._want_end) and not self._frames and frame is None
+            end = next((each for each in self._ends if not each.is_reached), None)
+            if end is not None and end.n_before > 0 and self._frames:
+                end = None
+            frame = self._pop() if wanted and self._frames and end is None else None
         if frame is not None:
-            self._call(self._want_room)
-        return Taken(cut, frame, ending)
+            self._wake_who_wants_room()
+        return Taken(cut, frame, end)
+
+    def _pop(self) -> Any:
+        for end in self._ends:
+            end.n_before -= 1
+        return self._frames.popleft()
 
     def cut(self) -> None:
         """Forget all frames; what is asked to end ends here."""
         with self._lock:
             self._cut = True
             self._frames.clear()
+            for end in self._ends:
+                end.is_reached = True
         self._wake_all()
 
     @property
@@ -118,34 +151,41 @@ class Inbox:
         """Whether it was cut since the worker last took something."""
         return self._cut
 
-    def who_wants_end(self) -> list[Wake]:
-        """Those who have asked for the end by now."""
+    def reached(self, end: End) -> None:
+        """Tell who waits for an end that all before it was heard."""
         with self._lock:
-            return list(self._want_end)
-
-    def ended(self, who: list[Wake]) -> None:
-        """Tell those that all was heard."""
-        self._call(self._want_end, who)
+            end.is_reached = True
+        _call(end.wakes)
+        with suppress(ValueError):  # another thread was here first
+            self._ends.remove(end)
 
     def shut(self) -> None:
         """Take nothing any more, so that nobody waits."""
-        self._shut = True
+        with self._lock:
+            self.is_closed = self._shut = True
+            for end in self._ends:
+                end.is_reached = True
         self._wake_all()
 
     def _wake_all(self) -> None:
-        self._call(self._want_room)
-        self._call(self._want_end)
+        self._wake_who_wants_room()
+        for end in self._ends.copy():
+            if end.is_reached:
+                self.reached(end)
         self.bell.ring()
 
-    def _call(self, waiting: list[Wake], who: list[Wake] | None = None) -> None:
-        """Wake all who wait there, or only some; they are taken off the list when they have been woken."""
+    def _wake_who_wants_room(self) -> None:
+        """Wake all who wait for room; they are taken off the list when they have been woken."""
+        who = self._want_room.copy()
+        _call(who)
         with self._lock:
-            who = waiting.copy() if who is None else who
-        for wake in who:
-            with suppress(RuntimeError):  # the event loop of one who waited is closed
-                wake()
-        with self._lock:
-            waiting[:] = [each for each in waiting if each not in who]
+            self._want_room = [each for each in self._want_room if each not in who]
+
+
+def _call(wakes: list[Wake]) -> None:
+    for wake in wakes:
+        with suppress(RuntimeError):  # the event loop of one who waited is closed
+            wake()
 
 
 def copy_of(frame: Any) -> Any:

@@ -14,14 +14,17 @@ import numpy.typing as npt
 
 from rtspecinv.audio.capture import QUEUE_SECONDS, Capture, new_capture
 from rtspecinv.audio.portaudio import (
+    HIGHEST_RATE,
     Watchdog,
     abandon,
-    check_settings,
     opened,
+    queue_of,
+    rate_of,
     refused,
     rtmixer_for,
     sounddevice,
     starting,
+    stream_options,
     stream_seconds,
     undisturbed,
 )
@@ -131,14 +134,15 @@ class Microphone(Recording):
         block_length: int = 0,
         backend: str = "auto",
     ) -> None:
-        self._sounddevice = sd = sounddevice()
+        sample_rate = None if sample_rate is None else rate_of(sample_rate)
+        options = stream_options(device, channels, latency, block_length)
+        queue_seconds = queue_of(sample_rate or HIGHEST_RATE, queue_seconds)
         rtmixer = rtmixer_for(backend)
+        self._sounddevice = sd = sounddevice()
         try:
             if sample_rate is None:
                 sample_rate = round(sd.query_devices(device, "input")["default_samplerate"])
-            check_settings(sample_rate, channels, queue_seconds)
-            options = {"samplerate": sample_rate, "channels": channels, "device": device}
-            options |= {"latency": latency, "blocksize": block_length}
+            options["samplerate"] = sample_rate
             make = partial(new_capture, rtmixer, sd, options, queue_seconds)
             capture, stream = opened(make, lambda made: made[1].close())
         except (ValueError, sd.PortAudioError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,7 +23,12 @@ from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.audio.stream import Inverter, Progress, Stream
 from rtspecinv.audio.worker import Worker
+from rtspecinv.checks import able, choice, count, finite, function, iterable
 
+INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
+MOST_FRAMES = 2**24
+MOST_SECONDS = 3600.0
+MOST_RATE = 1e9  # Hz
 _PlayerType = TypeVar("_PlayerType", bound="Player")
 
 
@@ -40,7 +46,14 @@ def play(
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
     exactly what a batch run returns. The sink stays open.
+
+    Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
     """
+    iterable(frames=frames)
+    able(INVERTER, "pass a StreamingInverter", inverter=inverter)
+    able(SINK, "pass a sink, such as ArraySink()", sink=sink)
+    if progress is not None:
+        function(progress=progress)
     stream = Stream(inverter, sink)
 
     def write(samples: Any) -> None:
@@ -90,8 +103,8 @@ class Player:
         rides out a busier machine.
     reserve_seconds: when less than this waits in the sink, a frame that has not come is late. At least what
         the device takes at once; None is half of `queue_seconds`.
-    least_iter: when inverting is late, iterations go down to this and, once there is time, back to
-        `inverter.n_iter`.
+    least_iter: when inverting is late, iterations go down to this, from 0 to `inverter.n_iter`, and, once
+        there is time, back to that.
     sample_rate: in Hz; None is the sink's, if it has one.
 
     Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
@@ -113,29 +126,34 @@ class Player:
         least_iter: int = 1,
         sample_rate: float | None = None,
     ) -> None:
-        reserve_seconds = queue_seconds / 2 if reserve_seconds is None else reserve_seconds
-        _check_choice("full", full, FULL)
-        _check_choice("late", late, LATE)
-        if max_frames < 1 or least_iter < 0:
-            raise ValueError(f"It must be {max_frames=} >= 1 and {least_iter=} >= 0!")
-        if not 0 < reserve_seconds <= queue_seconds < math.inf:
+        able((*INVERTER, "check"), "pass a StreamingInverter", inverter=inverter)
+        able(SINK, "pass a sink, such as ArraySink()", sink=sink)
+        sample_rate = getattr(sink, "sample_rate", None) if sample_rate is None else sample_rate
+        if sample_rate is not None:
+            sample_rate = finite(0, MOST_RATE, above=True, sample_rate=sample_rate)
+        queue_seconds = finite(0, MOST_SECONDS, above=True, queue_seconds=queue_seconds)
+        if reserve_seconds is None:
+            reserve_seconds = queue_seconds / 2
+        reserve_seconds = finite(0, MOST_SECONDS, reserve_seconds=reserve_seconds)
+        if not 0 < reserve_seconds <= queue_seconds:
             raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}!")
         self._inverter, self._sink = inverter, sink
-        self._inbox = Inbox(max_frames, full)
-        self._iterations = Iterations(inverter.n_iter, least_iter)
+        self._inbox = Inbox(count(1, MOST_FRAMES, max_frames=max_frames), choice(FULL, full=full))
+        most_iter = max(1, inverter.n_iter)
+        self._iterations = Iterations(inverter.n_iter, count(0, most_iter, least_iter=least_iter))
         self._pump = Pump(
             inverter,
             sink,
             self._inbox,
             self._iterations,
-            late=late,
-            sample_rate=getattr(sink, "sample_rate", None) if sample_rate is None else sample_rate,
+            late=choice(LATE, late=late),
+            sample_rate=sample_rate,
             queue_seconds=queue_seconds,
             reserve_seconds=reserve_seconds,
         )
-        self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.shut, self._pump.end)
-        # For a player that nobody closes: the thread, which does not know it, ends with it or the program.
-        weakref.finalize(self, self._worker.stop)
+        self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.bell, self._pump.end)
+        # For a player that nobody closes: the thread, which does not know it, ends with it.
+        weakref.finalize(self, self._worker.leave).atexit = False
 
     # -- what callers do, from any thread ------------------------------------------------------------------
 
@@ -145,9 +163,13 @@ class Player:
         Waits only with `full="block"`, until there is room, at most `timeout` seconds: then `TimeoutError`.
         Raises `ValueError` and `TypeError` as the inverter does, and nothing is taken in.
         """
+        if timeout is not None:
+            timeout = finite(0, threading.TIMEOUT_MAX, timeout=timeout)
         frame = self._accepted(magnitude)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self._inbox.offer(frame, (room := Bell()).ring):
+            self._check()
+            self._refuse_to_wait("push() with full='block'", "take another `full`")
             if not room.wait(None if timeout is None else end - time.monotonic()):
                 raise TimeoutError(f"There was no room for another frame in {timeout:g} seconds!")
             self._check()
@@ -157,26 +179,25 @@ class Player:
         frame = self._accepted(magnitude)
         loop = asyncio.get_running_loop()
         while not self._inbox.offer(frame, partial(loop.call_soon_threadsafe, (room := asyncio.Event()).set)):
+            self._check()
+            self._refuse_to_wait("push_async() with full='block'", "take another `full`")
             await room.wait()
             self._check()
 
     def drain(self) -> None:
-        """Wait until all that was pushed is heard to its end; what is pushed next begins anew."""
+        """Wait until all that was pushed is heard to its end; what is pushed next begins anew.
+
+        What other threads push meanwhile waits behind that end.
+        """
         self._check()
-        if self._worker.has_started:
-            heard = Bell()
-            self._inbox.end(heard.ring)
-            heard.wait()
-            self._check()
+        self._refuse_to_wait("drain()", "reset() and abort() do not wait")
+        self._wait_for_end(last=False)
 
     async def drain_async(self) -> None:
         """Do as `drain`; while it waits, the event loop goes on."""
         self._check()
-        if self._worker.has_started:
-            heard, loop = asyncio.Event(), asyncio.get_running_loop()
-            self._inbox.end(partial(loop.call_soon_threadsafe, heard.set))
-            await heard.wait()
-            self._check()
+        self._refuse_to_wait("drain_async()", "reset() and abort() do not wait")
+        await self._wait_for_end_async(last=False)
 
     def reset(self) -> None:
         """Fall silent within a block of the device, forget all that was pushed and begin anew.
@@ -184,24 +205,40 @@ class Player:
         What a file sink has stays in the file.
         """
         self._check()
-        self._cut()
+        self._pump.cut()
 
     def close(self) -> None:
-        """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless."""
+        """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless.
+
+        From now on `push` raises `ValueError`, in threads that wait for room, too. Called by the sink or the
+        inverter, that is, by the player's own thread, it does not wait.
+        """
+        if self._waits_for_itself:
+            self._inbox.end(self._worker.leave, last=True)
+            return
         try:
             if not self._worker.is_stopping:
-                self.drain()
-                self._worker.stop()
+                self._check_process()
+                self._wait_for_end(last=True)
+                self._worker.leave()
         finally:
             self.abort()
 
     def abort(self) -> None:
-        """Stop and fall silent at once; the sink stays open."""
-        was_closed, self._worker.is_stopping = self._worker.is_stopping, True
-        if not was_closed:
+        """Stop and fall silent at once; the sink stays open.
+
+        Called by the player's own thread, it does not wait for it.
+        """
+        if self._worker.is_elsewhere:
+            return
+        was_stopping, self._worker.is_stopping = self._worker.is_stopping, True
+        if not was_stopping:
             with suppress(Exception):  # of a sink that is closed or whose device is gone
-                self._cut()
-        self._worker.stop()
+                self._pump.cut()
+        if self._waits_for_itself:
+            self._worker.leave()
+        else:
+            self._worker.stop()
 
     @property
     def n_iter(self) -> int:
@@ -210,12 +247,14 @@ class Player:
 
     @n_iter.setter
     def n_iter(self, n_iter: int) -> None:
-        self._inverter.n_iter = n_iter  # which checks it
+        n_iter = count(n_iter=n_iter)
+        self._inverter.n_iter = n_iter  # which may refuse it
         self._iterations.wanted = n_iter
 
     @property
     def stats(self) -> PlayerStats:
         """How it is doing now."""
+        self._check_process()
         pump, sink = self._pump, self._sink
         rate = pump.sample_rate or math.nan
         factors = np.array(copy.copy(pump.factors)) if pump.factors else np.full(1, math.nan)
@@ -257,7 +296,9 @@ class Player:
     ) -> None:
         try:
             if kind is None and not self._worker.is_stopping:
-                await self.drain_async()
+                self._check_process()
+                await self._wait_for_end_async(last=True)
+                self._worker.leave()
         finally:
             await asyncio.to_thread(self.abort)
 
@@ -270,18 +311,44 @@ class Player:
         self._worker.start()
         return copy_of(magnitude)
 
+    def _wait_for_end(self, *, last: bool) -> None:
+        self._inbox.end((heard := Bell()).ring, last=last)
+        if self._worker.has_started:
+            heard.wait()
+            self._check_failure()
+
+    async def _wait_for_end_async(self, *, last: bool) -> None:
+        heard, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._inbox.end(partial(loop.call_soon_threadsafe, heard.set), last=last)
+        if self._worker.has_started:
+            await heard.wait()
+            self._check_failure()
+
+    @property
+    def _waits_for_itself(self) -> bool:
+        """Whether the thread would wait for this one, in which the sink or the inverter calls the player."""
+        return self._worker.is_current or self._pump.is_held_up_here
+
+    def _refuse_to_wait(self, what: str, way_out: str) -> None:
+        if self._waits_for_itself:
+            raise RuntimeError(
+                f"{what} would wait for ever: it was called by the sink or the inverter, for which the "
+                f"player waits; {way_out}, or call it from another thread"
+            )
+
     def _check(self) -> None:
-        if self._worker.failure is not None:
-            raise self._worker.failure
-        if self._worker.is_stopping:
+        self._check_process()
+        self._check_failure()
+        if self._worker.is_stopping or self._inbox.is_closed:
             raise ValueError("The player is closed")
 
-    def _cut(self) -> None:
-        with self._pump.writing:
-            self._inbox.cut()
-            self._sink.clear()
+    def _check_failure(self) -> None:
+        if self._worker.failure is not None:
+            raise self._worker.failure
 
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Parameter {name}={value!r} is not one of {', '.join(map(repr, choices))}!")
+    def _check_process(self) -> None:
+        if self._worker.is_elsewhere:
+            raise RuntimeError(
+                "The player was started in another process, of which this one is a fork, where its thread "
+                "stayed: make a Player in each process"
+            )

@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from rtspecinv.checks import choice, count, finite, real, unknown_name
+
 STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
 _LONGEST_LATENCY = 60.0  # seconds
+_LONGEST_QUEUE = 1e7  # seconds
+_LATENCIES = ("low", "high")
+HIGHEST_RATE = 2**31 - 1  # Hz
+MOST_CHANNELS = 1024
+_LONGEST_BLOCK = 2**24  # samples
 _Opened = TypeVar("_Opened")
 
 
@@ -41,8 +48,7 @@ def rtmixer_for(backend: str) -> Any | None:
 
     Raises `ImportError` if rtmixer is asked for and missing.
     """
-    if backend not in ("auto", "rtmixer", "callback"):
-        raise ValueError(f'Parameter {backend=} is none of "auto", "rtmixer", "callback"!')
+    choice(("auto", "rtmixer", "callback"), backend=backend)
     if backend == "callback":
         return None
     try:
@@ -54,13 +60,32 @@ def rtmixer_for(backend: str) -> Any | None:
     return rtmixer
 
 
-def check_settings(sample_rate: int, channels: int, queue_seconds: float) -> None:
-    """Raise `ValueError` for what no device can have."""
-    for name, value in (("sample_rate", sample_rate), ("channels", channels)):
-        if not hasattr(value, "__index__") or value < 1:
-            raise ValueError(f"Parameter {name}={value!r} is not an integer >= 1!")
-    if not 1 <= queue_seconds * sample_rate < math.inf:
-        raise ValueError(f"Parameter {queue_seconds=} is not a finite time, long enough for a sample!")
+def queue_of(sample_rate: int, queue_seconds: float) -> float:
+    """Return the length of a queue in seconds; raises `ValueError` if that is less than a sample."""
+    return finite(1 / sample_rate, _LONGEST_QUEUE, queue_seconds=queue_seconds)
+
+
+def rate_of(sample_rate: int) -> int:
+    """Return a rate in Hz; raises `ValueError` for what is none."""
+    return count(1, HIGHEST_RATE, sample_rate=sample_rate)
+
+
+def stream_options(
+    device: int | str | None, channels: int, latency: float | str, block_length: int
+) -> dict[str, Any]:
+    """Return the options of a stream of sounddevice; raises `ValueError` for what no device can have."""
+    if device is not None and not isinstance(device, str):
+        device = count(device=device)
+    if not (isinstance(latency, str) and latency in _LATENCIES):
+        if math.isnan(real(latency)):
+            raise unknown_name("latency", latency, (*_LATENCIES, "seconds"))
+        latency = finite(0, _LONGEST_LATENCY, latency=latency)
+    return {
+        "device": device,
+        "channels": count(1, MOST_CHANNELS, channels=channels),
+        "latency": latency,
+        "blocksize": count(0, _LONGEST_BLOCK, block_length=block_length),
+    }
 
 
 def refused(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-from rtspecinv.audio.inbox import Inbox
+from rtspecinv.audio.inbox import End, Inbox
 from rtspecinv.audio.iterations import Iterations
 from rtspecinv.audio.stream import Inverter, Stream
 
@@ -72,7 +72,9 @@ class Pump:
         self._wait = inbox.bell.wait if wait is None else wait
         self._clock = clock
         self._one_thread = getattr(inverter, "one_thread", nullcontext)
-        self.writing = threading.Lock()  # held for a write; a cut may not come in between
+        self._at_sink = threading.Lock()  # held for a write, and for a clear by the one who cuts
+        self._cutter: int | None = None  # thread that clears the sink
+        self._uncleared = False  # there was a cut, but the sink has not been cleared yet
         self.factors: deque[float] = deque(maxlen=REMEMBERED)
         self.n_frames = self.n_held = self.n_late = 0
         self._forget()
@@ -90,21 +92,46 @@ class Pump:
         has_room = not self.is_paced or queued < self._most
         if self._tail and has_room:
             return self._write(self._tail.popleft())
-        cut, frame, ending = self.inbox.take(has_room and not self._tail)
+        cut, frame, end = self.inbox.take(has_room and not self._tail)
         if cut:
             self._restart()
         if frame is not None:
             self._n_missing, self._last = 0, frame
             self.n_frames += 1
             self._invert(frame)
-        elif ending and not self._tail:
-            self._end()
-        elif not ending and self._begun and queued < self._least:
+        elif end is not None and not self._tail:
+            self._end(end)
+        elif end is None and self._begun and queued < self._least:
             self._make_up()
         else:
             if self._begun and (not has_room or self._clock() - self._written_at >= STANDSTILL):
                 self.sink.start()  # which may wait for more than it will be given now
             self._wait(self._seconds_to_wait(queued))
+
+    def cut(self) -> None:
+        """Forget all that was pushed, and what the sink has to play.
+
+        It waits for nobody: a write that is at work clears the sink itself when it is done.
+        """
+        self.inbox.cut()
+        if self._cutter is None:  # or another thread clears what there is now
+            self._uncleared = True
+        self._clear()
+
+    def _clear(self) -> None:
+        """Clear the sink, if it is to be, and if nobody writes."""
+        if self._uncleared and self._at_sink.acquire(blocking=False):
+            self._cutter, self._uncleared = threading.get_ident(), False
+            try:
+                self.sink.clear()
+            finally:
+                self._cutter = None
+                self._at_sink.release()
+
+    @property
+    def is_held_up_here(self) -> bool:
+        """Whether this thread is in the sink's `clear`, so that the next write waits for it."""
+        return self._cutter == threading.get_ident()
 
     def end(self) -> None:
         """Let go all who wait, and leave the inverter with the iterations that it had."""
@@ -128,6 +155,7 @@ class Pump:
         return min(max((queued - level) / self.sample_rate, SHORTEST_WAIT), LONGEST_WAIT)
 
     def _restart(self) -> None:
+        self._clear()
         self.stream.restart()
         self._forget()
 
@@ -158,15 +186,16 @@ class Pump:
                 self.inverter.n_iter = n_iter
 
     def _write(self, samples: Any) -> None:
-        with self.writing:
+        with self._at_sink:
             if self.inbox.is_cut:
                 return
             self.stream.write(samples)
+        self._clear()  # if it was cut meanwhile
         self._written_at = self._clock()
         if self.is_paced and not self._begun:
             self._begun = self._queued() >= self._least
 
-    def _end(self) -> None:
+    def _end(self, end: End) -> None:
         """Play what is owed, then wait until all is heard and begin anew."""
         if self._last is not None:
             with self._one_thread():
@@ -177,7 +206,6 @@ class Pump:
                 samples[..., at : at + hop_length] for at in range(0, samples.shape[-1], hop_length)
             )
         else:
-            who = self.inbox.who_wants_end()
             self.sink.drain()
             self._forget()
-            self.inbox.ended(who)
+            self.inbox.reached(end)

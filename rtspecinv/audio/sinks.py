@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.checks import able
 from rtspecinv.masks import unmasked
 
 Block = npt.NDArray[np.float32]
@@ -222,6 +223,8 @@ class TeeSink(Sink):
     """
 
     def __init__(self, *sinks: Sink) -> None:
+        for i, sink in enumerate(sinks):
+            able(("write", "drain"), "pass sinks, such as ArraySink()", **{f"sinks[{i}]": sink})
         rates = {sink.sample_rate for sink in sinks if hasattr(sink, "sample_rate")}
         if len(rates) > 1:
             raise ValueError(f"It must be one sample_rate, these sinks have {sorted(rates)}!")

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.audio.inbox import Bell, copy_of
+from rtspecinv.checks import able, count
+
+_LONGEST_BLOCK = 2**24  # samples
 
 
 class AudioReader:
@@ -53,6 +56,9 @@ class AudioReader:
 
     def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
         """Yield float32 blocks `(channels, n_samples)` from the beginning; the last one may be shorter."""
+        return self._blocks(count(1, _LONGEST_BLOCK, n_samples=n_samples))
+
+    def _blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
         with self._open() as file:
             while True:
                 try:
@@ -86,7 +92,8 @@ class Mailbox:
         self._first, self._closed = Bell(), False
 
     def put(self, frame: Any) -> None:
-        """Give a copy of `frame`, numpy or torch, in place of the one before."""
+        """Give a copy of `frame`, numpy or torch, in place of the one before; else it is a TypeError."""
+        able(("__array__",), "pass a tensor or an array", frame=frame)
         self._latest = copy_of(frame)
         self._first.ring()
 
@@ -98,5 +105,6 @@ class Mailbox:
     def __iter__(self) -> Iterator[Any]:
         if self._latest is None and not self._closed:
             self._first.wait()
+            self._first.ring()  # for others who wait
         while not self._closed:
             yield self._latest

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+import time
 from collections.abc import Callable
 
 from rtspecinv.audio.inbox import Bell
+
+_EXIT_SECONDS = 2.0  # that Python's exit waits for steps that threads are at
 
 
 class Worker:
     """Calls `step` again and again in a thread, from `start` until `stop` or an exception, kept as `failure`.
 
     name: of the thread.
-    wake: ends the waiting in `step`, whenever it is called after `is_stopping` was set.
+    bell: what `step` waits for.
     at_end: called in the thread when it has done its last step, whatever the reason.
     """
 
-    def __init__(
-        self, name: str, step: Callable[[], None], wake: Callable[[], None], at_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, name: str, step: Callable[[], None], bell: Bell, at_end: Callable[[], None]) -> None:
         self.failure: BaseException | None = None
         self.is_stopping = False
-        self._step, self._wake, self._at_end = step, wake, at_end
+        self._step, self._bell, self._at_end = step, bell, at_end
         self._starting = threading.Lock()
         self._ended = Bell()
         self._name, self._thread = name, None
+        self._process = 0  # that it was started in
 
     _thread: threading.Thread | None
 
@@ -33,18 +37,41 @@ class Worker:
         """Whether there is, or was, a thread."""
         return self._thread is not None
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the thread is the one that asks."""
+        return self._thread is threading.current_thread()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the thread was started in another process, of which this one is a fork."""
+        return self._process not in (0, os.getpid())
+
     def start(self) -> None:
         """Start the thread, if it has not been started."""
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._process = os.getpid()
+                _leave_at_exit(self)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # there are too many threads, or Python is ending
+                    self._thread = None
+                    raise
+
+    def leave(self) -> None:
+        """Let the thread end after the step that it is at.
+
+        It takes no lock and waits for nobody, so that the garbage collector may call it in any thread.
+        """
+        self.is_stopping = True
+        self._bell.ring()
 
     def stop(self) -> None:
-        """End the thread after the step that it is at, and wait for that."""
-        self.is_stopping = True
-        self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        """Let the thread end and wait for that, unless this is the thread."""
+        self.leave()
+        if self._thread is not None and not self.is_current:
             try:
                 self._thread.join()
             except RuntimeError:  # Ctrl-C came while it started, so that Python does not know it yet
@@ -57,5 +84,33 @@ class Worker:
         except BaseException as error:
             self.failure = error
         finally:
+            _RUNNING.discard(self)
             self._at_end()
             self._ended.ring()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the thread has ended, at most so long."""
+        self._ended.wait(seconds)
+
+
+_RUNNING: set[Worker] = set()
+
+
+def _leave_at_exit(worker: Worker) -> None:
+    """Let Python's exit end the thread, before what was loaded until now ends, such as PortAudio."""
+    _RUNNING.add(worker)
+    atexit.unregister(_leave_all)
+    atexit.register(_leave_all)
+
+
+def _leave_all() -> None:
+    workers = list(_RUNNING)
+    for worker in workers:
+        worker.leave()
+    give_up = time.monotonic() + _EXIT_SECONDS
+    for worker in workers:
+        worker.wait(give_up - time.monotonic())
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_RUNNING.clear)

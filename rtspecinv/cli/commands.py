@@ -26,6 +26,7 @@ from rtspecinv.audio import (
     read_audio,
 )
 from rtspecinv.cli.live import perform, print_performance
+from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.transfer import (
     Source,
@@ -44,8 +45,11 @@ _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink take
 def play(args: argparse.Namespace) -> None:
     """Invert an audio file's magnitudes as a stream, play it and write it."""
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
-    if not 0 < args.rate < math.inf:
-        raise ValueError(f"--rate {args.rate:g} is not a finite number over 0: 0.5 plays at half the speed")
+    least, most = STRETCH_RATES
+    if not least <= args.rate <= most:
+        raise ValueError(
+            f"--rate {args.rate:g} is not from {least:g} to {most:g}: 0.5 plays at half the speed"
+        )
     reader = AudioReader(args.audio)
     blocks = reader.blocks(32 * stft.hop_length)
     if args.mono:

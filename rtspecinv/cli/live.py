@@ -27,12 +27,16 @@ from rtspecinv.audio import (
     TeeSink,
     one_device,
 )
+from rtspecinv.checks import count
+from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
 from rtspecinv.threads import one_thread
 from rtspecinv.transforms import Freeze, Pitch, Stretch
 
 _BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
+_MOST_SEMITONES = 36.0
+_MOST_SECONDS = 1e7  # that it may run: 100 days
 _WARM_UP = 8  # pushes before sound is wanted: the first ones are slow
 
 
@@ -148,15 +152,25 @@ def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 <= args.queue <= 2:
-        raise ValueError(f"--queue {args.queue:g} is not from 0 to 2 seconds")
-    if not 0 < args.stretch <= 1:
+    least = STRETCH_RATES[0]
+    if not least <= args.stretch <= 1:
         raise ValueError(
-            f"--stretch {args.stretch:g} is not over 0 and up to 1: what a microphone hears can be slowed "
+            f"--stretch {args.stretch:g} is not from {least:g} to 1: what a microphone hears can be slowed "
             "down, not hurried; for a file, `rtspecinv play --rate`"
         )
-    if args.seconds is not None and not args.seconds > 0:
-        raise ValueError(f"--seconds {args.seconds:g} is not over 0")
+    for option, low, high, unit in (
+        ("queue", 0, 2, "seconds"),
+        ("pitch", -_MOST_SEMITONES, _MOST_SEMITONES, "semitones"),
+        ("freeze", 0, _MOST_SECONDS, "seconds"),
+        ("seconds", 0, _MOST_SECONDS, "seconds"),
+    ):
+        value = getattr(args, option)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{option} {value:g} is not from {low:g} to {high:g} {unit}")
+    if args.sample_rate is not None:
+        count(1, sample_rate=args.sample_rate)
+    if args.seconds == 0:
+        raise ValueError("--seconds 0 is not over 0")
 
 
 def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:

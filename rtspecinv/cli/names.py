@@ -29,6 +29,7 @@ PRESETS = (
     "ast",
     "riffusion",
 )
+STRETCH_RATES = (0.001, 1000.0)  # least and largest rate of transforms.Stretch, but for 0
 RULES = ("raar", "rtisi", "gla", "fgla", "dm", "admm", "agla")
 STARTS = ("overlap", "gradient", "peaks", "zeros")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rtspecinv
 from rtspecinv.cli import bench_options, names
+from rtspecinv.cli.names import STRETCH_RATES as RATES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="R",
         type=float,
         default=1.0,
-        help="speed at the same pitch: 0.5 is half, 2 double (default: 1)",
+        help=f"speed at the same pitch, from {RATES[0]:g} to {RATES[1]:g}: 0.5 is half (default: 1)",
     )
     _add_stft_options(play, n_fft=1024, hop_length=256)
     _add_inverter_options(play)
@@ -320,10 +321,15 @@ def _add_live_options(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         type=float,
         default=1.0,
-        help="slow down at the same pitch: 0.5 is half the speed; it leaps to now when it is 10 s behind",
+        help=f"slow down at the same pitch, from {RATES[0]:g} to 1: 0.5 is half the speed; it "
+        "leaps to now when it is 10 s behind",
     )
     group.add_argument(
-        "--pitch", metavar="SEMITONES", type=float, default=0.0, help="12 is an octave up, -12 one down"
+        "--pitch",
+        metavar="SEMITONES",
+        type=float,
+        default=0.0,
+        help="12 is an octave up, -12 one down; from -36 to 36",
     )
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write what is heard as well")
     parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")

@@ -72,6 +72,12 @@ def _left_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def leave_when_interrupted_again() -> None:
+    """Let one more Ctrl-C end the process at once: all is closed, and Python's own exit takes none well."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+
+
 def say_interrupted() -> None:
     """Note that the user interrupted the command."""
     print("rtspecinv: interrupted", file=sys.stderr, flush=True)

@@ -14,11 +14,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rtspecinv.checks import choice
 from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.whole import EagerWhole, Space, Whole
 from rtspecinv.phase import Start
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
 __all__ = ["ENGINES", "EagerWhole", "Engine", "Space", "Whole", "find", "find_whole"]
@@ -109,8 +110,7 @@ def find_whole(engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: b
 
 def _compiled(engine: str) -> ModuleType | None:
     """Module of an engine, None for the reference."""
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    choice(ENGINES, engine=engine)
     if engine == "eager":
         return None
     name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)

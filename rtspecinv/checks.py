@@ -1,0 +1,146 @@
+"""What a parameter may be: a number, an integer, a switch, one of some names, an object of a kind.
+
+Every check takes one parameter by its name, `count(1, n_fft=n_fft)`, and returns its value as a plain one:
+numpy's numbers become Python's. What does not fit is an error that says the name, the value and the rule.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_SHOWN = 60  # characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """Value as it is written, in one line and not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def count(least: int = 0, most: int | None = None, **parameter: Any) -> int:
+    """Value of one named parameter as an integer from `least` to `most`; anything else is a ValueError."""
+    ((name, value),) = parameter.items()
+    try:
+        number = None if _is_no_number(value) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"Parameter {name}={shown(value)} is not an integer >= {least}!")
+    if most is not None and number > most:
+        raise ValueError(f"Parameter {name}={shown(value)} is more than {most}!")
+    return number
+
+
+def finite(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+    **parameter: Any,
+) -> float:
+    """Value of one named parameter as a finite number from `low` to `high`; anything else is a ValueError.
+
+    above, below: without `low`, or `high`, itself.
+    """
+    ((name, value),) = parameter.items()
+    found = real(value)
+    fits = math.isfinite(found) and low <= found <= high
+    if not fits or (above and found == low) or (below and found == high):
+        bounds = [f"{'>' if above else '>='} {low:g}"] if low > -math.inf else []
+        bounds += [f"{'<' if below else '<='} {high:g}"] if high < math.inf else []
+        range_ = " and ".join(bounds) if above or below or len(bounds) < 2 else f"from {low:g} to {high:g}"
+        raise ValueError(f"Parameter {name}={shown(value)} is not a finite number {range_}".rstrip() + "!")
+    return found
+
+
+def real(value: object) -> float:
+    """Value as a float, or an int if it is one; NaN if it is no number."""
+    if not hasattr(value, "mask") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # type: ignore[attr-defined]  # of numpy and torch
+    if _is_no_number(value) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) < 2**53 else float(value)
+    except (OverflowError, ValueError):
+        return math.inf
+
+
+def _is_no_number(value: object) -> bool:
+    """Whether it is a truth value, of Python or numpy, or what a masked array has in place of a number."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or hasattr(value, "mask")
+
+
+def flag(**parameter: Any) -> bool:
+    """Value of one named parameter as True or False; anything else is a TypeError."""
+    ((name, value),) = parameter.items()
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
+        raise TypeError(f"Parameter {name}={shown(value)} is not True or False!")
+    return bool(value)
+
+
+def choice(names: Sequence[str], **parameter: Any) -> str:
+    """Value of one named parameter, one of some names; anything else is a ValueError."""
+    ((name, value),) = parameter.items()
+    if not isinstance(value, str) or value not in names:
+        raise unknown_name(name, value, names)
+    return value
+
+
+def instance(kind: type[T], way_out: str, **parameter: Any) -> T:
+    """Value of one named parameter, of that kind; anything else is a TypeError.
+
+    way_out: what to pass, as in "pass rtspecinv.STFT(n_fft, hop_length)".
+    """
+    ((name, value),) = parameter.items()
+    if not isinstance(value, kind):
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+    return value
+
+
+def able(methods: Sequence[str], way_out: str, **parameter: Any) -> Any:
+    """Value of one named parameter, which has these methods; anything else is a TypeError."""
+    ((name, value),) = parameter.items()
+    for method in methods:
+        if not callable(getattr(value, method, None)):
+            raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+    return value
+
+
+def function(**parameter: Any) -> Any:
+    """Value of one named parameter, which can be called; anything else is a TypeError."""
+    return able(("__call__",), "pass a function", **parameter)
+
+
+def iterable(**parameter: Any) -> Any:
+    """Value of one named parameter, which can be iterated over, and is no text; else it is a TypeError."""
+    ((name, value),) = parameter.items()
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass an iterable!")
+    return able(("__iter__",), "pass an iterable", **parameter)
+
+
+def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) -> T:
+    """Object that `value` names in `table`, or `value` itself if it is of that kind."""
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str) and value in table:
+        return table[value]
+    if isinstance(value, type) and issubclass(value, kind):
+        raise TypeError(f"Parameter {parameter} is the class {value.__name__}: use {value.__name__}()!")
+    raise unknown_name(parameter, value, tuple(table))
+
+
+def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:
+    """Error for a name that is not one of `names`, with the nearest of them as a suggestion."""
+    near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "!"
+    known = ", ".join(map(repr, names))
+    return ValueError(f"Parameter {parameter}={shown(value)} is not one of {known}{hint}")

@@ -1,0 +1,419 @@
+"""Every parameter of every public class and function, replaced by wrong values and types, one at a time.
+
+A call works, in bounded time and memory, and keeps a sane value; or it raises ValueError or TypeError, whose
+message has the parameter's name and the value, its type or its shape.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anything import MEL, N_FREQ, STFT, bounded
+from hand import hand_microphone, hand_sink
+
+import rtspecinv
+from rtspecinv import ArraySink, phase, transforms, updates
+from rtspecinv.audio import Player
+
+pytestmark = [
+    pytest.mark.usefixtures("little_memory"),
+    pytest.mark.filterwarnings("ignore:magnitudes up to|.*no progress is shown|.*more than samples"),
+]
+
+MAGNITUDE = torch.rand(N_FREQ, 9, generator=torch.Generator().manual_seed(0))
+SAMPLES = torch.rand(400, generator=torch.Generator().manual_seed(0)) - 0.5
+FRAME = MAGNITUDE[:, 0].clone()
+FRAMES = [FRAME, FRAME]
+
+WRONG = [
+    *(None, True, math.nan, math.inf, -math.inf, -1, 0, 1.5, 1e300, -1e300, 2**70, -(2**70), 1e-300),
+    *("x", "", b"", [], [1.0, "x"], {}, object(), 1j, np.float32("nan"), np.bool_(True), np.array([2, 3])),
+    *(np.ma.masked_array(3, mask=True), np.ma.masked, torch.tensor([1.0, 2.0]), float),
+]
+
+
+def inverter(**options: Any) -> rtspecinv.StreamingInverter:
+    return rtspecinv.StreamingInverter(**{"engine": "eager", "n_iter": 1, **options})
+
+
+def player(**options: Any) -> Player:
+    made = Player(**options)
+    made.push(FRAME)
+    made.close()
+    return made
+
+
+def stretched(**options: Any) -> transforms.Stretch:
+    made = transforms.Stretch(**options)
+    for _ in range(5):
+        next(made, None)
+    return made
+
+
+def of_frame(kind: Callable[..., Any]) -> Callable[..., Any]:
+    def make(**options: Any) -> Any:
+        made = kind(**options)
+        assert bool(made(FRAME).isfinite().all())
+        return made
+
+    return make
+
+
+def drained(call: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda **options: list(call(**options))
+
+
+def put(frame: Any) -> rtspecinv.Mailbox:
+    mailbox = rtspecinv.Mailbox()
+    mailbox.put(frame)
+    return mailbox
+
+
+def pushed(**options: Any) -> None:
+    with Player(inverter(stft=STFT), ArraySink()) as made:
+        made.push(**options)
+
+
+LBFGS = {"n_iter": 1, "evaluate_every": 1, "tol": 0.0, "max_evaluations": 4, "length": 128}
+STFT_OF_TORCH = {"n_fft": 64, "hop_length": 16}
+DEVICE = {"device": "card", "latency": 0.1, "queue_seconds": 0.2, "block_length": 16, "backend": "callback"}
+
+# name: what is called, with what; each of these is replaced in turn
+BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "STFT": (
+        rtspecinv.STFT,
+        {
+            "n_fft": 64,
+            "hop_length": 16,
+            "win_length": 64,
+            "window": "hann",
+            "center": True,
+            "pad_mode": "reflect",
+            "normalized": False,
+            "onesided": True,
+            "device": "cpu",
+            "dtype": torch.float32,
+        },
+    ),
+    "StreamingInverter": (
+        inverter,
+        {
+            "stft": STFT,
+            "update": "raar",
+            "init": "overlap",
+            "look_ahead": 3,
+            "revise": 1,
+            "batch_shape": (2,),
+            "engine": "eager",
+        },
+    ),
+    "invert": (
+        rtspecinv.invert,
+        {
+            "magnitude": MAGNITUDE,
+            "stft": STFT,
+            "update": "agla",
+            "init": "zeros",
+            "length": 128,
+            "n_iter": 1,
+            "known": torch.zeros(10),
+            "tol": 0.1,
+            "evaluate_every": 1,
+            "generator": torch.Generator(),
+            "callback": lambda now: False,
+            "progress": False,
+            "engine": "eager",
+        },
+    ),
+    "invert_many": (
+        rtspecinv.invert_many,
+        {"magnitudes": [MAGNITUDE], "stft": STFT, "lengths": [128]},
+    ),
+    "invert_blocks": (
+        drained(rtspecinv.invert_blocks),
+        {"frames": FRAMES, "stft": STFT, "block_frames": 64, "overlap_frames": 16},
+    ),
+    "lbfgs": (
+        rtspecinv.lbfgs,
+        {
+            "target": MAGNITUDE,
+            "transform": STFT.magnitude,
+            "initial": SAMPLES[:128],
+            **LBFGS,
+            "optimizer": {},
+            "generator": torch.Generator(),
+            "callback": lambda now: False,
+            "progress": False,
+        },
+    ),
+    "Hybrid": (rtspecinv.Hybrid, {"search": updates.RAAR(), "settle": updates.ADMM(), "share": 0.5}),
+    "Mel": (rtspecinv.Mel, {"config": MEL.config, "device": "cpu", "dtype": torch.float32}),
+    "MelInverter": (
+        lambda **options: rtspecinv.MelInverter(engine="eager", **options),
+        {"config": MEL.config, "extend": False, "update": "admm", "device": "cpu", "dtype": torch.float32},
+    ),
+    "PictureScale": (
+        rtspecinv.PictureScale,
+        {
+            "sample_rate": 8000,
+            "n_fft": 64,
+            "scale": "linear",
+            "fmin": 0.0,
+            "fmax": 4000.0,
+            "white": 1.0,
+            "range_db": 80.0,
+        },
+    ),
+    "ArraySink": (ArraySink, {}),
+    "TeeSink": (lambda **options: rtspecinv.TeeSink(*options.values()), {"sinks": ArraySink()}),
+    "SoundDeviceSink": (
+        lambda **options: hand_sink(**options)[0],
+        {"sample_rate": 8000, "channels": 1, **DEVICE, "prefill_seconds": 0.1, "input_channels": 1},
+    ),
+    "Microphone": (
+        lambda **options: hand_microphone(**options)[0],
+        {"sample_rate": 8000, "channels": 1, **DEVICE},
+    ),
+    "Player": (
+        player,
+        {
+            "inverter": inverter(stft=STFT, n_iter=2),
+            "sink": ArraySink(),
+            "full": "block",
+            "late": "hold",
+            "max_frames": 4,
+            "queue_seconds": 0.1,
+            "reserve_seconds": 0.05,
+            "least_iter": 1,
+            "sample_rate": 8000,
+        },
+    ),
+    "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
+    "Mailbox": (rtspecinv.Mailbox, {}),
+    "Mailbox.put": (put, {"frame": FRAME}),
+    "play": (
+        rtspecinv.play,
+        {
+            "frames": FRAMES,
+            "inverter": inverter(stft=STFT),
+            "sink": ArraySink(),
+            "progress": lambda now: None,
+        },
+    ),
+    "StreamingAnalysis": (rtspecinv.StreamingAnalysis, {"stft": STFT}),
+    "magnitude_frames": (drained(rtspecinv.magnitude_frames), {"blocks": [SAMPLES], "stft": STFT}),
+    "griffin_lim": (
+        rtspecinv.griffin_lim,
+        {
+            "spec": MAGNITUDE,
+            "max_iter": 1,
+            "tol": 0.1,
+            "alpha": 0.9,
+            "verbose": False,
+            "eva_iter": 1,
+            "metric": "sc",
+            **STFT_OF_TORCH,
+        },
+    ),
+    "ADMM": (
+        rtspecinv.ADMM,
+        {
+            "spec": MAGNITUDE,
+            "max_iter": 1,
+            "tol": 0.1,
+            "rho": 0.1,
+            "verbose": 0,
+            "eva_iter": 1,
+            "metric": "sc",
+            **STFT_OF_TORCH,
+        },
+    ),
+    "RTISI_LA": (
+        rtspecinv.RTISI_LA,
+        {
+            "spec": MAGNITUDE,
+            "look_ahead": 1,
+            "asymmetric_window": False,
+            "alpha": 0.5,
+            "max_iter": 1,
+            "verbose": 0,
+            **STFT_OF_TORCH,
+        },
+    ),
+    "L_BFGS": (
+        rtspecinv.L_BFGS,
+        {
+            "spec": MAGNITUDE,
+            "transform_fn": STFT.magnitude,
+            "samples": 128,
+            "init_x0": SAMPLES[:128],
+            "outer_max_iter": 1,
+            "tol": 0.1,
+            "verbose": 0,
+            "eva_iter": 1,
+            "metric": "sc",
+            "max_iter": 1,
+        },
+    ),
+    "phase_init": (rtspecinv.phase_init, {"spec": MAGNITUDE, **STFT_OF_TORCH}),
+    "transforms.Stretch": (stretched, {"frames": FRAMES, "rate": 0.5, "memory": 8}),
+    "transforms.Freeze": (of_frame(transforms.Freeze), {"on": True}),
+    "transforms.Smear": (of_frame(transforms.Smear), {"amount": 0.5}),
+    "transforms.Gain": (of_frame(transforms.Gain), {"decibels": 3.0}),
+    "transforms.Pitch": (of_frame(transforms.Pitch), {"ratio": 1.5}),
+    "transforms.Formants": (of_frame(transforms.Formants), {"ratio": 1.5, "width": 4.0}),
+    "updates.GriffinLim": (updates.GriffinLim, {"momentum": 0.5}),
+    "updates.RTISI": (updates.RTISI, {"momentum": 0.5}),
+    "updates.RAAR": (updates.RAAR, {"beta": 0.5, "ramp": 0.1, "momentum": 0.5}),
+    "updates.DifferenceMap": (updates.DifferenceMap, {"beta": 0.5}),
+    "updates.ADMM": (updates.ADMM, {"rho": 0.5}),
+    "updates.AcceleratedGriffinLim": (
+        updates.AcceleratedGriffinLim,
+        {"alpha": 0.5, "beta": 0.5, "gamma": 1.0},
+    ),
+    "updates.find": (updates.find, {"update": "raar"}),
+    "phase.Gradient": (phase.Gradient, {"delay": 1, "tolerance": 0.5}),
+    "phase.find": (phase.find, {"init": "peaks"}),
+}
+# What has no parameters to get wrong, is not for users to make, or has tests of its own for files and arrays.
+ELSEWHERE = {
+    *("AudioReader", "FileSink", "open_spectrogram", "read_audio", "save_spectrogram", "listen", "diagnose"),
+    *(
+        "MelConfig",
+        "Compression",
+        "DeviceError",
+        "Diagnosis",
+        "Recording",
+        "Sound",
+        "presets",
+        "metrics",
+        "speech",
+        "engines",
+        "methods",
+    ),
+    *("transforms.Transform", "transforms.Number", "transforms.Rate", "transforms.Flag", "updates.Update"),
+    *("updates.of_pairs", "phase.Context", "phase.Start", "phase.Overlap", "phase.Zeros", "phase.Peaks"),
+    *("phase.single_pass", "phase.gaussian_width"),
+}
+
+
+def public() -> Iterator[str]:
+    """Names of all public classes and functions, with the module where it is not the package."""
+    for name in rtspecinv.__all__:
+        value = getattr(rtspecinv, name)
+        if not isinstance(value, ModuleType):
+            yield name
+        elif name in ("transforms", "updates", "phase"):
+            for inner, each in vars(value).items():
+                if getattr(each, "__module__", "") == value.__name__ and callable(each) and inner[0] != "_":
+                    yield f"{name}.{inner}"
+
+
+def test_nothing_public_is_left_out():
+    assert {name for name in public() if name not in BASES} <= ELSEWHERE
+    for name, (_, base) in BASES.items():
+        owner, _, inner = name.partition(".")
+        target = getattr(rtspecinv, owner)
+        target = getattr(target, inner) if inner else target
+        kinds = inspect.Parameter
+        known = {
+            parameter.name
+            for parameter in inspect.signature(target).parameters.values()
+            if parameter.kind is not kinds.VAR_KEYWORD and parameter.name != "self"
+        }
+        # The stream's iterations have their own limits, and compiling takes long.
+        assert known - set(base) <= {"n_iter"}, name
+
+
+CASES = [
+    pytest.param(name, parameter, id=f"{name}-{parameter}")
+    for name, (_, base) in BASES.items()
+    for parameter in base
+]
+
+
+def says(message: str, parameter: str, value: Any) -> bool:
+    """Whether a message has the parameter's name, and the value, its type or its shape."""
+    names = {"frames": "frames|magnitude", "blocks": "blocks|block|samples"}  # or of one of them
+    names["spec"] = "spec|target"  # where a transform makes something else of the samples
+    if not re.search(rf"\b({names.get(parameter, parameter)})\b", message):
+        return False
+    text = " ".join(repr(value).split())[:40]
+    shape = str(tuple(getattr(value, "shape", ("none",))))
+    dtype = str(getattr(value, "dtype", "no dtype"))
+    words = [text, str(value)[:40], type(value).__name__, shape, dtype]
+    if isinstance(value, int | float):
+        words += [repr(float(value)), f"{float(value):g}"]
+    if hasattr(value, "__len__") and getattr(value, "ndim", 1):
+        words += [f"{len(value)} values", f"for {len(value)} magnitudes", "is empty", f"{len(value)} samples"]
+        for each in value:
+            words += [f"={each!r}", f"is a {type(each).__name__}", str(tuple(getattr(each, "shape", "?")))]
+    return any(word in message for word in words)
+
+
+def is_sane(kept: Any, right: Any) -> bool:
+    """Whether a value that an object keeps is of the right one's kind, and finite."""
+    if callable(kept) or kept is None or isinstance(kept, torch.device):
+        return True
+    if isinstance(right, bool | str):
+        return isinstance(kept, type(right))
+    if isinstance(right, int):
+        return isinstance(kept, int) and not isinstance(kept, bool)
+    if isinstance(right, float):
+        number = isinstance(kept, int | float | tuple) and not isinstance(kept, bool)
+        return number and bool(np.isfinite(kept).all() or kept == -math.inf)
+    return True
+
+
+def is_wrong(value: Any, parameter: str, right: Any) -> bool:
+    """Whether a value is wrong in place of the right one, and is tested here."""
+    if callable(right):
+        return not callable(value)
+    if isinstance(value, np.ma.MaskedArray):  # arrays with a mask have tests of their own
+        return isinstance(right, int | float) and parameter != "decibels"
+    endless = isinstance(value, int) and value > 10**6  # iterations, which have a limit of their own
+    return not (parameter.endswith("max_iter") and endless)
+
+
+def problem(name: str, parameter: str, value: Any) -> str:
+    """Try a value; what is wrong with what comes of it, if anything."""
+    call, base = BASES[name]
+    with bounded():
+        try:
+            made = call(**{**base, parameter: value})
+        except (ValueError, TypeError) as error:
+            return "" if says(str(error), parameter, value) else f"says {str(error)!r}"
+        except Exception as error:
+            return f"raises {error!r}"
+    kept = getattr(made, parameter, base[parameter])
+    return "" if is_sane(kept, base[parameter]) else f"keeps {kept!r}"
+
+
+@pytest.mark.parametrize(("name", "parameter"), CASES)
+def test_a_wrong_value_is_refused_by_name_or_taken_sanely(name, parameter):
+    right = BASES[name][1][parameter]
+    wrong = [value for value in WRONG if is_wrong(value, parameter, right)]
+    problems = [(value, found) for value in wrong if (found := problem(name, parameter, value))]
+    assert not problems, "\n".join(f"{parameter}={value!r} {found}" for value, found in problems)
+
+
+@pytest.mark.parametrize(("name", "parameter"), CASES)
+def test_numbers_of_numpy_are_taken_for_numbers(name, parameter):
+    call, base = BASES[name]
+    right = base[parameter]
+    kinds: list[type] = []
+    if isinstance(right, int) and not isinstance(right, bool):
+        kinds = [np.int64, np.int16, np.uint8] if abs(right) < 256 else [np.int64, np.int16]
+    elif isinstance(right, float):
+        kinds = [np.float64, np.float32]
+    for kind in kinds:
+        made = call(**{**base, parameter: kind(right)})
+        assert is_sane(getattr(made, parameter, right), right)
