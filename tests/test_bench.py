@@ -161,7 +161,7 @@ def test_every_setting_with_every_number_of_streams(capsys):
         (["--threads", "0"], "threads=0 is not an integer >= 1"),
         (["--threads", "1000000"], "threads=1000000 is more than the"),
         (["--streams", "0"], "streams=[0] is not made of integers >= 1"),
-        (["--n-iter", "-1"], "n_iter=[-1]"),
+        (["--n-iter", "-1"], "n_iter=-1"),
         (["--engines", "eagre"], "eagre"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device='cuda' is not there")]),
         (["--engines", ""], "engines is empty"),
