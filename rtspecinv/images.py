@@ -10,10 +10,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
+from rtspecinv.whole_files import write_whole
 
 Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
 SUFFIXES = (".png", ".tif", ".tiff")
@@ -110,7 +112,15 @@ def write_image(
     path: str | os.PathLike[str], levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
 ) -> None:
     """Write grey levels `(height, width)` from 0 to 1 with 8 or 16 bits, and texts: PNG or TIFF."""
-    image_module, path = pillow(), Path(path)
+    kind = "PNG" if Path(path).suffix.lower() == ".png" else "TIFF"
+    write_whole(path, lambda file: encode_image(file, kind, levels, texts, bits=bits))
+
+
+def encode_image(
+    file: BinaryIO, kind: str, levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
+) -> None:
+    """Write a picture as `write_image` does, into an open file as "PNG" or "TIFF"."""
+    image_module = pillow()
     if bits not in (8, 16):
         raise ValueError(f"Parameter {bits=} is not 8 or 16!")
     values = np.asarray(levels, np.float64)
@@ -120,13 +130,13 @@ def write_image(
     whole = np.rint(values.clip(0, 1) * largest).astype(np.uint8 if bits == 8 else np.uint16)
     image = image_module.fromarray(np.ascontiguousarray(whole))
     described = {name: str(value) for name, value in texts.items()}
-    if path.suffix.lower() == ".png":
+    if kind == "PNG":
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
         for name, text in described.items():
             info.add_text(name, text)
-        image.save(path, "PNG", pnginfo=info)
+        image.save(file, "PNG", pnginfo=info)
     else:
         tags = {_DESCRIPTION: json.dumps(described)}
-        image.save(path, "TIFF", tiffinfo=tags, compression="tiff_adobe_deflate")
+        image.save(file, "TIFF", tiffinfo=tags, compression="tiff_adobe_deflate")

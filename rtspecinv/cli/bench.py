@@ -17,13 +17,14 @@ from torch import Tensor
 
 from rtspecinv.cli import names, timing, yardstick
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.compare import read_mono, write_json, write_whole
+from rtspecinv.cli.compare import read_mono, write_json
 from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.threads import threads
+from rtspecinv.whole_files import write_whole
 
 _ENGINE_WIDTH = 18
 
@@ -186,7 +187,8 @@ def bench(args: argparse.Namespace) -> None:
         write_json(args.json, result.numbers())
         print(f"written       {args.json}")
     if draw is not None:
-        write_whole(args.plot, draw(result.records))
+        content = draw(result.records)
+        write_whole(args.plot, lambda file: file.write(content))
         print(f"written       {args.plot}")
 
 

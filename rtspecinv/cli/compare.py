@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant,
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.threads import one_thread
+from rtspecinv.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column
@@ -54,7 +53,8 @@ def compare(args: argparse.Namespace) -> None:
     facts = _facts(contest)
     numbers = _numbers(contest, results, args.audio.name, facts)
     write_json(folder / NUMBERS, numbers)
-    write_whole(folder / PAGE, page.render(contest, results, args.audio.name, facts).encode())
+    content = page.render(contest, results, args.audio.name, facts).encode()
+    write_whole(folder / PAGE, lambda file: file.write(content))
     print(f"written       {folder / PAGE}")
 
 
@@ -166,15 +166,5 @@ def _write_sound(path: Path, samples: Tensor, contest: Contest, audio: Path) -> 
 
 def write_json(path: Path, value: Any) -> None:
     """Write numbers; raises `ValueError` for one that is not finite."""
-    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
