@@ -6,6 +6,7 @@ Only formats whose decoders run no code and call no other program are opened, af
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.printable import printable
 from rtspecinv.whole_files import write_whole
 
 Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
@@ -22,7 +24,9 @@ SUFFIXES = (".png", ".tif", ".tiff")
 MOST_PIXELS = 2**25
 _FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 _DESCRIPTION = 270  # TIFF tag ImageDescription
+_TILE_SIZE = (322, 323)  # TIFF tags TileWidth, TileLength
 _LONGEST_TEXT = 2**19
+_MOST_SCANS = 100  # of a JPEG; programs write about 10
 
 
 def pillow() -> Any:
@@ -36,12 +40,13 @@ def pillow() -> Any:
 
 def check_file(path: Path) -> None:
     """Raise `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe, where one would wait."""
+    name = printable(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}")
+        raise FileNotFoundError(f"There is no file {name}")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file")
+        raise IsADirectoryError(f"{name} is a folder, expected a file")
     if not path.is_file():
-        raise ValueError(f"{path} is a pipe or a device, expected a file")
+        raise ValueError(f"{name} is a pipe or a device, expected a file")
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
@@ -65,10 +70,35 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
                 width, height = image.size
                 if not 0 < width * height <= MOST_PIXELS:
                     raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS}")
+                _check_work(path, image)
                 return _grey(image), _texts(image)
     except Exception as error:  # damaged files make the decoders fail in all sorts of ways
-        reason = " ".join(str(error).split()).replace(str(path), "it") or type(error).__name__
-        raise ValueError(f"{path} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}") from error
+        reason = printable(" ".join(str(error).split()).replace(str(path), "it")) or type(error).__name__
+        raise ValueError(
+            f"{printable(path)} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}"
+        ) from error
+
+
+def _check_work(path: Path, image: Any) -> None:
+    """Raise `ValueError` for what takes more work than its size says: scans of a JPEG, tiles of a TIFF."""
+    if image.format in ("JPEG", "MPO"):
+        n_scans = _count(path, b"\xff\xda")
+        if n_scans > _MOST_SCANS:
+            raise ValueError(f"it has {n_scans} scans, more than {_MOST_SCANS}: save it anew")
+    elif image.format == "TIFF":
+        tile = [image.tag_v2.get(tag, 0) for tag in _TILE_SIZE]
+        if not all(isinstance(size, int) for size in tile) or math.prod(tile) > MOST_PIXELS:
+            raise ValueError(f"its tiles are of more than {MOST_PIXELS} pixels")
+
+
+def _count(path: Path, marker: bytes) -> int:
+    """Return how often two bytes follow each other in a file."""
+    found, last = 0, b""
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found += (last + part).count(marker)
+            last = part[-1:]
+    return found
 
 
 def resize_columns(levels: Levels, n_columns: int) -> Levels:

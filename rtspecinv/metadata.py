@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from rtspecinv.mel_config import Compression, MelConfig
+from rtspecinv.printable import printable
 from rtspecinv.stft import PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
@@ -82,7 +83,7 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             text, choices = _text(name, value), _CHOICES[name]
             if text not in choices:
-                raise ValueError(f"{name}={text[:40]!r} is not one of {', '.join(choices)}")
+                raise ValueError(f"{name}={printable(text, 40)!r} is not one of {', '.join(choices)}")
             found[name] = choices[text]
     return found
 
@@ -94,10 +95,17 @@ def _whole_number(name: str, value: Any) -> int:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number, whole = 0.0, 0
     if whole < 1 or whole != number:
-        raise ValueError(f"{name}={str(value)[:40]} is not a whole number above 0")
+        raise ValueError(f"{name}={_shown(value)} is not a whole number above 0")
     if whole > LARGEST:
-        raise ValueError(f"{name}={whole} is more than {LARGEST}")
+        raise ValueError(f"{name}={_shown(whole)} is more than {LARGEST}")
     return whole
+
+
+def _shown(value: Any) -> str:
+    """Value of a file as a message shows it, such as an array of a million numbers."""
+    size = getattr(value, "size", 1)
+    n_values = size if isinstance(size, int) else 1
+    return printable(value, 40) if n_values == 1 else f"an array of {n_values} values"
 
 
 def _text(name: str, value: Any) -> str:
@@ -117,11 +125,11 @@ def _mel_config(text: str) -> MelConfig:
             raise ValueError(f"it has other fields than {', '.join(sorted(known))}")
         for name in WHOLE_NUMBERS:
             if given.get(name) is not None and not 1 <= given[name] <= LARGEST:
-                raise ValueError(f"{name}={given[name]} is not from 1 to {LARGEST}")
+                raise ValueError(f"{name}={_shown(given[name])} is not from 1 to {LARGEST}")
         compression = dict(given.pop("compression", {}))
         if compression.get("clip") is not None:
             low, high = compression["clip"]
             compression["clip"] = (float(low), float(high))
         return MelConfig(**given, compression=Compression(**compression))
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{MEL} is no mel configuration: {error}") from error
+        raise ValueError(f"{MEL} is no mel configuration: {printable(error)}") from error

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rtspecinv.inputs import count
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
+from rtspecinv.printable import printable
 from rtspecinv.stft import unknown_name
 
 Array = np.ndarray[Any, Any]
@@ -206,7 +207,7 @@ def number(texts: Mapping[str, str], name: str) -> float:
     except (KeyError, ValueError):
         value = math.nan
     if not abs(value) <= 1e30:
-        raise ValueError(f"{name}={texts.get(name, '')[:40]!r} is not a finite number")
+        raise ValueError(f"{name}={printable(texts.get(name, ''), 40)!r} is not a finite number")
     return value
 
 

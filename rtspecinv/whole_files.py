@@ -24,6 +24,10 @@ if sys.platform != "win32":  # where an open file can be neither removed nor ren
     import fcntl
 
 
+# Names of open files, such as /dev/stdout: they may lead to a file, but cannot be given to another one.
+_OPEN_FILES = ("/dev/std", "/dev/fd/", "/proc/")
+
+
 def check_place(path: Path) -> None:
     """Raise `IsADirectoryError` or `FileNotFoundError` if no file can have this name."""
     if path.is_dir():
@@ -37,8 +41,8 @@ def check_place(path: Path) -> None:
 def is_stream(path: Path) -> bool:
     """Whether a path is a pipe or a device, which is written as it comes and is never renamed."""
     absolute = os.path.abspath(path)
-    if absolute.startswith(("/dev/", "/proc/")):  # /dev/stdout may lead to a file, but is no name of it
-        return os.path.exists(absolute) and not path.is_dir()
+    if absolute.startswith(_OPEN_FILES):
+        return os.path.exists(absolute) and not os.path.isdir(absolute)
     try:
         mode = os.stat(path).st_mode
     except OSError:

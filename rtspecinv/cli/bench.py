@@ -23,6 +23,7 @@ from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.printable import printable
 from rtspecinv.threads import threads
 from rtspecinv.whole_files import write_whole
 
@@ -185,11 +186,11 @@ def bench(args: argparse.Namespace) -> None:
     print(f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on {name}")
     if args.json:
         write_json(args.json, result.numbers())
-        print(f"written       {args.json}")
+        print(f"written       {printable(args.json)}")
     if draw is not None:
         content = draw(result.records)
         write_whole(args.plot, lambda file: file.write(content))
-        print(f"written       {args.plot}")
+        print(f"written       {printable(args.plot)}")
 
 
 def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:

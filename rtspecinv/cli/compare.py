@@ -13,10 +13,12 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import AudioReader, FileSink
+from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
+from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
 from rtspecinv.whole_files import write_whole
 
@@ -33,6 +35,7 @@ def compare(args: argparse.Namespace) -> None:
     """Invert a recording's magnitudes by every method and write a report."""
     from rtspecinv.cli import page  # needs the extra report
 
+    soundfile("Reports need")  # for the sounds in the page
     contestants = _chosen(args.methods)
     contest = _contest(args)
     folder: Path = args.output
@@ -55,7 +58,7 @@ def compare(args: argparse.Namespace) -> None:
     write_json(folder / NUMBERS, numbers)
     content = page.render(contest, results, args.audio.name, facts).encode()
     write_whole(folder / PAGE, lambda file: file.write(content))
-    print(f"written       {folder / PAGE}")
+    print(f"written       {printable(folder / PAGE)}")
 
 
 def _chosen(names: str | None) -> list[Contestant]:
@@ -84,7 +87,7 @@ def _contest(args: argparse.Namespace) -> Contest:
     if n_samples / rate > LONG_SECONDS:
         note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")
     if not mono[:n_samples].any():
-        raise ValueError(f"{args.audio} is silent: there is nothing to compare")
+        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to compare")
     return Contest(mono[:n_samples], rate, stft, args.n_iter)
 
 
@@ -103,7 +106,7 @@ def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
     if len(mono) > LONGEST_SECONDS * rate:
         raise ValueError(
             f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
-            f"take the beginning of {audio} with --seconds 20"
+            f"take the beginning of {printable(audio)} with --seconds 20"
         )
     return mono, rate
 
