@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ def _open_npz(path: Path) -> Opened:
     def load() -> npt.NDArray[Any]:
         return np.memmap(unpacked, dtype, "r", offset, shape, order)
 
+    weakref.finalize(load, unpacked.close)
     return load, shape, dtype.name, parameters
 
 

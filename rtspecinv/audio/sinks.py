@@ -163,10 +163,14 @@ class FileSink(Sink):
                 self._writer = SoundfileWriter(
                     self._file, self.sample_rate, self.channels, container, self._subtype
                 )
-            self._file.check()
         except BaseException:
             self._file.drop()
             self._file.check()  # the disk's reason comes before what an encoder makes of it
+            raise
+        try:
+            self._file.check()
+        except OSError:
+            self.abort()
             raise
 
     @property
