@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import json
 import os
 import struct
 import subprocess
 import sys
+import termios
 import unicodedata
 from pathlib import Path
 
@@ -126,26 +130,29 @@ def test_a_terminal_with_a_bar_is_safe(tmp_path):
     path = tmp_path / "in" / f"{NAMED}.npz"
     rtspecinv.save_spectrogram(path, torch.rand(33, 9), rtspecinv.STFT(64, 16), sample_rate=8000)
     here, there = os.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # else a bar has no room
     command = [sys.executable, "-m", "rtspecinv", "invert", "in", "-o", "out", "--n-iter", "1"]
     subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there, check=True)
-    os.close(there)
     shown = os.read(here, 10**6)
     os.close(here)
+    os.close(there)
     assert b"owned" in shown
     assert b"\x1b]" not in shown
     assert b"\x1b[2J" not in shown
     assert b"\x07" not in shown
 
 
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_remarks_do_not_fail_where_nobody_can_read_them(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     note("text")
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stderr", full)
-        note("text")
-        outlet = Outlet(full)
-        outlet.write("text\n")
-        with pytest.raises(OSError, match="standard output: No space left"):
-            outlet.finish()
-        monkeypatch.undo()
-        full.detach()  # with what could not be written
+    monkeypatch.setattr(sys, "stderr", Full())
+    note("text")
+    outlet = Outlet(Full())
+    outlet.write("text\n")
+    with pytest.raises(OSError, match="standard output: No space left"):
+        outlet.finish()
