@@ -25,10 +25,11 @@ from torch import Tensor
 
 from rtspecinv.cli import timing, yardstick
 from rtspecinv.cli.bench import COLUMNS, Result, engine_label, measure, point
-from rtspecinv.cli.compare import write_json, write_whole
+from rtspecinv.cli.compare import write_json
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.timing import Setting
 from rtspecinv.threads import threads
+from rtspecinv.whole_files import write_whole
 
 YARDSTICK = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
 PLOT, NUMBERS = ROOT / "docs" / "push.png", ROOT / "bench" / "push.json"
@@ -90,7 +91,8 @@ def write_files(letter: str, bench: Bench) -> None:
 
         sizes = (A.n_fft, A.hop_length)
         shown = [point(record) for record in result.records if (record.n_fft, record.hop_length) == sizes]
-        write_whole(PLOT, push_plot(shown))
+        content = push_plot(shown)
+        write_whole(PLOT, lambda file: file.write(content))
 
 
 def section_n(bench: Bench) -> str:

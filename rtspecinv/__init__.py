@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
+        AudioStream,
         DeviceError,
         FileSink,
         Mailbox,
@@ -88,6 +89,7 @@ __all__ = [
     "STFT",
     "ArraySink",
     "AudioReader",
+    "AudioStream",
     "Compression",
     "DeviceError",
     "Diagnosis",
@@ -149,7 +151,16 @@ _HOMES = {
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         (
-            *("ArraySink", "AudioReader", "DeviceError", "FileSink", "Mailbox", "Microphone", "Player"),
+            *(
+                "ArraySink",
+                "AudioReader",
+                "AudioStream",
+                "DeviceError",
+                "FileSink",
+                "Mailbox",
+                "Microphone",
+                "Player",
+            ),
             *("Recording", "SoundDeviceSink", "TeeSink", "play", "read_audio"),
         ),
         "audio",

@@ -2,7 +2,8 @@
 
 Nothing in such a file is ever run: pickled objects are refused. Memory does not grow with the file's length:
 every block maps the file anew, copies its frames and lets go of the mapping. Compressed .npz arrays are
-unpacked into a temporary file first, pictures as a whole into memory: both only after a look at their size.
+unpacked into a temporary file first, pictures and .pt files of the old format as a whole into memory: all of
+that only after a look at their size.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rtspecinv.bounds import check_frames, check_mel
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, MEL, understand
+from rtspecinv.printable import printable
 from rtspecinv.readers import READERS, open_image
 from rtspecinv.stft import STFT
 
@@ -73,18 +76,22 @@ class Spectrogram:
         """Return n_fft, hop_length and rate in Hz: as given, as the file says, or as its shape suggests.
 
         Raises `ValueError` where file and arguments contradict each other, where the shape does not fit
-        n_fft, and where nobody knows the sample rate.
+        n_fft, where nobody knows the sample rate, and where the frames would take more work than `bounds`
+        allows, unless n_fft and hop_length are given.
         """
         rate = self._agreed("sample_rate", sample_rate)
+        given = n_fft is not None and hop_length is not None
         n_fft = self._agreed("n_fft", n_fft) or self._guess_n_fft()
         hop_length = self._agreed("hop_length", hop_length) or max(1, n_fft // 4)
         if self.n_freq != n_fft // 2 + 1:
             raise ValueError(
-                f"{self.path} has {self.n_freq} frequencies, but n_fft={n_fft} has {n_fft // 2 + 1}"
+                f"{self._name} has {self.n_freq} frequencies, but n_fft={n_fft} has {n_fft // 2 + 1}"
                 f"{self._transposed(n_fft)}"
             )
         if rate is None:
-            raise ValueError(f"{self.path} does not say its sample rate: give --sample-rate")
+            raise ValueError(f"{self._name} does not say its sample rate: give --sample-rate")
+        if not given:
+            self._check_work(n_fft, hop_length, rate)
         return n_fft, hop_length, rate
 
     def stft(
@@ -94,13 +101,24 @@ class Spectrogram:
         n_fft, hop_length, rate = self.settings(n_fft=n_fft, hop_length=hop_length, sample_rate=sample_rate)
         return STFT(n_fft, hop_length, device="cpu", **self.options), rate
 
+    def _check_work(self, n_fft: int, hop_length: int, rate: int) -> None:
+        try:
+            check_frames(n_fft, hop_length, self.channels, rate)
+        except ValueError as error:
+            way_out = f"give both: --n-fft {n_fft} --hop-length {hop_length}"
+            raise ValueError(f"{self._name}: {error}; if that is right, {way_out}") from error
+
+    @property
+    def _name(self) -> str:
+        return printable(self.path)
+
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
         if given is not None and given < 1:
             raise ValueError(f"Parameter {name}={given} is not an integer >= 1!")
         if given is not None and stored is not None and given != stored:
             raise ValueError(
-                f"{self.path} says {name}={stored}, but {name}={given} was given: leave one of them out"
+                f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
             )
         return stored if given is None else given
 
@@ -110,7 +128,7 @@ class Spectrogram:
             other = 2 * (self.n_frames - 1)
             fits = self._transposed(other) if other >= 4 and not other & (other - 1) else ""
             raise ValueError(
-                f"{self.path} has {self.n_freq} frequencies, which is not n_fft // 2 + 1 of a usual n_fft"
+                f"{self._name} has {self.n_freq} frequencies, which is not n_fft // 2 + 1 of a usual n_fft"
                 f"{fits or ' (is it a mel spectrogram? give --preset)'}; if it is right, give --n-fft {n_fft}"
             )
         return n_fft
@@ -145,10 +163,12 @@ class Spectrogram:
     def _check_values(self, block: npt.NDArray[np.float32], start: int) -> None:
         bad = ~np.isfinite(block)
         if bad.any():
-            raise ValueError(f"{self.path}: frame {start + int(np.argmax(bad.any((1, 2))))} holds NaN or Inf")
+            raise ValueError(
+                f"{self._name}: frame {start + int(np.argmax(bad.any((1, 2))))} holds NaN or Inf"
+            )
         if self.mel is None and block.min() < 0:
             raise ValueError(
-                f"{self.path}: values go down to {block.min():.4g}, but a magnitude is never negative: "
+                f"{self._name}: values go down to {block.min():.4g}, but a magnitude is never negative: "
                 "this looks like decibels or a logarithm; undo it first: 10 ** (values / 20) for dB, "
                 "exp(values) for a natural logarithm"
             )
@@ -188,7 +208,7 @@ def open_spectrogram(
     check_file(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}")
     try:
         if suffix in IMAGES:
             load, shape, dtype, parameters = open_image(path, mel)
@@ -198,21 +218,26 @@ def open_spectrogram(
     except ValueError as error:
         if re.search("pickle|Python objects", str(error)):
             raise ValueError(
-                f"{path} holds Python objects, not loaded because they could run code"
+                f"{printable(path)} holds Python objects, not loaded because they could run code"
             ) from error
         reason = _first_sentence(error)
-        raise ValueError(reason if str(path) in reason else f"{path}: {reason}") from error
+        name = printable(path)
+        raise ValueError(reason if name in reason else f"{name}: {reason}") from error
     except (OSError, ImportError):
         raise
     except Exception as error:  # damaged files make the parsers fail in all sorts of ways
         reason = _first_sentence(error)
-        raise ValueError(f"{path} is damaged or not a {suffix} file of plain arrays: {reason}") from error
+        raise ValueError(
+            f"{printable(path)} is damaged or not a {suffix} file of plain arrays: {reason}"
+        ) from error
     _check_shape(path, shape)
     _check_dtype(path, dtype)
     stored = found.pop(MEL, None)
     if mel is not None and stored is not None and mel != stored:
-        raise ValueError(f"{path} says what its mel frames are, and it is not what was given: leave one out")
-    return _checked_bands(
+        raise ValueError(
+            f"{printable(path)} says what its mel frames are, and it is not what was given: leave one out"
+        )
+    opened = _checked_bands(
         Spectrogram(
             path=path,
             shape=shape,
@@ -225,6 +250,18 @@ def open_spectrogram(
             load=load,
         )
     )
+    if mel is None and stored is not None:
+        _check_mel(opened, stored)
+    return opened
+
+
+def _check_mel(found: Spectrogram, mel: MelConfig) -> None:
+    try:
+        check_mel(mel, found.channels)
+    except ValueError as error:
+        raise ValueError(
+            f"{printable(found.path)}: {error}; if that is right, give what its mel frames are"
+        ) from error
 
 
 def _checked_bands(found: Spectrogram) -> Spectrogram:
@@ -232,28 +269,31 @@ def _checked_bands(found: Spectrogram) -> Spectrogram:
     if mel is not None and found.n_freq != mel.n_mels:
         other = next(layout for layout in LAYOUTS if layout != found.layout)
         transposed = f": it looks transposed, try layout {other}" if found.n_frames == mel.n_mels else ""
-        raise ValueError(f"{found.path} has {found.n_freq} mel bands, not {mel.n_mels}{transposed}")
+        raise ValueError(
+            f"{printable(found.path)} has {found.n_freq} mel bands, not {mel.n_mels}{transposed}"
+        )
     return found
 
 
 def _first_sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+    return printable(" ".join(str(error).split()).split(". ")[0], 1000) or type(error).__name__
 
 
 def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     if len(shape) not in (2, 3):
         expected = "(n_freq, n_frames) or (channels, n_freq, n_frames)"
-        raise ValueError(f"{path} has shape {shape}, expected {expected}")
+        raise ValueError(f"{printable(path)} has shape {shape}, expected {expected}")
     if 0 in shape:
-        raise ValueError(f"{path} has shape {shape}: there is nothing in it")
+        raise ValueError(f"{printable(path)} has shape {shape}: there is nothing in it")
 
 
 def _check_dtype(path: Path, dtype: str) -> None:
     """Check the name of a dtype in numpy's, torch's or safetensors' words: float32, torch.float32, F32."""
     if re.match(r"(torch\.)?c", dtype, re.IGNORECASE):
-        warnings.warn(f"{path} holds complex values: only their magnitude is used", stacklevel=3)
+        warnings.warn(f"{printable(path)} holds complex values: only their magnitude is used", stacklevel=3)
     elif not re.match(r"(torch\.)?b?f(loat)?\d", dtype, re.IGNORECASE):
         image = " (an image?)" if dtype in ("uint8", "torch.uint8", "U8") else ""
         raise ValueError(
-            f"{path} holds {dtype} values{image}: magnitudes must be floats, convert and scale them first"
+            f"{printable(path)} holds {dtype} values{image}: magnitudes must be floats, convert and scale "
+            "them first"
         )

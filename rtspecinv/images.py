@@ -6,23 +6,28 @@ Only formats whose decoders run no code and call no other program are opened, af
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.masks import unmasked
+from rtspecinv.printable import printable
+from rtspecinv.whole_files import write_whole
 
 Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
 SUFFIXES = (".png", ".tif", ".tiff")
 MOST_PIXELS = 2**25
 _FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 _DESCRIPTION = 270  # TIFF tag ImageDescription
+_TILE_SIZE = (322, 323)  # TIFF tags TileWidth, TileLength
 _LONGEST_TEXT = 2**19
+_MOST_SCANS = 100  # of a JPEG; programs write about 10
 
 
 def pillow() -> Any:
@@ -36,12 +41,13 @@ def pillow() -> Any:
 
 def check_file(path: Path) -> None:
     """Raise `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe, where one would wait."""
+    name = printable(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}")
+        raise FileNotFoundError(f"There is no file {name}")
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file")
+        raise IsADirectoryError(f"{name} is a folder, expected a file")
     if not path.is_file():
-        raise ValueError(f"{path} is a pipe or a device, expected a file")
+        raise ValueError(f"{name} is a pipe or a device, expected a file")
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
@@ -65,10 +71,35 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
                 width, height = image.size
                 if not 0 < width * height <= MOST_PIXELS:
                     raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS}")
+                _check_work(path, image)
                 return _grey(image), _texts(image)
     except Exception as error:  # damaged files make the decoders fail in all sorts of ways
-        reason = " ".join(str(error).split()).replace(str(path), "it") or type(error).__name__
-        raise ValueError(f"{path} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}") from error
+        reason = printable(" ".join(str(error).split()).replace(str(path), "it")) or type(error).__name__
+        raise ValueError(
+            f"{printable(path)} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}"
+        ) from error
+
+
+def _check_work(path: Path, image: Any) -> None:
+    """Raise `ValueError` for what takes more work than its size says: scans of a JPEG, tiles of a TIFF."""
+    if image.format in ("JPEG", "MPO"):
+        n_scans = _count(path, b"\xff\xda")
+        if n_scans > _MOST_SCANS:
+            raise ValueError(f"it has {n_scans} scans, more than {_MOST_SCANS}: save it anew")
+    elif image.format == "TIFF":
+        tile = [image.tag_v2.get(tag, 0) for tag in _TILE_SIZE]
+        if not all(isinstance(size, int) for size in tile) or math.prod(tile) > MOST_PIXELS:
+            raise ValueError(f"its tiles are of more than {MOST_PIXELS} pixels")
+
+
+def _count(path: Path, marker: bytes) -> int:
+    """Return how often two bytes follow each other in a file."""
+    found, last = 0, b""
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            found += (last + part).count(marker)
+            last = part[-1:]
+    return found
 
 
 def resize_columns(levels: Levels, n_columns: int) -> Levels:
@@ -112,7 +143,15 @@ def write_image(
     path: str | os.PathLike[str], levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
 ) -> None:
     """Write grey levels `(height, width)` from 0 to 1 with 8 or 16 bits, and texts: PNG or TIFF."""
-    image_module, path = pillow(), Path(path)
+    kind = "PNG" if Path(path).suffix.lower() == ".png" else "TIFF"
+    write_whole(path, lambda file: encode_image(file, kind, levels, texts, bits=bits))
+
+
+def encode_image(
+    file: BinaryIO, kind: str, levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
+) -> None:
+    """Write a picture as `write_image` does, into an open file as "PNG" or "TIFF"."""
+    image_module = pillow()
     if bits not in (8, 16):
         raise ValueError(f"Parameter {bits=} is not 8 or 16!")
     values = np.asarray(unmasked(levels, "levels"), np.float64)
@@ -122,13 +161,13 @@ def write_image(
     whole = np.rint(values.clip(0, 1) * largest).astype(np.uint8 if bits == 8 else np.uint16)
     image = image_module.fromarray(np.ascontiguousarray(whole))
     described = {name: str(value) for name, value in texts.items()}
-    if path.suffix.lower() == ".png":
+    if kind == "PNG":
         from PIL.PngImagePlugin import PngInfo
 
         info = PngInfo()
         for name, text in described.items():
             info.add_text(name, text)
-        image.save(path, "PNG", pnginfo=info)
+        image.save(file, "PNG", pnginfo=info)
     else:
         tags = {_DESCRIPTION: json.dumps(described)}
-        image.save(path, "TIFF", tiffinfo=tags, compression="tiff_adobe_deflate")
+        image.save(file, "TIFF", tiffinfo=tags, compression="tiff_adobe_deflate")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from rtspecinv.mel_presets import config_of
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.modes import warn
+from rtspecinv.printable import printable
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
@@ -83,7 +84,7 @@ def listen(
     stft: STFT | None = None,
     sample_rate: int | None = None,
     layout: str | None = None,
-    output: str | os.PathLike[str] | Sink | None = None,
+    output: str | os.PathLike[str] | BinaryIO | Sink | None = None,
     device: int | str | None = None,
     update: str | Update | None = None,
     look_ahead: int | None = None,
@@ -101,9 +102,10 @@ def listen(
         stft: what magnitudes are of.
         sample_rate: Hz, of samples and magnitudes; presets and files know it.
         layout: "time-freq" if frames come before bands, as in Kaldi and ESPnet.
-        output: a sound file to write or a sink to fill, which stays open; nothing is played then. None plays;
-            in a notebook it is the `Sound` that plays, unless `device` is given; without a device it writes
-            `rtspecinv-1.wav`, or with the next number that is free, and warns that it does.
+        output: a sound file or an open binary file to write, or a sink to fill, which stays open; nothing is
+            played then. None plays; in a notebook it is the `Sound` that plays, unless `device` is given;
+            without a device it writes `rtspecinv-1.wav`, or with the next number that is free, and warns that
+            it does.
         device: number or part of a name from `rtspecinv devices`.
         update, look_ahead, n_iter: as in `StreamingInverter`.
 
@@ -175,10 +177,12 @@ def _file(
     """Pieces of a file, what they are, their rate, and how they lie."""
     if path.suffix.lower() not in SUFFIXES:
         if given is not None:
-            raise ValueError(f"{path} is no spectrogram ({', '.join(SUFFIXES)}): leave out preset and stft!")
+            raise ValueError(
+                f"{printable(path)} is no spectrogram ({', '.join(SUFFIXES)}): leave out preset and stft!"
+            )
         reader = AudioReader(path)
         if sample_rate not in (None, reader.sample_rate):
-            raise ValueError(f"{path} has sample_rate={reader.sample_rate}, not {sample_rate}!")
+            raise ValueError(f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}!")
         return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None
     found = open_spectrogram(path, layout=layout, mel=given if isinstance(given, MelConfig) else None)
     rate: int | None
@@ -244,7 +248,7 @@ def _emit(
     inverter: StreamingInverter | None,
     first: Tensor,
     rate: int,
-    output: str | os.PathLike[str] | Sink | None,
+    output: str | os.PathLike[str] | BinaryIO | Sink | None,
     device: int | str | None,
 ) -> Sound:
     """Write samples, of an inverter or as they are, to where they are wanted."""
@@ -266,7 +270,10 @@ def _emit(
 
 
 def _target(
-    output: str | os.PathLike[str] | Sink | None, rate: int, channels: int, device: int | str | None
+    output: str | os.PathLike[str] | BinaryIO | Sink | None,
+    rate: int,
+    channels: int,
+    device: int | str | None,
 ) -> Sink | None:
     """Sink for the sound; None where the `Sound` itself plays."""
     if isinstance(output, Sink):

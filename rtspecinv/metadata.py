@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rtspecinv.mel_config import MelConfig
+from rtspecinv.printable import printable
 from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
@@ -81,7 +82,7 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
         else:
             text, choices = _text(name, value), _CHOICES[name]
             if text not in choices:
-                raise ValueError(f"{name}={text[:40]!r} is not one of {', '.join(choices)}")
+                raise ValueError(f"{name}={printable(text, 40)!r} is not one of {', '.join(choices)}")
             found[name] = choices[text]
     return found
 
@@ -93,10 +94,17 @@ def _whole_number(name: str, value: Any) -> int:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number, whole = 0.0, 0
     if whole < 1 or whole != number:
-        raise ValueError(f"{name}={str(value)[:40]} is not a whole number above 0")
+        raise ValueError(f"{name}={_shown(value)} is not a whole number above 0")
     if whole > LARGEST:
-        raise ValueError(f"{name}={whole} is more than {LARGEST}")
+        raise ValueError(f"{name}={_shown(whole)} is more than {LARGEST}")
     return whole
+
+
+def _shown(value: Any) -> str:
+    """Value of a file as a message shows it, such as an array of a million numbers."""
+    size = getattr(value, "size", 1)
+    n_values = size if isinstance(size, int) else 1
+    return printable(value, 40) if n_values == 1 else f"an array of {n_values} values"
 
 
 def _text(name: str, value: Any) -> str:
@@ -119,7 +127,7 @@ def _mel_config(text: str) -> MelConfig:
         for name in WHOLE_NUMBERS:
             value = getattr(config, name)
             if value is not None and not 1 <= value <= LARGEST:
-                raise ValueError(f"{name}={value} is not from 1 to {LARGEST}")
+                raise ValueError(f"{name}={_shown(value)} is not from 1 to {LARGEST}")
         return config
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{MEL} is no mel configuration: {error}") from error
+        raise ValueError(f"{MEL} is no mel configuration: {printable(error)}") from error

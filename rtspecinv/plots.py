@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rtspecinv.whole_files import write_whole
+
 try:
     from matplotlib import colormaps, rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -70,7 +72,7 @@ def before_and_after(
     spectra = list(axes[: len(panels)])
     label = "dB relative to the original's maximum"
     figure.colorbar(image, ax=spectra, label=label, shrink=0.6, pad=0.015)
-    figure.savefig(path)
+    write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
 _WIDTH = 1000  # columns of a waveform

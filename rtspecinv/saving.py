@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rtspecinv.images import SUFFIXES as IMAGES
-from rtspecinv.images import write_image
+from rtspecinv.images import encode_image
 from rtspecinv.inputs import Array
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, describe
+from rtspecinv.printable import printable
 from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense
+from rtspecinv.whole_files import write_whole
 
 
 def save_spectrogram(
@@ -52,12 +53,15 @@ def save_spectrogram(
     Raises:
         ValueError: values that are not finite or not of that transform, or a name that cannot be written.
         TypeError: values that are no real floating-point numbers.
+        OSError: the disk refuses, for the reason it gives.
         ImportError: an extra is missing; says which.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (*_WRITERS, *IMAGES):
-        raise ValueError(f"Cannot write {path}: its name must end in {', '.join((*_WRITERS, *IMAGES))}")
+        raise ValueError(
+            f"Cannot write {printable(path)}: its name must end in {', '.join((*_WRITERS, *IMAGES))}"
+        )
     if layout not in LAYOUTS:
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
     config = transform if isinstance(transform, STFT) else config_of(transform)
@@ -76,11 +80,12 @@ def save_spectrogram(
                     f"Parameter scale is of another sample_rate or n_fft than {(rate, config.n_fft)}!"
                 )
             levels, meaning = scale.levels(array, height), scale.texts
-        _write_whole(path, lambda file: write_image(file, levels, texts | meaning, bits=bits))
+        kind = "PNG" if suffix == ".png" else "TIFF"
+        write_whole(path, lambda file: encode_image(file, kind, levels, texts | meaning, bits=bits))
         return
     stored = np.ascontiguousarray(array if layout == LAYOUTS[0] else array.swapaxes(-1, -2))
     name = "mel" if isinstance(config, MelConfig) else "magnitude"
-    _write_whole(path, lambda file: _WRITERS[suffix](file, name, stored, {"layout": layout, **texts}))
+    write_whole(path, lambda file: _WRITERS[suffix](file, name, stored, {"layout": layout, **texts}))
 
 
 def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -106,36 +111,24 @@ def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[
     return single
 
 
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file that is whole or absent."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {path}: there is no folder {path.parent}")
-    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_npz(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
+def _write_npz(file: BinaryIO, name: str, array: Array, fields: dict[str, str | int]) -> None:
     content: dict[str, Any] = {name: array, **fields}
-    np.savez(path, **content)
+    np.savez(file, **content)
 
 
-def _write_pt(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
-    torch.save({name: torch.from_numpy(array), **fields}, path)
+def _write_pt(file: BinaryIO, name: str, array: Array, fields: dict[str, str | int]) -> None:
+    torch.save({name: torch.from_numpy(array), **fields}, file)
 
 
-def _write_safetensors(path: Path, name: str, array: Array, fields: dict[str, str | int]) -> None:
+def _write_safetensors(file: BinaryIO, name: str, array: Array, fields: dict[str, str | int]) -> None:
     try:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
     except ImportError as error:
         raise ImportError('.safetensors files need safetensors: pip install "rtspecinv[files]"') from error
-    save_file({name: array}, path, {field: str(value) for field, value in fields.items()})
+    file.write(save({name: array}, {field: str(value) for field, value in fields.items()}))
 
 
-_WRITERS: dict[str, Callable[[Path, str, Array, dict[str, str | int]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, str, Array, dict[str, str | int]], None]] = {
     ".npz": _write_npz,
     ".pt": _write_pt,
     ".safetensors": _write_safetensors,

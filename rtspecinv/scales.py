@@ -17,6 +17,7 @@ from rtspecinv.checks import choice, count, finite
 from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
+from rtspecinv.printable import printable
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")
@@ -209,7 +210,7 @@ def number(texts: Mapping[str, str], name: str) -> float:
     except (KeyError, ValueError):
         value = math.nan
     if not abs(value) <= 1e30:
-        raise ValueError(f"{name}={texts.get(name, '')[:40]!r} is not a finite number")
+        raise ValueError(f"{name}={printable(texts.get(name, ''), 40)!r} is not a finite number")
     return value
 
 

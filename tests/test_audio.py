@@ -163,7 +163,7 @@ def test_file_sink_says_what_it_cannot_write(tmp_path, monkeypatch):
         FileSink(tmp_path / "a.wav", 8000, subtype="VORBIS")
     with pytest.raises(ValueError, match="sample_rate=0"):
         FileSink(tmp_path / "a.wav", 0)
-    monkeypatch.setattr("rtspecinv.audio.sinks._LARGEST_WAV", 1000)
+    monkeypatch.setattr("rtspecinv.audio.wav.LARGEST_WAV", 1000)
     with pytest.raises(ValueError, match="4 GiB"):
         interrupted(FileSink(tmp_path / "a.wav", 8000), noise(10000))
     assert [p.name for p in tmp_path.iterdir()] == ["d.wav"]

@@ -9,12 +9,13 @@ from rtspecinv.audio.microphone import Microphone, Recording
 from rtspecinv.audio.player import Player, PlayerStats, play
 from rtspecinv.audio.portaudio import DeviceError, device_table, one_device
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
-from rtspecinv.audio.sources import AudioReader, Mailbox, read_audio
+from rtspecinv.audio.sources import AudioReader, AudioStream, Mailbox, read_audio
 from rtspecinv.audio.stream import Progress
 
 __all__ = [
     "ArraySink",
     "AudioReader",
+    "AudioStream",
     "DeviceError",
     "FileSink",
     "Mailbox",

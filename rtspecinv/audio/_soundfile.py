@@ -1,16 +1,135 @@
-"""soundfile, imported when the first file is opened."""
+"""soundfile, imported when the first file is opened that needs it."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 
-def soundfile() -> Any:
+from rtspecinv.printable import printable
+
+# Samples handed to libsndfile at once: always the same number, because the first ones of an OGG file depend
+# on it, and few, because its Vorbis encoder needs stack in proportion.
+_WRITE_LENGTH = 8192
+
+
+def soundfile(what: str = "Audio files other than plain WAV need") -> Any:
     """Return the module; raises `ImportError` with the line that installs it."""
     try:
         import soundfile as module
     except ImportError as error:
-        raise ImportError('Audio files need soundfile: pip install "rtspecinv[files]"') from error
+        raise ImportError(f'{what} soundfile: pip install "rtspecinv[files]"') from error
     except OSError as error:  # the wheel for this machine has no libsndfile in it
-        raise ImportError(f"soundfile finds no libsndfile ({error}): apt-get install libsndfile1") from error
+        raise ImportError(
+            f"{what} soundfile, which finds no libsndfile ({error}): apt-get install libsndfile1"
+        ) from error
     return module
+
+
+class SoundfileReader:
+    """Decodes a file of any kind by libsndfile.
+
+    Raises `ValueError` for what is not audio.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._sf, self._name = soundfile(), printable(path)
+        try:
+            self._file = self._sf.SoundFile(os.fspath(path))
+        except (self._sf.LibsndfileError, TypeError) as error:  # TypeError: .raw
+            raise ValueError(f"{self._name} is not audio (WAV, FLAC, OGG, MP3)") from error
+        # soundfile seeks to where it is after each read of a seekable file, which makes the MP3 decoder lose
+        # its state: what follows comes out wrong (seen with soundfile 0.14, libsndfile 1.2.2).
+        self._file.seekable = lambda: False
+        self.sample_rate: int = self._file.samplerate
+        self.channels: int = self._file.channels
+        self.n_samples: int = self._file.frames
+
+    def read(self, n_samples: int) -> npt.NDArray[np.float32]:
+        """Return the next samples, `(n, channels)`, fewer at the end; raises `ValueError` for damage."""
+        try:
+            block: npt.NDArray[np.float32] = self._file.read(n_samples, dtype="float32", always_2d=True)
+        except self._sf.LibsndfileError as error:
+            raise ValueError(f"{self._name} is damaged: {printable(error)}") from error
+        return block
+
+    def __enter__(self) -> SoundfileReader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+class SoundfileWriter:
+    """Encodes samples into a file object by libsndfile.
+
+    Raises `ValueError` for a subtype, rate or number of channels that libsndfile does not take.
+    """
+
+    def __init__(self, file: Any, sample_rate: int, channels: int, container: str, subtype: str) -> None:
+        sf = soundfile(f"{container} files with {subtype} need")
+        if not sf.check_format(container, subtype):
+            known = ", ".join(sf.available_subtypes(container))
+            raise ValueError(f"{container} has no subtype {subtype!r}, only {known}")
+        try:
+            with signals_wait():
+                self._file = sf.SoundFile(file, "w", sample_rate, channels, subtype, format=container)
+        except (sf.LibsndfileError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"libsndfile takes no {container} with {subtype}, {sample_rate=}, {channels=}: {error}"
+            ) from error
+        self._buffer = np.empty((_WRITE_LENGTH, channels), np.float32)
+        self._filled = 0
+
+    def write(self, samples: npt.NDArray[np.float32]) -> None:
+        """Append samples `(n, channels)`."""
+        while len(samples):
+            part, samples = np.split(samples, [_WRITE_LENGTH - self._filled])
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            if self._filled == _WRITE_LENGTH:
+                self._write_buffer()
+
+    def _write_buffer(self) -> None:
+        with signals_wait():
+            self._file.write(self._buffer[: self._filled])
+        self._filled = 0
+
+    def abandon(self) -> None:
+        """Let go of the file, whatever state it is in."""
+        with signals_wait(), suppress(Exception):
+            self._file.close()
+
+    def close(self) -> None:
+        """Encode the rest."""
+        self._write_buffer()
+        with signals_wait():
+            self._file.close()
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let signals come afterwards: libsndfile calls Python back, where an exception would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)

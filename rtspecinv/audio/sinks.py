@@ -7,17 +7,20 @@ A sink takes blocks of samples in the layout an inverter returns, `(n_samples,)`
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.audio._soundfile import SoundfileWriter
+from rtspecinv.audio.formats import SAMPLE_BYTES, SUFFIXES, check
+from rtspecinv.audio.wav import WavWriter
 from rtspecinv.checks import able
 from rtspecinv.masks import unmasked
+from rtspecinv.printable import printable
+from rtspecinv.whole_files import Guarded, Spool, WholeFile, is_stream, open_stream
 
 Block = npt.NDArray[np.float32]
 _SinkType = TypeVar("_SinkType", bound="Sink")
@@ -114,102 +117,121 @@ class ArraySink(Sink):
         return joined[0] if self._one_dimensional else joined
 
 
-_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
-_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-_LARGEST_WAV = 2**32 - 2**16  # bytes: the length field of a WAV file has 32 bits
-# Samples handed to libsndfile at once: always the same number, because the first ones of an OGG file depend
-# on it, and few, because its Vorbis encoder needs stack in proportion.
-_WRITE_LENGTH = 8192
+_SUBTYPES = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}
 
 
 class FileSink(Sink):
     """Writes a WAV, FLAC or OGG file, whole or absent: it gets its name when it closes without an error.
 
+    `path` names the file; a pipe or a device gets its samples as they come, under the name it has, and so
+    does an open binary file, which stays open: WAV of unknown length, or after the end FLAC or OGG.
     `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
-    `"FLOAT"`, ...). Samples beyond full scale are clipped and counted in `clipped`, except in float formats,
-    which keep them.
-    Raises `ValueError` for a suffix, rate or subtype that cannot be written and `FileNotFoundError` for a
-    missing folder.
+    `"FLOAT"`, ...); WAV with integers or floats needs no soundfile. `length` is how many samples per channel
+    will come, if that is known. Samples beyond full scale are clipped and counted in `clipped`, except in
+    float formats, which keep them.
+    Raises `ValueError` for a suffix, rate, number of channels, subtype or length that cannot be written,
+    `FileNotFoundError` for a missing folder, and `OSError` where the disk refuses, with its reason.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], sample_rate: int, channels: int = 1, *, subtype: str | None = None
+        self,
+        path: str | os.PathLike[str] | BinaryIO,
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        subtype: str | None = None,
+        length: int | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.sample_rate = sample_rate
-        self.channels = channels
+        self.path = Path(path) if isinstance(path, str | os.PathLike) else None
+        self._name = "the stream" if self.path is None else printable(self.path)
+        container = self._container()
+        self._subtype = (subtype or _SUBTYPES[container]).upper()
+        self.sample_rate, self.channels = check(
+            self._name, container, self._subtype, sample_rate, channels, 0 if self._is_stream else length or 0
+        )
         self.clipped = 0  # samples beyond full scale so far
         self.n_samples = 0  # samples per channel so far
-        suffix = self.path.suffix.lower()
-        if suffix not in _FORMATS:
-            raise ValueError(f"Cannot write {self.path}: its name must end in {', '.join(_FORMATS)}")
-        if self.path.is_dir():
-            raise IsADirectoryError(f"Cannot write {self.path}: it is a folder")
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"Cannot write {self.path}: there is no folder {self.path.parent}")
-        self._subtype = subtype or _SUBTYPES[suffix]
-        self._keeps_any_value = self._subtype.upper() in ("FLOAT", "DOUBLE")
-        self._open(_FORMATS[suffix])
-        self._buffer = np.empty((_WRITE_LENGTH, channels), np.float32)
-        self._filled = 0
-
-    def _open(self, container: str) -> None:
-        sf = soundfile()
-        if not sf.check_format(container, self._subtype):
-            known = ", ".join(sf.available_subtypes(container))
-            raise ValueError(f"{container} has no subtype {self._subtype!r}, only {known}")
-        self._temporary = self.path.with_name(f".{secrets.token_hex(8)}.part")
-        name = os.fspath(self._temporary)
+        self._keeps_any_value = self._subtype in ("FLOAT", "DOUBLE")
+        self._closed = False
+        plain_wav = container == "WAV" and self._subtype in SAMPLE_BYTES
+        self._file = self._open(path, spooled=not plain_wav)
         try:
-            self._file = sf.SoundFile(
-                name, "w", self.sample_rate, self.channels, self._subtype, format=container
-            )
-        except (sf.LibsndfileError, TypeError, ValueError, OverflowError) as error:
-            self._temporary.unlink(missing_ok=True)
-            raise ValueError(
-                f"Cannot write {self.path} with sample_rate={self.sample_rate} and channels={self.channels}: "
-                f"{str(error).replace(name, str(self.path))}"
-            ) from error
+            self._writer: WavWriter | SoundfileWriter
+            if plain_wav:
+                self._writer = WavWriter(
+                    self._file, self.sample_rate, self.channels, self._subtype, endless=self._is_stream
+                )
+            else:
+                self._writer = SoundfileWriter(
+                    self._file, self.sample_rate, self.channels, container, self._subtype
+                )
+        except BaseException:
+            self._file.drop()
+            self._file.check()  # the disk's reason comes before what an encoder makes of it
+            raise
+        try:
+            self._file.check()
+        except OSError:
+            self.abort()
+            raise
+
+    @property
+    def _is_stream(self) -> bool:
+        return self.path is None or is_stream(self.path)
+
+    def _container(self) -> str:
+        if self.path is None:
+            return "WAV"
+        container = SUFFIXES.get(self.path.suffix.lower())
+        if container is None and not self._is_stream:
+            raise ValueError(f"Cannot write {self._name}: its name must end in {', '.join(SUFFIXES)}")
+        return container or "WAV"
+
+    def _open(self, path: str | os.PathLike[str] | BinaryIO, spooled: bool) -> Guarded:
+        if self.path is not None and not self._is_stream:
+            return WholeFile(self.path)
+        stream = open_stream(path)
+        return Spool(stream) if spooled else stream
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Append `samples`; raises `ValueError` if the file is closed and when a WAV file passes 4 GiB."""
         block = as_block(samples, self.channels)
-        if self._file.closed:
-            raise ValueError(f"{self.path} is closed")
+        if self._closed:
+            raise ValueError(f"{self._name} is closed")
         if not self._keeps_any_value:
             self.clipped += int(np.count_nonzero(np.abs(block) > 1))
             block = np.clip(block, -1, 1)
         self.n_samples += block.shape[1]
-        while block.shape[1]:
-            part, block = np.split(block, [_WRITE_LENGTH - self._filled], axis=1)
-            self._buffer[self._filled : self._filled + part.shape[1]] = part.T
-            self._filled += part.shape[1]
-            if self._filled == _WRITE_LENGTH:
-                self._write_buffer()
-
-    def _write_buffer(self) -> None:
-        self._file.write(self._buffer[: self._filled])
-        self._filled = 0
-        if self._file.format == "WAV" and os.path.getsize(self._temporary) > _LARGEST_WAV:
-            raise ValueError(f"{self.path} would pass the 4 GiB that WAV can hold: write .flac instead")
+        try:
+            self._writer.write(block.T)
+        except OverflowError as error:
+            raise ValueError(f"Cannot write {self._name}: {error}; write .flac instead") from error
+        finally:
+            self._file.check()  # encoders hide what the disk says, or say something else
 
     def close(self) -> None:
         """Finish the file and give it its name."""
-        if not self._file.closed:
+        if self._closed:
+            return
+        try:
             try:
-                self._write_buffer()
-                self._file.close()
-                os.replace(self._temporary, self.path)
-            except BaseException:
-                self.abort()
-                raise
+                self._writer.close()
+            finally:
+                self._file.check()
+            self._file.keep()
+            self._closed = True
+        except BaseException:
+            self.abort()
+            raise
 
     def abort(self) -> None:
         """Remove what was written; a file of that name from before stays as it was."""
-        try:
-            self._file.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        if not self._closed:
+            self._closed = True
+            try:
+                self._writer.abandon()
+            finally:
+                self._file.drop()
 
 
 _OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.audio._soundfile import soundfile
+from rtspecinv.audio._soundfile import SoundfileReader
 from rtspecinv.audio.inbox import Bell, copy_of
+from rtspecinv.audio.wav import WavReader
 from rtspecinv.checks import able, count
+from rtspecinv.printable import printable
 
 _LONGEST_BLOCK = 2**24  # samples
 
@@ -20,36 +23,40 @@ _LONGEST_BLOCK = 2**24  # samples
 class AudioReader:
     """Reads a WAV, FLAC, OGG or MP3 file block by block, so that memory does not grow with its length.
 
-    `sample_rate` is in Hz; `n_samples` (per channel) is what the file's header says, an estimate for MP3.
+    WAV with integers or floats needs no soundfile. `sample_rate` is in Hz; `n_samples` (per channel) is what
+    the file's header says, an estimate for MP3.
     Raises `FileNotFoundError`, `IsADirectoryError`, and `ValueError` for a file that is not audio, is damaged
-    or holds no samples. Iterating over it gives its `blocks()`.
+    or holds no samples, `ImportError` for one that needs soundfile. Iterating over it gives its `blocks()`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._name = printable(self.path)
         if self.path.is_dir():
-            raise IsADirectoryError(f"{self.path} is a folder, not an audio file")
+            raise IsADirectoryError(f"{self._name} is a folder, not an audio file")
         if not self.path.exists():
-            raise FileNotFoundError(f"There is no file {self.path}")
+            raise FileNotFoundError(f"There is no file {self._name}")
         if not self.path.is_file():
-            raise ValueError(f"{self.path} is a pipe or a device, which is read only once: expected a file")
-        self._sf = soundfile()
+            raise ValueError(
+                f"{self._name} is a pipe or a device, which is read only once: expected a file, or an "
+                "AudioStream of it"
+            )
         with self._open() as file:
-            self.sample_rate: int = file.samplerate
+            self.sample_rate: int = file.sample_rate
             self.channels: int = file.channels
-            self.n_samples: int = file.frames
+            self.n_samples: int = file.n_samples
         if self.n_samples == 0:
-            raise ValueError(f"{self.path} holds no samples")
+            raise ValueError(f"{self._name} holds no samples")
 
-    def _open(self) -> Any:
-        try:
-            file = self._sf.SoundFile(os.fspath(self.path))
-        except (self._sf.LibsndfileError, TypeError) as error:  # TypeError: .raw
-            raise ValueError(f"{self.path} is not audio (WAV, FLAC, OGG, MP3)") from error
-        # soundfile seeks to where it is after each read of a seekable file, which makes the MP3 decoder lose
-        # its state: what follows comes out wrong (seen with soundfile 0.14, libsndfile 1.2.2).
-        file.seekable = lambda: False
-        return file
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        with open(self.path, "rb") as file:
+            wav = _plain_wav(file)
+            if wav is not None:
+                yield wav
+                return
+        with SoundfileReader(self.path) as found:
+            yield found
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         return self.blocks()
@@ -60,18 +67,55 @@ class AudioReader:
 
     def _blocks(self, n_samples: int) -> Iterator[npt.NDArray[np.float32]]:
         with self._open() as file:
-            while True:
-                try:
-                    block = file.read(n_samples, dtype="float32", always_2d=True)
-                except self._sf.LibsndfileError as error:
-                    raise ValueError(f"{self.path} is damaged: {error}") from error
-                if len(block) == 0:
-                    return
-                if not np.isfinite(block).all():
-                    raise ValueError(
-                        f"{self.path} has samples that are NaN or infinite: only finite ones are sound"
-                    )
-                yield np.ascontiguousarray(block.T)
+            yield from _blocks(file, n_samples, self._name)
+
+
+class AudioStream:
+    """Reads a WAV stream from an open binary file or a pipe, once and as it comes; needs no soundfile.
+
+    Args:
+        file: what gives the bytes.
+        raw: rate in Hz and channels of a stream without a header: integers of 16 bits, the low byte first.
+        name: what messages call it.
+
+    `n_samples` (per channel) is None where the stream does not say its length.
+    Raises `ValueError` for what is no such stream.
+    """
+
+    def __init__(
+        self, file: IO[bytes], *, raw: tuple[int, int] | None = None, name: str = "the stream"
+    ) -> None:
+        self._name = printable(name)
+        try:
+            self._wav = WavReader(file) if raw is None else WavReader.raw(file, *raw)
+        except ValueError as error:
+            raise ValueError(f"{self._name} is not a WAV stream: {error}") from error
+        self.sample_rate, self.channels = self._wav.sample_rate, self._wav.channels
+        self.n_samples = self._wav.n_samples
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        return self.blocks()
+
+    def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield float32 blocks `(channels, n_samples)` of what is left; the last one may be shorter."""
+        return _blocks(self._wav, n_samples, self._name)
+
+
+def _plain_wav(file: IO[bytes]) -> WavReader | None:
+    """Reader of a file; None if it is no WAV file, or one of another kind."""
+    try:
+        wav = WavReader(file)
+    except ValueError:
+        return None
+    wav.limit(os.fstat(file.fileno()).st_size - file.tell())
+    return wav
+
+
+def _blocks(file: Any, n_samples: int, name: str) -> Iterator[npt.NDArray[np.float32]]:
+    while len(block := file.read(n_samples)):
+        if not np.isfinite(block).all():
+            raise ValueError(f"{name} has samples that are NaN or infinite: only finite ones are sound")
+        yield np.ascontiguousarray(block.T)
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], int]:

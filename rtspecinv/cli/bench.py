@@ -17,14 +17,16 @@ from torch import Tensor
 
 from rtspecinv.cli import names, timing, yardstick
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.compare import read_mono, write_json, write_whole
+from rtspecinv.cli.compare import read_mono, write_json
 from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.inputs import iterations
+from rtspecinv.printable import printable
 from rtspecinv.threads import threads
+from rtspecinv.whole_files import write_whole
 
 _ENGINE_WIDTH = 18
 
@@ -187,10 +189,11 @@ def bench(args: argparse.Namespace) -> None:
     print(f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on {name}")
     if args.json:
         write_json(args.json, result.numbers())
-        print(f"written       {args.json}")
+        print(f"written       {printable(args.json)}")
     if draw is not None:
-        write_whole(args.plot, draw(result.records))
-        print(f"written       {args.plot}")
+        content = draw(result.records)
+        write_whole(args.plot, lambda file: file.write(content))
+        print(f"written       {printable(args.plot)}")
 
 
 def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rtspecinv.cli import names
+from rtspecinv.cli.arguments import file_name
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "audio",
         metavar="AUDIO",
-        type=Path,
+        type=file_name,
         nargs="?",
         help=f"recording, the first {names.BENCH_SECONDS:g} seconds of which are inverted (default: the demo "
         "clip)",
@@ -55,14 +55,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--quick", action="store_true", help=f"{names.QUICK} times fewer pushes")
     group.add_argument(
-        "--yardstick", metavar="FILE.c", type=Path,
+        "--yardstick", metavar="FILE.c", type=file_name,
         help="program to compare with: called with n_fft, hop_length, look_ahead and n_iter it prints the "
         "microseconds of a push. It is compiled with FFTW and run",
     )  # fmt: skip
     group = parser.add_argument_group("output")
-    group.add_argument("--json", metavar="FILE", type=Path, help="write all numbers to FILE")
+    group.add_argument("--json", metavar="FILE", type=file_name, help="write all numbers to FILE")
     group.add_argument(
-        "--plot", metavar="FILE.png", type=Path, help="draw cost against streams and quality against cost"
+        "--plot",
+        metavar="FILE.png",
+        type=file_name,
+        help="draw cost against streams and quality against cost",
     )
 
 

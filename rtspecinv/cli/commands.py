@@ -13,7 +13,6 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import (
-    AudioReader,
     DeviceError,
     FileSink,
     Player,
@@ -27,6 +26,7 @@ from rtspecinv.audio import (
 )
 from rtspecinv.cli.live import perform, print_performance
 from rtspecinv.cli.names import STRETCH_RATES
+from rtspecinv.cli.pipes import is_standard_output, sound_input
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.transfer import (
     Source,
@@ -38,7 +38,9 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.cli.view import View
 from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.printable import printable
 
+_NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
 _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost
 
 
@@ -50,7 +52,7 @@ def play(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--rate {args.rate:g} is not from {least:g} to {most:g}: 0.5 plays at half the speed"
         )
-    reader = AudioReader(args.audio)
+    reader = sound_input(args.audio, args.raw)
     blocks = reader.blocks(32 * stft.hop_length)
     if args.mono:
         blocks = (block.mean(0, keepdims=True) for block in blocks)
@@ -59,15 +61,23 @@ def play(args: argparse.Namespace) -> None:
         stft=stft,
         sample_rate=reader.sample_rate,
         channels=1 if args.mono else reader.channels,
-        n_frames=math.ceil((1 + reader.n_samples // stft.hop_length) / args.rate),
+        n_frames=_n_frames(reader.n_samples, stft.hop_length, args.rate),
     )
-    default = Path(f"{args.audio.stem}.rtspecinv.wav")
+    stem = "standard-input" if str(args.audio) == "-" else args.audio.stem
+    default = Path(f"{stem}.rtspecinv.wav")
     refuse_same_file(args.audio, args.output or default)
     with _device(args, source) as device:
         if device is None:
             stream(args, source, args.output or default)
         else:
             _perform(args, source, device)
+
+
+def _n_frames(n_samples: int | None, hop_length: int, rate: float) -> int | None:
+    """Return how many frames there will be; None if nobody knows, as of FLAC that was made in a pipe."""
+    if n_samples is None or n_samples >= _NO_LENGTH:
+        return None
+    return math.ceil((1 + n_samples // hop_length) / rate)
 
 
 def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) -> None:
@@ -104,8 +114,8 @@ def demo(args: argparse.Namespace) -> None:
     )
     with FileSink(original, SAMPLE_RATE) as sink:
         sink.write(render())
-    print(f"written       {original}")
-    args.audio, args.output, args.mono, args.rate = original, inverted, True, 1.0
+    print(f"written       {printable(original)}")
+    args.audio, args.output, args.mono, args.rate, args.raw = original, inverted, True, 1.0, None
     play(args)
     try:
         from rtspecinv.plots import before_and_after
@@ -122,7 +132,7 @@ def demo(args: argparse.Namespace) -> None:
         hop_length=stft.hop_length,
         samples=(first, second),
     )
-    print(f"written       {picture}")
+    print(f"written       {printable(picture)}")
 
 
 def devices(args: argparse.Namespace) -> None:
@@ -132,14 +142,14 @@ def devices(args: argparse.Namespace) -> None:
 
 def refuse_same_file(source: Path, output: Path) -> None:
     """Raise `ValueError` if the output is the input."""
-    if output.exists() and output.samefile(source):
-        raise ValueError(f"{output} is the input: choose another name for the output")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{printable(output)} is the input: choose another name for the output")
 
 
 @contextmanager
 def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSink | None]:
     """Open the sound device; None, with a remark, if there is none and none was asked for by name."""
-    if args.no_device:
+    if args.no_device or is_standard_output(args.output):
         yield None
         return
     try:

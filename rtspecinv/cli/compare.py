@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +13,15 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import AudioReader, FileSink
+from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.inputs import iterations
+from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
+from rtspecinv.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column
@@ -35,6 +36,7 @@ def compare(args: argparse.Namespace) -> None:
     """Invert a recording's magnitudes by every method and write a report."""
     from rtspecinv.cli import page  # needs the extra report
 
+    soundfile("Reports need")  # for the sounds in the page
     contestants = _chosen(args.methods)
     contest = _contest(args)
     folder: Path = args.output
@@ -55,8 +57,9 @@ def compare(args: argparse.Namespace) -> None:
     facts = _facts(contest)
     numbers = _numbers(contest, results, args.audio.name, facts)
     write_json(folder / NUMBERS, numbers)
-    write_whole(folder / PAGE, page.render(contest, results, args.audio.name, facts).encode())
-    print(f"written       {folder / PAGE}")
+    content = page.render(contest, results, args.audio.name, facts).encode()
+    write_whole(folder / PAGE, lambda file: file.write(content))
+    print(f"written       {printable(folder / PAGE)}")
 
 
 def _chosen(names: str | None) -> list[Contestant]:
@@ -84,7 +87,7 @@ def _contest(args: argparse.Namespace) -> Contest:
     if n_samples / rate > LONG_SECONDS:
         note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")
     if not mono[:n_samples].any():
-        raise ValueError(f"{args.audio} is silent: there is nothing to compare")
+        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to compare")
     return Contest(mono[:n_samples], rate, stft, args.n_iter)
 
 
@@ -103,7 +106,7 @@ def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
     if len(mono) > LONGEST_SECONDS * rate:
         raise ValueError(
             f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
-            f"take the beginning of {audio} with --seconds 20"
+            f"take the beginning of {printable(audio)} with --seconds 20"
         )
     return mono, rate
 
@@ -166,15 +169,5 @@ def _write_sound(path: Path, samples: Tensor, contest: Contest, audio: Path) -> 
 
 def write_json(path: Path, value: Any) -> None:
     """Write numbers; raises `ValueError` for one that is not finite."""
-    write_whole(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))

@@ -29,6 +29,7 @@ from rtspecinv.audio import (
 )
 from rtspecinv.checks import count
 from rtspecinv.cli.names import STRETCH_RATES
+from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
 from rtspecinv.threads import one_thread
@@ -55,7 +56,7 @@ def live(args: argparse.Namespace) -> None:
                 failure = error
                 sink.abort()
     if args.output:
-        print(f"written       {args.output}")
+        print(f"written       {named(args.output)}")
     if failure is not None:
         raise failure
 
@@ -174,7 +175,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:
-    return FileSink(args.output, rate) if args.output else nullcontext()
+    return FileSink(sound_output(args.output), rate) if args.output else nullcontext()
 
 
 def _print_start(

@@ -17,6 +17,7 @@ import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file, stream
+from rtspecinv.cli.pipes import is_standard_output, named, sound_output, spectrogram_file
 from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
 from rtspecinv.cli.transfer import (
     STREAM_OPTIONS,
@@ -32,6 +33,7 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
+from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
 
 
@@ -41,7 +43,14 @@ def invert(args: argparse.Namespace) -> int:
     if args.preset is not None and Path(args.preset).suffix.lower() in names.CONFIG_FILES:
         args.preset = rtspecinv.MelConfig.load(args.preset)
     if args.spectrogram.is_dir():
+        if is_standard_output(args.output):
+            raise ValueError("A folder becomes a folder of sound files: give a name with -o OUTPUT")
         return _invert_folder(args)
+    with spectrogram_file(args.spectrogram) as args.spectrogram:
+        return _invert_file(args)
+
+
+def _invert_file(args: argparse.Namespace) -> int:
     if args.format or args.overwrite:
         option = "format" if args.format else "overwrite"
         raise ValueError(
@@ -53,7 +62,7 @@ def invert(args: argparse.Namespace) -> int:
     if source is None:
         with one_thread():
             print(f"inverted      {_invert_mel(args.spectrogram, args.output, args)}")
-        print(f"written       {args.output}")
+        print(f"written       {named(args.output)}")
         return 0
     if args.method == "stream":
         stream(args, source, args.output)
@@ -85,17 +94,19 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
     """Invert mel frames by the method of the command line, and say what was done."""
     for name in ("n_fft", "hop_length", "init", "revise"):
         if getattr(args, name) is not None:
-            raise ValueError(f"{path} has mel frames, which take no --{name.replace('_', '-')}: leave it out")
+            raise ValueError(
+                f"{printable(path)} has mel frames, which take no --{name.replace('_', '-')}: leave it out"
+            )
     if args.method == "lbfgs":
         return _descend(path, output, args)
     if args.method not in (names.METHODS[0], "stream"):
-        raise ValueError(f"{path} has mel frames, which take --method stream or --method lbfgs")
+        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
     sound = rtspecinv.listen(
         path,
         preset=args.preset,
         layout=args.layout,
         sample_rate=args.sample_rate,
-        output=output,
+        output=sound_output(output),
         update=args.update,
         look_ahead=args.look_ahead,
         n_iter=args.n_iter,
@@ -146,11 +157,11 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
     if spectrogram.n_frames < 2:
-        raise ValueError(f"{path} has one frame: there is sound only between two")
+        raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
     if args.method == "lbfgs" and stft.length(spectrogram.n_frames) < stft.n_needed:
         raise ValueError(
-            f"{path} has {spectrogram.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
-            f"use --method {names.METHODS[0]}"
+            f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
+            f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
         )
     frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
     return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
@@ -216,20 +227,24 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
                     _invert_mel(path, output, args)
     except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
         reason = one_line(error)
-        tally.note(f"error: {reason if str(path) in reason else f'{path}: {reason}'}")
+        tally.note(f"error: {_about(path, reason)}")
         return False
     for remark in {(r.filename, r.lineno): r for r in reversed(remarks)}.values():  # blocks may all have one
-        text = str(remark.message)
-        tally.note(f"warning: {text if str(path) in text else f'{path}: {text}'}")
+        tally.note(f"warning: {_about(path, str(remark.message))}")
     if source is None:
-        tally.line(f"written       {output}")
+        tally.line(f"written       {printable(output)}")
         return True
     if outcome.clipped:
         tally.note(clipping(outcome.clipped, output))
     known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
-    factor = outcome.progress.work_seconds / source.seconds
-    tally.line(f"written       {output}{known}   real-time factor {factor:.3f}")
+    factor = outcome.progress.work_seconds * source.sample_rate / max(1, outcome.progress.n_samples)
+    tally.line(f"written       {printable(output)}{known}   real-time factor {factor:.3f}")
     return True
+
+
+def _about(path: Path, text: str) -> str:
+    """Text with the file that it is about."""
+    return text if printable(path) in text else f"{printable(path)}: {text}"
 
 
 def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
@@ -251,19 +266,25 @@ def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
     Raises `ValueError` if there are none, if two would become one file, and for an output that is no folder.
     """
     if output.exists() and not output.is_dir():
-        raise NotADirectoryError(f"{output} is a file, but {folder} is a folder: the output must be one too")
+        raise NotADirectoryError(
+            f"{printable(output)} is a file, but {printable(folder)} is a folder: the output must be one too"
+        )
     if output.suffix.lower().removeprefix(".") in names.FORMATS and not output.exists():
-        raise ValueError(f"{folder} is a folder, so {output} must be one: give a name without .{format}")
+        raise ValueError(
+            f"{printable(folder)} is a folder, so {printable(output)} must be one: give a name "
+            f"without .{format}"
+        )
     if output.exists():
         refuse_same_file(folder, output)
     found = sorted(path for path in folder.rglob("*") if _is_spectrogram(path, folder))
     if not found:
-        raise ValueError(f"{folder} holds no spectrograms ({', '.join(ARRAYS)})")
+        raise ValueError(f"{printable(folder)} holds no spectrograms ({', '.join(ARRAYS)})")
     origins: dict[Path, Path] = {}
     for path in found:
         target = output / path.relative_to(folder).with_suffix(f".{format}")
         if target in origins:
-            raise ValueError(f"{origins[target]} and {path} would both become {target}: rename one of them")
+            both = f"{printable(origins[target])} and {printable(path)}"
+            raise ValueError(f"{both} would both become {printable(target)}: rename one of them")
         origins[target] = path
     return {path: target for target, path in origins.items()}
 

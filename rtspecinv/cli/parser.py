@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rtspecinv
 from rtspecinv.cli import bench_options, names
+from rtspecinv.cli.arguments import file_name, raw_format
 from rtspecinv.cli.names import STRETCH_RATES as RATES
 
 
@@ -38,13 +39,21 @@ def parser() -> argparse.ArgumentParser:
         "frame while playing.",
         "rtspecinv play song.flac --look-ahead 1 -o song-inverted.wav",
     )
-    play.add_argument("audio", metavar="AUDIO", type=Path)
+    play.add_argument(
+        "audio", metavar="AUDIO", type=file_name, help="sound file, or - for WAV on standard input"
+    )
+    play.add_argument(
+        "--raw",
+        metavar="RATE[:CHANNELS]",
+        type=raw_format,
+        help="AUDIO has no header: integers of 16 bits, the low byte first, at RATE Hz",
+    )
     play.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        type=Path,
-        help="write the sound to FILE (.wav, .flac, .ogg) as well",
+        type=file_name,
+        help="write the sound to FILE (.wav, .flac, .ogg) as well; - is WAV to standard output",
     )
     play.add_argument("--mono", action="store_true", help="mix all channels into one")
     play.add_argument(
@@ -85,14 +94,16 @@ def parser() -> argparse.ArgumentParser:
         "Memory does not grow with the number of frames, except for lbfgs.",
         "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav",
     )
-    invert.add_argument("spectrogram", metavar="SPECTROGRAM", type=Path)
+    invert.add_argument(
+        "spectrogram", metavar="SPECTROGRAM", type=file_name, help="file, folder, or - for .npy or .npz"
+    )
     invert.add_argument(
         "-o",
         "--output",
         metavar="OUTPUT",
-        type=Path,
+        type=file_name,
         required=True,
-        help="sound file: .wav, .flac or .ogg; or folder",
+        help="sound file: .wav, .flac or .ogg; - for WAV to standard output; or folder",
     )
     invert.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
     invert.add_argument(
@@ -137,9 +148,13 @@ def parser() -> argparse.ArgumentParser:
         "time, bright is loud, black is silence. What a picture of `rtspecinv picture` says is used.",
         "rtspecinv image photo.jpg --seconds 5 --scale log -o photo.wav",
     )
-    image.add_argument("picture", metavar="PICTURE", type=Path)
+    image.add_argument("picture", metavar="PICTURE", type=file_name)
     image.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write .wav, .flac or .ogg instead of playing"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=file_name,
+        help="write .wav, .flac or .ogg, or WAV to standard output (-), instead of playing",
     )
     image.add_argument("--seconds", metavar="S", type=float, help="length of the sound")
     image.add_argument("--sample-rate", metavar="HZ", type=int, help=f"default: {names.PICTURE_RATE}")
@@ -160,9 +175,9 @@ def parser() -> argparse.ArgumentParser:
         "picture what they are.",
         "rtspecinv picture song.flac -o song.png",
     )
-    picture.add_argument("audio", metavar="AUDIO", type=Path)
+    picture.add_argument("audio", metavar="AUDIO", type=file_name)
     picture.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="picture: .png or .tiff"
+        "-o", "--output", metavar="FILE", type=file_name, required=True, help="picture: .png or .tiff"
     )
     picture.add_argument("--height", metavar="ROWS", type=int, help="default: one for every frequency")
     picture.add_argument(
@@ -180,12 +195,12 @@ def parser() -> argparse.ArgumentParser:
         "table, plot, spectrograms and sounds; results.json; a WAV file of each method.",
         "rtspecinv compare song.flac --seconds 10 -o report",
     )
-    versus.add_argument("audio", metavar="AUDIO", type=Path)
+    versus.add_argument("audio", metavar="AUDIO", type=file_name)
     versus.add_argument(
         "-o",
         "--output",
         metavar="FOLDER",
-        type=Path,
+        type=file_name,
         default=Path("rtspecinv-report"),
         help="default: %(default)s",
     )
@@ -217,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="FOLDER",
-        type=Path,
+        type=file_name,
         default=Path("rtspecinv-demo"),
         help="default: %(default)s",
     )
@@ -331,7 +346,13 @@ def _add_live_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="12 is an octave up, -12 one down; from -36 to 36",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write what is heard as well")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=file_name,
+        help="write what is heard as well; - is standard output",
+    )
     parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")
     group = _add_device_options(parser, default_latency="low")
     group.add_argument("-i", "--input", metavar="DEVICE", type=device, help="the same, to record from")

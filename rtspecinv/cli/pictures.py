@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import AudioReader, read_audio
+from rtspecinv.bounds import check_frames
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
+from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
 from rtspecinv.metadata import MEL, understand
+from rtspecinv.printable import printable
 from rtspecinv.scales import MOST_VALUES, PictureScale, number
 from rtspecinv.threads import one_thread
 
@@ -26,17 +30,17 @@ def image(args: argparse.Namespace) -> None:
     """Turn a picture into sound: rows are frequencies, columns are time, bright is loud."""
     levels, texts = read_image(args.picture)
     if MEL in texts:
-        raise ValueError(f"{args.picture} is a mel spectrogram: rtspecinv invert can play it")
+        raise ValueError(f"{printable(args.picture)} is a mel spectrogram: rtspecinv invert can play it")
     try:
         known = understand(texts)
         stft, rate = _transform(args, known)
         scale = _scale(args, texts, rate, stft.n_fft)
     except ValueError as error:
-        raise ValueError(f"{args.picture}: {error}") from error
+        raise ValueError(f"{printable(args.picture)}: {error}") from error
     levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
     magnitude = torch.from_numpy(scale.magnitude(levels))
     if not magnitude.any():
-        raise ValueError(f"{args.picture} is black all over: there is nothing to hear")
+        raise ValueError(f"{printable(args.picture)} is black all over: there is nothing to hear")
     if "white" not in texts:
         magnitude *= _gain(magnitude, stft)
     with one_thread():
@@ -44,7 +48,7 @@ def image(args: argparse.Namespace) -> None:
             magnitude,
             stft=stft,
             sample_rate=rate,
-            output=args.output,
+            output=args.output and sound_output(args.output),
             device=args.device,
             update=args.update,
             look_ahead=args.look_ahead,
@@ -55,8 +59,9 @@ def image(args: argparse.Namespace) -> None:
         f"{stft.hop_length}; {scale.lowest:g} to {scale.highest:g} Hz, {scale.scale}, {scale.range_db:g} dB"
     )
     _print_convergence(torch.from_numpy(sound.samples), magnitude, stft)
-    if sound.path is not None:
-        print(f"written       {sound.path}")
+    output: Path | None = args.output or sound.path
+    if output is not None:
+        print(f"written       {named(output)}")
 
 
 def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[rtspecinv.STFT, int]:
@@ -66,10 +71,15 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     hop_length = whole.get("hop_length", n_fft // 4) if args.hop_length is None else args.hop_length
     same = n_fft == whole.get("n_fft")
     options = {name: known[name] for name in ("win_length", "window", "normalized") if name in known and same}
-    stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
-    return stft, whole.get(
-        "sample_rate", names.PICTURE_RATE
-    ) if args.sample_rate is None else args.sample_rate
+    rate = whole.get("sample_rate", names.PICTURE_RATE) if args.sample_rate is None else args.sample_rate
+    if args.n_fft is None or args.hop_length is None:
+        try:
+            check_frames(n_fft, hop_length, 1, rate)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; if that is right, give both: --n-fft {n_fft} --hop-length {hop_length}"
+            ) from error
+    return rtspecinv.STFT(n_fft, hop_length, **options), rate  # type: ignore[arg-type]  # `understand` checked
 
 
 def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft: int) -> PictureScale:
@@ -92,14 +102,14 @@ def _columns(
     """Picture with a column for every frame."""
     if args.seconds is None:
         if not timed:
-            raise ValueError(f"{args.picture} does not say how long it lasts: give --seconds")
+            raise ValueError(f"{printable(args.picture)} does not say how long it lasts: give --seconds")
         n_frames = levels.shape[1]
     else:
         if not 0 < args.seconds < math.inf:
             raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
         n_frames = max(2, 1 + round(args.seconds * rate / stft.hop_length))
     if n_frames < 2:
-        raise ValueError(f"{args.picture} has one frame: there is sound only between two")
+        raise ValueError(f"{printable(args.picture)} has one frame: there is sound only between two")
     if n_frames * max(stft.n_freq, len(levels)) > MOST_VALUES:
         raise ValueError(
             f"{n_frames} frames of {stft.n_freq} frequencies are more than {MOST_VALUES} values: use fewer "
@@ -125,14 +135,14 @@ def picture(args: argparse.Namespace) -> None:
     n_frames = 1 + AudioReader(args.audio).n_samples // stft.hop_length
     if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
         raise ValueError(
-            f"{args.audio} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: use a larger "
-            "--hop-length, or a part of it"
+            f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "
+            "use a larger --hop-length, or a part of it"
         )
     samples, rate = read_audio(args.audio)
     magnitude = stft.magnitude(torch.from_numpy(samples.mean(0)))
     white = float(magnitude.max())
     if not white:
-        raise ValueError(f"{args.audio} is silent: there is nothing to see")
+        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to see")
     scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
     rtspecinv.save_spectrogram(
         args.output, magnitude, stft, sample_rate=rate, scale=scale, height=height, bits=args.bits
@@ -144,7 +154,7 @@ def picture(args: argparse.Namespace) -> None:
     )
     convergence = float(rtspecinv.metrics.spectral_convergence(back, magnitude))
     print(f"round trip    {convergence:.1f} dB spectral convergence of the picture alone")
-    print(f"written       {args.output}")
+    print(f"written       {printable(args.output)}")
 
 
 def _print_convergence(samples: Tensor, magnitude: Tensor, stft: rtspecinv.STFT) -> None:

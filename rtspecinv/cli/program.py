@@ -11,28 +11,54 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 from rtspecinv.cli.parser import parser
-from rtspecinv.cli.report import note, on_terminal, one_line
+from rtspecinv.cli.pipes import sound_to_standard_output
+from rtspecinv.cli.report import Outlet, note, on_terminal, one_line
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error."""
-    args = parser().parse_args(argv)
     try:
-        subcommand = _load(args.module, args.command)
-        with _terminated_cleanly(), _remarks(), warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_once()
-            status = subcommand(args)
+        with _safe_output() as outlet:
+            try:
+                status = _run(argv)
+            finally:  # of `--help`, too, which exits
+                if outlet is not None and not isinstance(sys.exc_info()[1], BrokenPipeError):
+                    outlet.finish()
     except BrokenPipeError:  # whoever read our output has stopped reading
         sys.stdout = None
         return 1
-    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
+    except _ERRORS as error:
+        note(f"error: {one_line(error)}")
+        return 1
+    return status
+
+
+_ERRORS = (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    with _safe_usage():
+        args = parser().parse_args(argv)
+    try:
+        subcommand = _load(args.module, args.command)
+        with (
+            sound_to_standard_output(args),
+            _terminated_cleanly(),
+            _remarks(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_once()
+            status = subcommand(args)
+    except BrokenPipeError:
+        raise
+    except _ERRORS as error:
         note(f"error: {one_line(error)}")
         return 1
     return status or 0
@@ -80,7 +106,25 @@ def leave_when_interrupted_again() -> None:
 
 def say_interrupted() -> None:
     """Note that the user interrupted the command."""
-    print("rtspecinv: interrupted", file=sys.stderr, flush=True)
+    note("interrupted")
+
+
+@contextmanager
+def _safe_output() -> Iterator[Outlet | None]:
+    """Let all that is printed go through an `Outlet`; None where there is no standard output."""
+    if sys.stdout is None:
+        yield None
+        return
+    outlet = Outlet(sys.stdout)
+    with redirect_stdout(outlet):
+        yield outlet
+
+
+@contextmanager
+def _safe_usage() -> Iterator[None]:
+    """Let what is wrong with the arguments, which may be names of files, go through an `Outlet`."""
+    with redirect_stderr(Outlet(sys.stderr)) if sys.stderr is not None else nullcontext():
+        yield
 
 
 def _show_once() -> Callable[..., None]:

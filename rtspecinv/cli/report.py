@@ -4,24 +4,77 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from rtspecinv.printable import printable
 
 if TYPE_CHECKING:
     from rtspecinv.audio import Progress
 
 _LINE_SECONDS = 5.0  # between lines that stay
+_LONGEST_LINE = 4000  # characters
 _UPDATE_SECONDS = 0.1  # between updates of one line on a terminal
+
+
+class Outlet:
+    """Standard output as everything here writes to it: nothing in a text can control a terminal, or fail.
+
+    A text has whatever its encoding can say, and escapes. An error of the stream is kept for `finish`: it
+    decides nothing about the work. Only a reader that has gone ends it, by `BrokenPipeError`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write lines of text."""
+        lines = "\n".join(printable(line, _LONGEST_LINE) for line in text.split("\n"))
+        encoding = self._stream.encoding or "utf-8"
+        self._attempt(self._stream.write, lines.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, act: Callable[..., object], *arguments: str) -> None:
+        try:
+            act(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._error = self._error or error
+
+    def finish(self) -> None:
+        """Raise `OSError` if not everything could be written."""
+        self.flush()
+        if self._error is not None:
+            raise OSError(f"Cannot write to standard output: {self._error.strerror or self._error}")
 
 
 def note(message: str) -> None:
     """Print one line about something that the user should know but that stops nothing."""
-    print(f"rtspecinv: {message}", file=sys.stderr)
+    _say(f"rtspecinv: {printable(message, _LONGEST_LINE)}\n")
+
+
+def _say(text: str) -> None:
+    """Write to stderr, as far as there is one."""
+    with suppress(OSError):
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def one_line(error: BaseException) -> str:
     """Say what an error is."""
-    return " ".join(str(error).split()) or "out of memory"
+    return printable(" ".join(str(error).split()), _LONGEST_LINE) or "out of memory"
 
 
 def on_terminal() -> bool:
@@ -45,24 +98,24 @@ class StatusLine:
         """Show a line in place of the one before."""
         self._last = time.monotonic()
         begin, end = ("\r\033[K", "") if self._updates else ("", "\n")
-        print(f"{begin}{text}", end=end, file=sys.stderr, flush=True)
+        _say(f"{begin}{printable(text)}{end}")
 
     def clear(self) -> None:
         """Leave no line behind on a terminal."""
         if self._updates:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            _say("\r\033[K")
 
 
 class Report:
     """Shows how far an inversion is that nobody hears yet.
 
-    `total_seconds` is the length of the sound, `latency_seconds` the inverter's latency, None for one that is
-    not a stream. A silent one shows nothing.
+    `total_seconds` is the length of the sound, None if nobody knows it; `latency_seconds` the inverter's
+    latency, None for one that is not a stream. A silent one shows nothing.
     """
 
     def __init__(
         self,
-        total_seconds: float,
+        total_seconds: float | None,
         sample_rate: int,
         *,
         latency_seconds: float | None = None,
@@ -79,7 +132,8 @@ class Report:
             self._line.show(self._text(progress))
 
     def _text(self, progress: Progress) -> str:
-        parts = [f"{clock(progress.n_samples / self.sample_rate)} / {clock(self.total_seconds)}"]
+        total = "" if self.total_seconds is None else f" / {clock(self.total_seconds)}"
+        parts = [f"{clock(progress.n_samples / self.sample_rate)}{total}"]
         if self.latency_seconds is not None:
             parts.append(f"latency {1000 * self.latency_seconds:.0f} ms")
         parts.append(f"real-time factor {self._real_time_factor(progress):.3f}")
@@ -128,7 +182,7 @@ class Tally:
     def begin(self, name: str) -> None:
         """Say what is being done."""
         if self._bar is not None:
-            self._bar.set_postfix_str(name)
+            self._bar.set_postfix_str(printable(name, 40))
 
     def end(self) -> None:
         """One more is done."""
@@ -137,17 +191,17 @@ class Tally:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
-        self._write(text, sys.stdout)
+        if self._bar is None:
+            print(printable(text, _LONGEST_LINE), flush=True)
+        else:
+            self._bar.write(printable(text, _LONGEST_LINE), file=sys.stdout)
 
     def note(self, text: str) -> None:
         """Print a remark that stays."""
-        self._write(f"rtspecinv: {text}", sys.stderr)
-
-    def _write(self, text: str, file: TextIO) -> None:
         if self._bar is None:
-            print(text, file=file, flush=True)
+            note(text)
         else:
-            self._bar.write(text, file=file)
+            self._bar.write(f"rtspecinv: {printable(text, _LONGEST_LINE)}", file=sys.stderr)
 
     def __enter__(self) -> Tally:
         return self

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
+from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.score import Score
 from rtspecinv.cli.view import View
@@ -27,18 +28,23 @@ STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 @dataclass
 class Source:
-    """Magnitude frames `(channels, n_freq)` and what is known about them."""
+    """Magnitude frames `(channels, n_freq)` and what is known about them; `n_frames` may be None."""
 
     frames: Iterable[Tensor]
     stft: rtspecinv.STFT
     sample_rate: int
     channels: int
-    n_frames: int
+    n_frames: int | None
 
     @property
-    def seconds(self) -> float:
-        """Length of the sound."""
-        return (self.n_frames - 1) * self.stft.hop_length / self.sample_rate
+    def n_samples(self) -> int | None:
+        """Length of the sound, if it is known."""
+        return None if self.n_frames is None else (self.n_frames - 1) * self.stft.hop_length
+
+    @property
+    def seconds(self) -> float | None:
+        """Length of the sound, if it is known."""
+        return None if self.n_samples is None else self.n_samples / self.sample_rate
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,12 @@ def transfer(
     score = Score(source.stft)
     with ExitStack() as stack:
         stack.enter_context(one_thread())
-        file = stack.enter_context(FileSink(output, source.sample_rate, source.channels)) if output else None
+        file = None
+        if output:
+            file = FileSink(
+                sound_output(output), source.sample_rate, source.channels, length=source.n_samples
+            )
+            stack.enter_context(file)
         stack.enter_context(report)
         sinks: list[Sink] = [score, *filter(None, (file, device))]
         progress = run(score.watch(source.frames), TeeSink(*sinks))
@@ -95,9 +106,9 @@ def print_written(outcome: Outcome, output: Path) -> None:
     """Print where the sound is."""
     if outcome.clipped:
         note(clipping(outcome.clipped, output))
-    print(f"written       {output}")
+    print(f"written       {named(output)}")
 
 
 def clipping(n_clipped: int, output: Path) -> str:
     """Say how much of a file is clipped."""
-    return f"{n_clipped} samples were beyond full scale and are clipped in {output}"
+    return f"{n_clipped} samples were beyond full scale and are clipped in {named(output)}"

@@ -1,0 +1,116 @@
+"""What sound files can hold: asked before the first sample."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from rtspecinv.printable import printable
+
+SUFFIXES = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+LARGEST_WAV = 2**32 - 2**16  # bytes: the length field of a WAV file has 32 bits
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # of WAV
+MOST_CHANNELS = 1024  # of libsndfile, and so of what others can read
+
+
+@dataclass(frozen=True)
+class Format:
+    """Limits of a container with one kind of samples.
+
+    Attributes:
+        most_rate: Hz.
+        step_hertz: what rates are multiples of from 2**16 Hz on.
+        rates: all rates there are, if there are only a few.
+        most_samples: per channel; None is without a limit, or for WAV by its bytes.
+    """
+
+    container: str
+    subtype: str
+    most_rate: int
+    most_channels: int
+    step_hertz: int = 1
+    rates: tuple[int, ...] = ()
+    most_samples: int | None = None
+
+    def holds_rate(self, sample_rate: int) -> bool:
+        """Whether it can say so many Hz."""
+        if self.rates:
+            return sample_rate in self.rates
+        return sample_rate <= self.most_rate and (sample_rate < 2**16 or sample_rate % self.step_hertz == 0)
+
+    def holds_length(self, channels: int, length: int) -> bool:
+        """Whether there is room for so many samples in each channel."""
+        if self.container == "WAV":
+            return length * channels * SAMPLE_BYTES.get(self.subtype, 1) <= LARGEST_WAV
+        return self.most_samples is None or length <= self.most_samples
+
+    def fits(self, sample_rate: int, channels: int, length: int) -> bool:
+        """Whether it can hold this sound."""
+        return (
+            self.holds_rate(sample_rate)
+            and channels <= self.most_channels
+            and self.holds_length(channels, length)
+        )
+
+    @property
+    def rates_text(self) -> str:
+        """Rates in words."""
+        if self.rates:
+            return f"{', '.join(map(str, self.rates))} Hz"
+        step = f", above 65535 multiples of {self.step_hertz}" if self.step_hertz > 1 else ""
+        return f"1 to {self.most_rate} Hz{step}"
+
+
+# FLAC: RFC 9639, and its streamable subset, which libFLAC keeps to. Vorbis: libvorbis has settings up to
+# 200 kHz, and libsndfile ends the process beyond. Opus: RFC 6716.
+FORMATS = (
+    Format("WAV", "PCM_16", 2**31 - 1, MOST_CHANNELS),
+    Format("FLAC", "PCM_16", 655350, 8, step_hertz=10, most_samples=2**36 - 1),
+    Format("OGG", "VORBIS", 200000, 255),
+    Format("OGG", "OPUS", 48000, 255, rates=(8000, 12000, 16000, 24000, 48000)),
+)
+
+
+def _find(container: str, subtype: str | None) -> Format:
+    """Limits of a container with samples of that name; None is its first."""
+    of_container = [format for format in FORMATS if format.container == container]
+    exact = [format for format in of_container if format.subtype == subtype]
+    if exact or subtype is None:
+        return (exact or of_container)[0]
+    first = of_container[0]
+    return Format(
+        container, subtype, first.most_rate, first.most_channels, first.step_hertz, (), first.most_samples
+    )
+
+
+def check(
+    name: object, container: str, subtype: str, sample_rate: Any, channels: Any, length: int = 0
+) -> tuple[int, int]:
+    """Return rate and channels as integers.
+
+    Raises:
+        ValueError: the format cannot hold them, or `length` samples per channel; says which formats can.
+    """
+    begin = f"Cannot write {printable(name)} with {sample_rate=} and {channels=}"
+    for parameter, value in (("sample_rate", sample_rate), ("channels", channels)):
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+            raise ValueError(f"{begin}: {parameter} is not an integer >= 1")
+    rate, n_channels = operator.index(sample_rate), operator.index(channels)
+    format = _find(container, subtype)
+    if format.fits(rate, n_channels, length):
+        return rate, n_channels
+    if not format.holds_rate(rate):
+        reason = f"{container} with {subtype} holds {format.rates_text}"
+    elif n_channels > format.most_channels:
+        reason = f"{container} with {subtype} holds at most {format.most_channels} channels"
+    else:
+        reason = f"{length} samples are more than {container} with {subtype} holds"
+        reason += " (4 GiB)" if container == "WAV" else ""
+    others = [
+        f"{suffix} ({other.subtype})"
+        for suffix, held in SUFFIXES.items()
+        for other in FORMATS
+        if other.container == held and other.fits(rate, n_channels, length)
+    ]
+    raise ValueError(f"{begin}: {reason}; {' or '.join(others) or 'no format here'} can hold it")

@@ -1,0 +1,43 @@
+"""How much work a file may ask for: what real settings pass by far, and a file of a kilobyte does not.
+
+Every sample of a sound is computed from the frames over it, so each costs work in proportion to
+n_fft / hop_length, and the frames that are open at once take memory. Both are bounded before work begins,
+together and not field by field, for parameters that only a file names. Whoever gives them passes.
+"""
+
+from __future__ import annotations
+
+from rtspecinv.mel_config import MelConfig
+
+MOST_OVERLAP = 128  # frames over a sample
+MOST_OPEN = 2**21  # samples of all frames that are open at once: some 200 MB of state and tables
+MOST_BANK_WORK = 2**33  # n_mels**2 times n_fft, of the inverse of a filter bank: seconds
+LONGEST_HOP = 10.0  # seconds
+
+
+def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float) -> None:
+    """Raise `ValueError` for frames that take much more work, or memory, than the sound they make."""
+    overlap = -(-n_fft // hop_length)
+    said = f"n_fft={n_fft} with hop_length={hop_length}"
+    if overlap > MOST_OVERLAP:
+        raise ValueError(f"{said} has {overlap} frames over each sample, more than {MOST_OVERLAP}")
+    if channels * overlap * n_fft > MOST_OPEN:
+        raise ValueError(
+            f"{said} and {channels} channels has {channels * overlap * n_fft} samples in open frames, more "
+            f"than {MOST_OPEN}"
+        )
+    if hop_length > LONGEST_HOP * sample_rate:
+        raise ValueError(
+            f"hop_length={hop_length} at sample_rate={sample_rate:g} lasts more than {LONGEST_HOP:g} seconds"
+        )
+
+
+def check_mel(config: MelConfig, channels: int) -> None:
+    """Raise `ValueError` for mel frames that take much more work, or memory, than the sound they make."""
+    check_frames(config.n_fft, config.hop_length, channels, config.sample_rate)
+    work = config.n_mels**2 * config.n_fft
+    if work > MOST_BANK_WORK:
+        raise ValueError(
+            f"n_mels={config.n_mels} with n_fft={config.n_fft} takes long to invert: n_mels**2 * n_fft is "
+            f"{work}, more than {MOST_BANK_WORK}"
+        )

@@ -1,0 +1,101 @@
+"""Sound from and to pipes: `-`, `/dev/stdin`, `/dev/stdout`, named pipes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from rtspecinv.printable import printable
+from rtspecinv.whole_files import is_stream
+
+if TYPE_CHECKING:
+    from rtspecinv.audio import AudioReader, AudioStream
+
+_TAKES_SOUND = ("play", "live", "invert", "image")  # subcommands whose output is a sound file
+_INPUTS = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+_OUTPUTS = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_MAGIC = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz"}
+
+
+def is_standard_output(path: Path | None) -> bool:
+    """Whether an output is the program's standard output."""
+    return path is not None and str(path) in _OUTPUTS
+
+
+@contextmanager
+def sound_to_standard_output(args: argparse.Namespace) -> Iterator[None]:
+    """Send messages to standard error while sound goes to standard output.
+
+    Raises `ValueError` if that is a terminal, or closed.
+    """
+    if args.command not in _TAKES_SOUND or not is_standard_output(args.output):
+        yield
+        return
+    if sys.__stdout__ is None:
+        raise ValueError("Standard output is closed: give a file with -o FILE")
+    if os.isatty(1):
+        raise ValueError("Standard output is a terminal: send it to a program or a file, or give -o FILE")
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def sound_output(path: Path) -> Path | BinaryIO:
+    """Return what `FileSink` writes to: standard output itself, which a name would open once more."""
+    return open(1, "wb", closefd=False) if is_standard_output(path) else path
+
+
+def named(path: Path) -> str:
+    """Return an output as messages call it."""
+    return "standard output" if is_standard_output(path) else printable(path)
+
+
+def sound_input(path: Path, raw: tuple[int, int] | None) -> AudioReader | AudioStream:
+    """Open a sound file, or a stream of WAV, or of raw samples with their rate in Hz and channels.
+
+    Raises `ValueError` for what is neither, and `FileNotFoundError`.
+    """
+    from rtspecinv.audio import AudioReader, AudioStream  # only now: `--help` loads neither numpy nor torch
+
+    if str(path) in _INPUTS:
+        return AudioStream(_standard_input(), raw=raw, name="standard input")
+    if raw is not None or is_stream(path):
+        return AudioStream(open(path, "rb"), raw=raw, name=str(path))
+    return AudioReader(path)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise ValueError("Standard input is closed: give a file")
+    if sys.stdin.isatty():
+        raise ValueError("Standard input is a terminal: send it a file or the output of a program")
+    return sys.stdin.buffer
+
+
+@contextmanager
+def spectrogram_file(path: Path) -> Iterator[Path]:
+    """Give a file to read a spectrogram from: of a pipe, a temporary copy.
+
+    Raises `ValueError` for a pipe with something else than .npy and .npz in it.
+    """
+    is_standard = str(path) in _INPUTS
+    if not is_standard and not is_stream(path):
+        yield path
+        return
+    source = _standard_input() if is_standard else open(path, "rb")  # noqa: SIM115
+    begin = source.read(6)
+    suffix = next((suffix for magic, suffix in _MAGIC.items() if begin.startswith(magic)), None)
+    if suffix is None:
+        raise ValueError(f"{'Standard input' if is_standard else printable(path)} is not .npy or .npz")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"{'standard-input' if is_standard else path.stem}{suffix}"
+        with open(copy, "wb") as file:
+            file.write(begin)
+            while part := source.read(2**20):
+                file.write(part)
+        yield copy
