@@ -162,7 +162,7 @@ class MelBank(torch.nn.Module):
         if low < self._lowest:
             raise ValueError(
                 f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
-                "so with Compression(curve='ln'), or ask rtspecinv.diagnose!"
+                "so with Compression('ln', floor=1e-5), or ask rtspecinv.diagnose!"
             )
         if high > self._highest:
             raise ValueError(
