@@ -20,6 +20,7 @@ from rtspecinv.mel_fit import LN10, able, against, choices, made_by
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense
 
+TRANSFORMS = frozenset({2**n for n in range(7, 16)} | {400, 600, 800, 960, 1200, 1920, 2400})  # n_fft
 BANDS = frozenset({config.n_mels for config in CONFIGS.values()} | {40, 64, 96, 160, 256})
 
 
@@ -245,7 +246,7 @@ def _name(size: int) -> str | None:
     if size in BANDS:
         return "mels"
     n_fft = 2 * (size - 1)  # of a linear spectrogram
-    return "freq" if n_fft >= 128 and (n_fft & (n_fft - 1) == 0 or n_fft % 100 == 0) else None
+    return "freq" if n_fft in TRANSFORMS else None
 
 
 def _plain_problems(e: Evidence, kind: str, layout: str) -> list[str]:
