@@ -1,43 +1,102 @@
-"""What an array looks like that is said to be a spectrogram: by its shape, range and steps, in words.
+"""What an array looks like that is said to be a spectrogram, in words: claims, each with what it needs.
 
-The rules are those of sound at usual levels, peaks within -20 dB of full scale; thresholds were found on
-music and speech in every preset. Guesses are called guesses.
+A claim is made where the values show it, whatever the sound. Where several things have the same values, all
+of them are named, with what would decide between them: wrong advice is worse than none.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from rtspecinv.evidence import LOUDER, NEAR, TURNED, Evidence, measure, tilt, turned
 from rtspecinv.inputs import Array
 from rtspecinv.masks import unmasked
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_fit import LN10, able, against, choices, made_by
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense
 
+TRANSFORMS = frozenset({2**n for n in range(7, 16)} | {400, 600, 800, 960, 1200, 1920, 2400})  # n_fft
 BANDS = frozenset({config.n_mels for config in CONFIGS.values()} | {40, 64, 96, 160, 256})
-MOST_VALUES = 2**20  # looked at
-EXACT = 2e-3  # how near a value must be to count as another
-LOGARITHMS = ("ln", "log10", "dB")
-LOUD = 12.0  # mel values over this, of magnitudes of sound within -1 to 1, are of bands without area norm
 
-WORDS = {
-    "linear": "linear values, neither a logarithm nor scaled",
-    "ln": "natural logarithms",
-    "log10": "logarithms to base 10",
-    "dB": "decibels",
-    "whisper": "Whisper's (log10(power) + 4) / 4, at most 8 decades",
-    "unit": "levels scaled to 0 to 1",
-    "symmetric": "levels scaled to -4 to 4",
-    "standard": "normalised to mean 0 and variance 1: undo that with mean= and std= of Compression",
-    "grey": "grey values of a picture",
-    "samples": "samples of sound, not a spectrogram",
-    "spectrum": "a complex spectrum: take its absolute values, or push it as it is",
-    "broken": "not finite everywhere",
-    "silence": "one value only",
+
+@dataclass(frozen=True)
+class Claim:
+    """A kind of values, its words, and what shows it."""
+
+    words: str
+    shown: Callable[[Evidence], bool]
+
+
+def _floored(e: Evidence, unit: float, least: float) -> bool:
+    """Whether the least value is repeated, negative, and a round number in this unit."""
+    steps = e.low / unit
+    return e.repeated and e.low <= least and abs(e.low - unit * round(steps)) < e.tolerance
+
+
+# The first that is shown holds; "unknown" always is.
+CLAIMS: dict[str, Claim] = {
+    "broken": Claim("not finite anywhere, or empty", lambda e: math.isnan(e.low)),
+    "silence": Claim("one value only", lambda e: e.low == e.high),
+    "samples": Claim("samples of sound, not a spectrogram", Evidence.waves),
+    "chroma": Claim("chroma: shares of the twelve notes, not a mel spectrogram", Evidence.chromatic),
+    "cepstrum": Claim("cepstral coefficients (MFCC), not a mel spectrogram", Evidence.cepstral),
+    "grey": Claim("grey values of a picture", lambda e: e.whole and e.low >= 0 and 20 < e.high <= 255),
+    "whisper": Claim(
+        "Whisper's (log10(power) + 4) / 4, cut off 8 decades under the largest",
+        lambda e: e.repeated and abs(e.high - e.low - 2) < e.tolerance and -1.5 - NEAR <= e.low < 0,
+    ),
+    "symmetric": Claim(
+        "levels scaled to -4 to 4", lambda e: e.repeated and abs(e.low + 4) < NEAR and 0 < e.high <= 4 + NEAR
+    ),
+    "ln": Claim(
+        "natural logarithms, by their floor", lambda e: _floored(e, LN10, -6.9) and e.high - e.low < 45
+    ),
+    "log10": Claim(
+        "logarithms to base 10, by their floor", lambda e: _floored(e, 1, -4.5) and e.high - e.low < 15
+    ),
+    "standard": Claim("normalised to mean 0 and variance 1", Evidence.standard),
+    "dB": Claim(
+        "decibels, by their range", lambda e: not e.skewed and e.low < 0 and 45 < e.high - e.low <= 200
+    ),
+    "unit": Claim("levels scaled to 0 to 1", lambda e: not e.skewed and e.low >= 0 and e.high <= 1 + NEAR),
+    "linear": Claim("magnitudes, or a power of them, no logarithm", lambda e: e.skewed and e.high > 12),
+    "small": Claim(
+        "magnitudes, a power of them, or ln(1 + x), which are alike where small", lambda e: e.skewed
+    ),
+    "unknown": Claim("values of a kind that their range does not show", lambda e: True),
+}
+NO_SPECTROGRAM = ("broken", "samples", "chroma", "cepstrum", "spectrum")
+WORDS = {name: claim.words for name, claim in CLAIMS.items()} | {"spectrum": "a complex spectrum"}
+
+WAYS_OUT = {
+    "samples": "samples need no inversion: hear them with listen(array, sample_rate=...), or make mel frames "
+    "of them with presets[...](array)",
+    "spectrum": "take its absolute values, or push it as it is",
+    "cepstrum": "they cannot be inverted as they are: make mel levels of them first, for instance with "
+    "librosa.feature.inverse.mfcc_to_mel",
+    "chroma": "octaves are lost, and nothing here can invert it: keep the spectrogram that it was made of",
+    "silence": "it has one value only: there is nothing to hear",
+}
+# What cannot be told of a kind, and what decides.
+SAYS = "the code of the model says"
+OPEN = {
+    "unknown": f"base, scaling and statistics of the values: {SAYS} them",
+    "ln": f"magnitudes or powers: {SAYS} it",
+    "log10": f"magnitudes or powers: {SAYS} it",
+    "dB": f"what 0 dB is, and whether of magnitudes or powers: {SAYS} it",
+    "unit": f"which levels 0 and 1 are: {SAYS} them, as gain, offset and clip of Compression",
+    "symmetric": f"which levels -4 and 4 are: {SAYS} them, as gain, offset and clip of Compression",
+    "standard": "mean and deviation that were taken away: the statistics of the data, as mean= and std= of "
+    "Compression; without them the levels are lost",
+    "linear": f"magnitudes or powers, of which to pass the square root: {SAYS} it",
+    "small": f"magnitudes, powers, of which to pass the square root, or ln(1 + x), of which expm1: {SAYS} it",
+    "grey": "which sound is which grey: `rtspecinv image` takes any picture",
 }
 
 
@@ -50,12 +109,12 @@ class Diagnosis:
         low, high: of the finite values.
         layout: "(..., mels, frames)", "(..., frames, mels)", the same with freq; "" if it cannot be told.
         n_bands: mel bands or frequencies; None if it cannot be told.
-        values: "linear", "ln", "log10", "dB", "whisper", "unit" (0 to 1), "symmetric" (-4 to 4),
-            "standard" (mean 0, variance 1), "grey", "samples", "spectrum", "broken", "silence".
-        power: 1 for magnitudes, 2 for powers, None if it cannot be told.
-        area_norm: whether bands have the same area; None if it cannot be told.
-        presets: names of presets that it may be, the likeliest first.
-        problems: what is wrong, or is not as the given preset has it, each with the way out.
+        values: a key of `CLAIMS`, or "spectrum"; "unknown" if it cannot be told.
+        power: 1 for magnitudes, 2 for powers; None without a recording, as values do not show it.
+        area_norm: whether bands have the same area; None without a recording, as values do not show it.
+        presets: names of presets that can make such values, or made them of the recording.
+        problems: what is wrong, or cannot be as the given preset has it, each with the way out.
+        unsure: what cannot be told, each with what would decide it.
     """
 
     shape: tuple[int, ...]
@@ -68,26 +127,35 @@ class Diagnosis:
     area_norm: bool | None
     presets: tuple[str, ...]
     problems: tuple[str, ...]
+    unsure: tuple[str, ...]
 
     def __str__(self) -> str:
-        kind = WORDS[self.values]
-        if self.power and self.values in ("linear", *LOGARITHMS):
-            kind += f", probably of {'magnitudes' if self.power == 1 else 'powers'}"
-        if self.area_norm is not None:
-            kind += ", bands with area norm" if self.area_norm else ", bands without area norm (as HTK's)"
         what = "mels" if "mels" in self.layout else "frequencies"
         layout = f", {self.layout} with {self.n_bands} {what}" if self.layout else ", layout unknown"
+        kind = WORDS[self.values]
+        if self.power is not None:
+            kind += f", of {'magnitudes' if self.power == 1 else 'powers'}"
         lines = [f"shape {self.shape}{layout}", f"{self.low:.4g} to {self.high:.4g}: {kind}"]
-        lines.append(f"may be {', '.join(self.presets)}" if self.presets else "no preset is like this")
+        lines += choices(self.presets, self.shape) or ["no preset is like this"]
+        lines += [f"cannot tell: {part}" for part in self.unsure]
         return "\n".join([*lines, *(f"problem: {problem}" for problem in self.problems)])
 
 
-def diagnose(array: Tensor | Array, *, preset: str | None = None) -> Diagnosis:
-    """Say what an array looks like, and what is wrong with it as a mel spectrogram of a model.
+@np.errstate(over="ignore", invalid="ignore")  # of values that are far beyond any sound
+def diagnose(
+    array: Tensor | Array,
+    *,
+    preset: str | None = None,
+    samples: Tensor | Array | None = None,
+    sample_rate: float | None = None,
+) -> Diagnosis:
+    """Say what an array looks like, what is wrong with it as a mel spectrogram, and what cannot be told.
 
     Args:
         array: a spectrogram of any layout and kind, or what is taken for one.
         preset: name of the preset that it should be; None is any.
+        samples: `(n_samples,)` that the array was made of: it decides which presets made it.
+        sample_rate: Hz, of the sound; None is unknown.
 
     Returns:
         A `Diagnosis`.
@@ -95,191 +163,164 @@ def diagnose(array: Tensor | Array, *, preset: str | None = None) -> Diagnosis:
     Raises:
         KeyError: there is no such preset.
         TypeError: not a tensor or array of numbers.
+        ValueError: samples of another shape, or without sample_rate.
 
-    HTK and Slaney scales are told apart by their usual norms only, a logarithm's base by range and floor;
-    quiet recordings may deceive it.
+    Values show neither sample rate nor hop, edges and norm of the bands: every preset that can make them is
+    named, with the duration that it would give.
     """
     wanted = None if preset is None else find(preset)
-    array = unmasked(array, "array")
-    values: object = array
-    if isinstance(array, Tensor):
-        check_dense(array, "array")
-        array = array.detach().cpu()
-        values = (array.double() if array.is_floating_point() else array.resolve_conj()).numpy()
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fcuib":
-        raise TypeError(f"Parameter array is a {type(array).__name__}, not a tensor or an array of numbers!")
-    is_complex = values.dtype.kind == "c"
-    real = np.abs(values) if is_complex else values.astype(np.float64)
-    layout, n_bands, problems = _layout(values.shape)
-    flat = real.ravel()[:: max(1, real.size // MOST_VALUES)]
-    finite = flat[np.isfinite(flat)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
-    kind, power = "spectrum" if is_complex else "broken", None
-    if not is_complex and finite.size:
-        kind, power = ("samples", None) if values.ndim < 2 else _kind(finite, low, high)
-    loud = _loudest(kind, power, high) if "mels" in layout else None
-    area_norm = None if loud is None else loud <= LOUD
-    if finite.size < flat.size or not flat.size:
-        n_bad = flat.size - finite.size
-        problems.append(
-            f"{n_bad} values are NaN or infinite: a logarithm of 0 needs a floor" if n_bad else "it is empty"
-        )
-    if loud is not None and loud > 1e4:
-        problems.append(f"it is as loud as samples of {loud / 3:.0f}: scale them to -1 to 1 first")
-    if n_bands and kind not in ("samples", "spectrum", "grey", "broken", "silence"):
-        problems += _upside_down(real, layout)
-    likely = _presets(kind, n_bands, area_norm, low, high, finite)
+    values, eps, is_complex = _numbers(unmasked(array, "array"))
+    e = measure(values, eps)
+    kind = "spectrum" if is_complex else next(name for name, claim in CLAIMS.items() if claim.shown(e))
+    layout, n_bands, unsure = _layout(values.shape, None if wanted is None else wanted.n_mels)
+    problems = _plain_problems(e, kind, layout)
+    found: tuple[str, ...] = ()
+    if kind not in NO_SPECTROGRAM:
+        found = able(e, n_bands, sample_rate) if kind != "standard" else ()
+        made = None if samples is None else made_by(values, found, samples, sample_rate)
+        found = found if made is None else made
+        unsure += [OPEN[kind]] if kind in OPEN and not made else []
+        unsure += _of_presets(found, sample_rate, layout) if not made else []
+        if "mels" in layout and kind not in ("grey", "silence", "standard"):
+            said, hint = _upside_down(e, layout, isinstance(array, Tensor))
+            problems, unsure = problems + said, unsure + hint
+    maker = CONFIGS[found[0]] if samples is not None and found else None
     if preset is not None and wanted is not None:
-        problems += _against(preset, wanted, kind, power, n_bands, layout, area_norm, low, likely)
-    elif kind == "samples":
-        problems.append("it has one axis: make a mel spectrogram of it with presets[...](samples)")
+        problems += _against(preset, e, kind, n_bands, found, sample_rate, isinstance(array, Tensor))
     return Diagnosis(
-        values.shape, low, high, layout, n_bands, kind, power, area_norm, likely, tuple(problems)
+        shape=values.shape,
+        low=e.low,
+        high=e.high,
+        layout=layout,
+        n_bands=n_bands,
+        values=kind,
+        power=None if maker is None else int(maker.power),
+        area_norm=None if maker is None else maker.area_norm,
+        presets=found,
+        problems=tuple(problems),
+        unsure=tuple(unsure),
     )
 
 
-def _layout(shape: tuple[int, ...]) -> tuple[str, int | None, list[str]]:
-    """Layout, number of bands, and what is unusual about it."""
+def _numbers(array: Tensor | Array) -> tuple[Array, float, bool]:
+    """Values in float64, their relative spacing, and whether they were complex."""
+    values: object = array
+    eps = 0.0
+    if isinstance(array, Tensor):
+        check_dense(array, "array")
+        array = array.detach().cpu()
+        eps = torch.finfo(array.dtype).eps if array.is_floating_point() else eps
+        values = (array.double() if array.is_floating_point() else array.resolve_conj()).numpy()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fcuib":
+        raise TypeError(f"Parameter array is a {type(array).__name__}, not a tensor or an array of numbers!")
+    if values.dtype.kind == "f":
+        eps = max(eps, float(np.finfo(values.dtype).eps))
+    is_complex = values.dtype.kind == "c"
+    return np.abs(values) if is_complex else values.astype(np.float64), eps, is_complex
+
+
+def _layout(shape: tuple[int, ...], wanted: int | None) -> tuple[str, int | None, list[str]]:
+    """Layout, number of bands, and what cannot be told of them."""
     if len(shape) < 2:
         return "", None, []
-    first, second = shape[-2:]
-
-    def name(size: int) -> str | None:
-        if size in BANDS:
-            return "mels"
-        n_fft = 2 * (size - 1)  # of a linear spectrogram
-        return "freq" if n_fft >= 128 and (n_fft & (n_fft - 1) == 0 or n_fft % 100 == 0) else None
-
-    if name(first) and not (name(second) and first > second and name(first) != "mels"):
-        return f"(..., {name(first)}, frames)", first, []
-    if name(second):
-        way_out = f"it lies as (frames, {name(second)}): pass array.mT"
-        return f"(..., frames, {name(second)})", second, [way_out]
-    return "", None, [f"neither {first} nor {second} is a usual number of bands"]
-
-
-def _kind(values: Array, low: float, high: float) -> tuple[str, int | None]:
-    """Kind of values, and 1 for magnitudes, 2 for powers."""
-    if low == high:
-        return "silence", None
-    p25, median, p95 = np.percentile(values, (25, 50, 95)).tolist()
-    span, spread = high - low, p95 - p25
-    if low >= 0:
-        whole = (np.rint(values) == values).mean() > 0.9 and median > 20 and high > 1.5
-        if high <= 255 and (whole or median > 128):  # few magnitudes are as near to the largest as that
-            return "grey", None
-        if high <= 1 + EXACT and median > 0.1 * high:
-            return "unit", None
-        floored = np.log(np.maximum(values, 1e-7 * high))
-        decades = float(np.subtract(*np.percentile(floored, (95, 25))))
-        return "linear", 2 if decades > 9.5 else 1
-    at_low = (values < low + EXACT).mean()
-    if span <= 2 + EXACT and high < 2:
-        return "whisper", 2
-    if abs(low + 4) < EXACT and high <= 4 + EXACT and at_low > 1e-3:
-        return "symmetric", None
-    if abs(values.mean()) < 0.35 and 0.7 < values.std() < 1.4 and high > 1.2 and low > -8:
-        return "standard", None
-    if spread > 18 or span > 45:
-        return "dB", None
-    for floor, kind in ((-10, "log10"), (-5, "log10"), (math.log(1e-5), "ln"), (math.log(1e-7), "ln")):
-        if abs(low - floor) < EXACT:
-            return kind, 1
-    if span < 8:
-        return "log10", 1
-    return "ln", 2 if spread > 9.5 or span > 18 else 1
+    named = {axis: name for axis in (-2, -1) if (name := _name(shape[axis]))}
+    if wanted in shape[-2:]:
+        named = {axis: "mels" for axis in (-2, -1) if shape[axis] == wanted}
+    texts = {-2: f"(..., {named.get(-2)}, frames)", -1: f"(..., frames, {named.get(-1)})"}
+    if len(named) == 1:
+        ((axis, _),) = named.items()
+        return texts[axis], shape[axis], []
+    if not named:
+        return (
+            "",
+            None,
+            [f"which axis has the bands: neither {shape[-2]} nor {shape[-1]} is a usual number of them"],
+        )
+    n_bands = shape[-2] if shape[-2] == shape[-1] else None
+    return "", n_bands, [
+        f"which axis has the bands: {texts[-2]} has {shape[-2]} of them, {texts[-1]} has {shape[-1]}, and "
+        "both are usual; how many frames the recording has decides"
+    ]  # fmt: skip
 
 
-def _loudest(kind: str, power: int | None, high: float) -> float | None:
-    """Largest mel value of magnitudes, where that is known."""
-    if kind == "linear":
-        return float(high ** (1 / (power or 1)))
-    per_neper = {"ln": 1.0, "log10": 1 / math.log(10), "dB": 20 / math.log(10)}.get(kind)
-    return None if per_neper is None else math.exp(min(high / per_neper / (power or 1), 300))
+def _name(size: int) -> str | None:
+    if size in BANDS:
+        return "mels"
+    n_fft = 2 * (size - 1)  # of a linear spectrogram
+    return "freq" if n_fft in TRANSFORMS else None
 
 
-def _usual(config: MelConfig) -> str:
-    """Kind of the values of a configuration."""
-    compression = config.compression
-    if compression.clip is not None:
-        return {0: "unit" if compression.clip[1] == 1 else "grey", -4: "symmetric"}[int(compression.clip[0])]
-    if compression.dynamic_range is not None:
-        return "whisper"
-    return "linear" if compression.curve == "power" else compression.curve
+def _plain_problems(e: Evidence, kind: str, layout: str) -> list[str]:
+    """What is wrong whatever it should be."""
+    problems = [WAYS_OUT[kind]] if kind in WAYS_OUT else []
+    if e.n_bad:
+        problems.append(f"{e.n_bad} values are NaN or infinite: a logarithm of 0 needs a floor")
+    if not e.values.size:
+        problems.append("it is empty")
+    if e.values.ndim < 2 and kind not in ("samples", "broken"):
+        problems.append("it has one axis, a spectrogram has two: of one frame, pass array[:, None]")
+    if layout.startswith("(..., frames") and kind not in NO_SPECTROGRAM:
+        problems.append(f"it lies as ({layout[6:]}: pass array.mT")
+    return problems
 
 
-def _floor(config: MelConfig) -> float:
-    """Least value that a configuration with a plain logarithm makes."""
-    return math.log(config.compression.floor) / (math.log(10) if config.compression.curve == "log10" else 1)
+def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], list[str]]:
+    """A claim that the first band is the highest, or that it cannot be told."""
+    lies = layout.startswith("(..., frames")
+    bands = np.moveaxis(e.values, -1, -2) if lies else e.values
+    levels = bands.reshape(-1, *bands.shape[-2:])[0]
+    levels = np.where(np.isfinite(levels), levels, e.low)
+    if e.skewed:
+        levels = np.log(np.maximum(levels, 1e-7 * e.high))
+    if tilt(levels) < LOUDER:
+        return [], []
+    if TURNED[0] < turned(levels) < TURNED[1]:
+        upright = "array.mT" if lies else "array"
+        way_out = f"{upright}.flip(-2)" if tensor else f"numpy.flip({upright}, -2)"
+        return [f"it is upside down, the first band being the highest: pass {way_out}"], []
+    return [], [
+        "whether the first band is the lowest: the last ones are louder, as of hiss, of cymbals, or after "
+        f"pre-emphasis, or as rows of a picture lie; {SAYS} it"
+    ]
 
 
-def _presets(
-    kind: str, n_bands: int | None, area_norm: bool | None, low: float, high: float, values: Array
-) -> tuple[str, ...]:
-    """Presets that may have made these values, those with exactly their floor first."""
-    found: dict[str, bool] = {}
-    for name, config in CONFIGS.items():
-        usual = _usual(config)
-        # Of a noisy recording they do not reach down to -4, and look like others.
-        unclipped = usual == "symmetric" and kind in ("standard", "log10") and low >= -4 and high <= 4
-        if n_bands not in (None, config.n_mels) or not (kind == usual or unclipped):
-            continue
-        if unclipped:
-            found[name] = False
-        elif kind not in LOGARITHMS:
-            found[name] = True
-        elif low >= _floor(config) - EXACT and config.area_norm == area_norm:
-            found[name] = abs(low - _floor(config)) < EXACT
-    return tuple(sorted(found, key=lambda name: not found[name]))
-
-
-def _upside_down(values: Array, layout: str) -> list[str]:
-    """Whether the highest bands are louder than the lowest, which hardly any sound has."""
-    bands = np.moveaxis(values, -1, -2) if "frames, " in layout else values
-    with np.errstate(invalid="ignore"):
-        level = np.nanmean(np.where(np.isfinite(bands), bands, np.nan), (*range(bands.ndim - 2), -1))
-    quarter = max(1, len(level) // 4)
-    if level[-quarter:].mean() > level[:quarter].mean() + 0.5 * level.std():
-        return ["high bands are louder than low ones: it may be upside down, pass array.flip(-2)"]
-    return []
+def _of_presets(found: tuple[str, ...], sample_rate: float | None, layout: str) -> list[str]:
+    """What the values do not say of the sound."""
+    if "freq" in layout:
+        return ["sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length)"]
+    what = "which preset" if len(found) > 1 else "whether it is that preset" if found else "which model"
+    rate, way_out = "sample rate, ", "the sample rate (sample_rate=) leaves few; "
+    if sample_rate is not None:
+        rate = way_out = ""
+    return [
+        f"{what}, that is {rate}hop, edges and norm of the bands, and so the duration: any model may have "
+        f"such values; {way_out}a recording with its array (samples=) decides; what is no preset is a "
+        f"MelConfig, as {SAYS}"
+    ]
 
 
 def _against(
     preset: str,
-    config: MelConfig,
+    e: Evidence,
     kind: str,
-    power: int | None,
     n_bands: int | None,
-    layout: str,
-    area_norm: bool | None,
-    low: float,
-    likely: tuple[str, ...],
+    others: tuple[str, ...],
+    sample_rate: float | None,
+    tensor: bool,
 ) -> list[str]:
-    """What is not as the preset has it."""
+    """What cannot be as the preset has it."""
+    config = CONFIGS[preset]
     problems = []
-    expected = _usual(config)
-    others = f": it may be {' or '.join(likely)}" if likely else ""
+    if sample_rate not in (None, config.sample_rate):
+        problems.append(f"{preset} has {config.sample_rate:g} Hz, not {sample_rate:g}")
     if n_bands is not None and n_bands != config.n_mels:
         problems.append(f"{preset} has {config.n_mels} bands, not {n_bands}")
-    if kind != expected and preset not in likely:
-        remedies = {
-            ("linear", "ln"): "take the logarithm first, or give it to presets[...].linear",
-            ("dB", "ln"): "convert with x * ln(10) / 20",
-            ("log10", "ln"): "multiply by ln(10)",
-            ("ln", "log10"): "divide by ln(10)",
-        }
-        remedy = remedies.get((kind, expected))
+    if kind in NO_SPECTROGRAM:
+        problems.append(f"{preset} has mel frames, this is {WORDS[kind]}")
+    elif kind == "standard":
         problems.append(
-            f"{preset} has {WORDS[expected]}, this looks like {WORDS[kind]}"
-            + (f": {remedy}" if remedy else others)
+            f"{preset} has levels as they are, this is {WORDS[kind]}: give it mean= and std= of Compression"
         )
-    elif kind in LOGARITHMS and power == 2 and config.power == 1:
-        problems.append(f"{preset} has magnitudes, this looks like powers: halve the logarithms")
-    elif kind in LOGARITHMS and low < _floor(config) - EXACT:
-        problems.append(f"{preset} has no values under {_floor(config):.4g}, this has {low:.4g}{others}")
-    if kind == expected and area_norm is not None and area_norm != config.area_norm:
-        norms = {True: "area norm (Slaney's)", False: "height 1 (HTK's, as torchaudio's default)"}
-        problems.append(
-            f"{preset} has bands of {norms[config.area_norm]}, this looks like {norms[area_norm]}{others}"
-        )
+    elif kind != "silence":
+        problems += against(preset, e, WORDS[kind], others, tensor)
     return problems

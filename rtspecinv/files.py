@@ -170,7 +170,7 @@ class Spectrogram:
             raise ValueError(
                 f"{self._name}: values go down to {block.min():.4g}, but a magnitude is never negative: "
                 "this looks like decibels or a logarithm; undo it first: 10 ** (values / 20) for dB, "
-                "exp(values) for a natural logarithm"
+                "exp(values) for a natural logarithm, exp(values / 2) for one of powers"
             )
 
 
@@ -266,6 +266,13 @@ def _check_mel(found: Spectrogram, mel: MelConfig) -> None:
 
 def _checked_bands(found: Spectrogram) -> Spectrogram:
     mel = found.mel
+    for name in ("sample_rate", "hop_length", "n_fft") if mel is not None else ():
+        stored, own = getattr(found, name), round(getattr(mel, name))
+        if stored not in (None, own):
+            raise ValueError(
+                f"{found.path} says {name}={stored}, but the mel frames are said to have {own}: the sound "
+                f"would have another duration or pitch; give a preset or MelConfig with {name}={stored}"
+            )
     if mel is not None and found.n_freq != mel.n_mels:
         other = next(layout for layout in LAYOUTS if layout != found.layout)
         transposed = f": it looks transposed, try layout {other}" if found.n_frames == mel.n_mels else ""

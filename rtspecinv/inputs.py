@@ -91,7 +91,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     if low < 0:
         raise ValueError(
             f"Parameter magnitude has the value {low:g} < 0. Convert dB with 10 ** (x / 20), natural "
-            "logarithms with exp(x)!"
+            "logarithms with exp(x), those of powers with exp(x / 2)!"
         )
     if high > limit:
         raise ValueError(
@@ -104,7 +104,8 @@ def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
-        "the sound will exceed that; if they are powers, pass magnitude.sqrt()",
+        "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
+        "magnitude / 32768",
         stacklevel=stacklevel + 1,
     )
 

@@ -187,7 +187,7 @@ def _file(
     found = open_spectrogram(path, layout=layout, mel=given if isinstance(given, MelConfig) else None)
     rate: int | None
     if found.mel is not None:
-        given, rate = found.mel, round(found.mel.sample_rate)
+        given, rate = found.mel, _rate(sample_rate, found.mel)
     elif isinstance(given, STFT):
         rate = found.settings(n_fft=given.n_fft, hop_length=given.hop_length, sample_rate=sample_rate)[2]
     else:
@@ -209,7 +209,8 @@ def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
 
 def _check_samples(piece: Tensor) -> None:
     if piece.ndim not in (1, 2) or (piece.ndim == 2 and len(piece) > _MOST_CHANNELS):
-        looks = str(diagnose(piece)).replace("\n", "; ") if piece.numel() else "empty"
+        lines = str(diagnose(piece)).splitlines() if piece.numel() else ["empty"]
+        looks = "; ".join(line for line in lines if not line.startswith("cannot tell"))
         raise ValueError(
             f"Parameter sound has shape {tuple(piece.shape)}, not (n_samples,) or ([channels,] n_samples): "
             f"of a spectrogram say preset= or stft=. It is {looks}!"

@@ -182,8 +182,8 @@ class MelBank(Module):
         if low < self._lowest:
             raise ValueError(
                 f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
-                "so with Compression(curve='ln'), or ask rtspecinv.diagnose; if a model is off by so much, "
-                f"pass mel.clamp_min({self._lowest:g})!"
+                "so with Compression('ln', floor=1e-5), or ask rtspecinv.diagnose; if a model is off by so "
+                f"much, pass mel.clamp_min({self._lowest:g})!"
             )
         if high > self._highest:
             raise ValueError(

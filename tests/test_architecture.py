@@ -43,7 +43,9 @@ ARROWS = {
     "mel_stream": {"mel_bank", "mel_config", "engines", "checkpoint", "streaming", "updates", "inputs"},
     "mel": {"mel_bank", "mel_config", "mel_stream", "inputs"},
     "mel_presets": {"mel", "mel_config", "stft"},
-    "diagnosis": {"mel_presets", "mel_config", "inputs", "stft"},
+    "evidence": {"inputs"},
+    "mel_fit": {"evidence", "mel", "mel_config", "mel_presets", "inputs"},
+    "diagnosis": {"evidence", "mel_fit", "mel_presets", "inputs", "stft"},
     "methods": {
         *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
     },

@@ -1,0 +1,183 @@
+"""What can be measured of an array that may be a spectrogram: its axes, its values, how its bands lie.
+
+Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of `tests/features.py`
+with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rtspecinv.inputs import Array
+
+MOST_VALUES = 2**20  # that percentiles are taken of
+NEAR = 2e-3  # how near a value must be to count as another
+SKEWED = 30.0  # the largest over the median: magnitudes have more, logarithms less
+REPEATED = 1e-3  # share of values at the least one, from which on it is a floor
+FEWEST_FRAMES = 40  # that say how bands lie
+
+# Of how bands lie: levels of the upper third over the lower third, in standard deviations of all values, and
+# how far the signs of a mel bank must be turned round.
+LOUDER = 0.5
+TURNED = (0.7, 2.2)  # recordings of music and speech lie within; lone whistles beyond
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measures of the finite values of an array.
+
+    Attributes:
+        values: float64, of the array's shape.
+        eps: relative spacing of its numbers.
+        low, high: least and largest finite value, nan without one.
+        n_bad: values that are NaN or infinite.
+    """
+
+    values: Array
+    eps: float
+    low: float
+    high: float
+    n_bad: int
+
+    @property
+    def tolerance(self) -> float:
+        """How near the least value must be to a floor; half precision may have rounded it."""
+        return max(NEAR, max(self.eps, 2.0**-10) * abs(self.low))
+
+    @cached_property
+    def some(self) -> Array:
+        """Finite values, not more than `MOST_VALUES`."""
+        flat = self.values.ravel()[:: max(1, self.values.size // MOST_VALUES)]
+        return flat[np.isfinite(flat)]
+
+    @cached_property
+    def repeated(self) -> bool:
+        """Whether many values are the least one: it is a floor, that of a logarithm or of clipping."""
+        n_low = int((self.some <= self.low + 1e-6 * abs(self.low)).sum())
+        share = REPEATED if self.eps < 1e-4 else 10 * REPEATED  # coarse numbers meet by chance
+        return self.low < self.high and n_low >= max(3, share * len(self.some))
+
+    @cached_property
+    def skewed(self) -> bool:
+        """Whether most values are near 0 beside the largest, as of magnitudes, and none is negative."""
+        return self.low >= 0 and self.high > 0 and float(np.median(self.some)) < self.high / SKEWED
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether nearly all values are whole numbers."""
+        return bool((np.rint(self.some) == self.some).mean() > 0.9)
+
+    @cached_property
+    def rows(self) -> Array:
+        """The array with its shorter axis first, leading axes joined to the other one, `(n, m)`."""
+        values = (
+            self.values if self.values.shape[-2] <= self.values.shape[-1] else self.values.swapaxes(-1, -2)
+        )
+        return np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)
+
+    def standard(self) -> bool:
+        """Whether mean and variance are exactly 0 and 1, of all values or of every row."""
+        if self.n_bad:
+            return False
+        whole = _is_standard(self.some[None])
+        return whole or (self.values.ndim > 1 and min(self.rows.shape) > 1 and _is_standard(self.rows))
+
+    def cepstral(self) -> bool:
+        """Whether the first of few rows is far larger, and moves far more, than the others do."""
+        if (
+            self.n_bad
+            or self.values.ndim < 2
+            or not 8 <= len(self.rows) <= 64
+            or self.rows.shape[1] < 8
+            or self.low >= 0
+        ):
+            return False
+        mean, moves = np.abs(self.rows.mean(1)), self.rows.std(1)
+        return bool(mean[0] > 15 * np.median(mean[1:]) and moves[0] > 2.5 * np.median(moves[1:]))
+
+    def chromatic(self) -> bool:
+        """Whether there are twelve rows from 0 to 1, and most frames reach 1."""
+        if self.values.ndim < 2 or len(self.rows) != 12 or self.low < 0 or self.high > 1 + NEAR:
+            return False
+        return bool((self.rows.max(0) > 1 - NEAR).mean() > 0.9)
+
+    def waves(self) -> bool:
+        """Whether it can be samples: values of both signs about 0 in one axis, or in two at most."""
+        few = self.values.ndim < 2 or min(self.values.shape[-2:]) <= 2 < max(self.values.shape[-2:]) / 100
+        return (
+            few and self.low < 0 < self.high and abs(float(self.some.mean())) < 0.3 * float(self.some.std())
+        )
+
+
+def measure(values: Array, eps: float = 2.0**-23) -> Evidence:
+    """Evidence of real numbers of any shape."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
+    return Evidence(values, eps, low, high, values.size - finite.size)
+
+
+def _is_standard(rows: Array) -> bool:
+    mean, deviation = rows.mean(1), rows.std(1)
+    return bool((np.abs(mean) < 0.005).all() and (np.abs(deviation - 1) < 0.01).all())
+
+
+def tilt(levels: Array) -> float:
+    """How far the upper third of levels `(n_mels, n_frames)` is over the lower, in standard deviations."""
+    third = max(1, len(levels) // 3)
+    deviation = float(levels.std())
+    return float(levels[-third:].mean() - levels[:third].mean()) / deviation if deviation else 0.0
+
+
+def turned(levels: Array) -> float:
+    """How much a mel spectrogram in levels `(n_mels, n_frames)` looks as if its first band were the highest.
+
+    Low bands are narrower than a window's lobe, high bands are wide. So of any sound, whatever its spectrum,
+    levels differ more from band to band where bands are low (partials are told apart there, and a band is the
+    mean of few frequencies), while changes from frame to frame are more alike in neighbours. The measure is
+    `log2(upper / lower)` of the median bend `|x[m-1] - 2 x[m] + x[m+1]|`, plus twice the difference of the
+    correlations of changes, less what five bands on either side have in common. Pre-emphasis and gains move
+    neither. Negative is upright; nan is what cannot be told.
+    """
+    n_mels, n_frames = levels.shape
+    if n_mels < 30 or n_frames < FEWEST_FRAMES:
+        return math.nan
+    sound = levels > levels.min() + NEAR * levels.std()
+    bends, third = np.abs(np.diff(levels, n=2, axis=0)), n_mels // 3
+    bend = _medians(bends, sound[:-2] & sound[1:-1] & sound[2:])
+    likeness = _neighbours(np.diff(levels, axis=1), sound[:, 1:] & sound[:, :-1])
+    ends = [
+        np.array([np.nanmedian(part) if np.isfinite(part).sum() > third // 2 else np.nan for part in pair])
+        for pair in ((bend[:third], bend[-third:]), (likeness[:third], likeness[-third:]))
+    ]
+    (low_bend, high_bend), (low_alike, high_alike) = ends
+    if not (low_bend > 0 and high_bend > 0):
+        return math.nan
+    return float(np.log2(high_bend / low_bend) + 2 * (high_alike - low_alike))
+
+
+def _medians(rows: Array, counts: Array) -> Array:
+    """Median of each row over what counts; nan where that is less than a quarter."""
+    return np.array(
+        [
+            np.median(row[at]) if 4 * at.sum() >= len(at) else np.nan
+            for row, at in zip(rows, counts, strict=True)
+        ]
+    )
+
+
+def _neighbours(changes: Array, counts: Array) -> Array:
+    """Correlation of each row with the next, less the mean of eleven rows; nan where too little counts."""
+    reach = 5
+    total = np.cumsum(np.pad(changes, ((reach + 1, reach), (0, 0)), mode="reflect"), 0)
+    own = np.where(counts, changes - (total[2 * reach + 1 :] - total[: -2 * reach - 1]) / (2 * reach + 1), 0)
+    both = counts[:-1] & counts[1:]
+    first, second = own[:-1] * both, own[1:] * both
+    norm = np.sqrt((first**2).sum(1) * (second**2).sum(1))
+    enough = (4 * both.sum(1) >= both.shape[1]) & (norm > 0)
+    found = np.full(len(norm), np.nan)
+    found[enough] = (first * second).sum(1)[enough] / norm[enough]
+    return found

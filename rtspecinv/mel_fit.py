@@ -1,0 +1,184 @@
+"""Which presets can have made an array, and what would make it one of theirs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rtspecinv.evidence import Evidence, measure
+from rtspecinv.inputs import Array
+from rtspecinv.mel import Mel
+from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_presets import CONFIGS, presets
+
+SPAN_DB = 25.0  # of the levels of a sound: what differs by less is scaled
+DEEP_DB = 80.0  # of the largest level over the median: more is unlikely
+LN10 = math.log(10)
+BASES = {"ln": 1.0, "log10": 1 / LN10, "dB": 20 / LN10}  # units of a neper of magnitudes
+NAMES = {"ln": "natural logarithms", "log10": "logarithms to base 10", "dB": "decibels"}
+
+
+@cache
+def _mel(name: str) -> Mel:
+    with warnings.catch_warnings():  # of bands without a frequency: nobody asked for this preset
+        warnings.simplefilter("ignore")
+        return presets[name]
+
+
+@cache
+def _ends(name: str) -> tuple[float, float, float]:
+    """Value that silence has, least and largest of the bands, and largest of samples within -1 to 1."""
+    mel = _mel(name)
+    silent = torch.zeros(mel.stft.n_freq, 1)
+    loud = silent + (1 + mel.config.preemphasis) * mel.stft.window.abs().sum() * mel.stft.scale
+    quiet, full = mel.bank(silent), mel.bank(loud)
+    low, high = sorted((float(quiet.min()), float(full.max())))
+    return low, float(quiet.max()) if low == float(quiet.min()) else low, high
+
+
+def at_floor(name: str, e: Evidence) -> bool:
+    """Whether the least value is that of silence, or of the preset's range of levels."""
+    compression, (least, most, _) = CONFIGS[name].compression, _ends(name)
+    if compression.dynamic_range is not None:
+        least = most = max(least, e.high - compression.dynamic_range * compression.gain)
+    return least - e.tolerance <= e.low <= most + e.tolerance
+
+
+def fits(name: str, e: Evidence) -> bool:
+    """Whether a preset can make these values of samples within -1 to 1, whatever their least one is."""
+    config, (low, _, high) = CONFIGS[name], _ends(name)
+    if e.low < low - e.tolerance or e.high > high + e.tolerance:
+        return False
+    if config.compression.curve == "power":
+        return e.high > (0.2 * high if config.compression.clip else 0)
+    reach = config.compression.dynamic_range
+    if reach is not None and e.high - e.low > reach * config.compression.gain + e.tolerance:
+        return False
+    if e.skewed and config.compression.curve in BASES:
+        return False
+    return e.low == e.high or _span(name, e.low, e.high) >= SPAN_DB
+
+
+def _span(name: str, low: float, high: float) -> float:
+    """Difference of two values in dB of sound."""
+    mel = _mel(name)
+    ends = torch.tensor([[low], [high]], dtype=torch.float32).expand(2, mel.config.n_mels)
+    sound = mel.bank.undo(ends).clamp_min(1e-30).log10().amax(-1)
+    return 20 / mel.config.power * abs(float(sound[1] - sound[0]))
+
+
+def able(e: Evidence, n_bands: int | None, sample_rate: float | None) -> tuple[str, ...]:
+    """Presets that can make such values, and have their floor if there is one; the likelier ones first."""
+    sizes = e.values.shape[-2:] if n_bands is None else (n_bands,)
+    names = [
+        name
+        for name, config in CONFIGS.items()
+        if config.n_mels in sizes and sample_rate in (None, config.sample_rate) and fits(name, e)
+    ]
+    if e.repeated or e.low == e.high:  # so that is a floor
+        names = [name for name in names if at_floor(name, e)]
+    median = float(np.median(e.some))
+    return tuple(sorted(names, key=lambda name: _span(name, median, e.high) > DEEP_DB))
+
+
+def made_by(
+    values: Array, names: tuple[str, ...], samples: Tensor | Array, sample_rate: float | None
+) -> tuple[str, ...]:
+    """Those presets that make this very array of the samples, within a twentieth of its deviation.
+
+    Raises:
+        ValueError: samples that are not `(n_samples,)`, or without their rate.
+    """
+    sound = torch.as_tensor(samples).detach().cpu().float()
+    if sample_rate is None or sound.ndim != 1:
+        raise ValueError(
+            f"Parameters samples of shape {tuple(sound.shape)}, {sample_rate=} are not (n_samples,) and its "
+            "rate: pass one channel and sample_rate= in Hz!"
+        )
+    found = []
+    for name in names:
+        mel = _mel(name)(sound).double().numpy()
+        given = values if values.shape[-2] == len(mel) else values.swapaxes(-1, -2)
+        n_frames = min(mel.shape[-1], given.shape[-1])
+        off = given.reshape(-1, *given.shape[-2:])[0][:, :n_frames] - mel[:, :n_frames]
+        near = math.sqrt(float(np.square(off).mean())) <= 0.05 * float(values.std())
+        if near and abs(mel.shape[-1] - given.shape[-1]) <= 1:
+            found.append(name)
+    return tuple(found)
+
+
+def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
+    """Lines that say what tells presets apart, those that are alike in one."""
+    lines: dict[str, list[str]] = {}
+    for name in names:
+        c = CONFIGS[name]
+        other = -1 if shape[-2:-1] == (c.n_mels,) else -2
+        seconds = (shape[other] if len(shape) > 1 else 1) * c.hop_length / c.sample_rate
+        text = (
+            f"{c.sample_rate:g} Hz, hop {c.hop_length}, {c.fmin:g} to {c.highest:g} Hz, bands of "
+            f"{'area' if c.area_norm else 'height'} 1: {seconds:.2f} s"
+        )
+        lines.setdefault(text, []).append(name)
+    return [f"may be {', '.join(alike)}: {text}" for text, alike in lines.items()]
+
+
+def against(preset: str, e: Evidence, words: str, others: tuple[str, ...], tensor: bool) -> list[str]:
+    """That a preset cannot have made these values, with what would make them its own; or nothing.
+
+    Args:
+        words: what the values are.
+        others: presets that can.
+        tensor: whether the array is one of torch's.
+    """
+    if fits(preset, e) and not (e.repeated and not at_floor(preset, e)):
+        return []
+    low, _, high = _ends(preset)
+    text = f"{preset} has values from {low:.4g}, silence, to {high:.4g}; this has {e.low:.4g}"
+    text += f"{', many times,' if e.repeated else ''} to {e.high:.4g}: {words}"
+    other = f"; it may be {' or '.join(others)}" if others and preset not in others else ""
+    return [f"{text}{other}{_remedy(preset, e, tensor)}"]
+
+
+def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
+    """What makes values of the preset: said flatly where the floor shows it, else with its condition."""
+    config = CONFIGS[preset]
+    c = config.compression
+    if c.curve not in BASES or (c.gain, c.offset, c.clip, c.dynamic_range) != (1, 0, None, None):
+        return ""
+    if e.skewed:
+        return _logarithm(config, tensor)
+    if e.high > _ends(preset)[2] and (at_floor(preset, e) or not e.repeated):
+        shift = math.log(32768) * BASES[c.curve] * config.power
+        norms = "height 1" if config.area_norm else "another height"
+        louder = f"; it is too loud for samples within -1 to 1: it has bands of {norms}, or louder samples"
+        quieter = measure(e.values - shift, e.eps)
+        return louder + (
+            f"; if they are up to 32768, pass array - {shift:.9g}" if quieter.high > _ends(preset)[0] else ""
+        )
+    factors = {}
+    for base, unit in BASES.items():
+        for power, of in ((1, "magnitudes"), (2, "powers"))[: 1 if base == "dB" else 2]:
+            factor = BASES[c.curve] / unit * config.power / power
+            factors[NAMES[base] + ("" if base == "dB" else f" of {of}")] = factor
+    scaled = {what: measure(e.values * factor, e.eps) for what, factor in factors.items() if factor != 1}
+    able = [what for what, values in scaled.items() if fits(preset, values)]
+    if e.repeated:
+        sure = [what for what in able if at_floor(preset, scaled[what])]
+        return f"; these are {sure[0]}: pass array * {factors[sure[0]]:.9g}" if len(sure) == 1 else ""
+    return "".join(f"; if these are {what}, pass array * {factors[what]:.9g}" for what in able)
+
+
+def _logarithm(config: MelConfig, tensor: bool) -> str:
+    """How magnitudes become logarithms of a configuration."""
+    c = config.compression
+    function = {"ln": "log", "log10": "log10"}.get(c.curve)
+    if function is None or config.power != 1:
+        return ""
+    once = f"array.clamp_min({c.floor:g}).{function}()"
+    once = once if tensor else f"numpy.{function}(numpy.maximum(array, {c.floor:g}))"
+    return f"; take the logarithm first: if these are magnitudes of its bands, pass {once}"
