@@ -32,7 +32,7 @@ from numba.core.serialize import dumps
 log = logging.getLogger("rtspecinv")
 
 PACKAGE = Path(__file__).parent
-ROOM = 2**19  # bytes that must fit into a folder before code is compiled for it: more than any has
+ROOM = 2**20  # bytes that must fit into a folder before code is compiled for it: more than any has
 _VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sys.implementation.cache_tag)
 _DIGEST = hashlib.sha256().digest_size
 
