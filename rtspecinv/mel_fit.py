@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from rtspecinv.evidence import Evidence, measure
 from rtspecinv.inputs import Array
 from rtspecinv.mel import Mel
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_presets import CONFIGS, presets
 
 SPAN_DB = 25.0  # of the levels of a sound: what differs by less is scaled
@@ -148,8 +149,8 @@ def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
     """What makes values of the preset: said flatly where the floor shows it, else with its condition."""
     config = CONFIGS[preset]
     c = config.compression
-    if c.curve not in BASES or (c.gain, c.offset, c.clip, c.dynamic_range) != (1, 0, None, None):
-        return ""
+    if c.curve not in BASES or replace(c, curve="power", floor=0, reference=1) != Compression():
+        return ""  # scaled in some way
     if e.skewed:
         return _logarithm(config, tensor)
     if e.high > _ends(preset)[2] and (at_floor(preset, e) or not e.repeated):

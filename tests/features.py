@@ -137,12 +137,12 @@ def preemphasised(x: Array, a: float = 0.97) -> Array:
     return np.append(x[:1], x[1:] - a * x[:-1])
 
 
-def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0) -> Array:
+def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0, povey: float = 0.85) -> Array:
     """Kaldi's filter banks `(n_frames, n_mels)` at 16 kHz, without dither."""
     frames = scale * np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
     frames = frames - frames.mean(1, keepdims=True)
     frames = frames - a * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
-    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** povey
     power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
     mel = 1127 * np.log(1 + np.arange(257) * 16000 / 512 / 700)
     edges = np.linspace(*(1127 * np.log(1 + np.array([20, 8000]) / 700)), n_mels + 2)[:, None]
@@ -152,7 +152,8 @@ def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0) -> Ar
 
 
 def ast(x: Array) -> Array:
-    return (kaldi(x, 128) + 4.2677393) / (2 * 4.5689974)
+    """With a Hann window, and the statistics of AudioSet."""
+    return (kaldi(x, 128, povey=1.0) + 4.2677393) / (2 * 4.5689974)
 
 
 def db(x: Array, floor: float = 1e-5, top: float | None = None) -> Array:
