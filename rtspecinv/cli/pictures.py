@@ -72,6 +72,7 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     same = n_fft == whole.get("n_fft")
     options = {name: known[name] for name in ("win_length", "window", "normalized") if name in known and same}
     rate = whole.get("sample_rate", names.PICTURE_RATE) if args.sample_rate is None else args.sample_rate
+    stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
     if args.n_fft is None or args.hop_length is None:
         try:
             check_frames(n_fft, hop_length, 1, rate)
@@ -79,7 +80,7 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
             raise ValueError(
                 f"{error}; if that is right, give both: --n-fft {n_fft} --hop-length {hop_length}"
             ) from error
-    return rtspecinv.STFT(n_fft, hop_length, **options), rate  # type: ignore[arg-type]  # `understand` checked
+    return stft, rate
 
 
 def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft: int) -> PictureScale:
