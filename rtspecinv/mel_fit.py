@@ -35,7 +35,7 @@ def _mel(name: str) -> Mel:
 def _ends(name: str) -> tuple[float, float, float]:
     """Value that silence has, least and largest of the bands, and largest of samples within -1 to 1."""
     mel = _mel(name)
-    silent = torch.zeros(mel.stft.n_freq, 1)
+    silent = torch.zeros(mel.stft.n_freq, 1, dtype=mel.stft.dtype, device=mel.stft.device)
     loud = silent + (1 + mel.config.preemphasis) * mel.stft.window.abs().sum() * mel.stft.scale
     quiet, full = mel.bank(silent), mel.bank(loud)
     low, high = sorted((float(quiet.min()), float(full.max())))
