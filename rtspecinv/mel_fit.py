@@ -35,7 +35,7 @@ def _mel(name: str) -> Mel:
 def _ends(name: str) -> tuple[float, float, float]:
     """Value that silence has, least and largest of the bands, and largest of samples within -1 to 1."""
     mel = _mel(name)
-    silent = torch.zeros(mel.stft.n_freq, 1, dtype=mel.stft.dtype, device=mel.stft.device)
+    silent = mel.filters.new_zeros(mel.stft.n_freq, 1)
     loud = silent + (1 + mel.config.preemphasis) * mel.stft.window.abs().sum() * mel.stft.scale
     quiet, full = mel.bank(silent), mel.bank(loud)
     low, high = sorted((float(quiet.min()), float(full.max())))
@@ -68,7 +68,7 @@ def fits(name: str, e: Evidence) -> bool:
 def _span(name: str, low: float, high: float) -> float:
     """Difference of two values in dB of sound."""
     mel = _mel(name)
-    ends = torch.tensor([[low], [high]], dtype=torch.float32).expand(2, mel.config.n_mels)
+    ends = mel.filters.new_tensor([[low], [high]]).expand(2, mel.config.n_mels)
     sound = mel.bank.undo(ends).clamp_min(1e-30).log10().amax(-1)
     return 20 / mel.config.power * abs(float(sound[1] - sound[0]))
 
@@ -95,7 +95,7 @@ def made_by(
     Raises:
         ValueError: samples that are not `(n_samples,)`, or without their rate.
     """
-    sound = torch.as_tensor(samples).detach().cpu().float()
+    sound = torch.as_tensor(samples, device="cpu").detach().float()
     if sample_rate is None or sound.ndim != 1:
         raise ValueError(
             f"Parameters samples of shape {tuple(sound.shape)}, {sample_rate=} are not (n_samples,) and its "
