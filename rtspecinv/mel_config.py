@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.inputs import count
+from rtspecinv.checks import choice, count, finite, flag, shown, unknown_name
 from rtspecinv.masks import unmasked
-from rtspecinv.settings import check_names, read_settings, real_numbers, true_or_false
-from rtspecinv.stft import PAD_MODES, STFT, check_center, unknown_name
+from rtspecinv.settings import check_names, keep, read_settings
+from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
 
 SCALES = ("slaney", "htk")
@@ -24,6 +25,7 @@ SLOPES = ("hz", "mel")
 LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
 CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
+MOST_RATE = 1e9  # Hz
 MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
 
@@ -64,35 +66,32 @@ class Compression:
     guard: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.curve not in CURVES:
-            raise unknown_name("curve", self.curve, CURVES)
-        real_numbers(self, "floor", "guard", "exponent", "reference", "gain", "offset")
+        keep(self, partial(choice, CURVES), "curve")
+        keep(self, partial(finite, 0), "floor", "guard")
+        keep(self, partial(finite, 0, above=True), "exponent", "reference")
+        keep(self, finite, "gain", "offset")
         if self.dynamic_range is not None:
-            real_numbers(self, "dynamic_range")
-        for name in ("floor", "guard"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Parameter {name}={getattr(self, name)} is under 0!")
+            keep(self, partial(finite, 0, above=True), "dynamic_range")
         if self.curve in LOGARITHMS and not self.floor + self.guard:
             raise ValueError(
                 f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs: give the least mel "
                 "value as floor, or what is added to it as guard!"
             )
-        for name in ("exponent", "reference", "dynamic_range"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"Parameter {name}={value} is not above 0!")
         if not self.gain:
             raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone!")
         # Lists and arrays become tuples, so that a configuration can be compared.
         if self.clip is not None:
             clip = _values("clip", self.clip)
             if len(clip) != 2 or not clip[0] < clip[1]:
-                raise ValueError(f"Parameter clip={self.clip} is not (least, largest)!")
+                raise ValueError(f"Parameter clip={shown(self.clip)} is not (least, largest)!")
             object.__setattr__(self, "clip", clip)
         for name in ("mean", "std"):
             values = _values(name, getattr(self, name))
             if not np.isfinite(values).all() or (name == "std" and min(values, default=0) <= 0):
-                raise ValueError(f"Parameter {name} is not finite, above 0 if std, and a number or a list!")
+                given = shown(getattr(self, name))
+                raise ValueError(
+                    f"Parameter {name}={given} is not finite, above 0 if std, and a number or a list!"
+                )
             is_number = np.ndim(getattr(self, name)) == 0
             object.__setattr__(self, name, values[0] if is_number else values)
 
@@ -153,38 +152,37 @@ class MelConfig:
     per_frame: bool = False
 
     def __post_init__(self) -> None:
-        real_numbers(self, "sample_rate", "fmin", "power", "epsilon", "preemphasis")
+        keep(self, partial(finite, 0, MOST_RATE, above=True), "sample_rate")
+        keep(self, partial(finite, 0), "fmin")
+        keep(self, partial(finite, 0, 1, below=True), "epsilon", "preemphasis")
+        keep(self, partial(count, 1), "n_fft", "hop_length", "n_mels")
+        keep(self, flag, "area_norm", "drop_last", "flip", "periodic", "per_frame")
         if self.fmax is not None:
-            real_numbers(self, "fmax")
-        true_or_false(self, "area_norm", "drop_last", "flip", "periodic", "per_frame")
-        if self.sample_rate <= 0:
-            raise ValueError(f"Parameter sample_rate={self.sample_rate} is not above 0 Hz!")
+            keep(self, finite, "fmax")
+        if self.win_length is not None:
+            keep(self, partial(count, 1), "win_length")
+        keep(self, partial(choice, SCALES), "scale")
+        keep(self, partial(choice, SLOPES), "slopes")
+        keep(self, partial(choice, PAD_MODES), "pad_mode")
         half = self.sample_rate / 2
         if not 0 <= self.fmin < self.highest <= half:
             raise ValueError(
-                f"Parameters fmin={self.fmin}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half}, "
-                "half the rate!"
+                f"Parameters fmin={self.fmin:g}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half:g}, "
+                f"half of sample_rate={self.sample_rate:g}!"
             )
-        for name, known in (("scale", SCALES), ("slopes", SLOPES), ("pad_mode", PAD_MODES)):
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
         check_center(self.center)
+        keep(self, finite, "power")
         if self.power not in (1, 2):
             raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)!")
-        if not 0 <= self.epsilon < 1:
-            raise ValueError(f"Parameter epsilon={self.epsilon} is not from 0 to 1!")
-        if not 0 <= self.preemphasis < 1:
-            raise ValueError(f"Parameter preemphasis={self.preemphasis} is not 0 or more, and under 1!")
-        count(1, hop_length=self.hop_length)
         self._check_window()
-        n_weights = count(1, n_mels=self.n_mels) * max(count(1, n_fft=self.n_fft), self.n_mels)
+        n_weights = self.n_mels * max(self.n_fft, self.n_mels)
         if n_weights > MOST_WEIGHTS:
             raise ValueError(
                 f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} make {n_weights} weights, more than "
                 f"{MOST_WEIGHTS}!"
             )
         if not isinstance(self.compression, Compression):
-            raise TypeError(f"Parameter compression={self.compression!r} is not a Compression!")
+            raise TypeError(f"Parameter compression={shown(self.compression)} is not a Compression!")
         for name in ("mean", "std"):
             value = getattr(self.compression, name)
             if isinstance(value, tuple) and len(value) != self.n_mels:
@@ -201,8 +199,12 @@ class MelConfig:
         compression = given.get("compression", {})
         if not isinstance(compression, Compression):
             check_names(compression, [part.name for part in fields(Compression)], [], "compression.")
-            compression = Compression(**compression)
-        return cls(**{**given, "compression": compression})
+        try:
+            if not isinstance(compression, Compression):
+                compression = Compression(**compression)
+            return cls(**{**given, "compression": compression})
+        except TypeError as error:  # values of a file are wrong values, of whatever type
+            raise ValueError(str(error)) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Parameters by name, as `from_dict` takes them and JSON can say them."""
@@ -270,7 +272,7 @@ class MelConfig:
         )
 
     def _check_window(self) -> None:
-        win_length = self.n_fft if self.win_length is None else count(1, win_length=self.win_length)
+        win_length = self.n_fft if self.win_length is None else self.win_length
         if isinstance(self.window, str):
             if self.window not in WINDOWS:
                 raise unknown_name("window", self.window, WINDOWS)
@@ -278,8 +280,8 @@ class MelConfig:
         values = _values("window", self.window)
         if len(values) != win_length or not np.isfinite(values).all():
             raise ValueError(
-                f"Parameter window has {len(values)} values, not {win_length} finite ones: it is as long as "
-                "win_length, or else n_fft!"
+                f"Parameter window={shown(self.window)} has {len(values)} values, not {win_length} finite "
+                "ones: it is as long as win_length, or else n_fft!"
             )
         object.__setattr__(self, "window", values)
 
@@ -305,4 +307,4 @@ def _values(name: str, given: Any) -> tuple[float, ...]:
             raise TypeError
         return tuple(array.astype(np.float64).reshape(-1).tolist())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Parameter {name}={str(given)[:40]} is no list of numbers!") from error
+        raise ValueError(f"Parameter {name}={shown(given)} is no list of numbers!") from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rtspecinv.printable import printable
 
 SUFFIXES = (".json", ".toml")
 LARGEST_FILE = 2**18  # bytes: statistics of 4096 bands take a third of that
@@ -26,18 +27,20 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}" if not path.exists() else f"{path} is no file")
+        raise FileNotFoundError(
+            f"There is no file {printable(path)}" if not path.exists() else f"{printable(path)} is no file"
+        )
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise ValueError(f"{path} has more than {LARGEST_FILE} bytes, which no parameters need")
+        raise ValueError(f"{printable(path)} has more than {LARGEST_FILE} bytes, which no parameters need")
     try:
         text = content.decode("utf-8-sig")
         return json.loads(text, parse_int=_whole) if suffix == ".json" else _toml(text, path)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no {suffix} file: {error}") from error
+        raise ValueError(f"{printable(path)} is no {suffix} file: {printable(error)}") from error
 
 
 def _whole(text: str) -> int:
@@ -48,7 +51,9 @@ def _whole(text: str) -> int:
 
 def _toml(text: str, path: Path) -> dict[str, Any]:
     if sys.version_info < (3, 11):
-        raise ImportError(f"{path}: .toml files need Python 3.11 or later, use the same parameters as .json")
+        raise ImportError(
+            f"{printable(path)}: .toml files need Python 3.11 or later, use the same parameters as .json"
+        )
     import tomllib
 
     return tomllib.loads(text)
@@ -66,35 +71,13 @@ def check_names(given: object, known: Sequence[str], needed: Sequence[str], with
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {within}{near[0]}?" if near else f"there are {', '.join(known)}!"
-            raise ValueError(f"There is no parameter {within}{str(name)[:40]}: {hint}")
+            raise ValueError(f"There is no parameter {within}{printable(name, 40)}: {hint}")
     for name in needed:
         if name not in given:
             raise ValueError(f"Parameter {within}{name} is missing!")
 
 
-def real_numbers(record: object, *names: str) -> None:
-    """Raise `ValueError` unless these attributes are finite numbers; those of numpy become Python's."""
+def keep(record: object, check: Callable[..., Any], *names: str) -> None:
+    """Put the checked values of these attributes in their place; see `checks`."""
     for name in names:
-        given = getattr(record, name)
-        value = _item(given)
-        try:
-            finite = not isinstance(value, bool | str) and math.isfinite(float(value))
-        except (TypeError, ValueError, OverflowError):
-            finite = False
-        if not finite:
-            raise ValueError(f"Parameter {name}={str(given)[:40]} is not a finite number!")
-        object.__setattr__(record, name, value)
-
-
-def true_or_false(record: object, *names: str) -> None:
-    """Raise `ValueError` unless these attributes are True or False."""
-    for name in names:
-        value = _item(getattr(record, name))
-        if not isinstance(value, bool):
-            raise ValueError(f"Parameter {name}={str(value)[:40]} is not True or False!")
-        object.__setattr__(record, name, value)
-
-
-def _item(value: Any) -> Any:
-    """Number of an array or tensor without axes; anything else as it is."""
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+        object.__setattr__(record, name, check(**{name: getattr(record, name)}))

@@ -16,7 +16,7 @@ GROUND = {
     "masks": set(),
     "modes": set(),
     "printable": set(),
-    "settings": set(),
+    "settings": {"printable"},
     "whole_files": {"printable"},
 }
 #         module: what of rtspecinv it may import, beside the ground
@@ -38,7 +38,7 @@ ARROWS = {
     },
     "blocks": {"batch", "inputs", "levels", "stft"},
     "descent": {"levels", "batch", "inputs", "progress", "stft"},
-    "mel_config": {"inputs", "stft"},
+    "mel_config": {"stft"},
     "mel_bank": {"mel_config", "inputs"},
     "mel_stream": {"mel_bank", "mel_config", "engines", "checkpoint", "streaming", "updates", "inputs"},
     "mel": {"mel_bank", "mel_config", "mel_stream", "inputs"},

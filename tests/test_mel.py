@@ -423,7 +423,7 @@ def test_lbfgs_inverts_it(preemphasis):
     ("options", "says"),
     [
         ({"fmin": 5000}, "fmin=5000"),
-        ({"fmax": 5000}, "4000.0, half the rate"),
+        ({"fmax": 5000}, "4000, half of sample_rate=8000"),
         ({"fmin": -1}, "fmin=-1"),
         ({"scale": "slany"}, "did you mean 'slaney'"),
         ({"power": 3}, "power=3"),
@@ -436,20 +436,20 @@ def test_lbfgs_inverts_it(preemphasis):
         ({"pad_mode": "mirror"}, "pad_mode='mirror'"),
         ({"slopes": "Hz"}, "slopes='Hz' is not one of 'hz', 'mel'"),
         ({"window": "hannn"}, "did you mean 'hann'"),
-        ({"window": [1.0] * 9}, "window has 9 values, not 256 finite ones"),
+        ({"window": [1.0] * 9}, "has 9 values, not 256 finite ones"),
         ({"window": [math.nan] * 256}, "not 256 finite ones"),
         ({"window": ["a"] * 256}, "window=.*no list of numbers"),
         ({"win_length": 0}, "win_length=0"),
         ({"hop_length": 2.5}, "hop_length=2.5"),
-        ({"sample_rate": "22050"}, "sample_rate=22050 is not a finite number"),
+        ({"sample_rate": "22050"}, "sample_rate='22050' is not a finite number"),
         ({"fmax": math.nan}, "fmax=nan is not a finite number"),
-        ({"per_frame": "no"}, "per_frame=no is not True or False"),
+        ({"per_frame": "no"}, "per_frame='no' is not True or False"),
         ({"drop_last": 1}, "drop_last=1 is not True or False"),
         ({"compression": Compression(mean=[0.0, 1.0])}, "mean has 2 values for n_mels=20"),
     ],
 )
 def test_bad_settings_are_refused(options, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, TypeError), match=says):
         Mel(replace(BASE, **options))
 
 
@@ -460,17 +460,17 @@ def test_bad_settings_are_refused(options, says):
         ({"curve": "ln"}, "floor=0.0 is not above 0, as 'ln' needs"),
         ({"floor": -1.0}, "floor=-1"),
         ({"guard": -1.0}, "guard=-1"),
-        ({"guard": "1"}, "guard=1 is not a finite number"),
+        ({"guard": "1"}, "guard='1' is not a finite number"),
         ({"curve": "dB", "guard": 0.0}, "or what is added to it as guard"),
         ({"clip": (0, 1, 2)}, r"clip=\(0, 1, 2\)"),
-        ({"clip": "01"}, "clip=01 is no list of numbers"),
-        ({"dynamic_range": "8"}, "dynamic_range=8 is not a finite number"),
+        ({"clip": "01"}, "clip='01' is no list of numbers"),
+        ({"dynamic_range": "8"}, "dynamic_range='8' is not a finite number"),
         ({"exponent": 0.0}, "exponent=0"),
         ({"reference": math.inf}, "reference=inf"),
         ({"dynamic_range": 0.0}, "dynamic_range=0"),
         ({"gain": 0.0}, "gain=0"),
         ({"clip": (1, 0)}, r"clip=\(1, 0\)"),
-        ({"std": [1.0, 0.0]}, "std is not finite, above 0"),
+        ({"std": [1.0, 0.0]}, "std=.* is not finite, above 0"),
     ],
 )
 def test_bad_compressions_are_refused(options, says):

@@ -96,7 +96,7 @@ def test_everything_that_takes_a_preset_takes_a_file(tmp_path, kind):
         ({**SMALL, "sample_rate": math.inf}, "sample_rate=inf"),
         ({**SMALL, "n_fft": 2**30}, "make .* weights, more than"),
         ({**SMALL, "fmax": [4000]}, "fmax="),
-        ({**SMALL, "area_norm": "false"}, "area_norm=false is not True or False"),
+        ({**SMALL, "area_norm": "false"}, "area_norm='false' is not True or False"),
         ({**SMALL, "scale": ["htk"]}, "scale="),
         ({**SMALL, "window": {}}, "window="),
         ({**SMALL, "center": "SAME"}, "center='SAME' is not"),
