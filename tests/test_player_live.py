@@ -47,20 +47,31 @@ def in_use(player: Player, generator: np.random.Generator) -> None:
 
 
 def interrupt_at_random(seed: int) -> None:
-    """Ctrl-C at a random moment of making, using and closing players."""
+    """Ctrl-C at a random moment of making, using and closing players; again, if Python has swallowed it.
+
+    It does where the signal comes in a callback of a weak reference.
+    """
     generator, main = np.random.default_rng(seed), threading.main_thread().ident
     assert main is not None
-    timer = threading.Timer(generator.uniform(0, 0.02), signal.pthread_kill, [main, signal.SIGINT])
+    ended, moment = threading.Event(), generator.uniform(0, 0.02)
+
+    def press() -> None:
+        while not ended.wait(moment):
+            signal.pthread_kill(main, signal.SIGINT)
+            ended.wait(5)
+
+    presser = threading.Thread(target=press)
 
     def use() -> None:
-        timer.start()
+        presser.start()
         while True:
             with Player(Echo(25), ArraySink(), max_frames=3) as player:
                 in_use(player, generator)
 
     with pytest.raises(KeyboardInterrupt):
         use()
-    timer.join()
+    ended.set()
+    presser.join()
     join_workers()
 
 
