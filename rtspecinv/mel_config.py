@@ -300,9 +300,9 @@ class MelConfig:
 
 def _values(name: str, given: Any) -> tuple[float, ...]:
     """A number, or a list or an array of numbers, as a tuple."""
-    value = given.detach().cpu() if isinstance(given, Tensor) else given
+    value = given.detach().cpu() if isinstance(given, Tensor) else unmasked(given, name)
     try:
-        array = np.asarray(unmasked(value, name))
+        array = np.asarray(value)
         if array.ndim > 1 or array.dtype.kind not in "fiu":
             raise TypeError
         return tuple(array.astype(np.float64).reshape(-1).tolist())

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Sequence
+
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
-    from rtspecinv.cli.program import INTERRUPTED, leave_when_interrupted_again, run, say_interrupted
-
     try:
+        from rtspecinv.cli.program import run  # which may be interrupted, too
+
         return run(argv)
     except KeyboardInterrupt:
         if argv is None:  # this is a program, which ends now
-            leave_when_interrupted_again()
+            _leave_when_interrupted_again()
         say_interrupted()
         return INTERRUPTED
+
+
+def say_interrupted() -> None:
+    """Tell that the user interrupted the command."""
+    print("rtspecinv: interrupted", file=sys.stderr, flush=True)
+
+
+def _leave_when_interrupted_again() -> None:
+    """Let one more Ctrl-C end the process at once: all is closed, and Python's own exit takes none well."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))

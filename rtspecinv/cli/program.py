@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
+from rtspecinv.cli import INTERRUPTED, say_interrupted
 from rtspecinv.cli.parser import parser
 from rtspecinv.cli.pipes import sound_to_standard_output
 from rtspecinv.cli.report import Outlet, note, on_terminal, one_line
-
-INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -96,17 +95,6 @@ def _left_at_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def leave_when_interrupted_again() -> None:
-    """Let one more Ctrl-C end the process at once: all is closed, and Python's own exit takes none well."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
-
-
-def say_interrupted() -> None:
-    """Note that the user interrupted the command."""
-    note("interrupted")
 
 
 @contextmanager
