@@ -129,9 +129,10 @@ def test_every_size_and_start_is_exact(n_fft, hop_length, options):
     assert error < TOLERANCE
 
 
+@pytest.mark.slow
 @needs_triton
 def test_triton_keeps_the_contract():
-    stft = STFT(256, 64, device=DEVICE)
+    stft = STFT(256, 128, device=DEVICE)  # interpreted, every push takes long
 
     def make() -> StreamingInverter:
         return StreamingInverter(

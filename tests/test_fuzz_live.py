@@ -8,9 +8,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from anything import ANYTHING, N_FREQ, NUMBERS, STFT, attempt, bounded, check_finite, quick, sound
+from anything import ANYTHING, EFFORT, N_FREQ, NUMBERS, STFT, attempt, bounded, check_finite, quick, sound
 from hand import hand_microphone, hand_sink
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stage import join_workers
 
@@ -23,7 +23,7 @@ INVERTER = rtspecinv.StreamingInverter(STFT, engine="eager", n_iter=1)
 GOOD = torch.rand(N_FREQ, generator=torch.Generator().manual_seed(0))
 
 
-@quick
+@settings(quick, max_examples=20 * EFFORT)
 @given(
     frames=st.lists(ANYTHING, max_size=4),
     options=st.fixed_dictionaries(
