@@ -191,6 +191,7 @@ def test_scale_does_not_matter(scale):
     assert torch.equal(scaled, invert(magnitude, stft, n_iter=10) * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["stream", "peaks", "random", "zeros"])
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 9])
 @settings(deadline=None, max_examples=8)
@@ -233,6 +234,7 @@ def test_it_is_deterministic_and_generators_count():
     assert not torch.allclose(other, second, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", BATCH_RULES)
 @pytest.mark.parametrize("center", [True, False])
 def test_gradients_are_right(update, center):
@@ -248,6 +250,7 @@ def test_gradients_are_right(update, center):
         assert torch.autograd.gradcheck(run, value)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(stft=transforms(), update=st.sampled_from(list(BATCH_RULES)))
 def test_any_setting_has_finite_gradients(stft, update):

@@ -27,6 +27,7 @@ def test_ragged_lists():
         invert_many(magnitudes, SMALL, lengths=[1, 2, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("center", [True, False])
 def test_blocks(center):
     stft = STFT(64, 16, center=center)

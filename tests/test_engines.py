@@ -283,6 +283,7 @@ def test_without_the_extra(monkeypatch):
         StreamingInverter(STFT(64, 16), engine="numba")
 
 
+@pytest.mark.slow
 @fast
 def test_compiled_once_and_kept(tmp_path):
     """A new process finds the compiled code, and the first push compiles nothing."""

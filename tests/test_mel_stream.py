@@ -83,6 +83,7 @@ def domain_of(preset: Mel) -> Domain:
     return Domain(floor, (1e-2, 1e10), scaled, bounded or compression.curve != "power", bounded, louder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", rtspecinv.presets)
 def test_contract_of_every_preset(name, engine):

@@ -90,6 +90,7 @@ def test_contract_of_starts(init, setting, n_iter, engine):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=20, deadline=None)
 @given(
@@ -347,6 +348,7 @@ def test_arrays_are_converted():
         inverter.push(np.ones(33, np.int16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", RULES)
 def test_gradients_are_right(update):
     stft = STFT(8, 2, dtype=torch.float64)

@@ -194,6 +194,7 @@ def test_who_is_chosen():
         invert(magnitude, SMALL, engine="nmba")
 
 
+@pytest.mark.slow
 def test_eager_is_eager_all_through(monkeypatch):
     """The stream that a run starts with, too, in blocks as well."""
     monkeypatch.setitem(sys.modules, "rtspecinv.engines.numba_cpu", None)
