@@ -56,6 +56,10 @@ class Balance:
         """Take in samples `(*batch, n)`."""
         self._found = self._found + self._factor * samples.detach().cpu().double().square().sum(-1)
 
+    def share(self) -> float:
+        """Least share, over streams, of the energy asked for so far that the samples so far have."""
+        return least_share(self._found, self._wanted)
+
     def warn(self, way_out: str, stacklevel: int) -> None:
         """Warn if the samples so far are far too quiet for the magnitudes so far."""
-        warn_of_quiet(least_share(self._found, self._wanted), way_out, stacklevel + 1)
+        warn_of_quiet(self.share(), way_out, stacklevel + 1)

@@ -55,7 +55,7 @@ class STFT(Module):
         center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
             `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); "snip" by
             `(n_fft - win_length) // 2`, so that the first window begins at the first sample (Kaldi's way);
-            False does not pad.
+            False does not pad, and what is inverted fades in and out at its ends (see `StreamingInverter`).
         pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
         normalized: scale the spectrum by `1 / sqrt(n_fft)`.
         onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.

@@ -60,6 +60,11 @@ class StreamingInverter(Checkpointed):
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
 
+    With `center=False` the first and the last samples are under the tail of one window alone. Where the sum
+    of squared windows is a share c of the complete sum, less than `frames.MIN_COVERAGE` of 0.04, they are
+    `c / 0.04` times what they were, even if the phase is known: for a Hann window the first and the last
+    sixth of a frame, within a hop of `n_fft // 4`. Elsewhere known phase gives the inverse STFT.
+
     Sources: Beauregard, Zhu & Wyse 2005 (RTISI); Zhu, Beauregard & Wyse 2007 (RTISI-LA); Gnann & Spiertz 2010
     (compensated windows); Peer, Welker, Kolhoff & Gerkmann 2024 (any projection algorithm as a stream).
     """

@@ -279,6 +279,24 @@ def test_no_clicks_between_hops(options):
     assert 10 * torch.log10(above) < -100
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("look_ahead", [1, 3])
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(64, 32), (64, 16), (60, 20)])
+def test_uncentred_ends_fade_as_far_as_it_is_said(n_fft, hop_length, look_ahead, engine):
+    """Known phase gives the inverse STFT, but where the window sum is under 4 % of the complete one."""
+    stft = STFT(n_fft, hop_length, center=False, dtype=torch.float64)
+    samples = noise(20 * hop_length + n_fft).double()
+    spectrum = stft.analyze(samples)
+    inverter = StreamingInverter(stft, n_iter=0, look_ahead=look_ahead, engine=engine)
+    result = run(inverter, spectrum)[inverter.latency :]
+    coverage = stft.overlap_add(stft.envelope.expand(spectrum.shape[-1], -1))
+    assert torch.allclose(result, samples * (coverage / 0.04).clamp_max(1), atol=1e-9)
+    fading = (coverage < 0.04).nonzero().flatten()
+    assert min(int(i) for i in fading if i > hop_length) > len(samples) - hop_length
+    if hop_length == n_fft // 4:
+        assert int((fading < hop_length).sum()) == pytest.approx(n_fft / 6, abs=1)
+
+
 # --- Life of a stream ------------------------------------------------------------------------------------
 
 

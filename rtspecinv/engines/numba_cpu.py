@@ -164,14 +164,16 @@ class NumbaCPU(Eager):
             "gain": aligned(n_streams * (hop_length + buffer.n_fade), dtype),
             "stop": aligned(1, dtype),
         }
-        constants = _constants(buffer, self.update, plan)
+        constants = _constants(buffer, plan)
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
         n_threads = threads_for(n_streams, n_streams * stft.n_fft * n_open * (self.n_iter + 2))
+        rule = _rule_constants(self.update, n_open)
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
         arrays: list[Array] = []
         memories: list[Array] = []
         for _ in range(n_threads):
             room = {name: aligned(n, dtype) for name, n in sizes.items()}
+            room["constants"] = aligned(rule.size, dtype, rule)
             named = {**state, **windows, **constants, **room}
             arrays += named.values()
             memory = Memory(**{name: array.ctypes.data for name, array in named.items()})
@@ -240,7 +242,13 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
     return plan, others + numba_fft.pad(n_samples) + WIDTH
 
 
-def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Array]:
+def _rule_constants(update: Update, n_open: int) -> Array:
+    """Constants of all frames, of the first step of the newest one and of its others, `(n_open + 2, 6)`."""
+    usual, first = compiled_rule(update, n_open)[1], compiled_rule(at_first(update), n_open)[1]
+    return np.concatenate([usual, first[-1:], usual[-1:]])
+
+
+def _constants(buffer: FrameBuffer, plan: Plan) -> dict[str, Array]:
     stft, dtype = buffer.stft, buffer.stft.dtype
     forward, inverse = scales(stft)
     first_window, newest_window = asymmetric_windows(stft)
@@ -253,9 +261,6 @@ def _constants(buffer: FrameBuffer, update: Update, plan: Plan) -> dict[str, Arr
     }
     padding = (0, plan.padded_frame - plan.n_fft)
     return {
-        "constants": np.concatenate(
-            [compiled_rule(update, plan.n_open)[1], compiled_rule(at_first(update), plan.n_open)[1][-1:]]
-        ),
         "fade": buffer.fade().to(dtype).numpy(),
         "tables": numba_fft.tables(plan.n_fft),
         "signs": padded_signs(plan.n_half),

@@ -96,14 +96,8 @@ def _analyze(plan, memory, stream, frame, to):
 ITERATE, TARGET, RULE = range(3)
 
 
-@numba.njit(forceinline=True)
-def _constants_at(plan, frame, is_first):
-    """Place of the constants of a frame; those of the first step of the newest one come last."""
-    return 6 * (plan.n_open if is_first and frame == plan.n_open - 1 else frame)
-
-
 @numba.njit
-def _overlap_add(plan, memory, stream, n_frames, what, is_first):
+def _overlap_add(plan, memory, stream, n_frames, what):
     """Samples of the first frames on top of the committed ones; the heard ones stay."""
     _begin(plan, memory, stream, plan.n_samples)
     for frame in range(n_frames):
@@ -112,7 +106,7 @@ def _overlap_add(plan, memory, stream, n_frames, what, is_first):
         if memory.present[stream * plan.n_open + frame]:
             c, y = spectrum_at(plan, 0, frame), plan.y
             if what == RULE:
-                before(plan, memory, frame, _constants_at(plan, frame, is_first))
+                before(plan, memory, frame)
             elif what == TARGET:
                 to_magnitude(plan, memory, frame, c, y)
             else:
@@ -122,22 +116,22 @@ def _overlap_add(plan, memory, stream, n_frames, what, is_first):
 
 
 @numba.njit
-def _iterate(plan, memory, stream, is_first):
+def _iterate(plan, memory, stream):
     """One step of the rule; frames that are not there are zeros and stay zeros."""
     if plan.rule == DIFFERENCE_MAP:  # P_C(c) first
-        _overlap_add(plan, memory, stream, plan.n_open, ITERATE, False)
+        _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
             if memory.stop[0]:
                 return
             if memory.present[stream * plan.n_open + frame]:
                 _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
-    _overlap_add(plan, memory, stream, plan.n_open, RULE, is_first)
+    _overlap_add(plan, memory, stream, plan.n_open, RULE)
     for frame in range(plan.n_open):
         if memory.stop[0]:
             return
         if memory.present[stream * plan.n_open + frame]:
             _analyze(plan, memory, stream, frame, plan.y)
-            after(plan, memory, frame, _constants_at(plan, frame, is_first), plan.y)
+            after(plan, memory, frame, plan.y)
 
 
 # --- The beginning and the end of a push -------------------------------------------------------------------
@@ -155,7 +149,7 @@ def _start(plan, memory, stream, spectrum, is_given):
     elif plan.start == ZEROS:
         to_magnitude(plan, memory, newest, c, c)
     else:
-        _overlap_add(plan, memory, stream, newest, TARGET, False)
+        _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
         analyze(plan, memory, memory.start_analysis, at, samples, c)
     if plan.rule != ADMM:  # whose u starts with zero
@@ -168,7 +162,7 @@ def _estimate(plan, memory, stream, n_frames):
     """Spectra to commit, of the first frames, in place of the iterate."""
     slot = plan.n_slots - 1 if plan.commits_consistent and plan.n_iter else 0
     if plan.n_iter and not plan.commits_consistent:
-        _overlap_add(plan, memory, stream, plan.n_open, TARGET, False)
+        _overlap_add(plan, memory, stream, plan.n_open, TARGET)
     for frame in range(n_frames):
         c, estimate = spectrum_at(plan, slot, frame), spectrum_at(plan, 0, frame)
         if memory.present[stream * plan.n_open + frame]:
@@ -281,6 +275,9 @@ def push(plan, memory, magnitude, spectrum, hops, number, first, last):
         for i in range(plan.n_iter):
             if memory.stop[0]:
                 return
-            _iterate(plan, memory, stream, i == 0)
+            if i < 2:  # the first step of the newest frame, and then the others
+                constants, newest = memory.constants, 6 * (plan.n_open - 1)
+                move(constants, newest, constants, newest + 6 * (1 + i), 6)
+            _iterate(plan, memory, stream)
         _save(plan, memory, stream)
         _commit(plan, memory, stream, call.hops)

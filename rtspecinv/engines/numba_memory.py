@@ -96,7 +96,6 @@ class Memory(NamedTuple):
     start_analysis: int  # (n_streams, padded_frame)
     gain: int  # (n_streams, hop_length + n_fade)
     # Constants.
-    constants: int  # (n_open + 1, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule; at_first last
     window: int  # with the scale of the transform
     dual_window: int  # with the scale of the inverse transform
     envelope: int
@@ -106,7 +105,9 @@ class Memory(NamedTuple):
     tables: int
     stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
     signs: int  # (padded,): the direction of 0
-    # Room of a thread.
+    # Room of a thread. The constants are (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule;
+    # then come those of the newest frame in its first step and in the others.
+    constants: int
     work: int
     real: int
     half: int

@@ -31,13 +31,10 @@ def to_magnitude(plan, memory, frame, c, to):
 
 
 @numba.njit
-def before(plan, memory, frame, at):
-    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate.
-
-    at: place of the constants, 6 a row.
-    """
+def before(plan, memory, frame):
+    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate."""
     padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
-    magnitude, one = frame * padded, spectrum_at(plan, 1, frame)
+    magnitude, one, at = frame * padded, spectrum_at(plan, 1, frame), 6 * frame
     if plan.rule == LINEAR:
         y_a, y_c = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
         b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
@@ -77,11 +74,11 @@ def before(plan, memory, frame, at):
 
 
 @numba.njit
-def after(plan, memory, frame, at, s):
+def after(plan, memory, frame, s):
     """Find the new iterate, `s = P_C(y)` being known."""
     work, n, c, one = memory.work, 2 * plan.padded, spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame)
-    first, second = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
-    third, fourth = broadcast(memory.constants[at + 2]), broadcast(memory.constants[at + 3])
+    first, second = broadcast(memory.constants[6 * frame]), broadcast(memory.constants[6 * frame + 1])
+    third, fourth = broadcast(memory.constants[6 * frame + 2]), broadcast(memory.constants[6 * frame + 3])
     if plan.rule == ADMM:  # z' = (rho y + s) / (1 + rho), u' = y - z'
         for i in range(0, n, WIDTH):
             y = load(work, one + i)

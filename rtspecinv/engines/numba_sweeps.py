@@ -93,7 +93,7 @@ def _take(plan, memory, frame, samples, what, slot, actual):
     work, y = memory.work, spectrum_at(plan, slot, frame) if what == SPECTRUM else plan.y
     analyze(plan, memory, memory.window, 0, samples, y)
     if what == RULE:
-        after(plan, memory, frame, 6 * frame, y)
+        after(plan, memory, frame, y)
     elif what == ACTUAL:
         at = frame * plan.n_half
         for k in range(plan.n_half):
@@ -106,7 +106,7 @@ def _give(plan, memory, frame, samples, what, slot):
     """Add a frame to samples."""
     y = plan.y
     if what == RULE:
-        before(plan, memory, frame, 6 * frame)
+        before(plan, memory, frame)
     elif what == ITERATE:
         y = spectrum_at(plan, 0, frame)
     else:
