@@ -28,6 +28,7 @@ The map of the package, each module using only those before it:
     mel          Mel: mel spectrograms of samples and back
     mel_presets  presets: those of known models
     diagnosis    diagnose: what an array looks like, in words
+    conventions  rows and scalings of other programs
     metadata     what a file says about the spectrogram in it
     scales       PictureScale: grey values for magnitudes; images: pictures in files
     files        open_spectrogram; readers: one for every format

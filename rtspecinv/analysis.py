@@ -20,15 +20,17 @@ Block = Tensor | np.ndarray[Any, Any]
 class StreamingAnalysis:
     """Magnitude frames of a signal that comes in blocks: the same as `stft.magnitude` of the whole signal.
 
-    A frame is complete once its last sample has come, half a frame after its centre. `stft` must pad with
-    "reflect", "replicate" or "constant", or not at all; blocks are taken to its device and precision.
+    A frame is complete once its last sample has come, half a frame after its centre. With
+    `pad_mode="circular"` the end of the signal stands before its beginning: all frames come at the end then,
+    and memory grows until they do. Blocks are taken to the device and the precision of `stft`.
     """
 
     def __init__(self, stft: STFT) -> None:
         self.stft = instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
         self._pending: Tensor | None = None  # (*channels, n): from the next frame's first sample on
         self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
-        self._started = False
+        self._n_samples = 0
+        self._padded = False  # at the beginning
 
     def push(self, block: Block) -> Tensor:
         """Take the next `(*channels, n_samples)`, return what they complete, `(*channels, n_freq, n_frames)`.
@@ -41,31 +43,36 @@ class StreamingAnalysis:
         """
         new = self._checked(block).clone()  # the caller may use the block again
         keep = self.stft.padding + 1
-        self._tail = (
-            new[..., -keep:]
-            if self._tail is None
-            else torch.cat([self._tail, new[..., -keep:]], -1)[..., -keep:]
-        )
+        joined = new if self._tail is None else torch.cat([self._tail, new[..., -keep:]], -1)
+        self._tail = joined[..., -keep:]
         self._pending = new if self._pending is None else torch.cat([self._pending, new], -1)
-        if not self._started:
-            if self._pending.shape[-1] < keep:
+        self._n_samples += new.shape[-1]
+        if not self._padded:
+            if self._n_samples < (keep if self.stft.pad_mode == "reflect" else 1) or self._is_circular:
                 return self._no_frames(self._pending)
             self._pending = self._pad(self._pending, (self.stft.padding, 0))
-            self._started = True
+            self._padded = True
         return self._take()
 
     def finish(self) -> Tensor:
-        """Return the frames that reach beyond the end; raises `ValueError` for a signal too short to pad."""
-        if self._pending is None or self._tail is None or not self._started:
-            n_samples = 0 if self._pending is None else self._pending.shape[-1]
+        """Return the frames that reach beyond the end; raises `ValueError` for a signal without a frame."""
+        if self._pending is None or self._tail is None or self._n_samples < self.stft.n_needed:
             raise ValueError(
-                f"{n_samples} samples are too few for n_fft={self.stft.n_fft}, "
-                f"which needs {self.stft.padding + 1}: "
+                f"{self._n_samples} samples are too few for n_fft={self.stft.n_fft}, "
+                f"which needs {self.stft.n_needed}: "
                 "use a smaller n_fft"
             )
-        mirrored = self._pad(self._tail, (0, self.stft.padding))[..., self._tail.shape[-1] :]
-        self._pending = torch.cat([self._pending, mirrored], -1)
+        padding = self.stft.padding
+        if self._is_circular:
+            self._pending = self._pad(self._pending, (padding, padding))
+        else:
+            mirrored = self._pad(self._tail, (0, padding))[..., self._tail.shape[-1] :]
+            self._pending = torch.cat([self._pending, mirrored], -1)
         return self._take()
+
+    @property
+    def _is_circular(self) -> bool:
+        return self.stft.pad_mode == "circular" and self.stft.padding > 0
 
     def _checked(self, block: Block) -> Tensor:
         if not isinstance(block, Tensor | np.ndarray):
@@ -98,7 +105,7 @@ class StreamingAnalysis:
             return self._no_frames(self._pending)
         frames = self.stft.frame(self._pending)
         self._pending = self._pending[..., frames.shape[-2] * self.stft.hop_length :]
-        return self.stft.transform(frames * self.stft.window).mT.abs()
+        return self.stft.spectrum(frames * self.stft.window).abs()
 
     def _no_frames(self, like: Tensor) -> Tensor:
         return like.new_zeros(*like.shape[:-1], self.stft.n_freq, 0)

@@ -27,6 +27,7 @@ def invert_blocks(
     *,
     block_frames: int | None = None,
     overlap_frames: int | None = None,
+    length: int | None = None,
     **options: Any,
 ) -> Iterator[Tensor]:
     """Samples of a spectrogram of any length, in memory that does not grow with it.
@@ -40,7 +41,8 @@ def invert_blocks(
         block_frames: frames in a block, at least twice `overlap_frames`; None is 1024 or four times as many.
         overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`;
             None is 32 or that.
-        options: of `invert` but `init`, `length`, `known` and `generator`.
+        length: samples to yield in all; None is what the frames cover.
+        options: of `invert` but `init`, `known` and `generator`.
 
     Yields:
         Samples `(*batch, n)`, together as many as `invert` gives.
@@ -56,19 +58,21 @@ def invert_blocks(
     if block_frames is None:
         block_frames = max(BLOCK_FRAMES, 4 * overlap_frames)
     block_frames = count(2 * overlap_frames, 2 * _MOST_FRAMES, block_frames=block_frames)
-    if unfit := sorted({"init", "length", "generator", "known"} & set(options)):
+    if length is not None:
+        length = count(1, length=length)
+    if unfit := sorted({"init", "generator", "known"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
     source = (_magnitude(frame, stft) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
         raise ValueError("Parameter frames is empty: there is nothing to invert!")
     if len(first) < block_frames:
-        yield invert(torch.stack(first, -1), stft.with_center(stft.center), **options)
+        yield invert(torch.stack(first, -1), stft.with_center(stft.center), length=length, **options)
         return
     balance = Balance(stft)
     watched = _watched(chain(first, source), balance)
-    parts = _blocks(watched, first[0].shape[:-1], stft, block_frames, overlap_frames, options)
-    for part in _trimmed(parts, stft.padding):
+    parts = _blocks(watched, first[0].shape[:-1], stft, block_frames, overlap_frames, length, options)
+    for part in _trimmed(parts, stft.padding) if length is None else _cut(parts, stft.padding, length):
         balance.add_samples(part)
         yield part
     balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
@@ -96,6 +100,7 @@ def _blocks(
     stft: STFT,
     block_frames: int,
     overlap_frames: int,
+    length: int | None,
     options: dict[str, Any],
 ) -> Iterator[Tensor]:
     """Yield all samples that the frames cover, those of the padding too.
@@ -119,7 +124,7 @@ def _blocks(
         # Padding tells something about the outermost frames. Elsewhere it is wrong, but there either the
         # samples are known or the stream is heard.
         at_edge = padded if not n_final or last else stft
-        inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding)
+        inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding + (n_further if last else 0))
         better = samples.clone()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has said so, once
@@ -129,6 +134,7 @@ def _blocks(
                 at_edge,
                 init=stft.analyze(samples),
                 known=samples[..., :n_final][..., inside],
+                length=inside.stop - inside.start,
                 **options,
             )
         weight = torch.ones_like(samples)
@@ -138,7 +144,7 @@ def _blocks(
 
     stream = start_stream(stft, batch_shape, options.get("engine", "auto"))
     known: list[Tensor] = []
-    n_final = 0
+    n_final = n_left = n_further = 0
     samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency
     for frame in frames:
         known.append(frame)
@@ -151,7 +157,11 @@ def _blocks(
             yield block[..., :n_done]
             samples = torch.cat([block[..., n_done:], samples[..., n_block:]], -1)
             known, n_final = known[block_frames - overlap_frames :], n_sure
+            n_left += block_frames - overlap_frames
     samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
+    # What is wanted of the samples beyond the last whole hop, which the last frames reach.
+    n_covered = (n_left + len(known) - 1) * hop_length + n_fft - 2 * padded.padding
+    n_further = min(max(0, (length or 0) - n_covered), padded.padding)
     yield improve(known, samples, n_final, last=True)
 
 
@@ -162,3 +172,16 @@ def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:
         held = part[..., padding:] if held is None else torch.cat([held, part], -1)
         yield held[..., : max(0, held.shape[-1] - padding)]
         held = held[..., max(0, held.shape[-1] - padding) :]
+
+
+def _cut(parts: Iterable[Tensor], padding: int, length: int) -> Iterator[Tensor]:
+    """Yield `length` samples, after the first `padding` of them, and silence where there are none."""
+    n_to_drop, missing = padding, length
+    for part in parts:
+        n_dropped = min(n_to_drop, part.shape[-1])
+        n_to_drop -= n_dropped
+        kept = part[..., n_dropped:][..., :missing]
+        missing -= kept.shape[-1]
+        yield kept
+    if missing:
+        yield part.new_zeros(*part.shape[:-1], missing)

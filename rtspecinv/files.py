@@ -21,18 +21,28 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.bounds import check_frames, check_mel
+from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
-from rtspecinv.metadata import LAYOUTS, MEL, understand
+from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
 from rtspecinv.printable import printable
-from rtspecinv.readers import READERS, open_image
+from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a")
+PHOTOS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+LOADERS = {  # of files of arrays that others write, by suffix
+    **dict.fromkeys((".h5", ".hdf5"), "h5py.File(path)[name]"),
+    ".mat": "scipy.io.loadmat(path)[name]",
+    **dict.fromkeys((".ark", ".scp"), "kaldiio.load_mat('path:offset')"),
+    **dict.fromkeys((".csv", ".txt"), "numpy.loadtxt(path)"),
+}
+_N_FFT = "--n-fft "
 _BLOCK_VALUES = 2**20  # values read at once: a few MB
 
 
@@ -41,6 +51,8 @@ class Spectrogram:
     """A spectrogram file: its shape, what it says about its STFT (None where it says nothing), its frames.
 
     Attributes:
+        shape: of the array, without leading axes of size 1 beyond three.
+        n_samples: those of the recording; None if the file does not say it.
         mel: what its mel frames are; None of magnitudes.
         options: the other parameters of `STFT` that the file names.
     """
@@ -51,6 +63,7 @@ class Spectrogram:
     sample_rate: int | None
     n_fft: int | None
     hop_length: int | None
+    n_samples: int | None
     mel: MelConfig | None
     options: Mapping[str, Any]
     load: Callable[[], Any] = field(repr=False)  # maps the file: something that slices like an array
@@ -75,6 +88,8 @@ class Spectrogram:
     ) -> tuple[int, int, int]:
         """Return n_fft, hop_length and rate in Hz: as given, as the file says, or as its shape suggests.
 
+        An n_fft may have as many frequencies as `conventions.half_spectrum` takes.
+
         Raises `ValueError` where file and arguments contradict each other, where the shape does not fit
         n_fft, where nobody knows the sample rate, and where the frames would take more work than `bounds`
         allows, unless n_fft and hop_length are given.
@@ -83,13 +98,15 @@ class Spectrogram:
         given = n_fft is not None and hop_length is not None
         n_fft = self._agreed("n_fft", n_fft) or self._guess_n_fft()
         hop_length = self._agreed("hop_length", hop_length) or max(1, n_fft // 4)
-        if self.n_freq != n_fft // 2 + 1:
+        if self.n_freq not in row_counts(n_fft):
             raise ValueError(
                 f"{self._name} has {self.n_freq} frequencies, but n_fft={n_fft} has {n_fft // 2 + 1}"
-                f"{self._transposed(n_fft)}"
+                f"{self._transposed(n_fft) or f': {suggestion(self.n_freq, _N_FFT)}'}"
             )
         if rate is None:
-            raise ValueError(f"{self._name} does not say its sample rate: give --sample-rate")
+            raise ValueError(
+                f"{self._name} does not say its sample rate: give --sample-rate (in Python sample_rate=)"
+            )
         if not given:
             self._check_work(n_fft, hop_length, rate)
         return n_fft, hop_length, rate
@@ -122,14 +139,33 @@ class Spectrogram:
             )
         return stored if given is None else given
 
+    def length(self, stft: STFT | MelConfig) -> int | None:
+        """Samples of the recording that these are the frames of; None if the file does not say it.
+
+        Warns of a length that has another number of frames, as of a file that was cut, and does without.
+        """
+        if self.n_samples is None or (expected := frames_of(stft, self.n_samples)) == self.n_frames:
+            return self.n_samples
+        warnings.warn(
+            f"{self._name} says n_samples={self.n_samples}, which is of {expected} frames, but it has "
+            f"{self.n_frames}: the sound is as long as these",
+            stacklevel=2,
+        )
+        return None
+
     def _guess_n_fft(self) -> int:
+        win_length = self.options.get("win_length", 0)
+        for n_fft in (2 * (self.n_freq - 1), 2 * self.n_freq - 1):
+            if n_fft == win_length:
+                return n_fft
         n_fft = 2 * (self.n_freq - 1)
         if n_fft < 4 or n_fft & (n_fft - 1):
             other = 2 * (self.n_frames - 1)
-            fits = self._transposed(other) if other >= 4 and not other & (other - 1) else ""
+            turned = self._transposed(other) if other >= 4 and not other & (other - 1) else ""
             raise ValueError(
                 f"{self._name} has {self.n_freq} frequencies, which is not n_fft // 2 + 1 of a usual n_fft"
-                f"{fits or ' (is it a mel spectrogram? give --preset)'}; if it is right, give --n-fft {n_fft}"
+                f"{turned or ' (is it a mel spectrogram? give --preset)'}; if it is right, "
+                f"{suggestion(self.n_freq, _N_FFT)} (in Python stft=)"
             )
         return n_fft
 
@@ -138,6 +174,16 @@ class Spectrogram:
             return ""
         other = next(layout for layout in LAYOUTS if layout != self.layout)
         return f": it looks transposed, try --layout {other}"
+
+    def magnitudes(self, stft: STFT, scaling: str | None, sample_rate: float) -> Iterator[torch.Tensor]:
+        """Yield the frames as half spectra `(channels, n_fft // 2 + 1)` of `stft`.
+
+        scaling: that of `scipy.signal`, to be undone; see `listen`.
+        """
+        factor = unscaled(scaling, stft, sample_rate)
+        for frame in self.frames():
+            half = half_spectrum(torch.from_numpy(frame).unsqueeze(-1), stft.n_fft).squeeze(-1)
+            yield half if factor == 1 else half * factor
 
     def frames(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield frames `(channels, n_freq)`; raises `ValueError` for NaN and for negative magnitudes."""
@@ -179,15 +225,19 @@ def open_spectrogram(
     *,
     layout: str | None = None,
     mel: str | os.PathLike[str] | Mel | MelConfig | None = None,
+    array: str | None = None,
 ) -> Spectrogram:
     """Open a spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
 
+    Leading axes of size 1 before these, as batches of one have them, are left out.
+
     Args:
-        path: .npy, .npz, .pt, .safetensors, .png, .tif or .tiff. With several arrays in a file, the one named
-            `magnitude`, `spectrogram` or `mel` is taken.
+        path: .npy, .npz, .pt, .safetensors, .png, .tif or .tiff.
         layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; None is what the file says,
             "freq-time" where it says nothing.
         mel: what the mel frames are, as `preset` of `listen`; None is what the file says.
+        array: name of the array in a file of several; None is the only one with two axes or more, or else the
+            one named `magnitude`, `spectrogram` or `mel`.
 
     Returns:
         A `Spectrogram`, with the parameters that `save_spectrogram` wrote: fields of .npz and .pt files,
@@ -208,12 +258,13 @@ def open_spectrogram(
     check_file(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}")
+        raise no_spectrogram(path)
     try:
         if suffix in IMAGES:
+            only_array(array)
             load, shape, dtype, parameters = open_image(path, mel)
         else:
-            load, shape, dtype, parameters = READERS[suffix](path)
+            load, shape, dtype, parameters = READERS[suffix](path, array)
         found = understand(parameters)
     except ValueError as error:
         if re.search("pickle|Python objects", str(error)):
@@ -230,6 +281,8 @@ def open_spectrogram(
         raise ValueError(
             f"{printable(path)} is damaged or not a {suffix} file of plain arrays: {reason}"
         ) from error
+    while len(shape) > 3 and shape[0] == 1:
+        shape = shape[1:]
     _check_shape(path, shape)
     _check_dtype(path, dtype)
     stored = found.pop(MEL, None)
@@ -245,6 +298,7 @@ def open_spectrogram(
             sample_rate=found.pop("sample_rate", None),
             n_fft=found.pop("n_fft", None),
             hop_length=found.pop("hop_length", None),
+            n_samples=found.pop(LENGTH, None),
             mel=mel or stored,
             options={name: value for name, value in found.items() if name != "layout"},
             load=load,
@@ -262,6 +316,21 @@ def _check_mel(found: Spectrogram, mel: MelConfig) -> None:
         raise ValueError(
             f"{printable(found.path)}: {error}; if that is right, give what its mel frames are"
         ) from error
+
+
+def no_spectrogram(path: Path) -> ValueError:
+    """Error for a file whose name is not that of a spectrogram, with the way out."""
+    suffix = path.suffix.lower()
+    load = LOADERS.get(suffix)
+    if load is not None:
+        way_out = f"write its array with numpy.save('x.npy', {load})"
+    elif suffix in SOUNDS:
+        way_out = "`rtspecinv play` and `listen` play sound"
+    elif suffix in PHOTOS:
+        way_out = "`rtspecinv image` plays any picture"
+    else:
+        way_out = "write its array with numpy.save('x.npy', array)"
+    return ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}: {way_out}")
 
 
 def _checked_bands(found: Spectrogram) -> Spectrogram:

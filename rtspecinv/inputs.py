@@ -56,12 +56,25 @@ def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -
     tensor = as_magnitude(value, stft.window, name)
     if tensor.ndim < 2 or tensor.shape[-2] != stft.n_freq or not tensor.shape[-1]:
         transposed = tensor.ndim >= 2 and tensor.shape[-1] == stft.n_freq
-        way_out = f"it looks transposed, pass {name}.mT" if transposed else "make the STFT for its n_fft"
+        way_out = f"it looks transposed, pass {name}.mT" if transposed else _other_n_fft(tensor, stft, name)
         raise ValueError(
             f"Parameter {name} has shape {tuple(tensor.shape)}, not (*batch, n_freq, n_frames) with "
             f"n_freq={stft.n_freq} and frames in it: {way_out}!"
         )
     return tensor
+
+
+def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
+    """Say of which n_fft a spectrogram is."""
+    n_rows = tensor.shape[-2] if tensor.ndim >= 2 and tensor.shape[-1] else 0
+    if not n_rows:
+        return "give it both axes, and frames"
+    if stft.onesided and 2 * n_rows == stft.n_fft:
+        row = f"numpy.pad({name}, [(0, 0)] * {tensor.ndim - 2} + [(0, 1), (0, 0)])"
+        return f"if the row at the Nyquist frequency is missing, pass {row}, which makes it 0"
+    if not stft.onesided or n_rows == stft.n_fft:
+        return f"make the STFT with n_fft={n_rows} and onesided=False"
+    return f"make the STFT with n_fft={max(1, 2 * (n_rows - 1))} or {2 * n_rows - 1}"
 
 
 def check_finite(value: Tensor, name: str) -> None:

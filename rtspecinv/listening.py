@@ -27,11 +27,15 @@ from rtspecinv.audio import (
     Sink,
     SoundDeviceSink,
     TeeSink,
-    play,
 )
+from rtspecinv.audio.level import Level, warn_caller
+from rtspecinv.audio.player import no_samples, play_through
+from rtspecinv.audio.stream import Stream
+from rtspecinv.checks import choice, count
+from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled, why_quiet
 from rtspecinv.diagnosis import diagnose
-from rtspecinv.files import SUFFIXES, open_spectrogram
-from rtspecinv.inputs import Array, count
+from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
+from rtspecinv.inputs import Array
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
@@ -45,6 +49,7 @@ from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
 _MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
+_MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if too many
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class Sound:
             `add_audio` takes them.
         sample_rate: Hz.
         path: the file they were written to; None without one.
+        clipped: how many of the samples, those of all channels, were beyond full scale and are limited to it.
     """
 
     samples: Array = field(repr=False)
     sample_rate: int
     path: Path | None = None
+    clipped: int = 0
 
     @property
     def wav(self) -> bytes:
@@ -84,6 +91,9 @@ def listen(
     stft: STFT | None = None,
     sample_rate: int | None = None,
     layout: str | None = None,
+    array: str | None = None,
+    scaling: str | None = None,
+    length: int | None = None,
     output: str | os.PathLike[str] | BinaryIO | Sink | None = None,
     device: int | str | None = None,
     update: str | Update | None = None,
@@ -96,12 +106,18 @@ def listen(
         sound: a tensor on any device or an array: mel frames `([channels,] n_mels, n_frames)` of `preset`,
             magnitudes `([channels,] n_freq, n_frames)` of `stft`, or with neither samples `(n_samples,)` or
             `([channels,] n_samples)`; an iterable of pieces of these, with one frame or with several; or a
-            file, of sound or as `save_spectrogram` writes it.
+            file, of sound or as `save_spectrogram` writes it. Magnitudes may be two-sided or lack the row at
+            the Nyquist frequency, which is then 0. Leading axes of size 1 before these are left out.
         preset: what mel frames are: a name of `presets`, a `Mel`, a `MelConfig`, or its .json or .toml
             file.
         stft: what magnitudes are of.
         sample_rate: Hz, of samples and magnitudes; presets and files know it.
         layout: "time-freq" if frames come before bands, as in Kaldi and ESPnet.
+        array: name of the array in a file of several; None as in `open_spectrogram`.
+        scaling: of magnitudes of scipy, which is undone: "spectrum" or "psd" of `scipy.signal.stft`,
+            "magnitude" or "psd" of `ShortTimeFFT`.
+        length: samples of the sound, such as those of the recording; None is what a file says of it, or what
+            the frames cover, whole hops.
         output: a sound file or an open binary file to write, or a sink to fill, which stays open; nothing is
             played then. None plays; in a notebook it is the `Sound` that plays, unless `device` is given;
             without a device it writes `rtspecinv-1.wav`, or with the next number that is free, and warns that
@@ -112,8 +128,13 @@ def listen(
     Returns:
         A `Sound`, which holds all samples; for streams without an end there is `play`.
 
+    Warns of samples beyond full scale, which are limited to it, with the factor that would avoid that, and of
+    sound that is silent or far below a usual level. Where they are limited in a `FileSink`, it is that which
+    warns, when it closes.
+
     Raises:
-        ValueError: not one of these; says what it looks like.
+        ValueError: not one of these; says what it looks like. Nothing to hear: no frame, or one that is
+            centred, which stands for no samples.
         TypeError: no floating-point numbers.
         KeyError: there is no such preset.
         DeviceError: the device that was asked for cannot play.
@@ -122,37 +143,65 @@ def listen(
         raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes!")
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}!")
+    if length is not None:
+        count(1, length=length)
+    if scaling is not None:
+        choice(SCALINGS, scaling=scaling)
     given_options = {"update": update, "look_ahead": look_ahead, "n_iter": n_iter}
     options: dict[str, Any] = {name: value for name, value in given_options.items() if value is not None}
     given = config_of(preset) if preset is not None else stft
     if isinstance(sound, str | os.PathLike):
-        pieces, given, sample_rate, layout = _file(Path(sound), given, sample_rate, layout)
+        pieces, given, sample_rate, layout, length = _file(
+            Path(sound), given, sample_rate, layout, array, scaling, length
+        )
+        scaling = None  # is undone
     elif isinstance(sound, Tensor | np.ndarray):
         pieces = iter([_array(sound)])
     elif isinstance(sound, Iterable):
         pieces = map(_array, sound)
     else:
         raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file!")
+    if array is not None and not isinstance(sound, str | os.PathLike):
+        raise ValueError(f"Parameter {array=} is the name of an array in a file, and this is none!")
     first = next(pieces, None)
     if first is None:
         raise ValueError("Parameter sound is empty: there is nothing to hear!")
-    pieces = itertools.chain([first], pieces)
+    most_axes = 2 if given is None else 3
+    first = _squeezed(first, most_axes)
+    pieces = itertools.chain([first], (_squeezed(piece, most_axes) for piece in pieces))
     if given is None:
         _check_samples(first)
-        return _emit(pieces, None, first, _rate(sample_rate, None), output, device)
+        if scaling is not None:
+            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are samples!")
+        rate = _rate(sample_rate, None)
+        return _emit(pieces, None, first, rate, output, device, length=length)
     rate = _rate(sample_rate, given)
     transposed = layout == LAYOUTS[1]
-    n_bands = given.n_mels if isinstance(given, MelConfig) else given.n_freq
-    batch_shape = _batch_shape(first, n_bands, transposed)
     inverter: StreamingInverter
     if isinstance(given, MelConfig):
+        if scaling is not None:
+            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are mel frames!")
+        batch_shape = _batch_shape(first, (given.n_mels,), transposed)
         inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
-    else:
-        inverter = StreamingInverter(
-            copy.deepcopy(given).to("cpu", torch.float32), batch_shape=batch_shape, **options
-        )
-    frames = _frames(pieces, len(batch_shape) + 1, transposed)
-    return _emit(frames, inverter, first, rate, output, device)
+        frames = _frames(pieces, len(batch_shape) + 1, transposed)
+        return _emit(frames, inverter, first, rate, output, device, length=length)
+    stft = copy.deepcopy(given).to("cpu", torch.float32)
+    stft = stft.with_center(stft.center)
+    factor = unscaled(scaling, stft, rate)
+    batch_shape = _batch_shape(first, row_counts(stft.n_fft), transposed)
+    inverter = StreamingInverter(stft, batch_shape=batch_shape, **options)
+    frames = (
+        factor * half_spectrum(frame.unsqueeze(-1), stft.n_fft).squeeze(-1)
+        for frame in _frames(pieces, len(batch_shape) + 1, transposed)
+    )
+    return _emit(frames, inverter, first, rate, output, device, length=length, scaling=scaling)
+
+
+def _squeezed(piece: Tensor, most_axes: int) -> Tensor:
+    """Piece without leading axes of size 1 beyond so many axes."""
+    while piece.ndim > most_axes and piece.shape[0] == 1:
+        piece = piece[0]
+    return piece
 
 
 def _array(piece: Any) -> Tensor:
@@ -172,19 +221,26 @@ def _array(piece: Any) -> Tensor:
 
 
 def _file(
-    path: Path, given: MelConfig | STFT | None, sample_rate: int | None, layout: str | None
-) -> tuple[Iterator[Tensor], MelConfig | STFT | None, int, str | None]:
-    """Pieces of a file, what they are, their rate, and how they lie."""
+    path: Path,
+    given: MelConfig | STFT | None,
+    sample_rate: int | None,
+    layout: str | None,
+    array: str | None,
+    scaling: str | None,
+    length: int | None,
+) -> tuple[Iterator[Tensor], MelConfig | STFT | None, int, str | None, int | None]:
+    """Pieces of a file, what they are, their rate, how they lie, and how many samples they stand for."""
     if path.suffix.lower() not in SUFFIXES:
-        if given is not None:
+        reader = _reader(path)
+        if given is not None or array is not None or scaling is not None:
             raise ValueError(
-                f"{printable(path)} is no spectrogram ({', '.join(SUFFIXES)}): leave out preset and stft!"
+                f"{printable(path)} is sound, not a spectrogram: leave out preset, stft, array and scaling!"
             )
-        reader = AudioReader(path)
         if sample_rate not in (None, reader.sample_rate):
             raise ValueError(f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}!")
-        return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None
-    found = open_spectrogram(path, layout=layout, mel=given if isinstance(given, MelConfig) else None)
+        return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None, length
+    mel = given if isinstance(given, MelConfig) else None
+    found = open_spectrogram(path, layout=layout, mel=mel, array=array)
     rate: int | None
     if found.mel is not None:
         given, rate = found.mel, _rate(sample_rate, found.mel)
@@ -192,8 +248,28 @@ def _file(
         rate = found.settings(n_fft=given.n_fft, hop_length=given.hop_length, sample_rate=sample_rate)[2]
     else:
         given, rate = found.stft(sample_rate=sample_rate)
-    frames = (torch.from_numpy(frame if found.channels > 1 else frame[0]) for frame in found.frames())
-    return frames, given, rate, None
+    length = found.length(given) if length is None else length
+    if isinstance(given, STFT):
+        frames = found.magnitudes(given, scaling, rate)
+    elif scaling is not None:
+        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {path} has mel frames!")
+    else:
+        frames = map(torch.from_numpy, found.frames())
+    return (frame if found.channels > 1 else frame[0] for frame in frames), given, rate, None, length
+
+
+def _reader(path: Path) -> AudioReader:
+    """Sound of a file; says of a file of arrays how to read it."""
+    if path.suffix.lower() in LOADERS and path.is_file():
+        raise no_spectrogram(path)
+    try:
+        return AudioReader(path)
+    except ValueError as error:
+        if "is not audio" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}, and {str(no_spectrogram(path)).removeprefix(f'{printable(path)} ')}"
+        ) from error
 
 
 def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
@@ -208,31 +284,46 @@ def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
 
 
 def _check_samples(piece: Tensor) -> None:
-    if piece.ndim not in (1, 2) or (piece.ndim == 2 and len(piece) > _MOST_CHANNELS):
-        lines = str(diagnose(piece)).splitlines() if piece.numel() else ["empty"]
-        looks = "; ".join(line for line in lines if not line.startswith("cannot tell"))
+    if piece.ndim in (1, 2) and (piece.ndim == 1 or len(piece) <= _MOST_CHANNELS):
+        return
+    shape = tuple(piece.shape)
+    expected = "(n_samples,) or ([channels,] n_samples)"
+    if piece.ndim == 2 and min(shape) <= _MANY_CHANNELS and max(shape) >= 64 * min(shape) > 0:
+        turned = ".T" if shape[1] < shape[0] else ""
+        lies = "it lies the other way, as (n_samples, channels)" if turned else f"it has {shape[0]} channels"
+        few = min(shape) <= _MOST_CHANNELS
+        way_out = f"pass sound{turned}" if few else f"pass sound{turned}[:2], or sound{turned}.mean(0)"
         raise ValueError(
-            f"Parameter sound has shape {tuple(piece.shape)}, not (n_samples,) or ([channels,] n_samples): "
-            f"of a spectrogram say preset= or stft=. It is {looks}!"
+            f"Parameter sound has shape {shape}, not {expected} with at most {_MOST_CHANNELS} channels: "
+            f"{lies}: {way_out}; or, of a spectrogram, say preset= or stft=!"
         )
+    lines = str(diagnose(piece)).splitlines() if piece.numel() else ["empty"]
+    looks = "; ".join(line for line in lines if not line.startswith("cannot tell"))
+    raise ValueError(
+        f"Parameter sound has shape {shape}, not {expected}: "
+        f"of a spectrogram say preset= or stft=. It is {looks}!"
+    )
 
 
-def _batch_shape(first: Tensor, n_bands: int, transposed: bool) -> tuple[int, ...]:
-    """`()` or `(channels,)` of a piece with one frame or several."""
+def _batch_shape(first: Tensor, row_counts: tuple[int, ...], transposed: bool) -> tuple[int, ...]:
+    """`()` or `(channels,)` of a piece with one frame or several, of one of these numbers of rows."""
     shape = tuple(first.shape)
     axis = -1 if transposed else -2
-    several = len(shape) >= 2 and shape[axis] == n_bands
+    several = len(shape) >= 2 and shape[axis] in row_counts
     if several and len(shape) <= 3:
         return shape[:-2]
-    if not several and shape[-1:] == (n_bands,) and len(shape) == 1:
-        return ()
-    if not several and shape[-1:] == (n_bands,) and len(shape) == 2 and shape[0] <= _MOST_CHANNELS:
-        return shape[:1]
-    lies = "it lies the other way: " if len(shape) >= 2 and shape[-3 - axis] == n_bands else ""
-    other = LAYOUTS[0] if transposed else LAYOUTS[1]
+    one = bool(shape) and shape[-1] in row_counts and not several
+    if one and (len(shape) == 1 or (len(shape) == 2 and shape[0] <= _MOST_CHANNELS)):
+        return shape[:-1]
+    turned = len(shape) >= 2 and shape[-3 - axis] in row_counts
+    n_bands, other = row_counts[0], LAYOUTS[0] if transposed else LAYOUTS[1]
     raise ValueError(
         f"Parameter sound has shape {shape}, not ([channels,] {n_bands}, n_frames) or frames of {n_bands}: "
-        f"{lies}{f'say layout={other!r}' if lies else 'ask rtspecinv.diagnose, or pass one of a batch'}!"
+        + (
+            f"it lies the other way: say layout={other!r}!"
+            if turned
+            else "ask rtspecinv.diagnose, or pass one of a batch!"
+        )
     )
 
 
@@ -240,8 +331,13 @@ def _frames(pieces: Iterable[Tensor], n_axes: int, transposed: bool) -> Iterator
     for piece in pieces:
         if piece.ndim == n_axes:
             yield piece
-        else:
+        elif piece.ndim == n_axes + 1:
             yield from piece.unbind(-2 if transposed else -1)
+        else:
+            raise ValueError(
+                f"Parameter sound has a piece of shape {tuple(piece.shape)} in it, but a frame of it has "
+                f"{n_axes} axes: pass pieces with as many channels as the first!"
+            )
 
 
 def _emit(
@@ -251,23 +347,48 @@ def _emit(
     rate: int,
     output: str | os.PathLike[str] | BinaryIO | Sink | None,
     device: int | str | None,
+    *,
+    length: int | None = None,
+    scaling: str | None = None,
 ) -> Sound:
     """Write samples, of an inverter or as they are, to where they are wanted."""
     shape = first.shape[:-1] if inverter is None else inverter.batch_shape
     channels = shape[0] if shape else 1
-    memory = ArraySink()
+    memory, level = ArraySink(), Level()
     with ExitStack() as stack:
         target = _target(output, rate, channels, device)
         if target is not None and target is not output:
             stack.enter_context(target)
         sink = TeeSink(memory, target) if target is not None else memory
         if inverter is not None:
-            play(pieces, inverter, sink)
+            done = play_through(pieces, Stream(inverter, sink, length=length))
+            if not done.n_samples:
+                raise ValueError(f"There is nothing to hear: {no_samples(done.n_frames)}!")
         else:
-            for piece in pieces:
+            for piece in _of_length(pieces, length):
                 sink.write(piece)
             sink.drain()
-    return Sound(memory.samples.clip(-1, 1), rate, target.path if isinstance(target, FileSink) else None)
+        samples = level.limit(memory.samples)
+        if not samples.size:
+            raise ValueError("Parameter sound has no samples: there is nothing to hear!")
+    if not isinstance(target, FileSink):
+        level.warn("the sound")
+    stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None
+    if said := why_quiet(level.peak, stft, scaling):
+        warn_caller(said)
+    path = target.path if isinstance(target, FileSink) else None
+    return Sound(samples, rate, path, level.clipped)
+
+
+def _of_length(pieces: Iterable[Tensor], length: int | None) -> Iterator[Tensor]:
+    """Pieces of samples up to a length, and silence if they are shorter."""
+    if length is None:
+        yield from pieces
+        return
+    for piece in pieces:
+        yield piece[..., :length]
+        length = max(0, length - piece.shape[-1])
+    yield piece.new_zeros(*piece.shape[:-1], length)
 
 
 def _target(

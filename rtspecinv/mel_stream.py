@@ -87,7 +87,7 @@ class MelInverter(StreamingInverter):
 
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
-        """Take in several frames and return as many hops; the same bits as pushing them one by one.
+        """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
 
         Args:
             mel: `(*batch_shape, n_mels, n_frames)`, otherwise as in `push`.
@@ -99,13 +99,15 @@ class MelInverter(StreamingInverter):
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
         frames = self._check_mel(mel, 2)
+        if not len(frames):
+            return self.stft.window.new_zeros(*self.batch_shape, 0)
         return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
 
     @modeless
-    def flush(self) -> Tensor:
+    def flush(self, n_samples: int | None = None) -> Tensor:
         """Return the samples that are still owed, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
-        owed = super().flush()
+        owed = super().flush(n_samples)
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
@@ -151,7 +153,7 @@ class MelInverter(StreamingInverter):
         mel = as_magnitude(value, self.bank.filters, "mel")
         one = (*self.batch_shape, self.bank.config.n_mels)
         many = n_axes == 2
-        fits = mel.shape[:-1] == one and mel.shape[-1] if many else mel.shape == one
+        fits = mel.shape[:-1] == one if many else mel.shape == one
         if mel.is_complex() or not fits:
             layout = "batch_shape + (n_mels, n_frames)" if many else "batch_shape + (n_mels,)"
             transposed = mel.ndim == len(one) + 1 and mel.shape[-1] == one[-1]

@@ -16,10 +16,12 @@ from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
 WHOLE_NUMBERS = ("sample_rate", "n_fft", "hop_length", "win_length")
+LENGTH = "n_samples"  # of the recording that a spectrogram is of
 MEL = "mel_config"
-FIELDS = (*WHOLE_NUMBERS, "window", "center", "pad_mode", "normalized", "layout", MEL)
+FIELDS = (*WHOLE_NUMBERS, LENGTH, "window", "center", "pad_mode", "normalized", "layout", MEL)
 
 LARGEST = 2**20  # of the whole numbers in a file: what is larger would only take memory
+LONGEST = 2**40  # samples of a recording; what they are taken for is checked against the frames
 LONGEST_TEXT = 2**18
 
 _CHOICES: dict[str, dict[str, Any]] = {
@@ -33,6 +35,8 @@ _CHOICES: dict[str, dict[str, Any]] = {
 
 def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dict[str, str | int]:
     """Fields that say what a spectrogram of `transform` is; of an `STFT`, with its sample rate in Hz.
+
+    A two-sided one is written as its half from 0 Hz up to the Nyquist frequency, and so described.
 
     Raises:
         ValueError: something about it cannot be said in a file.
@@ -48,8 +52,6 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
         }
     if sample_rate is None:
         raise ValueError("Parameter sample_rate is missing: an STFT does not know it!")
-    if not transform.onesided:
-        raise ValueError("Two-sided spectra are not saved: use an STFT with onesided=True!")
     if transform.window_name is None:
         raise ValueError("The window has values but no name, which no file can say: use one of WINDOWS!")
     return {
@@ -62,6 +64,13 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
         "pad_mode": transform.pad_mode,
         "normalized": str(transform.normalized),
     }
+
+
+def frames_of(transform: STFT | MelConfig, n_samples: int) -> int:
+    """Frames of so many samples."""
+    if isinstance(transform, STFT):
+        return transform.count_frames(n_samples)
+    return transform.stft(device="cpu").count_frames(n_samples) - transform.drop_last
 
 
 def understand(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +86,8 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
         value = given[name]
         if name in WHOLE_NUMBERS:
             found[name] = _whole_number(name, value)
+        elif name == LENGTH:
+            found[name] = _whole_number(name, value, LONGEST)
         elif name == MEL:
             found[name] = _mel_config(_text(name, value))
         else:
@@ -87,7 +98,7 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _whole_number(name: str, value: Any) -> int:
+def _whole_number(name: str, value: Any, largest: int = LARGEST) -> int:
     try:
         number = float(value)  # of an int, a float, a text, an array or tensor with one value
         whole = int(number)
@@ -95,8 +106,8 @@ def _whole_number(name: str, value: Any) -> int:
         number, whole = 0.0, 0
     if whole < 1 or whole != number:
         raise ValueError(f"{name}={_shown(value)} is not a whole number above 0")
-    if whole > LARGEST:
-        raise ValueError(f"{name}={_shown(whole)} is more than {LARGEST}")
+    if whole > largest:
+        raise ValueError(f"{name}={_shown(whole)} is more than {largest}")
     return whole
 
 

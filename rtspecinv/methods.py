@@ -1,7 +1,7 @@
 """The names and signatures of `torch_specinv`: change the import and nothing else.
 
 Settings of the transform are those of `torch.stft`, with its defaults: a rectangular window, `hop_length` of
-`n_fft // 4`, `n_fft` from the number of frequencies (of an odd one, say `n_fft=`).
+`n_fft // 4`, `n_fft` from the number of frequencies: even, unless the window has odd length and just fits.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
     given = {name: value for name, value in settings.items() if value is not None}
     onesided = bool(given.get("onesided", True))
     n_freq = spec.shape[-2]
-    n_fft = given.get("n_fft", max(1, 2 * (n_freq - 1)) if onesided else n_freq)
+    n_fft = given.get("n_fft", _guess_n_fft(n_freq, given) if onesided else n_freq)
     return STFT(
         n_fft,
         given.get("hop_length"),
@@ -371,6 +371,14 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
         device=spec.device,
         dtype=spec.dtype.to_real() if spec.is_complex() else spec.dtype,
     )
+
+
+def _guess_n_fft(n_freq: int, given: dict[str, Any]) -> int:
+    """Even n_fft with so many one-sided frequencies, or the odd one, if the window is as long as that."""
+    even, odd = max(1, 2 * (n_freq - 1)), 2 * n_freq - 1
+    window = given.get("window")
+    lengths = (given.get("win_length"), len(window) if isinstance(window, Tensor) and window.ndim else None)
+    return odd if odd in lengths else even
 
 
 def _refuse_unknown(given: dict[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:

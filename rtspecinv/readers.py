@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import shutil
 import sys
 import tempfile
@@ -41,23 +42,57 @@ _FREE_SIZE = 2**30  # bytes that any archive may unpack to
 _MOST_RATIO = 64  # and in proportion to its size: arrays of floats shrink by much less, but for silence
 
 
-def _open_npy(path: Path) -> Opened:
+def _open_npy(path: Path, array_name: str | None) -> Opened:
+    with path.open("rb") as stream:
+        start = stream.read(len(np.lib.format.MAGIC_PREFIX))
+        if start != np.lib.format.MAGIC_PREFIX:
+            raise ValueError(_not_npy(start))
+        stream.seek(0)
+        shape, dtype, n_before = _npy_header(stream)
+        room, wanted = path.stat().st_size - n_before, math.prod(shape) * dtype.itemsize
+    if wanted > room:
+        raise ValueError(
+            f"it is cut off: shape {shape} of {dtype} takes {wanted} bytes, and {room} are there; write or "
+            "copy it again"
+        )
+
     def load() -> npt.NDArray[Any]:
         # Not np.load, which would open an archive of that name, too.
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         return array
 
-    array = load()
-    return load, array.shape, array.dtype.name, {}
+    load()
+    only_array(array_name)
+    return load, shape, dtype.name, {}
 
 
-def _open_npz(path: Path) -> Opened:
+def _not_npy(start: bytes) -> str:
+    if start.startswith(b"PK"):
+        return "it is an archive, not an .npy file: give it a name in .npz"
+    if not start:
+        return "it is empty, not an .npy file: write or copy it again"
+    return (
+        "it has no .npy header, as files of values alone have none (`array.tofile`, `numpy.memmap`): write "
+        "one with numpy.save('x.npy', numpy.fromfile(path, dtype).reshape(shape))"
+    )
+
+
+def only_array(array_name: str | None) -> None:
+    """Raise `ValueError` if an array is asked for by name, of a file where it has none."""
+    if array_name is not None:
+        raise ValueError(
+            f"it holds one array without a name, so there is no array {printable(array_name, 40)!r}: leave "
+            "it out"
+        )
+
+
+def _open_npz(path: Path, array_name: str | None) -> Opened:
     with _archive(path) as archive:
         headers = {}
         for member in archive.infolist():
             if member.filename.endswith(".npy"):
-                headers[member.filename.removesuffix(".npy")] = _npy_header(archive, member)
-        chosen = _choose({name: shape for name, (shape, _) in headers.items()})
+                headers[member.filename.removesuffix(".npy")] = _member_header(archive, member)
+        chosen = _choose({name: shape for name, (shape, _) in headers.items()}, array_name)
         parameters: dict[str, Any] = {}
         for name in set(headers) & set(FIELDS):
             shape, dtype = headers[name]
@@ -115,14 +150,22 @@ def _check_room(n_bytes: int, n_packed: int) -> None:
         raise ValueError(f"it unpacks to {n_bytes} bytes, more than half of the {room} there is room for")
 
 
-def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype of an array in an archive, if they agree with its size there."""
-    with archive.open(member) as stream:
-        begin = io.BytesIO(stream.read(_LONGEST_HEADER))  # it may say any length of itself
-        shape, _, dtype = _read_header(begin)
-        size = member.file_size - begin.tell()
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape and dtype of the array that begins here, and at which byte its values begin."""
+    begin = io.BytesIO(file.read(_LONGEST_HEADER))  # it may say any length of itself
+    shape, _, dtype = _read_header(begin)
     if dtype.hasobject:
         raise ValueError("pickled objects")
+    return shape, dtype, begin.tell()
+
+
+def _member_header(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of an array in an archive, if they agree with its size there."""
+    with archive.open(member) as stream:
+        shape, dtype, n_before = _npy_header(stream)
+        size = member.file_size - n_before
     if math.prod(shape) * dtype.itemsize != size:
         raise ValueError(
             f"{member.filename} has {size} bytes of values, which is not shape {shape} of {dtype}"
@@ -138,7 +181,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], Literal["C", "F"], n
     return shape, "F" if is_fortran else "C", dtype
 
 
-def _open_pt(path: Path) -> Opened:
+def _open_pt(path: Path, array_name: str | None) -> Opened:
     mapped = zipfile.is_zipfile(path)
     if mapped:
         with _archive(path) as archive:
@@ -148,18 +191,27 @@ def _open_pt(path: Path) -> Opened:
                 if member.filename.endswith(".pkl") and member.file_size > _LARGEST_PICKLE:
                     raise ValueError(f"it says {member.file_size} bytes about its tensors, which is too much")
 
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if "numpy" in str(error):
+            raise ValueError(
+                "it holds numpy arrays, which could run code where they are loaded: write tensors, "
+                "torch.save({'magnitude': torch.from_numpy(array)}, path), or numpy.save('x.npy', array)"
+            ) from error
+        raise
 
     def load_all() -> Any:  # the old format of torch.save cannot be mapped: it stays in memory as a whole
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True) if mapped else kept
 
     kept = None if mapped else content
     if isinstance(content, torch.Tensor):
+        only_array(array_name)
         return load_all, _dense_shape(content), str(content.dtype), {}
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds a {type(content).__name__}, expected a tensor or a dictionary with one")
     tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    chosen = _choose({name: _dense_shape(value) for name, value in tensors.items()})
+    chosen = _choose({name: _dense_shape(value) for name, value in tensors.items()}, array_name)
     return lambda: load_all()[chosen], _dense_shape(tensors[chosen]), str(tensors[chosen].dtype), content
 
 
@@ -171,7 +223,7 @@ def _dense_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _open_safetensors(path: Path) -> Opened:
+def _open_safetensors(path: Path, array_name: str | None) -> Opened:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -185,7 +237,7 @@ def _open_safetensors(path: Path) -> Opened:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            chosen = _choose(shapes)
+            chosen = _choose(shapes, array_name)
             parameters = dict(file.metadata() or {})
             small = {name for name in set(shapes) & set(FIELDS) if math.prod(shapes[name]) == 1}
             parameters |= {name: file.get_tensor(name) for name in small}
@@ -201,14 +253,19 @@ def open_image(path: Path, mel: MelConfig | None) -> Opened:
     return lambda: values, values.shape, values.dtype.name, texts
 
 
-def _choose(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Return the name of the spectrogram among the arrays of a file."""
+def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> str:
+    """Return the name of the spectrogram among the arrays of a file: the one that is asked for, if any."""
     candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
+    if array_name is not None:
+        if array_name not in shapes:
+            raise ValueError(f"it has no array {printable(array_name, 40)!r}, but {_named(list(shapes))}")
+        return array_name
     preferred = [name for name in _PREFERRED_NAMES if name in candidates]
     if len(candidates) != 1 and not preferred:
+        way_out = "say which with --array NAME (in Python array=)" if candidates else "expected one"
         raise ValueError(
-            f"it holds {len(candidates)} arrays of two or more axes ({_named(candidates)}), "
-            f"expected one, or one named {_PREFERRED_NAMES[0]!r}"
+            f"it holds {len(candidates)} arrays of two or more axes ({_named(candidates)}) and none of them "
+            f"is named {_PREFERRED_NAMES[0]!r}: {way_out}"
         )
     return (preferred or candidates)[0]
 
@@ -219,7 +276,7 @@ def _named(names: list[str]) -> str:
     return ", ".join([*shown, *(["..."] if len(names) > _MOST_NAMES else [])]) or "none"
 
 
-READERS: dict[str, Callable[[Path], Opened]] = {
+READERS: dict[str, Callable[[Path, str | None], Opened]] = {
     ".npy": _open_npy,
     ".npz": _open_npz,
     ".pt": _open_pt,

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.checks import count
+from rtspecinv.conventions import half_spectrum
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import encode_image
 from rtspecinv.inputs import Array
@@ -18,7 +20,7 @@ from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
-from rtspecinv.metadata import LAYOUTS, describe
+from rtspecinv.metadata import LAYOUTS, LENGTH, describe, frames_of
 from rtspecinv.printable import printable
 from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense
@@ -31,6 +33,7 @@ def save_spectrogram(
     transform: STFT | Mel | MelConfig | str | os.PathLike[str],
     *,
     sample_rate: int | None = None,
+    length: int | None = None,
     layout: str = "freq-time",
     bits: int = 16,
     scale: PictureScale | None = None,
@@ -41,9 +44,11 @@ def save_spectrogram(
     Args:
         path: .npz, .pt, .safetensors, .png or .tiff. The file is whole or absent.
         values: magnitudes `([channels,] n_freq, n_frames)`, or mel frames `([channels,] n_mels, n_frames)`.
+            Of two-sided magnitudes the half from 0 Hz up to the Nyquist frequency is written.
         transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig`, name among `presets`,
             or .json or .toml file of a `MelConfig`.
         sample_rate: Hz, of magnitudes; a mel configuration knows its own.
+        length: samples of the recording, which the sound is then to have, too; None is what the frames cover.
         layout: "time-freq" writes `(n_frames, n_mels)`, and says so.
         bits: of a picture, 8 or 16.
         scale: of a picture of magnitudes; None has a row for every frequency, and makes silence of what is
@@ -51,7 +56,8 @@ def save_spectrogram(
         height: rows of a picture of magnitudes; None is one for every frequency.
 
     Raises:
-        ValueError: values that are not finite or not of that transform, or a name that cannot be written.
+        ValueError: values that are not finite or not of that transform, a length that has another number of
+            frames, or a name that cannot be written.
         TypeError: values that are no real floating-point numbers.
         OSError: the disk refuses, for the reason it gives.
         ImportError: an extra is missing; says which.
@@ -67,6 +73,8 @@ def save_spectrogram(
     config = transform if isinstance(transform, STFT) else config_of(transform)
     texts = describe(config, sample_rate)
     array = _checked(values, config)
+    if length is not None:
+        texts[LENGTH] = _checked_length(length, config, array.shape[-1])
     if suffix in IMAGES:
         if array.ndim != 2:
             raise ValueError(f"A picture has one channel, got shape {array.shape}: save them one by one!")
@@ -108,7 +116,14 @@ def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[
         raise ValueError("Parameter values is NaN or infinite somewhere, or too large for float32!")
     if isinstance(transform, STFT) and single.min() < 0:
         raise ValueError(f"Parameter values has the value {single.min():g} < 0: magnitudes have none!")
-    return single
+    return single if isinstance(transform, MelConfig) else half_spectrum(single, transform.n_fft)
+
+
+def _checked_length(length: int, config: STFT | MelConfig, n_frames: int) -> int:
+    expected = frames_of(config, count(1, length=length))
+    if expected != n_frames:
+        raise ValueError(f"Parameter {length=} is of {expected} frames, but values has {n_frames}!")
+    return length
 
 
 def _write_npz(file: BinaryIO, name: str, array: Array, fields: dict[str, str | int]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.checks import choice, count, finite
+from rtspecinv.conventions import half_spectrum
 from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
@@ -89,13 +90,13 @@ class PictureScale:
         return {"scale": self.scale, **{name: repr(float(number)) for name, number in numbers.items()}}
 
     def levels(self, magnitude: npt.ArrayLike, height: int | None = None) -> npt.NDArray[np.float32]:
-        """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`.
+        """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`, one-sided or two-sided.
 
         A row shows the mean power of the frequencies nearer to it than the next rows are, weighted by a
         triangle; between frequencies it interpolates. None is a row for every frequency. A picture of more
         than `MOST_VALUES` values is a ValueError.
         """
-        values = np.asarray(unmasked(magnitude, "magnitude"))
+        values = half_spectrum(np.asarray(unmasked(magnitude, "magnitude")), self.n_fft)
         n_freq, n_frames = values.shape
         height = n_freq if height is None else count(1, height=height)
         _check_size(height, n_frames)

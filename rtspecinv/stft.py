@@ -124,7 +124,7 @@ class STFT(Module):
         self._window_label = window if isinstance(window, str) else "<values>"
 
         left = (n_fft - win_length) // 2
-        g = F.pad(_window_values(window, win_length), (left, n_fft - win_length - left))
+        g = F.pad(_window_values(window, win_length, n_fft), (left, n_fft - win_length - left))
         window_sum = self._steady_sum(g.square())
         _check_invertible(window_sum, self._window_label, hop_length, win_length)
         dual = g / window_sum.repeat(self.look_back + 1)[:n_fft]
@@ -174,11 +174,7 @@ class STFT(Module):
             ValueError: empty, on another device, or too short to pad or to fill a frame.
             TypeError: not a tensor of the dtype of this STFT.
         """
-        frames = self.frame(self.pad(samples)) * self.window
-        if self.onesided:
-            return self.transform(frames).mT
-        spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
-        return spectrum
+        return self.spectrum(self.frame(self.pad(samples)) * self.window)
 
     def pad(self, samples: Tensor) -> Tensor:
         """Samples `(*batch, n_samples)` with `padding` more on each side; errors as in `analyze`."""
@@ -268,6 +264,17 @@ class STFT(Module):
                 "pass more samples, or use center=True!"
             )
         return samples.unfold(-1, self.n_fft, self.hop_length)
+
+    def spectrum(self, frames: Tensor) -> Tensor:
+        """Public spectrum `(*batch, n_freq, n_frames)` of frames `(*batch, n_frames, n_fft)`, no window."""
+        if self.onesided:
+            return self.transform(frames).mT
+        spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
+        return spectrum
+
+    def count_frames(self, n_samples: int) -> int:
+        """Frames of so many samples, `1 + (n_samples + 2 padding - n_fft) // hop_length`, at least 0."""
+        return max(0, 1 + (n_samples + 2 * self.padding - self.n_fft) // self.hop_length)
 
     def overlap_add(self, frames: Tensor) -> Tensor:
         """Sum of `(*batch, n_frames, n_fft)` a hop apart, `(*batch, (n_frames - 1) * hop_length + n_fft)`.
@@ -385,7 +392,7 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     return hops.flatten(-2)[..., :n_samples]
 
 
-def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int) -> Tensor:
+def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int, n_fft: int) -> Tensor:
     if isinstance(window, str):
         if window not in WINDOWS:
             raise unknown_name("window", window, WINDOWS)
@@ -401,8 +408,13 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int)
     if values.is_complex():
         raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window!")
     if values.shape != (win_length,):
+        way_out = "pass values (win_length,)"
+        if values.ndim == 1 and len(values) > n_fft:
+            way_out = f"it is longer than {n_fft=}, in which it must fit, so it is of another transform"
+        elif values.ndim == 1:
+            way_out = f"pass win_length={len(values)}"
         shape = tuple(values.shape)
-        raise ValueError(f"Parameter window has {shape=}, but {win_length=}: pass the window's win_length!")
+        raise ValueError(f"Parameter window has {shape=}, but {win_length=}: {way_out}!")
     if not values.isfinite().all():
         raise ValueError("Parameter window has values that are NaN or infinite: use a finite window!")
     return values.detach().to("cpu", torch.float64, copy=True)

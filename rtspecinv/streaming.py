@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
@@ -169,7 +170,7 @@ class StreamingInverter(Checkpointed):
         self._check(magnitude, 1)
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
-        """Take in several frames and return as many hops; the same bits as pushing them one by one.
+        """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
 
         Args:
             magnitude: `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
@@ -183,24 +184,33 @@ class StreamingInverter(Checkpointed):
         magnitudes, spectra = self._check(magnitude, 2)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
+        hops = [self.stft.window.new_zeros(*self.batch_shape, 0)]
         with self._engine.preserved(len(frames)):
-            return torch.cat([self._engine.push(*pair) for pair in zip(frames, starts, strict=True)], -1)
+            hops += [self._engine.push(*pair) for pair in zip(frames, starts, strict=True)]
+        return torch.cat(hops, -1)
 
-    def flush(self) -> Tensor:
+    def flush(self, n_samples: int | None = None) -> Tensor:
         """Return the samples that are still owed, then reset.
 
+        Args:
+            n_samples: samples to return; None is all that the frames cover, whole hops. The last frames reach
+                some `stft.padding` samples further, as in `stft.synthesize(length=)`; then there is silence.
+
         Returns:
-            Samples `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last
-            reset.
+            Samples `(*batch_shape, n_samples)`, if None is given
+            `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last reset.
         """
         stft = self.stft
-        owed = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
-        n_hops = -(-owed // stft.hop_length)
+        covered = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
+        owed = covered if n_samples is None else count(n_samples=n_samples)
+        n_heard = min(owed, covered + stft.padding)
+        n_hops = -(-n_heard // stft.hop_length)
         with self._engine.preserved(n_hops):
             hops = [self._engine.push(None) for _ in range(n_hops)]
             self.reset()
         empty = stft.window.new_zeros(*self.batch_shape, 0)
-        return torch.cat([empty, *hops], -1)[..., :owed]
+        samples = torch.cat([empty, *hops], -1)[..., :n_heard]
+        return F.pad(samples, (0, owed - n_heard)) if owed > n_heard else samples
 
     def reset(self, streams: Tensor | Array | None = None) -> None:
         """Make streams as new.
@@ -288,10 +298,10 @@ class StreamingInverter(Checkpointed):
 
 
 def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:
-    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames > 0 if `n_axes` is 2."""
+    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2."""
     one = (*batch_shape, stft.n_freq)
     many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
-    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == stft.n_freq and shape[-1]):
+    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == stft.n_freq):
         return
     layout = (
         f"batch_shape + (n_freq,) = {one}"
@@ -299,7 +309,7 @@ def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_
         else f"batch_shape + (n_freq, n_frames) = {one} + ..."
     )
     if many and shape[-2] == stft.n_freq:
-        way_out = "there are several frames, use push_many" if n_axes == 1 else "there is no frame in it"
+        way_out = "there are several frames, use push_many"
     elif many and shape[-1] == stft.n_freq:
         way_out = "it looks like (frames, freq), use push_many(magnitude.mT)"
     elif n_axes == 2 and shape == one:

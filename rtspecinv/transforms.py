@@ -1,6 +1,7 @@
 """What can be done to magnitude frames on their way to the inverter, while it plays.
 
-Frames are `(*batch, n_freq)`, onesided, numpy or torch, and come out as they went in. `Stretch` is an
+Frames are `(*batch, n_freq)`, numpy or torch, and come out as they went in; `Pitch` and `Formants`, which
+know of frequencies, take two-sided frames with `onesided=False`. `Stretch` is an
 iterator over other frames, everything else a function of one frame, so that they compose with `map`:
 
     stretch, pitch = Stretch(frames, rate=0.5), Pitch(1.2)
@@ -174,6 +175,27 @@ class Transform(ABC):
     def _of(self, frame: Tensor) -> Tensor: ...
 
 
+class _Moving(Transform):
+    """A function of frames that moves what is in them to other frequencies.
+
+    onesided: frames have `n_fft // 2 + 1` frequencies rather than `n_fft`. Of two-sided ones, the lower half
+        is changed, and mirrored.
+    """
+
+    def __init__(self, onesided: bool) -> None:
+        self.onesided = onesided
+
+    def _of(self, frame: Tensor) -> Tensor:
+        if self.onesided:
+            return self._moved(frame)
+        n_fft = frame.shape[-1]
+        half = self._moved(frame[..., : n_fft // 2 + 1])
+        return torch.cat([half, half[..., 1 : (n_fft + 1) // 2].flip(-1)], -1)
+
+    @abstractmethod
+    def _moved(self, frame: Tensor) -> Tensor: ...
+
+
 class Freeze(Transform):
     """Holds one frame: while `on`, Y[t] is X at the time that it was switched on; else Y[t] = X[t]."""
 
@@ -252,7 +274,7 @@ class Gain(Transform):
         return frame * factor.to(frame)
 
 
-class Pitch(Transform):
+class Pitch(_Moving):
     """Moves every frequency f to `ratio * f`, and leaves the lobe of a partial as wide as it is.
 
     `Y[k] = X[f + (k - ratio f)]`, where f is the frequency in bins of the peak nearest to `k / ratio`: each
@@ -267,10 +289,11 @@ class Pitch(Transform):
 
     ratio = Number(0.1, 10.0)
 
-    def __init__(self, ratio: float = 1.0) -> None:
+    def __init__(self, ratio: float = 1.0, *, onesided: bool = True) -> None:
+        super().__init__(onesided)
         self.ratio = ratio
 
-    def _of(self, frame: Tensor) -> Tensor:
+    def _moved(self, frame: Tensor) -> Tensor:
         ratio = self.ratio
         if ratio == 1:
             return frame
@@ -285,7 +308,7 @@ class Pitch(Transform):
         return torch.where(source <= last, shifted, 0)
 
 
-class Formants(Transform):
+class Formants(_Moving):
     """Moves the envelope and leaves the harmonics: `Y[k] = X[k] E[k / ratio] / E[k]`.
 
     log E is log X with its valleys filled (the largest value in every window of `width` bins, of those the
@@ -298,7 +321,8 @@ class Formants(Transform):
     ratio = Number(0.1, 10.0)
     width = Number(1.0)
 
-    def __init__(self, ratio: float = 1.0, width: float = 16.0) -> None:
+    def __init__(self, ratio: float = 1.0, width: float = 16.0, *, onesided: bool = True) -> None:
+        super().__init__(onesided)
         self.ratio, self.width = ratio, width
 
     def envelope(self, frame: Tensor) -> Tensor:
@@ -313,7 +337,7 @@ class Formants(Transform):
         smooth = F.avg_pool1d(F.pad(filled, (reach, reach), mode="replicate"), n, 1)
         return torch.where(loudest > 0, smooth.reshape(frame.shape).exp(), 0)
 
-    def _of(self, frame: Tensor) -> Tensor:
+    def _moved(self, frame: Tensor) -> Tensor:
         ratio = self.ratio
         if ratio == 1:
             return frame

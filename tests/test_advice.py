@@ -22,6 +22,7 @@ MAGNITUDE = STFT.magnitude(CLIP).clamp_min(1e-5)
 LN10 = math.log(10)
 
 
+@pytest.mark.filterwarnings("ignore:.*beyond full scale")
 @pytest.mark.parametrize(("field", "value"), [("sample_rate", 24000), ("hop_length", 480), ("n_fft", 1920)])
 @pytest.mark.parametrize("suffix", [".npz", ".pt"])
 def test_a_preset_that_contradicts_its_file_is_refused(tmp_path, capsys, field, value, suffix):

@@ -29,6 +29,7 @@ ARROWS = {
     "phase": {"projections", "stft"},
     "metrics": {"stft"},
     "analysis": {"stft"},
+    "conventions": {"inputs", "stft"},
     "transforms": set(),
     "progress": set(),
     "threads": set(),
@@ -57,13 +58,19 @@ ARROWS = {
     "bounds": {"mel_config"},
     "metadata": {"mel_config", "stft"},
     "images": set(),
-    "scales": {"mel_config", "metadata"},
+    "scales": {"conventions", "mel_config", "metadata"},
     "readers": {"images", "scales", "metadata", "mel_config"},
-    "files": {"bounds", "readers", "images", "metadata", "mel", "mel_config", "mel_presets", "stft"},
-    "saving": {"images", "scales", "metadata", "mel", "mel_config", "mel_presets", "inputs", "stft"},
+    "files": {
+        *("bounds", "conventions", "readers", "images", "metadata", "mel", "mel_config", "mel_presets"),
+        "stft",
+    },
+    "saving": {
+        *("conventions", "images", "scales", "metadata", "mel", "mel_config", "mel_presets", "inputs"),
+        "stft",
+    },
     "listening": {
         *("audio", "files", "metadata", "diagnosis", "mel", "mel_config", "mel_presets", "mel_stream"),
-        *("streaming", "updates", "inputs", "stft"),
+        *("conventions", "streaming", "updates", "inputs", "stft"),
     },
     "demo_clip": set(),
     "speech": set(),
@@ -76,7 +83,7 @@ ARROWS = {
     },
     "cli": {  # "" is rtspecinv itself: public names
         *("", "cli", "audio", "files", "images", "metadata", "scales", "demo_clip", "plots", "threads"),
-        *("bounds", "inputs", "transforms"),
+        *("bounds", "conventions", "inputs", "transforms"),
     },
     "__main__": {"cli"},
 }

@@ -121,8 +121,11 @@ def test_file_sink_float_is_exact_and_keeps_any_value(tmp_path):
 
 
 def test_file_sink_clips_and_counts(tmp_path):
-    with FileSink(tmp_path / "a.wav", 8000) as sink:
-        sink.write(np.array([1.0, 1.5, -1.0, -7.0, 0.5], np.float32))
+    sink = FileSink(tmp_path / "a.wav", 8000)
+    sink.write(np.array([1.0, 1.5, -1.0, -7.0, 0.5], np.float32))
+    with pytest.warns(UserWarning, match=r"2 of 5 samples \(40.00%\).*a\.wav: multiplied by 0\.142,") as told:
+        sink.close()
+    assert told[0].filename == __file__
     assert sink.clipped == 2
     expected = np.array([2**15 - 1, 2**15 - 1, -(2**15), -(2**15), 2**14]) / 2**15
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0][0], expected.astype(np.float32))

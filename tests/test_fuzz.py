@@ -258,6 +258,7 @@ def test_compressions(curve, numbers, clip):
     attempt(lambda: Compression(curve, clip=clip, **numbers))
 
 
+@pytest.mark.filterwarnings("ignore:.*(beyond|below) full scale", "ignore:the sound is silent")
 @quick
 @given(
     sound=st.one_of(ANYTHING, st.lists(arrays(), max_size=3)),

@@ -11,6 +11,7 @@ import rtspecinv
 from rtspecinv.batch import BATCH_RULES
 from rtspecinv.cli import main, names
 from rtspecinv.cli.contest import CONTESTANTS
+from rtspecinv.conventions import SCALINGS
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.scales import SCALES
 from rtspecinv.settings import SUFFIXES
@@ -27,6 +28,7 @@ def test_the_names_are_those_of_the_package():
     assert names.CONFIG_FILES == SUFFIXES
     assert (rtspecinv.transforms.LEAST_RATE, rtspecinv.transforms.MOST_RATE) == names.STRETCH_RATES
     assert (LAYOUTS, SCALES) == (names.LAYOUTS, names.PICTURE_SCALES)
+    assert SCALINGS == names.SCALINGS
     assert set(names.BATCH_RULES) <= {*BATCH_RULES, *rtspecinv.updates.RULES}
 
 

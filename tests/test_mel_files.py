@@ -60,6 +60,7 @@ def test_toml_needs_a_newer_python(tmp_path):
         MelConfig.load(write(tmp_path / "a.toml", "sample_rate = 8000"))
 
 
+@pytest.mark.filterwarnings("ignore:.*beyond full scale")
 @pytest.mark.parametrize("kind", ["text", "path", "config", "mel"])
 def test_everything_that_takes_a_preset_takes_a_file(tmp_path, kind):
     config = MelConfig.from_dict({**SMALL, "compression": {"curve": "ln", "floor": 1e-5}})

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtspecinv
-from rtspecinv import AudioReader, StreamingAnalysis, magnitude_frames
+from rtspecinv import AudioReader, StreamingAnalysis, StreamingInverter, magnitude_frames
+from rtspecinv.stft import PAD_MODES
 from rtspecinv.transforms import Formants, Freeze, Gain, Pitch, Smear, Stretch
 
 N_FFT, HOP_LENGTH, SAMPLE_RATE = 1024, 256, 22050
@@ -323,25 +324,67 @@ def test_settings_of_a_chain_may_change_from_another_thread():
 # -- frames of signals in blocks --
 
 
-@settings(deadline=None, max_examples=30)
+@st.composite
+def transforms(draw) -> rtspecinv.STFT:
+    """Any setting of `STFT`."""
+    n_fft = draw(st.integers(1, 80))
+    win_length = draw(st.sampled_from([n_fft, max(1, n_fft - 7)]))
+    window = draw(st.sampled_from(["hann", "hamming", "rectangular"]))
+    return rtspecinv.STFT(
+        n_fft,
+        draw(st.integers(1, max(1, win_length if window == "rectangular" else win_length // 2))),
+        win_length=win_length,
+        window=window if win_length > 2 else "rectangular",
+        center=draw(st.sampled_from([True, False, "same"])),
+        pad_mode=draw(st.sampled_from(PAD_MODES)),
+        normalized=draw(st.booleans()),
+        onesided=draw(st.booleans()),
+        dtype=draw(st.sampled_from([torch.float32, torch.float64])),
+    )
+
+
+@settings(deadline=None, max_examples=150)
 @given(
+    stft=transforms(),
     lengths=st.lists(st.integers(0, 300), max_size=8),
-    n_samples=st.integers(33, 1500),
-    setting=st.sampled_from([(64, 16), (64, 32), (64, 30), (63, 16), (64, 1)]),
-    center=st.booleans(),
+    n_samples=st.integers(0, 700),
     channels=st.sampled_from([(), (2,)]),
+    double=st.booleans(),
 )
-def test_streaming_analysis_is_the_analysis_of_the_whole(lengths, n_samples, setting, center, channels):
-    stft = rtspecinv.STFT(*setting, center=center)
-    shape = (*channels, max(n_samples, 64))
-    samples = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+def test_streaming_analysis_is_the_analysis_of_the_whole(stft, lengths, n_samples, channels, double):
+    """For every setting and way of cutting, and what is too short for one is too short for the other."""
+    generator = np.random.default_rng(0)
+    samples = generator.standard_normal((*channels, n_samples)).astype(np.float64 if double else np.float32)
     analysis = StreamingAnalysis(stft)
-    blocks = np.split(samples, np.cumsum(lengths).clip(max=samples.shape[-1]), axis=-1)
-    parts = [analysis.push(block) for block in blocks] + [analysis.finish()]
-    whole = stft.magnitude(torch.from_numpy(samples))
-    torch.testing.assert_close(torch.cat(parts, -1), whole, rtol=1e-6, atol=1e-6)
+    blocks = np.split(samples, np.cumsum(lengths).clip(max=n_samples), axis=-1)
+    parts = [analysis.push(block) for block in blocks]
+    assert {part.shape[:-1] for part in parts} == {(*channels, stft.n_freq)}
+    if n_samples < stft.n_needed or not n_samples:
+        with pytest.raises(ValueError, match=f"{n_samples} samples are too few"):
+            analysis.finish()
+        with pytest.raises(ValueError, match=r"needs|empty"):
+            stft.magnitude(torch.from_numpy(samples).to(stft.dtype))
+        return
+    whole = stft.magnitude(torch.from_numpy(samples).to(stft.dtype))
+    torch.testing.assert_close(torch.cat([*parts, analysis.finish()], -1), whole, rtol=1e-5, atol=1e-5)
     frames = list(magnitude_frames(iter(blocks), stft))
-    torch.testing.assert_close(torch.stack(frames, -1), whole, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.stack(frames, -1), whole, rtol=1e-5, atol=1e-5)
+    StreamingInverter(stft, n_iter=0, batch_shape=channels, engine="eager").push(frames[0])
+
+
+@pytest.mark.parametrize("setting", [Pitch(1.3), Formants(0.8)])
+@pytest.mark.parametrize("n_fft", [64, 63])
+@pytest.mark.parametrize("as_array", [True, False])
+def test_two_sided_frames_are_moved_as_one_sided_ones_and_stay_symmetric(setting, n_fft, as_array):
+    stft, both = rtspecinv.STFT(n_fft, 16), rtspecinv.STFT(n_fft, 16, onesided=False)
+    samples = sine(440, 0.1)
+    for one, two in zip(stft.magnitude(samples).mT, both.magnitude(samples).mT, strict=True):
+        expected = setting(one)
+        setting.onesided = False
+        moved = torch.as_tensor(setting(two.numpy() if as_array else two))
+        setting.onesided = True
+        torch.testing.assert_close(moved[: n_fft // 2 + 1], expected)
+        torch.testing.assert_close(moved[1:], moved[1:].flip(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [100, 400])

@@ -19,9 +19,10 @@ import numpy as np
 
 from rtspecinv.audio.inbox import FULL, Bell, Inbox, copy_of
 from rtspecinv.audio.iterations import Iterations
+from rtspecinv.audio.level import warn_caller
 from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
-from rtspecinv.audio.stream import Inverter, Progress, Stream
+from rtspecinv.audio.stream import Inverter, Length, Progress, Stream, checked_length
 from rtspecinv.audio.worker import Worker
 from rtspecinv.checks import able, choice, count, finite, function, iterable
 
@@ -37,15 +38,19 @@ def play(
     inverter: Inverter,
     sink: Sink,
     *,
+    length: Length = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Push every frame through `inverter` as it comes, write the sound to `sink` and wait until it is heard.
 
     frames: magnitudes `(*batch, n_freq)`, where `batch` is the inverter's batch shape: `()` or `(channels,)`.
+    length: samples to write, such as those of the recording that the frames are of; a function that tells it
+        may say None until it is known. None is what the frames cover, whole hops. Where there is no frame
+        any more, there is silence.
     progress: called after each frame with how far it has come; the last state is also returned.
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
-    exactly what a batch run returns. The sink stays open.
+    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples.
 
     Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
     """
@@ -54,7 +59,16 @@ def play(
     able(SINK, "pass a sink, such as ArraySink()", sink=sink)
     if progress is not None:
         function(progress=progress)
-    stream = Stream(inverter, sink)
+    done = play_through(frames, Stream(inverter, sink, length=checked_length(length)), progress)
+    if done.n_frames and not done.n_samples:
+        warn_caller(no_samples(done.n_frames))
+    return done
+
+
+def play_through(
+    frames: Iterable[Any], stream: Stream, progress: Callable[[Progress], None] | None = None
+) -> Progress:
+    """Push every frame through a stream; see `play`."""
 
     def write(samples: Any) -> None:
         stream.write(samples)
@@ -64,8 +78,18 @@ def play(
     for frame in frames:
         write(stream.push(frame))
     write(stream.flush())
-    sink.drain()
+    stream.sink.drain()
     return stream.progress
+
+
+def no_samples(n_frames: int) -> str:
+    """Why so many frames have become no samples."""
+    if not n_frames:
+        return "there was no frame, so there is no sound"
+    return (
+        f"{n_frames} frame{'' if n_frames == 1 else 's'} became no samples: centred frames stand for "
+        "n_frames - 1 hops, so it takes two of them, or length= to say otherwise"
+    )
 
 
 @dataclass(frozen=True)
@@ -106,6 +130,7 @@ class Player:
     least_iter: when inverting is late, iterations go down to this, from 0 to `inverter.n_iter`, and, once
         there is time, back to that.
     sample_rate: in Hz; None is the sink's, if it has one.
+    length: samples that the sound is to have when it ends, as in `play`; frames made up add their hops.
 
     Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
     `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
@@ -125,6 +150,7 @@ class Player:
         reserve_seconds: float | None = None,
         least_iter: int = 1,
         sample_rate: float | None = None,
+        length: Length = None,
     ) -> None:
         able((*INVERTER, "check"), "pass a StreamingInverter", inverter=inverter)
         able(SINK, "pass a sink, such as ArraySink()", sink=sink)
@@ -150,6 +176,7 @@ class Player:
             sample_rate=sample_rate,
             queue_seconds=queue_seconds,
             reserve_seconds=reserve_seconds,
+            length=checked_length(length),
         )
         self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.bell, self._pump.end)
         # For a player that nobody closes: the thread, which does not know it, ends with it.

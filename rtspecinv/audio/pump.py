@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from rtspecinv.audio.inbox import End, Inbox
 from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.stream import Inverter, Stream
+from rtspecinv.audio.stream import Inverter, Length, Stream
 
 LATE = ("silence", "hold")
 FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
@@ -44,6 +44,7 @@ class Pump:
 
     late: what sounds when frames come late: "hold" pushes the last one again, "silence" fades it to zero.
     queue_seconds, reserve_seconds: most and least that should be queued in the sink.
+    length: samples of the sound until it ends, those of frames made up apart.
     wait: sleeps for some seconds, None for ever, or until the inbox's bell rings.
     clock: tells seconds, for the real-time factor.
     """
@@ -59,10 +60,12 @@ class Pump:
         sample_rate: float | None,
         queue_seconds: float,
         reserve_seconds: float,
+        length: Length = None,
         wait: Callable[[float | None], object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.stream = Stream(inverter, sink, clock)
+        self.stream = Stream(inverter, sink, clock, self._with_made_up)
+        self._length = length
         self.inverter, self.sink, self.inbox, self.iterations = inverter, sink, inbox, iterations
         self.sample_rate = sample_rate
         self.is_paced = sample_rate is not None and getattr(sink, "queued", None) is not None
@@ -85,6 +88,12 @@ class Pump:
         self._begun = False  # the sink has had its reserve once
         self._n_missing = 0  # frames made up since the last one came
         self._written_at = 0.0  # seconds of the clock
+        self._n_made_up = 0  # frames
+
+    def _with_made_up(self) -> int | None:
+        """Samples that the sound is to have, those of frames made up too."""
+        length = self._length() if callable(self._length) else self._length
+        return None if length is None else length + self._n_made_up * self.stream.hop_length
 
     def step(self) -> None:
         """Do the next thing: invert a frame that came or one made up, write, end, or wait."""
@@ -163,6 +172,7 @@ class Pump:
         """Fill in for a frame that did not come."""
         self.n_late += not self._n_missing
         self.n_held += 1
+        self._n_made_up += 1
         self._n_missing += 1
         gain = 1.0 if self._holds else FADE**self._n_missing if self._n_missing <= FADE_FRAMES else 0.0
         self._invert(abs(self._last) * gain)  # abs: of a complex frame, the phase is that of another time

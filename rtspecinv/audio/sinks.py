@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import SoundfileWriter
 from rtspecinv.audio.formats import SAMPLE_BYTES, SUFFIXES, check
+from rtspecinv.audio.level import Level
 from rtspecinv.audio.wav import WavWriter
 from rtspecinv.checks import able
 from rtspecinv.masks import unmasked
@@ -23,6 +24,7 @@ from rtspecinv.printable import printable
 from rtspecinv.whole_files import Guarded, Spool, WholeFile, is_stream, open_stream
 
 Block = npt.NDArray[np.float32]
+
 _SinkType = TypeVar("_SinkType", bound="Sink")
 
 
@@ -127,8 +129,8 @@ class FileSink(Sink):
     does an open binary file, which stays open: WAV of unknown length, or after the end FLAC or OGG.
     `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
     `"FLOAT"`, ...); WAV with integers or floats needs no soundfile. `length` is how many samples per channel
-    will come, if that is known. Samples beyond full scale are clipped and counted in `clipped`, except in
-    float formats, which keep them.
+    will come, if that is known. Samples beyond full scale are clipped, except in float formats, which keep
+    them; `clipped` counts them, those of all channels, and closing the file warns of them.
     Raises `ValueError` for a suffix, rate, number of channels, subtype or length that cannot be written,
     `FileNotFoundError` for a missing folder, and `OSError` where the disk refuses, with its reason.
     """
@@ -149,7 +151,7 @@ class FileSink(Sink):
         self.sample_rate, self.channels = check(
             self._name, container, self._subtype, sample_rate, channels, 0 if self._is_stream else length or 0
         )
-        self.clipped = 0  # samples beyond full scale so far
+        self.level = Level()
         self.n_samples = 0  # samples per channel so far
         self._keeps_any_value = self._subtype in ("FLOAT", "DOUBLE")
         self._closed = False
@@ -198,9 +200,10 @@ class FileSink(Sink):
         block = as_block(samples, self.channels)
         if self._closed:
             raise ValueError(f"{self._name} is closed")
-        if not self._keeps_any_value:
-            self.clipped += int(np.count_nonzero(np.abs(block) > 1))
-            block = np.clip(block, -1, 1)
+        if self._keeps_any_value:
+            self.level.measure(block)
+        else:
+            block = self.level.limit(block)
         self.n_samples += block.shape[1]
         try:
             self._writer.write(block.T)
@@ -209,8 +212,13 @@ class FileSink(Sink):
         finally:
             self._file.check()  # encoders hide what the disk says, or say something else
 
+    @property
+    def clipped(self) -> int:
+        """Samples so far that were beyond full scale and are clipped."""
+        return self.level.clipped
+
     def close(self) -> None:
-        """Finish the file and give it its name."""
+        """Finish the file and give it its name; warns if samples were clipped."""
         if self._closed:
             return
         try:
@@ -223,6 +231,7 @@ class FileSink(Sink):
         except BaseException:
             self.abort()
             raise
+        self.level.warn(self._name)
 
     def abort(self) -> None:
         """Remove what was written; a file of that name from before stays as it was."""

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rtspecinv.audio.sinks import Sink
+from rtspecinv.checks import count
+
+# Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
+Length = int | Callable[[], int | None] | None
+
+
+def checked_length(length: Length) -> Length:
+    """Length that is an integer from 0 on, a function, or None; anything else is a ValueError."""
+    return length if length is None or callable(length) else count(length=length)
 
 
 class Inverter(Protocol):
@@ -20,8 +29,8 @@ class Inverter(Protocol):
     def push(self, magnitude: Any, /) -> Any:
         """`(*batch, n_freq)` to `(*batch, hop_length)`."""
 
-    def flush(self) -> Any:
-        """Return the samples still owed, `(*batch, n_samples)`."""
+    def flush(self, n_samples: int | None = None, /) -> Any:
+        """Return the samples still owed, `(*batch, n_samples)`: those that frames cover, or so many."""
 
     def reset(self) -> None:
         """Forget everything pushed."""
@@ -39,13 +48,17 @@ class Progress:
 class Stream:
     """Pushes frames through `inverter`, without the latency at the beginning, and counts.
 
-    `clock` tells seconds, for the time that the inverter takes.
+    `clock` tells seconds, for the time that the inverter takes. `length` is that of the sound up to a flush.
     """
 
     def __init__(
-        self, inverter: Inverter, sink: Sink, clock: Callable[[], float] = time.perf_counter
+        self,
+        inverter: Inverter,
+        sink: Sink,
+        clock: Callable[[], float] = time.perf_counter,
+        length: Length = None,
     ) -> None:
-        self.inverter, self.sink = inverter, sink
+        self.inverter, self.sink, self.length = inverter, sink, length
         self.n_frames = self.n_samples = 0
         self.hop_length = 0  # samples of a push, known after the first
         self.work_seconds = 0.0
@@ -60,7 +73,11 @@ class Stream:
     def restart(self) -> None:
         """Begin anew, as if nothing had been pushed."""
         self.inverter.reset()
+        self._begin()
+
+    def _begin(self) -> None:
         self._to_drop = self.inverter.latency
+        self._n_given = 0  # samples of this sound
 
     def push(self, frame: Any) -> Any:
         """Samples `(*batch, n)` that `frame` completes, none before the latency has passed."""
@@ -71,9 +88,17 @@ class Stream:
 
     def flush(self) -> Any:
         """Samples still owed; what is pushed next begins anew."""
-        samples = self._trimmed(self._timed(self.inverter.flush))
-        self._to_drop = self.inverter.latency
+        missing = self._missing
+        wanted = () if missing is None else (self._to_drop + missing,)
+        samples = self._trimmed(self._timed(lambda: self.inverter.flush(*wanted)))
+        self._begin()
         return samples
+
+    @property
+    def _missing(self) -> int | None:
+        """Samples that the sound is short of its length, None where nobody knows that."""
+        length = self.length() if callable(self.length) else self.length
+        return None if length is None else max(0, length - self._n_given)
 
     def write(self, samples: Any) -> None:
         """Give samples to the sink."""
@@ -90,4 +115,6 @@ class Stream:
     def _trimmed(self, samples: Any) -> Any:
         n_dropped = min(self._to_drop, samples.shape[-1])
         self._to_drop -= n_dropped
-        return samples[..., n_dropped:]
+        samples = samples[..., n_dropped:][..., : self._missing]
+        self._n_given += samples.shape[-1]
+        return samples

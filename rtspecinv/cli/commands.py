@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,14 +28,14 @@ from rtspecinv.audio import (
 )
 from rtspecinv.cli.live import perform, print_performance
 from rtspecinv.cli.names import STRETCH_RATES
-from rtspecinv.cli.pipes import is_standard_output, sound_input
+from rtspecinv.cli.pipes import is_standard_output, named, sound_input
 from rtspecinv.cli.report import Report, note
 from rtspecinv.cli.transfer import (
+    Outcome,
     Source,
     inverter_of,
     print_convergence,
     print_source,
-    print_written,
     transfer,
 )
 from rtspecinv.cli.view import View
@@ -53,7 +55,8 @@ def play(args: argparse.Namespace) -> None:
             f"--rate {args.rate:g} is not from {least:g} to {most:g}: 0.5 plays at half the speed"
         )
     reader = sound_input(args.audio, args.raw)
-    blocks = reader.blocks(32 * stft.hop_length)
+    length = _Length(args.rate, _declared(reader.n_samples))
+    blocks = length.watch(reader.blocks(32 * stft.hop_length))
     if args.mono:
         blocks = (block.mean(0, keepdims=True) for block in blocks)
     source = Source(
@@ -61,7 +64,9 @@ def play(args: argparse.Namespace) -> None:
         stft=stft,
         sample_rate=reader.sample_rate,
         channels=1 if args.mono else reader.channels,
-        n_frames=_n_frames(reader.n_samples, stft.hop_length, args.rate),
+        n_frames=_n_frames(_declared(reader.n_samples), stft.hop_length, args.rate),
+        length=length,
+        expected=length.expected,
     )
     stem = "standard-input" if str(args.audio) == "-" else args.audio.stem
     default = Path(f"{stem}.rtspecinv.wav")
@@ -73,11 +78,38 @@ def play(args: argparse.Namespace) -> None:
             _perform(args, source, device)
 
 
+def _declared(n_samples: int | None) -> int | None:
+    """Return how many samples a source says that it has; None if not, as of FLAC that was made in a pipe."""
+    return None if n_samples is None or n_samples >= _NO_LENGTH else n_samples
+
+
 def _n_frames(n_samples: int | None, hop_length: int, rate: float) -> int | None:
-    """Return how many frames there will be; None if nobody knows, as of FLAC that was made in a pipe."""
-    if n_samples is None or n_samples >= _NO_LENGTH:
-        return None
-    return math.ceil((1 + n_samples // hop_length) / rate)
+    """Return how many frames there will be; None if nobody knows."""
+    return None if n_samples is None else math.ceil((1 + n_samples // hop_length) / rate)
+
+
+class _Length:
+    """Samples of a recording at another rate, known when it is read to its end: headers may be wrong.
+
+    declared: samples that its header says; None if it does not.
+    """
+
+    def __init__(self, rate: float, declared: int | None) -> None:
+        self._rate, self._n_samples, self._is_known = rate, 0, False
+        self.expected = None if declared is None else self._at_rate(declared)
+
+    def watch(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the recording's blocks `(channels, n_samples)`, and count."""
+        for block in blocks:
+            self._n_samples += block.shape[-1]
+            yield block
+        self._is_known = True
+
+    def __call__(self) -> int | None:
+        return self._at_rate(self._n_samples) if self._is_known else None
+
+    def _at_rate(self, n_samples: int) -> int:
+        return max(1, round(n_samples / self._rate))
 
 
 def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) -> None:
@@ -88,7 +120,9 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
 
     def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
         nonlocal stats
-        with Player(inverter, TeeSink(view.meter, sink), queue_seconds=_QUEUE_SECONDS) as player:
+        with Player(
+            inverter, TeeSink(view.meter, sink), queue_seconds=_QUEUE_SECONDS, length=source.length
+        ) as player:
             perform(frames, player, view)
         stats = player.stats
         return Progress(stats.n_frames, stats.n_samples)
@@ -102,7 +136,7 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
         print_convergence(outcome)
     print_performance(stats, view, device)
     if args.output is not None:
-        print_written(outcome, args.output)
+        print(f"written       {named(args.output)}")
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -164,20 +198,21 @@ def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSin
         yield sink
 
 
-def stream(args: argparse.Namespace, source: Source, output: Path) -> None:
+def stream(args: argparse.Namespace, source: Source, output: Path) -> Outcome:
     """Invert `source` frame by frame into `output`, and say how it went."""
     inverter, rate = inverter_of(args, source.stft, source.channels), source.sample_rate
     report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate)
     outcome = transfer(
         source,
-        lambda frames, sink: rtspecinv.play(frames, inverter, sink, progress=report),
+        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=report),
         report,
         output=output,
     )
     _print_source(source, inverter, outcome.progress.n_samples)
     print_convergence(outcome)
     report.print_summary(outcome.progress)
-    print_written(outcome, output)
+    print(f"written       {named(output)}")
+    return outcome
 
 
 def _print_source(source: Source, inverter: rtspecinv.StreamingInverter, n_samples: int) -> None:

@@ -30,6 +30,7 @@ PRESETS = (
     "riffusion",
 )
 STRETCH_RATES = (0.001, 1000.0)  # least and largest rate of transforms.Stretch, but for 0
+SCALINGS = ("spectrum", "magnitude", "psd")
 RULES = ("raar", "rtisi", "gla", "fgla", "dm", "admm", "agla")
 STARTS = ("overlap", "gradient", "peaks", "zeros")
 

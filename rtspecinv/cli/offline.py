@@ -18,19 +18,18 @@ from rtspecinv.audio import FileSink, Progress, Sink
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file, stream
 from rtspecinv.cli.pipes import is_standard_output, named, sound_output, spectrogram_file
-from rtspecinv.cli.report import Report, Tally, on_terminal, one_line
+from rtspecinv.cli.report import Report, Tally, kind_of, on_terminal, one_line
 from rtspecinv.cli.transfer import (
     STREAM_OPTIONS,
     Outcome,
     Run,
     Source,
-    clipping,
     inverter_of,
     print_convergence,
     print_source,
-    print_written,
     transfer,
 )
+from rtspecinv.conventions import why_quiet
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.printable import printable
@@ -65,16 +64,22 @@ def _invert_file(args: argparse.Namespace) -> int:
         print(f"written       {named(args.output)}")
         return 0
     if args.method == "stream":
-        stream(args, source, args.output)
+        _warn_of_level(stream(args, source, args.output), source, args)
         return 0
     report = Report(source.seconds, source.sample_rate)
-    outcome = transfer(source, _batch(source.stft, args, report), report, output=args.output)
+    outcome = transfer(source, _batch(source, args, report), report, output=args.output)
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     print_source(source, outcome.progress.n_samples, f"{args.method}, {n_iter} iterations")
     print_convergence(outcome)
     report.print_summary(outcome.progress)
-    print_written(outcome, args.output)
+    print(f"written       {named(args.output)}")
+    _warn_of_level(outcome, source, args)
     return 0
+
+
+def _warn_of_level(outcome: Outcome, source: Source, args: argparse.Namespace) -> None:
+    if said := why_quiet(outcome.peak, source.stft, args.scaling):
+        warnings.warn(said, stacklevel=2)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -92,7 +97,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
     """Invert mel frames by the method of the command line, and say what was done."""
-    for name in ("n_fft", "hop_length", "init", "revise"):
+    for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"{printable(path)} has mel frames, which take no --{name.replace('_', '-')}: leave it out"
@@ -105,6 +110,7 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
         path,
         preset=args.preset,
         layout=args.layout,
+        array=args.array,
         sample_rate=args.sample_rate,
         output=sound_output(output),
         update=args.update,
@@ -116,7 +122,7 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     """Invert mel frames by lbfgs on their values without compression, and say what was done."""
-    found = open_spectrogram(path, layout=args.layout, mel=args.preset)
+    found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
     assert found.mel is not None  # as `_open` saw
     mel = rtspecinv.Mel(found.mel)
     rate = round(found.mel.sample_rate)
@@ -129,11 +135,12 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
         )
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     target = mel.expand(torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1))
-    samples = rtspecinv.lbfgs(target, mel.linear, n_iter=n_iter, progress=_alone(args))
-    with FileSink(output, rate, found.channels) as sink:
+    length = found.length(found.mel)
+    samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
+    with FileSink(sound_output(output), rate, found.channels) as sink:
         sink.write(samples)
-    if sink.clipped:
-        warnings.warn(clipping(sink.clipped, output), stacklevel=2)
+    if said := why_quiet(sink.level.peak):
+        warnings.warn(said, stacklevel=2)
     near = rtspecinv.metrics.sc(mel.linear(samples), target)
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
@@ -150,49 +157,54 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     """Magnitudes of a file; None if it has mel frames."""
     if args.preset is not None:
         return None
-    spectrogram = open_spectrogram(path, layout=args.layout)
+    spectrogram = open_spectrogram(path, layout=args.layout, array=args.array)
     if spectrogram.mel is not None:
         return None
     stft, sample_rate = spectrogram.stft(
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
-    if spectrogram.n_frames < 2:
+    stft, length = stft.with_center(stft.center), spectrogram.length(stft)
+    if length is None and stft.length(spectrogram.n_frames) < 1:
         raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
-    if args.method == "lbfgs" and stft.length(spectrogram.n_frames) < stft.n_needed:
+    if args.method == "lbfgs" and (length or stft.length(spectrogram.n_frames)) < stft.n_needed:
         raise ValueError(
             f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
             f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
         )
-    frames = (torch.from_numpy(frame) for frame in spectrogram.frames())
-    return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames)
+    frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
+    return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames, length)
 
 
-def _batch(stft: rtspecinv.STFT, args: argparse.Namespace, report: Report) -> Run:
+def _batch(source: Source, args: argparse.Namespace, report: Report) -> Run:
     """Give a function that inverts frames into a sink by the method of the command line."""
+
+    hop_length = source.stft.hop_length
 
     def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
         n_samples, work_seconds = 0, 0.0
         begin = time.perf_counter()
-        for samples in _pieces(frames, stft, args):
+        for samples in _pieces(frames, source, args):
             work_seconds += time.perf_counter() - begin
             if samples.shape[-1]:
                 sink.write(samples)
             n_samples += samples.shape[-1]
-            report(Progress(n_samples // stft.hop_length, n_samples, work_seconds))
+            report(Progress(n_samples // hop_length, n_samples, work_seconds))
             begin = time.perf_counter()
         sink.drain()
-        return Progress(n_samples // stft.hop_length, n_samples, work_seconds)
+        return Progress(n_samples // hop_length, n_samples, work_seconds)
 
     return run
 
 
-def _pieces(frames: Iterable[Tensor], stft: rtspecinv.STFT, args: argparse.Namespace) -> Iterator[Tensor]:
+def _pieces(frames: Iterable[Tensor], source: Source, args: argparse.Namespace) -> Iterator[Tensor]:
+    stft, length = source.stft, source.length
+    assert not callable(length)
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     if args.method == "lbfgs":
         target = torch.stack(list(frames), -1)
-        yield rtspecinv.lbfgs(target, stft.magnitude, n_iter=n_iter, progress=_alone(args))
+        yield rtspecinv.lbfgs(target, stft.magnitude, length=length, n_iter=n_iter, progress=_alone(args))
         return
-    yield from rtspecinv.invert_blocks(frames, stft, update=args.method, n_iter=n_iter)
+    yield from rtspecinv.invert_blocks(frames, stft, length=length, update=args.method, n_iter=n_iter)
 
 
 def _invert_folder(args: argparse.Namespace) -> int:
@@ -222,6 +234,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
             output.parent.mkdir(parents=True, exist_ok=True)
             if source is not None:
                 outcome = _convert(source, output, args)
+                _warn_of_level(outcome, source, args)
             else:
                 with one_thread():
                     _invert_mel(path, output, args)
@@ -229,13 +242,14 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
         reason = one_line(error)
         tally.note(f"error: {_about(path, reason)}")
         return False
-    for remark in {(r.filename, r.lineno): r for r in reversed(remarks)}.values():  # blocks may all have one
+    first: dict[object, warnings.WarningMessage] = {}
+    for remark in remarks:
+        first.setdefault(kind_of(remark.message, remark.filename, remark.lineno), remark)
+    for remark in first.values():
         tally.note(f"warning: {_about(path, str(remark.message))}")
     if source is None:
         tally.line(f"written       {printable(output)}")
         return True
-    if outcome.clipped:
-        tally.note(clipping(outcome.clipped, output))
     known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
     factor = outcome.progress.work_seconds * source.sample_rate / max(1, outcome.progress.n_samples)
     tally.line(f"written       {printable(output)}{known}   real-time factor {factor:.3f}")
@@ -250,11 +264,11 @@ def _about(path: Path, text: str) -> str:
 def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
     silent = Report(source.seconds, source.sample_rate, silent=True)
     if args.method != "stream":
-        return transfer(source, _batch(source.stft, args, silent), silent, output=output)
+        return transfer(source, _batch(source, args, silent), silent, output=output)
     inverter = inverter_of(args, source.stft, source.channels)
     return transfer(
         source,
-        lambda frames, sink: rtspecinv.play(frames, inverter, sink, progress=silent),
+        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=silent),
         silent,
         output=output,
     )

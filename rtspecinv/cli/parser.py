@@ -84,8 +84,9 @@ def parser() -> argparse.ArgumentParser:
         "offline",
         "invert a file of magnitudes, or a folder of them",
         "Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames)\n"
-        "or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft and hop_length are\n"
-        "used.\n"
+        "or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft, hop_length and\n"
+        "n_samples, the length of the sound, are used. Two-sided magnitudes have n_fft rows; with n_fft / 2\n"
+        "the row at the Nyquist frequency is missing, and is 0: --n-fft says which.\n"
         "\n"
         "If SPECTROGRAM is a folder, every such file in it and below (but hidden ones) becomes a sound\n"
         "file of the same name in the folder OUTPUT. What is there already is finished and skipped; a\n"
@@ -117,6 +118,15 @@ def parser() -> argparse.ArgumentParser:
         type=preset,
         help="what mel frames are, if the file does not say it: a .json or .toml file of a MelConfig, or one "
         f"of {', '.join(names.PRESETS)}",
+    )
+    invert.add_argument(
+        "--array", metavar="NAME", help="of the files' arrays (default: the only one, or else magnitude)"
+    )
+    invert.add_argument(
+        "--scaling",
+        choices=names.SCALINGS,
+        help="of magnitudes of scipy, which is undone: scipy.signal.stft has spectrum and psd, ShortTimeFFT "
+        "magnitude and psd",
     )
     invert.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
     invert.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
@@ -157,7 +167,13 @@ def parser() -> argparse.ArgumentParser:
         help="write .wav, .flac or .ogg, or WAV to standard output (-), instead of playing",
     )
     image.add_argument("--seconds", metavar="S", type=float, help="length of the sound")
-    image.add_argument("--sample-rate", metavar="HZ", type=int, help=f"default: {names.PICTURE_RATE}")
+    image.add_argument(
+        "--sample-rate",
+        metavar="HZ",
+        type=int,
+        help="default: what the picture says, which sounds faster or slower, and higher or lower, at another "
+        f"rate; else {names.PICTURE_RATE}",
+    )
     image.add_argument("--dark-is-loud", action="store_true", help="as ink on paper")
     _add_scale_options(image, default=None)
     _add_stft_options(image, n_fft=None, hop_length=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
-from rtspecinv.metadata import MEL, understand
+from rtspecinv.metadata import LENGTH, MEL, understand
 from rtspecinv.printable import printable
 from rtspecinv.scales import MOST_VALUES, PictureScale, number
 from rtspecinv.threads import one_thread
@@ -34,9 +35,10 @@ def image(args: argparse.Namespace) -> None:
     try:
         known = understand(texts)
         stft, rate = _transform(args, known)
-        scale = _scale(args, texts, rate, stft.n_fft)
+        scale, shown = _scales(args, texts, known.get("sample_rate", rate), rate, stft.n_fft)
     except ValueError as error:
         raise ValueError(f"{printable(args.picture)}: {error}") from error
+    length = _length(args, known, levels.shape[1], rate, stft)
     levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
     magnitude = torch.from_numpy(scale.magnitude(levels))
     if not magnitude.any():
@@ -48,6 +50,7 @@ def image(args: argparse.Namespace) -> None:
             magnitude,
             stft=stft,
             sample_rate=rate,
+            length=length,
             output=args.output and sound_output(args.output),
             device=args.device,
             update=args.update,
@@ -56,7 +59,7 @@ def image(args: argparse.Namespace) -> None:
         )
     print(
         f"inverted      {sound.samples.shape[-1] / rate:.2f} s at {rate} Hz, n_fft {stft.n_fft}, hop "
-        f"{stft.hop_length}; {scale.lowest:g} to {scale.highest:g} Hz, {scale.scale}, {scale.range_db:g} dB"
+        f"{stft.hop_length}; {shown.lowest:g} to {shown.highest:g} Hz, {shown.scale}, {shown.range_db:g} dB"
     )
     _print_convergence(torch.from_numpy(sound.samples), magnitude, stft)
     output: Path | None = args.output or sound.path
@@ -68,9 +71,10 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     """STFT and rate as given, as the picture says, or the usual ones."""
     whole = {name: value for name, value in known.items() if isinstance(value, int)}
     n_fft = whole.get("n_fft", names.PICTURE_N_FFT) if args.n_fft is None else args.n_fft
-    hop_length = whole.get("hop_length", n_fft // 4) if args.hop_length is None else args.hop_length
+    hop_length = whole.get("hop_length", max(1, n_fft // 4)) if args.hop_length is None else args.hop_length
     same = n_fft == whole.get("n_fft")
-    options = {name: known[name] for name in ("win_length", "window", "normalized") if name in known and same}
+    others = ("win_length", "window", "normalized", "center", "pad_mode")
+    options = {name: known[name] for name in others if name in known and same}
     rate = whole.get("sample_rate", names.PICTURE_RATE) if args.sample_rate is None else args.sample_rate
     stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
     if args.n_fft is None or args.hop_length is None:
@@ -83,18 +87,40 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     return stft, rate
 
 
-def _scale(args: argparse.Namespace, texts: Mapping[str, str], rate: int, n_fft: int) -> PictureScale:
-    """Scale as given, as the picture says, or linear over 80 dB."""
+def _scales(
+    args: argparse.Namespace, texts: Mapping[str, str], own_rate: Any, rate: int, n_fft: int
+) -> tuple[PictureScale, PictureScale]:
+    """Scale as given, as the picture says, or linear over 80 dB: at the picture's own rate, and as it sounds.
+
+    Played at another rate than its own, a picture keeps its rows, and all its frequencies change alike.
+    """
+    faster = rate / own_rate
     numbers: dict[str, Any] = {
-        name: given if given is not None else number(texts, name) if name in texts else default
-        for name, given, default in (
-            ("fmin", args.fmin, None),
-            ("fmax", args.fmax, None),
-            ("range_db", args.range, names.RANGE_DB),
-            ("white", None, 1.0),
+        name: given if given is not None else number(texts, name) * unit if name in texts else default
+        for name, given, default, unit in (
+            ("fmin", args.fmin, None, faster),
+            ("fmax", args.fmax, None, faster),
+            ("range_db", args.range, names.RANGE_DB, 1.0),
+            ("white", None, 1.0, 1.0),
         )
     }
-    return PictureScale(rate, n_fft, args.scale or texts.get("scale", "linear"), **numbers)
+    shown = PictureScale(rate, n_fft, args.scale or texts.get("scale", "linear"), **numbers)
+    if faster == 1:
+        return shown, shown
+    highest = min(shown.highest / faster, own_rate / 2)
+    return replace(shown, sample_rate=own_rate, fmin=shown.lowest / faster, fmax=highest), shown
+
+
+def _length(
+    args: argparse.Namespace, known: Mapping[str, Any], n_columns: int, rate: int, stft: rtspecinv.STFT
+) -> int | None:
+    """Samples of the sound: as given, or those of the recording, if the picture is still as long as that."""
+    if args.seconds is not None:
+        return max(1, round(args.seconds * rate)) if 0 < args.seconds < math.inf else None
+    if LENGTH not in known or "hop_length" not in known:
+        return None
+    length = round(known[LENGTH] * stft.hop_length / known["hop_length"])
+    return length if stft.count_frames(length) == n_columns else None
 
 
 def _columns(
@@ -109,7 +135,7 @@ def _columns(
         if not 0 < args.seconds < math.inf:
             raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
         n_frames = max(2, 1 + round(args.seconds * rate / stft.hop_length))
-    if n_frames < 2:
+    if n_frames < 2 and stft.padding:
         raise ValueError(f"{printable(args.picture)} has one frame: there is sound only between two")
     if n_frames * max(stft.n_freq, len(levels)) > MOST_VALUES:
         raise ValueError(
@@ -146,7 +172,14 @@ def picture(args: argparse.Namespace) -> None:
         raise ValueError(f"{printable(args.audio)} is silent: there is nothing to see")
     scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
     rtspecinv.save_spectrogram(
-        args.output, magnitude, stft, sample_rate=rate, scale=scale, height=height, bits=args.bits
+        args.output,
+        magnitude,
+        stft,
+        sample_rate=rate,
+        length=samples.shape[-1],
+        scale=scale,
+        height=height,
+        bits=args.bits,
     )
     back = torch.from_numpy(scale.magnitude(read_image(args.output)[0]))
     print(
@@ -159,6 +192,8 @@ def picture(args: argparse.Namespace) -> None:
 
 
 def _print_convergence(samples: Tensor, magnitude: Tensor, stft: rtspecinv.STFT) -> None:
-    if samples.shape[-1] >= stft.n_needed:
-        convergence = float(rtspecinv.metrics.spectral_convergence(stft.magnitude(samples), magnitude))
+    if samples.shape[-1] >= stft.n_needed and stft.count_frames(samples.shape[-1]) <= magnitude.shape[-1]:
+        heard = stft.magnitude(samples)
+        target = magnitude[:, : heard.shape[-1]]
+        convergence = float(rtspecinv.metrics.spectral_convergence(heard, target))
         print(f"convergence   {convergence:.1f} dB spectral convergence against the picture")

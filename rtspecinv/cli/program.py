@@ -17,7 +17,7 @@ from typing import Any
 from rtspecinv.cli import INTERRUPTED, say_interrupted
 from rtspecinv.cli.parser import parser
 from rtspecinv.cli.pipes import sound_to_standard_output
-from rtspecinv.cli.report import Outlet, note, on_terminal, one_line
+from rtspecinv.cli.report import Outlet, kind_of, note, on_terminal, one_line
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -116,12 +116,12 @@ def _safe_usage() -> Iterator[None]:
 
 
 def _show_once() -> Callable[..., None]:
-    """Give a function that notes a warning, the first from each line of code: blocks may share one."""
+    """Give a function that notes a warning, the first of each kind."""
     shown = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        if (filename, lineno) not in shown:
-            shown.add((filename, lineno))
+        if (kind := kind_of(message, filename, lineno)) not in shown:
+            shown.add(kind)
             note(f"warning: {message}")
 
     return show

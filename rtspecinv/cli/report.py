@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def _say(text: str) -> None:
 def one_line(error: BaseException) -> str:
     """Say what an error is."""
     return printable(" ".join(str(error).split()), _LONGEST_LINE) or "out of memory"
+
+
+def kind_of(message: Warning | str, filename: str, lineno: int) -> tuple[str, str, int]:
+    """What warnings have in common that differ in their numbers alone: blocks may all have one."""
+    return re.sub(r"\d+", "", str(message)), filename, lineno
 
 
 def on_terminal() -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Progress, Sink, SoundDeviceSink, TeeSink
-from rtspecinv.cli.pipes import named, sound_output
-from rtspecinv.cli.report import Report, note
+from rtspecinv.audio.stream import Length
+from rtspecinv.cli.pipes import sound_output
+from rtspecinv.cli.report import Report
 from rtspecinv.cli.score import Score
 from rtspecinv.cli.view import View
 from rtspecinv.threads import one_thread
@@ -28,18 +29,28 @@ STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 @dataclass
 class Source:
-    """Magnitude frames `(channels, n_freq)` and what is known about them; `n_frames` may be None."""
+    """Magnitude frames `(channels, n_freq)` and what is known about them; `n_frames` may be None.
+
+    length: samples of the sound, or what tells them once they are known; None is what the frames cover.
+    expected: samples that there will be as far as is known beforehand, where `length` cannot tell.
+    """
 
     frames: Iterable[Tensor]
     stft: rtspecinv.STFT
     sample_rate: int
     channels: int
     n_frames: int | None
+    length: Length = None
+    expected: int | None = None
 
     @property
     def n_samples(self) -> int | None:
-        """Length of the sound, if it is known."""
-        return None if self.n_frames is None else (self.n_frames - 1) * self.stft.hop_length
+        """Length of the sound, as far as it is known beforehand."""
+        if isinstance(self.length, int):
+            return self.length
+        if self.length is not None or self.n_frames is None:
+            return self.expected
+        return self.stft.length(self.n_frames)
 
     @property
     def seconds(self) -> float | None:
@@ -49,11 +60,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an inversion went: how far, how near to its target in dB, and samples beyond full scale."""
+    """How an inversion went: how far, how near to its target in dB, and the largest sample in its file."""
 
     progress: Progress
     convergence: float
-    clipped: int
+    peak: float
 
 
 def inverter_of(args: argparse.Namespace, stft: rtspecinv.STFT, channels: int) -> rtspecinv.StreamingInverter:
@@ -70,7 +81,10 @@ def transfer(
     output: Path | None = None,
     device: SoundDeviceSink | None = None,
 ) -> Outcome:
-    """Invert `source` into `output` and `device`, on one thread; the file is whole or absent."""
+    """Invert `source` into `output` and `device`, on one thread; the file is whole or absent.
+
+    Warns of samples that are clipped in the file.
+    """
     score = Score(source.stft)
     with ExitStack() as stack:
         stack.enter_context(one_thread())
@@ -83,7 +97,7 @@ def transfer(
         stack.enter_context(report)
         sinks: list[Sink] = [score, *filter(None, (file, device))]
         progress = run(score.watch(source.frames), TeeSink(*sinks))
-    return Outcome(progress, score.convergence, file.clipped if file else 0)
+    return Outcome(progress, score.convergence, file.level.peak if file else 0.0)
 
 
 def print_source(source: Source, n_samples: int, how: str) -> None:
@@ -100,15 +114,3 @@ def print_convergence(outcome: Outcome) -> None:
     known = not math.isnan(outcome.convergence)
     convergence = f"{outcome.convergence:.1f} dB" if known else "not to be had: silent or too short;"
     print(f"convergence   {convergence} spectral convergence against the input")
-
-
-def print_written(outcome: Outcome, output: Path) -> None:
-    """Print where the sound is."""
-    if outcome.clipped:
-        note(clipping(outcome.clipped, output))
-    print(f"written       {named(output)}")
-
-
-def clipping(n_clipped: int, output: Path) -> str:
-    """Say how much of a file is clipped."""
-    return f"{n_clipped} samples were beyond full scale and are clipped in {named(output)}"

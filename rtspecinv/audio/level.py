@@ -1,0 +1,67 @@
+"""How loud samples are, what is limited, and the one warning about it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+
+Block = npt.NDArray[np.float32]
+
+
+class Level:
+    """Measures samples on their way, and limits them to full scale.
+
+    Attributes:
+        n_samples: samples so far, those of all channels.
+        clipped: those of them that were beyond full scale.
+        peak: largest absolute sample.
+    """
+
+    def __init__(self) -> None:
+        self.n_samples = self.clipped = 0
+        self.peak = 0.0
+
+    def measure(self, block: Block) -> Block:
+        """Count samples of any shape; returns them as they are."""
+        self.n_samples += block.size
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
+        return block
+
+    def limit(self, block: Block) -> Block:
+        """Count samples of any shape; returns them within -1 to 1."""
+        self.clipped += int(np.count_nonzero(np.abs(self.measure(block)) > 1))
+        return block.clip(-1, 1)
+
+    def warn(self, where: str) -> None:
+        """Warn of samples that were beyond full scale, if there were any."""
+        if self.clipped:
+            share = self.clipped / self.n_samples
+            warn_caller(
+                f"{self.clipped} of {self.n_samples} samples ({share:.2%}) were beyond full scale and are "
+                f"clipped in {where}: multiplied by {self.factor:.3g}, the sound would fit"
+            )
+
+    @property
+    def factor(self) -> float:
+        """What to multiply the samples by, so that all are within full scale: three digits, rounded down."""
+        if self.peak <= 1:
+            return 1.0
+        digits = 10.0 ** (2 - math.floor(math.log10(1 / self.peak)))
+        return math.floor(digits / self.peak) / digits
+
+
+def warn_caller(message: str) -> None:
+    """Warn in the name of the line outside the library, or of the command line, that led to this."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def _is_ours(module: str) -> bool:
+    is_library = module.split(".")[0] == "rtspecinv" and not module.startswith("rtspecinv.cli")
+    return is_library or module == "contextlib"  # whose exits call ours

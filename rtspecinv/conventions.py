@@ -1,0 +1,97 @@
+"""Magnitudes of other programs: which rows they have, and how they are scaled."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtspecinv.inputs import Array
+from rtspecinv.stft import STFT, unknown_name
+
+SCALINGS = ("spectrum", "magnitude", "psd")  # scipy's names; the first two are the same
+
+_Values = TypeVar("_Values", Tensor, Array)
+
+
+def row_counts(n_fft: int) -> tuple[int, ...]:
+    """How many rows `half_spectrum` takes, the usual number first."""
+    return (n_fft // 2 + 1, n_fft, *([n_fft // 2] if n_fft % 2 == 0 else []))
+
+
+def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
+    """Magnitudes `(..., n_fft // 2 + 1, n_frames)` of a real signal.
+
+    Args:
+        magnitude: `(..., n_rows, n_frames)`. With n_fft rows they are two-sided, and the upper half, which
+            mirrors the lower, is left out. With n_fft / 2 rows the row at the Nyquist frequency is missing,
+            and is 0.
+        n_fft: samples in a frame.
+
+    Raises:
+        ValueError: another number of rows.
+    """
+    n_half, n_rows = n_fft // 2 + 1, magnitude.shape[-2]
+    if n_rows not in row_counts(n_fft):
+        raise ValueError(
+            f"Magnitudes of n_fft={n_fft} have {n_half} rows, not {n_rows}: {suggestion(n_rows)}!"
+        )
+    if n_rows >= n_half:
+        return magnitude[..., :n_half, :]
+    if isinstance(magnitude, Tensor):
+        return F.pad(magnitude, (0, 0, 0, 1))
+    return np.pad(magnitude, [(0, 0)] * (magnitude.ndim - 2) + [(0, 1), (0, 0)])
+
+
+def suggestion(n_rows: int, option: str = "n_fft=") -> str:
+    """Say which n_fft have so many rows, the usual ones first."""
+    ways = []
+    if n_rows >= 2 and not n_rows & (n_rows - 1):
+        ways.append(f"{option}{2 * n_rows} if the row at the Nyquist frequency is missing")
+        ways.append(f"{option}{n_rows} if they are two-sided")
+    ways.append(f"{option}{max(1, 2 * (n_rows - 1))} or {2 * n_rows - 1}" + (" if neither" if ways else ""))
+    return f"give {', '.join(ways)}"
+
+
+def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
+    """Factor that makes magnitudes of scipy those of `stft`; 1 for None.
+
+    `scipy.signal.stft` divides its "spectrum", and `ShortTimeFFT` its "magnitude", by `sum_n g[n]`, g being
+    the window; both divide "psd" by `sqrt(sample_rate * sum_n g[n]**2)`.
+
+    Raises:
+        ValueError: a name that is none of these.
+    """
+    if scaling is None:
+        return 1.0
+    if scaling not in SCALINGS:
+        raise unknown_name("scaling", scaling, SCALINGS)
+    window = stft.window.double()
+    if scaling == "psd":
+        return stft.scale * math.sqrt(sample_rate * float(window.square().sum()))
+    return stft.scale * abs(float(window.sum()))
+
+
+QUIET = 0.01  # largest sample that is far below a usual level
+
+
+def why_quiet(peak: float, stft: STFT | None = None, scaling: str | None = None) -> str | None:
+    """What to say of sound with so small a largest sample, of magnitudes of `stft`; None of a usual level."""
+    if peak >= QUIET:
+        return None
+    if not peak:
+        return "the sound is silent: every sample of it is 0" + (
+            ", as of magnitudes that are all 0" if stft is not None else ""
+        )
+    said = (
+        f"the largest sample is {peak:.2g}, {-20 * math.log10(peak):.0f} dB below full scale and far below a "
+        "usual level"
+    )
+    if stft is None:
+        return said
+    if scaling is None and QUIET <= peak * float(stft.window.sum()) * stft.scale <= 2:
+        said += "; if the magnitudes are of scipy, say so: scaling='spectrum' (--scaling spectrum)"
+    return f"{said}; magnitudes may be too small by a factor, such as that of a window or of a normalization"

@@ -1,0 +1,213 @@
+"""What is beyond full scale, far below it or nothing at all is said: once, whoever limits or writes it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rtspecinv
+from rtspecinv import ArraySink, FileSink, Player, StreamingInverter, listen, play
+from rtspecinv.audio.level import Level
+from rtspecinv.cli import main
+
+STFT = rtspecinv.STFT(512, 128)
+LOUD = 1.6 * torch.sin(0.06 * torch.arange(9000))
+PRESET = rtspecinv.presets["hifigan-22k"]
+
+
+def told(call) -> list[str]:
+    """Warnings of a call."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in heard]
+
+
+def factor_of(message: str) -> float:
+    return float(re.search(r"multiplied by ([\d.e+-]+), the sound would fit", message).group(1))
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(
+        st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False), min_size=1, max_size=30
+    ),
+    cuts=st.lists(st.integers(0, 30), max_size=3),
+)
+def test_samples_are_counted_however_they_are_cut_and_the_factor_fits(values, cuts):
+    samples = np.array(values, np.float32)
+    level = Level()
+    limited = [level.limit(part) for part in np.split(samples, sorted(cuts))]
+    np.testing.assert_array_equal(np.concatenate(limited), samples.clip(-1, 1))
+    assert level.clipped == (np.abs(samples) > 1).sum()
+    assert (level.n_samples, level.peak) == (len(samples), np.abs(samples).max())
+    said = told(lambda: level.warn("here"))
+    assert len(said) == bool(level.clipped)
+    if said:
+        assert f"{level.clipped} of {len(samples)} samples" in said[0]
+        factor = factor_of(said[0])
+        assert 0.98 < factor * level.peak <= 1
+        assert np.abs(samples.astype(np.float64) * factor).max() <= 1
+
+
+@pytest.mark.parametrize("to", ["array", "wav", "flac", "notebook", "device"])
+@pytest.mark.parametrize("kind", ["samples", "magnitudes", "mel"])
+def test_listen_says_what_is_clipped(tmp_path, monkeypatch, to, kind):
+    shell = types.SimpleNamespace(kernel=object())
+    if to == "notebook":
+        monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setattr("rtspecinv.listening.SoundDeviceSink", lambda *args, device: ArraySink())
+    sound, how = {
+        "samples": (LOUD, {"sample_rate": 22050}),
+        "magnitudes": (STFT.magnitude(LOUD), {"stft": STFT, "sample_rate": 22050}),
+        "mel": (PRESET(LOUD / 3.2) + 1.5, {"preset": "hifigan-22k"}),
+    }[kind]
+    places = {"array": ArraySink(), "wav": tmp_path / "a.wav", "flac": tmp_path / "a.flac"}
+    with pytest.warns(UserWarning, match="beyond full scale") as remarks:
+        heard = listen(sound, output=places.get(to), **how)
+    assert len(remarks) == 1
+    assert remarks[0].filename == __file__
+    assert np.abs(heard.samples).max() == 1
+    assert heard.clipped >= (np.abs(heard.samples) == 1).sum() > 1000
+    assert f"{heard.clipped} of {heard.samples.size} samples" in str(remarks[0].message)
+    if kind == "samples":
+        assert heard.clipped == int((LOUD.abs() > 1).sum())
+        assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))
+
+
+def test_files_say_it_once_when_they_close(tmp_path):
+    frames = STFT.magnitude(LOUD).unbind(-1)
+
+    def through_play():
+        with FileSink(tmp_path / "a.wav", 22050) as sink:
+            play(frames, StreamingInverter(STFT), sink)
+
+    def through_player():
+        with (
+            FileSink(tmp_path / "b.wav", 22050) as sink,
+            Player(StreamingInverter(STFT), sink) as player,
+        ):
+            for frame in frames:
+                player.push(frame)
+
+    def through_listen():
+        with FileSink(tmp_path / "c.wav", 22050) as sink:
+            listen(STFT.magnitude(LOUD), stft=STFT, sample_rate=22050, output=sink)
+
+    for call in (through_play, through_player, through_listen):
+        said = told(call)
+        assert len(said) == 1
+        assert re.match(r"\d+ of 8960 samples \(\d+\.\d\d%\) were beyond full scale", said[0])
+
+
+def test_float_files_and_sinks_of_others_keep_what_is_beyond(tmp_path):
+    def write():
+        with FileSink(tmp_path / "a.wav", 22050, subtype="FLOAT") as sink:
+            sink.write(LOUD)
+        assert (sink.clipped, sink.level.peak) == (0, float(LOUD.abs().max()))
+
+    assert not told(write)
+
+
+def test_an_aborted_file_says_nothing(tmp_path):
+    def write():
+        sink = FileSink(tmp_path / "a.wav", 22050)
+        sink.write(LOUD)
+        sink.abort()
+
+    assert not told(write)
+
+
+@pytest.mark.parametrize(
+    "command", ["invert --method stream", "invert --n-iter 2", "image", "play --no-device"]
+)
+def test_the_command_line_says_it_once(tmp_path, capsys, command):
+    """The picture has the level of the recording, too."""
+    with FileSink(tmp_path / "loud.wav", 22050, subtype="FLOAT") as sink:
+        sink.write(LOUD)
+    rtspecinv.save_spectrogram(tmp_path / "a.npz", STFT.magnitude(LOUD), STFT, sample_rate=22050)
+    assert main(["picture", str(tmp_path / "loud.wav"), "-o", str(tmp_path / "a.png")]) == 0
+    name = {"invert": "a.npz", "image": "a.png", "play": "loud.wav"}[command.split()[0]]
+    assert main([*command.split(), str(tmp_path / name), "-o", str(tmp_path / "b.wav")]) == 0
+    err = capsys.readouterr().err
+    assert err.count("beyond full scale") == err.count("rtspecinv: warning: ") == 1
+
+
+# -- too quiet, silent, nothing ------------------------------------------------------------------------------
+
+
+def test_far_too_quiet_is_said_with_what_explains_it():
+    magnitude = STFT.magnitude(LOUD / 4)
+    scaled = magnitude / float(STFT.window.sum())
+    how = {"stft": STFT, "sample_rate": 22050, "output": ArraySink()}
+    assert not told(lambda: listen(magnitude, **how))
+    (said,) = told(lambda: listen(scaled, **how))
+    assert re.search(r"largest sample is 0\.00\d+, 5\d dB below full scale and far below a usual level", said)
+    option = re.search(r"scaling='(\w+)'", said).group(1)
+    assert not told(lambda: listen(scaled, scaling=option, **how))
+    heard = listen(scaled, scaling=option, **how).samples
+    assert 0.3 < np.abs(heard).max() < 0.5
+    (said,) = told(lambda: listen(magnitude * 1e-9, **how))
+    assert "scaling" not in said
+
+
+@pytest.mark.parametrize("method", ["stream", "agla"])
+def test_the_command_line_says_that_it_is_quiet(tmp_path, capsys, method):
+    scaled = STFT.magnitude(LOUD / 4) / float(STFT.window.sum())
+    for name, values in (("quiet", scaled), ("silent", 0 * scaled)):
+        rtspecinv.save_spectrogram(tmp_path / f"{name}.npz", values, STFT, sample_rate=22050)
+    command = ["--method", method, "--n-iter", "2"]
+    for name, words in (("quiet", "--scaling spectrum"), ("silent", "the sound is silent")):
+        one = [str(tmp_path / f"{name}.npz"), "-o", str(tmp_path / "b.wav")]
+        assert main(["invert", *one, *command]) == 0
+        err = capsys.readouterr().err
+        assert words in err
+        assert err.count("warning") == 1
+    assert main(["invert", str(tmp_path / "quiet.npz"), "-o", str(tmp_path / "b.wav"), *command,
+                 "--scaling", "spectrum"]) == 0  # fmt: skip
+    assert capsys.readouterr().err == ""
+    assert main(["invert", str(tmp_path), "-o", str(tmp_path / "out"), *command]) == 0
+    assert capsys.readouterr().err.count("warning") == 2
+
+
+def test_silence_is_said():
+    silent = torch.zeros(257, 9)
+    (said,) = told(lambda: listen(silent, stft=STFT, sample_rate=8000, output=ArraySink()))
+    assert "the sound is silent: every sample of it is 0, as of magnitudes that are all 0" in said
+    (said,) = told(lambda: listen(torch.zeros(900), sample_rate=8000, output=ArraySink()))
+    assert said == "the sound is silent: every sample of it is 0"
+
+
+@pytest.mark.parametrize("as_frames", [True, False])
+def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
+    one = STFT.magnitude(LOUD / 16)[:, :1]
+    sound = [one[:, 0]] if as_frames else one
+    how = {"stft": STFT, "sample_rate": 8000}
+    with pytest.raises(ValueError, match=r"nothing to hear: 1 frame became no samples.*it takes two"):
+        listen(sound, output=tmp_path / "a.wav", **how)
+    assert not list(tmp_path.iterdir())
+    assert listen(torch.cat([one, one], -1), output=ArraySink(), **how).samples.shape == (128,)
+    assert listen(sound, length=100, output=ArraySink(), **how).samples.shape == (100,)
+    uncentred = rtspecinv.STFT(512, 128, center=False)
+    assert listen(sound, stft=uncentred, sample_rate=8000, output=ArraySink()).samples.shape == (512,)
+    with pytest.raises(ValueError, match="no samples"):
+        listen(torch.zeros(0), sample_rate=8000, output=tmp_path / "a.wav")
+    assert not list(tmp_path.iterdir())
+
+
+def test_play_warns_of_frames_that_become_nothing():
+    frame = STFT.magnitude(LOUD)[:, 0]
+    with pytest.warns(UserWarning, match=r"1 frame became no samples.*length=") as remarks:
+        play([frame], StreamingInverter(STFT), ArraySink())
+    assert remarks[0].filename == __file__
+    sink = ArraySink()
+    play([frame], StreamingInverter(STFT), sink, length=50)
+    assert len(sink.samples) == 50
