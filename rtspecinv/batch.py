@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines
-from rtspecinv.checks import finite, flag, function, instance, iterable, named, unknown_name
+from rtspecinv.checks import LONGEST_SOUND, finite, flag, function, instance, iterable, named, unknown_name
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
@@ -33,7 +33,7 @@ from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import bar
 from rtspecinv.projections import to_magnitude
-from rtspecinv.stft import LONGEST_SOUND, STFT
+from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import RAAR, RULES, Update
 

@@ -18,6 +18,7 @@ from rtspecinv.stft import STFT
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
+_MOST_SILENCE = 2**16  # samples at once
 _MOST_FRAMES = 2**20
 
 
@@ -59,7 +60,7 @@ def invert_blocks(
         block_frames = max(BLOCK_FRAMES, 4 * overlap_frames)
     block_frames = count(2 * overlap_frames, 2 * _MOST_FRAMES, block_frames=block_frames)
     if length is not None:
-        length = count(1, length=length)
+        length = count(1, 2**48, length=length)
     if unfit := sorted({"init", "generator", "known"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
     source = (_magnitude(frame, stft) for frame in frames)
@@ -183,5 +184,7 @@ def _cut(parts: Iterable[Tensor], padding: int, length: int) -> Iterator[Tensor]
         kept = part[..., n_dropped:][..., :missing]
         missing -= kept.shape[-1]
         yield kept
-    if missing:
-        yield part.new_zeros(*part.shape[:-1], missing)
+    while missing:
+        silence = part.new_zeros(*part.shape[:-1], min(missing, _MOST_SILENCE))
+        missing -= silence.shape[-1]
+        yield silence

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LONGEST_SOUND = 2**31  # samples that are made at once: half a day, 8 GB
+
 _SHOWN = 60  # characters of a value in a message
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
-from rtspecinv.checks import able, count, finite, flag, function, instance, shown
+from rtspecinv.checks import LONGEST_SOUND, able, count, finite, flag, function, instance, shown
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import least_share, warn_of_quiet
 from rtspecinv.modes import modeless
 from rtspecinv.progress import bar
-from rtspecinv.stft import LONGEST_SOUND, STFT, check_dense
+from rtspecinv.stft import STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import choice, count, flag, real, shown
+from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, real, shown
 from rtspecinv.checks import named as named
 from rtspecinv.checks import unknown_name as unknown_name
 from rtspecinv.masks import unmasked
@@ -34,7 +34,6 @@ WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - 
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 LONGEST = 2**22  # n_fft: its windows take 200 MB
-LONGEST_SOUND = 2**31  # samples: half a day, 8 GB
 
 # Below this coverage (window sum at a sample / steady-state window sum there) a sample is lost. A frame has
 # rounding errors of about eps times its amplitude; dividing by the window, sqrt(coverage) of its usual size,

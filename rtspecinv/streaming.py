@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.inputs import Array, as_magnitude, check_values, count, full_scale, iterations, warn_of_power
+from rtspecinv.checks import LONGEST_SOUND, count
+from rtspecinv.inputs import Array, as_magnitude, check_values, full_scale, iterations, warn_of_power
 from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.threads import one_thread
@@ -202,7 +203,7 @@ class StreamingInverter(Checkpointed):
         """
         stft = self.stft
         covered = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
-        owed = covered if n_samples is None else count(n_samples=n_samples)
+        owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
         n_heard = min(owed, covered + stft.padding)
         n_hops = -(-n_heard // stft.hop_length)
         with self._engine.preserved(n_hops):

@@ -183,7 +183,7 @@ class _Moving(Transform):
     """
 
     def __init__(self, onesided: bool) -> None:
-        self.onesided = onesided
+        self.onesided = flag(onesided=onesided)
 
     def _of(self, frame: Tensor) -> Tensor:
         if self.onesided:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import interpreter  # noqa: F401  first, before anything imports Triton
@@ -14,23 +11,6 @@ import torch
 
 # A stream's operations are small: on a busy machine more threads take ten times as long.
 torch.set_num_threads(1)
-
-# All that is compiled for one precision, whose name is the argument.
-COMPILE = """
-import sys, torch, rtspecinv
-stft = rtspecinv.STFT(64, 16, dtype=getattr(torch, sys.argv[1]))
-rtspecinv.invert(torch.ones(33, 20, dtype=stft.dtype), stft, n_iter=1)
-rtspecinv.Mel(rtspecinv.MelConfig(8000, 64, 16, n_mels=8)).to(stft.dtype).inverter()
-"""
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile before the workers of xdist begin, which would compile the same things side by side."""
-    if not getattr(session.config.option, "numprocesses", None) or importlib.util.find_spec("numba") is None:
-        return
-    precisions = ("float32", "float64")
-    for process in [subprocess.Popen([sys.executable, "-c", COMPILE, name]) for name in precisions]:
-        process.wait()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

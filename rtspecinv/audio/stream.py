@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rtspecinv.audio.sinks import Sink
-from rtspecinv.checks import count
+from rtspecinv.checks import LONGEST_SOUND, count
 
 # Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
 Length = int | Callable[[], int | None] | None
 
 
 def checked_length(length: Length) -> Length:
-    """Length that is an integer from 0 on, a function, or None; anything else is a ValueError."""
-    return length if length is None or callable(length) else count(length=length)
+    """Length that is an integer from 1 on, a function, or None; anything else is a ValueError."""
+    return length if length is None or callable(length) else count(1, LONGEST_SOUND, length=length)
 
 
 class Inverter(Protocol):
