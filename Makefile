@@ -29,11 +29,8 @@ PYTEST := $(BIN)/pytest --benchmark-disable
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
 
-# What plays through a sound server runs one test at a time, and before the others where both want the machine.
 test: lint compiled
-	@mkdir -p build; $(PYTEST) -m card > build/card.txt 2>&1 & card=$$!; \
-		nice -n 10 $(PYTEST) --numprocesses auto -m 'not card'; others=$$?; \
-		wait $$card; status=$$?; cat build/card.txt; exit $$((others || status))
+	$(BIN)/python tests/side_by_side.py
 
 quick: lint-changed compiled
 	$(PYTEST) --numprocesses auto -m 'not slow' $(CORE)
