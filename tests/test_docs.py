@@ -38,7 +38,10 @@ def test_enough_of_the_code_was_found():
 
 def test_commands_exist():
     lines = [
-        line.split("#")[0] for page in PAGES for text in snippets(page, "sh") for line in text.splitlines()
+        re.split("[#|<>]", line)[0]
+        for page in PAGES
+        for text in snippets(page, "sh")
+        for line in text.splitlines()
     ]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("rtspecinv ")]
     assert len(commands) >= 6
