@@ -8,7 +8,8 @@ import importlib.util
 import pytest
 import tape
 import torch
-from contract import run, verify_contract
+from contract import LINEAR as LINEAR_FRAMES
+from contract import does_not_depend_on_chunks, run, streams_are_independent, verify_contract
 from interpreter import INTERPRET
 
 from rtspecinv import STFT, StreamingInverter
@@ -129,17 +130,23 @@ def test_every_size_and_start_is_exact(n_fft, hop_length, options):
     assert error < TOLERANCE
 
 
-@pytest.mark.slow
-@needs_triton
-def test_triton_keeps_the_contract():
+def triton_streams() -> StreamingInverter:
     stft = STFT(256, 128, device=DEVICE)  # interpreted, every push takes long
+    return StreamingInverter(stft, look_ahead=0, revise=1, n_iter=1, batch_shape=(2,), engine="triton_gpu")
 
-    def make() -> StreamingInverter:
-        return StreamingInverter(
-            stft, look_ahead=0, revise=1, n_iter=1, batch_shape=(2,), engine="triton_gpu"
-        )
 
-    verify_contract(make, magnitudes(stft, 2, n_frames=4), chunks=(2,))
+@needs_triton
+def test_triton_streams_are_independent_and_give_the_same_bits_for_every_cut():
+    magnitude = magnitudes(triton_streams().stft, 2, n_frames=4)
+    samples = run(triton_streams(), magnitude)
+    does_not_depend_on_chunks(triton_streams(), magnitude, samples, (2,))
+    streams_are_independent(triton_streams(), magnitude, samples, LINEAR_FRAMES)
+
+
+@pytest.mark.soak
+@needs_triton
+def test_triton_keeps_the_whole_contract():
+    verify_contract(triton_streams, magnitudes(triton_streams().stft, 2, n_frames=4), chunks=(2,))
 
 
 @needs_triton
