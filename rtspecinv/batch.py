@@ -16,14 +16,23 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines
-from rtspecinv.checks import LONGEST_SOUND, finite, flag, function, instance, iterable, named, unknown_name
+from rtspecinv.checks import (
+    LONGEST_SOUND,
+    count,
+    finite,
+    flag,
+    function,
+    instance,
+    iterable,
+    named,
+    unknown_name,
+)
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
     as_spectrogram,
     check_finite,
     check_values,
-    count,
     full_scale,
     iterations,
     warn_of_power,

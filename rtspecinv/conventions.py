@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import choice
 from rtspecinv.inputs import Array
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.stft import STFT
 
 SCALINGS = ("spectrum", "magnitude", "psd")  # scipy's names; the first two are the same
 
@@ -67,8 +68,7 @@ def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
     """
     if scaling is None:
         return 1.0
-    if scaling not in SCALINGS:
-        raise unknown_name("scaling", scaling, SCALINGS)
+    choice(SCALINGS, scaling=scaling)
     window = stft.window.double()
     if scaling == "psd":
         return stft.scale * math.sqrt(sample_rate * float(window.square().sum()))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import count as count
+from rtspecinv.checks import count
 from rtspecinv.masks import unmasked
 from rtspecinv.modes import warn
 from rtspecinv.stft import STFT, check_dense

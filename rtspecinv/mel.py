@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.inputs import Array, as_magnitude, count
+from rtspecinv.checks import count
+from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import MelBank
 from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_stream import MelInverter

@@ -302,7 +302,6 @@ def _invert(
 ) -> Tensor:
     max_iter, eva_iter = iterations(max_iter=max_iter), count(1, eva_iter=eva_iter)
     _check_metric(metric)
-    max_iter = iterations(max_iter=max_iter)
     with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
         return invert(
             spec,
