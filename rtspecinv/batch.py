@@ -215,7 +215,7 @@ def invert(
                     break
             results.append(samples)
             share = min(share, least_share(best.energy, energy))
-    warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
+    warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
     return torch.cat(results).reshape(*batch_shape, space.n_out)
 
 
@@ -336,7 +336,7 @@ def _check(
         start = init
     target = value.abs() if value.is_complex() else value
     if (largest := check_values(target, stft.n_fft)) > 2 * full_scale(stft):
-        warn_of_power(largest, full_scale(stft), stacklevel=3)
+        warn_of_power(largest, full_scale(stft))
     n_half, batch_shape = stft.n_fft // 2 + 1, value.shape[:-2]
     n_items = math.prod(batch_shape)
 

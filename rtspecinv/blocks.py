@@ -76,7 +76,7 @@ def invert_blocks(
     for part in _trimmed(parts, stft.padding) if length is None else _cut(parts, stft.padding, length):
         balance.add_samples(part)
         yield part
-    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
+    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
 
 
 def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
 from rtspecinv.printable import printable
 from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT
+from rtspecinv.warning import warn
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
@@ -146,10 +146,9 @@ class Spectrogram:
         """
         if self.n_samples is None or (expected := frames_of(stft, self.n_samples)) == self.n_frames:
             return self.n_samples
-        warnings.warn(
+        warn(
             f"{self._name} says n_samples={self.n_samples}, which is of {expected} frames, but it has "
-            f"{self.n_frames}: the sound is as long as these",
-            stacklevel=2,
+            f"{self.n_frames}: the sound is as long as these"
         )
         return None
 
@@ -366,7 +365,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 def _check_dtype(path: Path, dtype: str) -> None:
     """Check the name of a dtype in numpy's, torch's or safetensors' words: float32, torch.float32, F32."""
     if re.match(r"(torch\.)?c", dtype, re.IGNORECASE):
-        warnings.warn(f"{printable(path)} holds complex values: only their magnitude is used", stacklevel=3)
+        warn(f"{printable(path)} holds complex values: only their magnitude is used")
     elif not re.match(r"(torch\.)?b?f(loat)?\d", dtype, re.IGNORECASE):
         image = " (an image?)" if dtype in ("uint8", "torch.uint8", "U8") else ""
         raise ValueError(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rtspecinv.checks import count
 from rtspecinv.masks import unmasked
-from rtspecinv.modes import warn
 from rtspecinv.stft import STFT, check_dense
+from rtspecinv.warning import warn
 
 Array = np.ndarray[Any, Any]
 MOST_ITER = 10**6  # what anybody iterates for has long been found, or never will be
@@ -113,13 +113,12 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     return high
 
 
-def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
+def warn_of_power(largest: float, full_scale: float) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
-        "magnitude / 32768",
-        stacklevel=stacklevel + 1,
+        "magnitude / 32768"
     )
 
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from rtspecinv.modes import warn
 from rtspecinv.stft import STFT
+from rtspecinv.warning import warn
 
 # Share of the energy of its target below which a result is too quiet, 20 dB. Magnitudes that no signal has
 # lose less: of a lone frame or bin, the share that is left is about hop_length / n_fft.
@@ -26,11 +26,11 @@ def least_share(found: Tensor, wanted: Tensor) -> float:
     return float(shares.min()) if shares.numel() else 1.0
 
 
-def warn_of_quiet(share: float, way_out: str, stacklevel: int) -> None:
+def warn_of_quiet(share: float, way_out: str) -> None:
     """Warn if the energy of a result is less than the share `QUIET` of that of its target."""
     if share < QUIET:
         level = f"is {-10 * math.log10(share):.0f} dB under the level of" if share else "is silent, unlike"
-        warn(f"the result {level} its target: {way_out}", stacklevel=stacklevel + 1)
+        warn(f"the result {level} its target: {way_out}")
 
 
 class Balance:
@@ -60,6 +60,6 @@ class Balance:
         """Least share, over streams, of the energy asked for so far that the samples so far have."""
         return least_share(self._found, self._wanted)
 
-    def warn(self, way_out: str, stacklevel: int) -> None:
+    def warn(self, way_out: str) -> None:
         """Warn if the samples so far are far too quiet for the magnitudes so far."""
-        warn_of_quiet(self.share(), way_out, stacklevel + 1)
+        warn_of_quiet(self.share(), way_out)

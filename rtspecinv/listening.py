@@ -28,7 +28,7 @@ from rtspecinv.audio import (
     SoundDeviceSink,
     TeeSink,
 )
-from rtspecinv.audio.level import Level, warn_caller
+from rtspecinv.audio.level import Level
 from rtspecinv.audio.player import no_samples, play_through
 from rtspecinv.audio.stream import Stream
 from rtspecinv.checks import choice, count
@@ -42,11 +42,11 @@ from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
-from rtspecinv.modes import warn
 from rtspecinv.printable import printable
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
+from rtspecinv.warning import warn
 
 _MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
 _MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if too many
@@ -375,7 +375,7 @@ def _emit(
         level.warn("the sound")
     stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None
     if said := why_quiet(level.peak, stft, scaling):
-        warn_caller(said)
+        warn(said)
     path = target.path if isinstance(target, FileSink) else None
     return Sound(samples, rate, path, level.clipped)
 
@@ -410,7 +410,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warn(f"{error}; the sound is in {path}", stacklevel=4)
+        warn(f"{error}; the sound is in {path}")
         return FileSink(path, rate, channels)
 
 

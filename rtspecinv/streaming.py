@@ -292,7 +292,7 @@ class StreamingInverter(Checkpointed):
         largest = check_values(magnitude, stft.n_fft)
         if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
-            warn_of_power(largest, self._full_scale, stacklevel=4)
+            warn_of_power(largest, self._full_scale)
         if n_half < stft.n_freq:
             magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
         return magnitude, value if is_complex else None

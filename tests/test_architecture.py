@@ -17,6 +17,7 @@ GROUND = {
     "modes": set(),
     "printable": set(),
     "settings": {"printable"},
+    "warning": set(),
     "whole_files": {"printable"},
 }
 #         module: what of rtspecinv it may import, beside the ground

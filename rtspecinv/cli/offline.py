@@ -34,6 +34,7 @@ from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
+from rtspecinv.warning import warn
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -79,7 +80,7 @@ def _invert_file(args: argparse.Namespace) -> int:
 
 def _warn_of_level(outcome: Outcome, source: Source, args: argparse.Namespace) -> None:
     if said := why_quiet(outcome.peak, source.stft, args.scaling):
-        warnings.warn(said, stacklevel=2)
+        warn(said)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -140,7 +141,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     with FileSink(sound_output(output), rate, found.channels) as sink:
         sink.write(samples)
     if said := why_quiet(sink.level.peak):
-        warnings.warn(said, stacklevel=2)
+        warn(said)
     near = rtspecinv.metrics.sc(mel.linear(samples), target)
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
