@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from rtspecinv.checks import (
     function,
     instance,
     iterable,
+    keep,
     named,
     unknown_name,
 )
@@ -71,10 +73,9 @@ class Hybrid:
     share: float = 0.35
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", finite(0, 1, share=self.share))
-        for name in ("search", "settle"):
-            rule: dict[str, Any] = {name: getattr(self, name)}
-            instance(Update, "use a rule, such as rtspecinv.updates.GriffinLim()", **rule)
+        keep(self, partial(finite, 0, 1), "share")
+        way_out = "use a rule, such as rtspecinv.updates.GriffinLim()"
+        keep(self, partial(instance, Update, way_out), "search", "settle")
 
     def legs(self, n_iter: int) -> list[tuple[Update, int]]:
         """Rules and their iterations."""

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.bounds import check_frames, check_mel
+from rtspecinv.checks import choice, count
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
@@ -131,8 +132,8 @@ class Spectrogram:
 
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
-        if given is not None and given < 1:
-            raise ValueError(f"Parameter {name}={given} is not an integer >= 1!")
+        if given is not None:
+            given = count(1, **{name: given})
         if given is not None and stored is not None and given != stored:
             raise ValueError(
                 f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
@@ -252,8 +253,8 @@ def open_spectrogram(
     """
     path = Path(path)
     mel = None if mel is None else config_of(mel)
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
+    if layout is not None:
+        choice(LAYOUTS, layout=layout)
     check_file(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

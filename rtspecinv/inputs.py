@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rtspecinv.checks import count
 from rtspecinv.masks import unmasked
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import STFT, check_dense, check_stft
 from rtspecinv.warning import warn
 
 Array = np.ndarray[Any, Any]
@@ -51,8 +51,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
 
 def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -> Tensor:
     """Magnitude or spectrum `(*batch, n_freq, n_frames)`, with frames in it; see `as_magnitude`."""
-    if not isinstance(stft, STFT):
-        raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+    check_stft(stft)
     tensor = as_magnitude(value, stft.window, name)
     if tensor.ndim < 2 or tensor.shape[-2] != stft.n_freq or not tensor.shape[-1]:
         transposed = tensor.ndim >= 2 and tensor.shape[-1] == stft.n_freq

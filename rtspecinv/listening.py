@@ -31,7 +31,7 @@ from rtspecinv.audio import (
 from rtspecinv.audio.level import Level
 from rtspecinv.audio.player import no_samples, play_through
 from rtspecinv.audio.stream import Stream
-from rtspecinv.checks import choice, count
+from rtspecinv.checks import LONGEST_SOUND, choice, count
 from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled, why_quiet
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
@@ -141,10 +141,10 @@ def listen(
     """
     if preset is not None and stft is not None:
         raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes!")
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}!")
+    if layout is not None:
+        choice(LAYOUTS, layout=layout)
     if length is not None:
-        count(1, length=length)
+        length = count(1, LONGEST_SOUND, length=length)
     if scaling is not None:
         choice(SCALINGS, scaling=scaling)
     given_options = {"update": update, "look_ahead": look_ahead, "n_iter": n_iter}

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import choice, count, finite, flag, shown, unknown_name
+from rtspecinv.checks import MOST_RATE, choice, count, finite, flag, keep, shown
 from rtspecinv.masks import unmasked
-from rtspecinv.settings import check_names, keep, read_settings
+from rtspecinv.settings import check_names, read_settings
 from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
 
@@ -25,7 +25,6 @@ SLOPES = ("hz", "mel")
 LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
 CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
-MOST_RATE = 1e9  # Hz
 MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
 
@@ -274,8 +273,7 @@ class MelConfig:
     def _check_window(self) -> None:
         win_length = self.n_fft if self.win_length is None else self.win_length
         if isinstance(self.window, str):
-            if self.window not in WINDOWS:
-                raise unknown_name("window", self.window, WINDOWS)
+            choice(WINDOWS, window=self.window)
             return
         values = _values("window", self.window)
         if len(values) != win_length or not np.isfinite(values).all():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, real, shown
+from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, instance, real, shown
 from rtspecinv.masks import unmasked
 from rtspecinv.modes import Module, home
 
@@ -93,9 +93,7 @@ class STFT(Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.n_fft = n_fft = count(1, n_fft=n_fft)
-        if n_fft > LONGEST:
-            raise ValueError(f"Parameter {n_fft=} is more than {LONGEST}, which no sound needs!")
+        self.n_fft = n_fft = count(1, LONGEST, n_fft=n_fft)
         win_length = n_fft if win_length is None else count(1, win_length=win_length)
         hop_length = max(1, n_fft // 4) if hop_length is None else count(1, hop_length=hop_length)
         self.win_length, self.hop_length = win_length, hop_length
@@ -354,6 +352,11 @@ class STFT(Module):
             for name, master in self._masters.items():
                 self.get_buffer(name).copy_(master)
         return self
+
+
+def check_stft(stft: object) -> STFT:
+    """Return an `STFT`; raises `TypeError` for anything else."""
+    return instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
 
 
 def check_center(center: object) -> None:
