@@ -73,25 +73,3 @@ def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
     if scaling == "psd":
         return stft.scale * math.sqrt(sample_rate * float(window.square().sum()))
     return stft.scale * abs(float(window.sum()))
-
-
-QUIET = 0.01  # largest sample that is far below a usual level
-
-
-def why_quiet(peak: float, stft: STFT | None = None, scaling: str | None = None) -> str | None:
-    """What to say of sound with so small a largest sample, of magnitudes of `stft`; None of a usual level."""
-    if peak >= QUIET:
-        return None
-    if not peak:
-        return "the sound is silent: every sample of it is 0" + (
-            ", as of magnitudes that are all 0" if stft is not None else ""
-        )
-    said = (
-        f"the largest sample is {peak:.2g}, {-20 * math.log10(peak):.0f} dB below full scale and far below a "
-        "usual level"
-    )
-    if stft is None:
-        return said
-    if scaling is None and QUIET <= peak * float(stft.window.sum()) * stft.scale <= 2:
-        said += "; if the magnitudes are of scipy, say so: scaling='spectrum' (--scaling spectrum)"
-    return f"{said}; magnitudes may be too small by a factor, such as that of a window or of a normalization"

@@ -32,10 +32,11 @@ from rtspecinv.audio.level import Level
 from rtspecinv.audio.player import no_samples, play_through
 from rtspecinv.audio.stream import Stream
 from rtspecinv.checks import LONGEST_SOUND, choice, count
-from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled, why_quiet
+from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
+from rtspecinv.levels import warn_of_peak
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
@@ -374,8 +375,7 @@ def _emit(
     if not isinstance(target, FileSink):
         level.warn("the sound")
     stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None
-    if said := why_quiet(level.peak, stft, scaling):
-        warn(said)
+    warn_of_peak(level.peak, stft, scaling)
     path = target.path if isinstance(target, FileSink) else None
     return Sound(samples, rate, path, level.clipped)
 

@@ -29,12 +29,11 @@ from rtspecinv.cli.transfer import (
     print_source,
     transfer,
 )
-from rtspecinv.conventions import why_quiet
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
+from rtspecinv.levels import warn_of_peak
 from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
-from rtspecinv.warning import warn
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -65,7 +64,7 @@ def _invert_file(args: argparse.Namespace) -> int:
         print(f"written       {named(args.output)}")
         return 0
     if args.method == "stream":
-        _warn_of_level(stream(args, source, args.output), source, args)
+        warn_of_peak(stream(args, source, args.output).peak, source.stft, args.scaling)
         return 0
     report = Report(source.seconds, source.sample_rate)
     outcome = transfer(source, _batch(source, args, report), report, output=args.output)
@@ -74,13 +73,8 @@ def _invert_file(args: argparse.Namespace) -> int:
     print_convergence(outcome)
     report.print_summary(outcome.progress)
     print(f"written       {named(args.output)}")
-    _warn_of_level(outcome, source, args)
+    warn_of_peak(outcome.peak, source.stft, args.scaling)
     return 0
-
-
-def _warn_of_level(outcome: Outcome, source: Source, args: argparse.Namespace) -> None:
-    if said := why_quiet(outcome.peak, source.stft, args.scaling):
-        warn(said)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -140,8 +134,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
     with FileSink(sound_output(output), rate, found.channels) as sink:
         sink.write(samples)
-    if said := why_quiet(sink.level.peak):
-        warn(said)
+    warn_of_peak(sink.level.peak)
     near = rtspecinv.metrics.sc(mel.linear(samples), target)
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
@@ -235,7 +228,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
             output.parent.mkdir(parents=True, exist_ok=True)
             if source is not None:
                 outcome = _convert(source, output, args)
-                _warn_of_level(outcome, source, args)
+                warn_of_peak(outcome.peak, source.stft, args.scaling)
             else:
                 with one_thread():
                     _invert_mel(path, output, args)
