@@ -339,8 +339,9 @@ def _checked_bands(found: Spectrogram) -> Spectrogram:
         stored, own = getattr(found, name), round(getattr(mel, name))
         if stored not in (None, own):
             raise ValueError(
-                f"{found.path} says {name}={stored}, but the mel frames are said to have {own}: the sound "
-                f"would have another duration or pitch; give a preset or MelConfig with {name}={stored}"
+                f"{printable(found.path)} says {name}={stored}, but the mel frames are said to have {own}: "
+                "the sound would have another duration or pitch; give a preset or MelConfig with "
+                f"{name}={stored}"
             )
     if mel is not None and found.n_freq != mel.n_mels:
         other = next(layout for layout in LAYOUTS if layout != found.layout)

@@ -253,7 +253,7 @@ def _file(
     if isinstance(given, STFT):
         frames = found.magnitudes(given, scaling, rate)
     elif scaling is not None:
-        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {path} has mel frames!")
+        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {printable(path)} has mel frames!")
     else:
         frames = map(torch.from_numpy, found.frames())
     return (frame if found.channels > 1 else frame[0] for frame in frames), given, rate, None, length

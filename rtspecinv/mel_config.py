@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rtspecinv.checks import MOST_RATE, choice, count, finite, flag, keep, shown
 from rtspecinv.masks import unmasked
+from rtspecinv.printable import printable
 from rtspecinv.settings import check_names, read_settings
 from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
@@ -224,8 +225,8 @@ class MelConfig:
         try:
             return cls.from_dict(read_settings(path))
         except ValueError as error:
-            text = str(error)
-            raise ValueError(text if str(path) in text else f"{path}: {text}") from error
+            text, name = str(error), printable(path)
+            raise ValueError(text if name in text else f"{name}: {text}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .json file that `load` reads, and that can be given wherever a preset can.
@@ -234,7 +235,7 @@ class MelConfig:
             ValueError: another name.
         """
         if Path(path).suffix.lower() != ".json":
-            raise ValueError(f"Cannot write {path}: its name must end in .json")
+            raise ValueError(f"Cannot write {printable(path)}: its name must end in .json")
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
 
     @property

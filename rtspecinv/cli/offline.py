@@ -122,10 +122,10 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     mel = rtspecinv.Mel(found.mel)
     rate = round(found.mel.sample_rate)
     if args.sample_rate not in (None, rate):
-        raise ValueError(f"{path} has mel frames of {rate} Hz: leave out --sample-rate")
+        raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
     if mel.length(found.n_frames) < mel.stft.n_needed:
         raise ValueError(
-            f"{path} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
+            f"{printable(path)} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
             "use --method stream"
         )
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
