@@ -158,15 +158,16 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
     stft, length = stft.with_center(stft.center), spectrogram.length(stft)
-    if length is None and stft.length(spectrogram.n_frames) < 1:
+    n_samples = stft.length(spectrogram.n_frames) if length is None else length
+    if n_samples < 1:
         raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
-    if args.method == "lbfgs" and (length or stft.length(spectrogram.n_frames)) < stft.n_needed:
+    if args.method == "lbfgs" and n_samples < stft.n_needed:
         raise ValueError(
             f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
             f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
         )
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
-    return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames, length)
+    return Source(frames, stft, sample_rate, spectrogram.channels, n_samples, length)
 
 
 def _batch(source: Source, args: argparse.Namespace, report: Report) -> Run:
