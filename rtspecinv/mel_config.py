@@ -20,6 +20,7 @@ from rtspecinv.printable import printable
 from rtspecinv.settings import check_names, read_settings
 from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
+from rtspecinv.whole_files import write_whole
 
 SCALES = ("slaney", "htk")
 SLOPES = ("hz", "mel")
@@ -233,10 +234,12 @@ class MelConfig:
 
         Raises:
             ValueError: another name.
+            OSError: the disk refuses, for the reason it gives.
         """
         if Path(path).suffix.lower() != ".json":
             raise ValueError(f"Cannot write {printable(path)}: its name must end in .json")
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
 
     @property
     def highest(self) -> float:

@@ -34,7 +34,6 @@ T = TypeVar("T")
 # An envelope reaches so far below the loudest bin: what lies under that is noise, nothing to make loud.
 RANGE = 1e-3
 
-
 RATES = (1e-3, 1e3)  # least and largest of `Stretch`, but for 0
 _MOST_MEMORY = 2**24  # frames
 _MOST_DB = 600.0  # 10**30: more would leave the range of float32
