@@ -8,13 +8,18 @@
 
 The map of the package, each module using only those before it:
 
-    modes        the modes torch may be in, and how they are left; masks: arrays with a mask
+    checks       what a parameter may be; masks: arrays with a mask
+    warning      warnings in the name of the caller's line
+    printable    text of files, fit to be shown; settings: parameters that come from a file
+    whole_files  files that are whole or absent
+    modes        the modes torch may be in, and how they are left
     stft         STFT, its least-squares inverse and their parts
     frames       FrameBuffer: the frames that may still change, the samples that may not
     projections  to_magnitude, to_consistent
     updates      the rules that combine the two projections: RAAR, GriffinLim, ADMM, ...
     phase        starts of the newest frame: overlap, phase gradient, peaks, zeros
     inputs       what counts as a magnitude
+    levels       how loud a result is, and what is said if it is too quiet
     engines      how one frame is advanced
     checkpoint   the state of a stream in a state_dict
     streaming    StreamingInverter
@@ -22,12 +27,12 @@ The map of the package, each module using only those before it:
     blocks       invert_blocks: spectrograms of any length
     descent      lbfgs: any differentiable transform
     methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
-    settings     parameters that come from a file, and what is wrong with them
     mel_config   MelConfig, Compression: what a mel spectrogram is; mel_bank: of magnitudes and back
     mel_stream   MelInverter: push a mel frame, get a hop
     mel          Mel: mel spectrograms of samples and back
     mel_presets  presets: those of known models
-    diagnosis    diagnose: what an array looks like, in words
+    diagnosis    diagnose: what an array looks like, in words; evidence, mel_fit: what that rests on
+    bounds       how much work a file may ask for
     conventions  rows and scalings of other programs
     metadata     what a file says about the spectrogram in it
     scales       PictureScale: grey values for magnitudes; images: pictures in files

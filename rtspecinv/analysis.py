@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import instance, iterable
+from rtspecinv.checks import iterable
 from rtspecinv.masks import unmasked
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import STFT, check_dense, check_stft
 
 Block = Tensor | np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ class StreamingAnalysis:
     """
 
     def __init__(self, stft: STFT) -> None:
-        self.stft = instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
+        self.stft = check_stft(stft)
         self._pending: Tensor | None = None  # (*channels, n): from the next frame's first sample on
         self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
         self._n_samples = 0

@@ -10,20 +10,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rtspecinv import engines
-from rtspecinv.checks import LONGEST_SOUND, finite, flag, function, instance, iterable, named, unknown_name
+from rtspecinv.checks import (
+    LONGEST_SOUND,
+    count,
+    finite,
+    flag,
+    function,
+    instance,
+    iterable,
+    keep,
+    named,
+    unknown_name,
+)
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
     as_spectrogram,
     check_finite,
     check_values,
-    count,
     full_scale,
     iterations,
     warn_of_power,
@@ -62,10 +73,9 @@ class Hybrid:
     share: float = 0.35
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", finite(0, 1, share=self.share))
-        for name in ("search", "settle"):
-            rule: dict[str, Any] = {name: getattr(self, name)}
-            instance(Update, "use a rule, such as rtspecinv.updates.GriffinLim()", **rule)
+        keep(self, partial(finite, 0, 1), "share")
+        way_out = "use a rule, such as rtspecinv.updates.GriffinLim()"
+        keep(self, partial(instance, Update, way_out), "search", "settle")
 
     def legs(self, n_iter: int) -> list[tuple[Update, int]]:
         """Rules and their iterations."""
@@ -206,7 +216,7 @@ def invert(
                     break
             results.append(samples)
             share = min(share, least_share(best.energy, energy))
-    warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
+    warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
     return torch.cat(results).reshape(*batch_shape, space.n_out)
 
 
@@ -327,7 +337,7 @@ def _check(
         start = init
     target = value.abs() if value.is_complex() else value
     if (largest := check_values(target, stft.n_fft)) > 2 * full_scale(stft):
-        warn_of_power(largest, full_scale(stft), stacklevel=3)
+        warn_of_power(largest, full_scale(stft))
     n_half, batch_shape = stft.n_fft // 2 + 1, value.shape[:-2]
     n_items = math.prod(batch_shape)
 

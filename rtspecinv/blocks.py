@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import invert, start_stream
-from rtspecinv.checks import count, instance, iterable
+from rtspecinv.checks import count, iterable
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_stft
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
@@ -52,7 +52,7 @@ def invert_blocks(
         ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames; complex ones.
     """
     iterable(frames=frames)
-    instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
+    check_stft(stft)
     least = 2 * (stft.look_back + 1)
     overlap_frames = max(OVERLAP_FRAMES, least) if overlap_frames is None else overlap_frames
     overlap_frames = count(least, _MOST_FRAMES, overlap_frames=overlap_frames)
@@ -76,7 +76,7 @@ def invert_blocks(
     for part in _trimmed(parts, stft.padding) if length is None else _cut(parts, stft.padding, length):
         balance.add_samples(part)
         yield part
-    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND), stacklevel=2)
+    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
 
 
 def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:

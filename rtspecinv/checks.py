@@ -10,12 +10,13 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 LONGEST_SOUND = 2**31  # samples that are made at once: half a day, 8 GB
+MOST_RATE = 1e9  # Hz, of samples
 
 _SHOWN = 60  # characters of a value in a message
 
@@ -127,6 +128,12 @@ def iterable(**parameter: Any) -> Any:
     if isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
         raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass an iterable!")
     return able(("__iter__",), "pass an iterable", **parameter)
+
+
+def keep(record: object, check: Callable[..., object], *names: str) -> None:
+    """Put the checked values of these attributes of a record, which may be frozen, in their place."""
+    for name in names:
+        object.__setattr__(record, name, check(**{name: getattr(record, name)}))
 
 
 def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) -> T:

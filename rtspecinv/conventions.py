@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.checks import choice
 from rtspecinv.inputs import Array
-from rtspecinv.stft import STFT, unknown_name
+from rtspecinv.stft import STFT
 
 SCALINGS = ("spectrum", "magnitude", "psd")  # scipy's names; the first two are the same
 
@@ -67,31 +68,8 @@ def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
     """
     if scaling is None:
         return 1.0
-    if scaling not in SCALINGS:
-        raise unknown_name("scaling", scaling, SCALINGS)
+    choice(SCALINGS, scaling=scaling)
     window = stft.window.double()
     if scaling == "psd":
         return stft.scale * math.sqrt(sample_rate * float(window.square().sum()))
     return stft.scale * abs(float(window.sum()))
-
-
-QUIET = 0.01  # largest sample that is far below a usual level
-
-
-def why_quiet(peak: float, stft: STFT | None = None, scaling: str | None = None) -> str | None:
-    """What to say of sound with so small a largest sample, of magnitudes of `stft`; None of a usual level."""
-    if peak >= QUIET:
-        return None
-    if not peak:
-        return "the sound is silent: every sample of it is 0" + (
-            ", as of magnitudes that are all 0" if stft is not None else ""
-        )
-    said = (
-        f"the largest sample is {peak:.2g}, {-20 * math.log10(peak):.0f} dB below full scale and far below a "
-        "usual level"
-    )
-    if stft is None:
-        return said
-    if scaling is None and QUIET <= peak * float(stft.window.sum()) * stft.scale <= 2:
-        said += "; if the magnitudes are of scipy, say so: scaling='spectrum' (--scaling spectrum)"
-    return f"{said}; magnitudes may be too small by a factor, such as that of a window or of a normalization"

@@ -121,7 +121,7 @@ def lbfgs(
             left = math.inf if max_evaluations is None else max_evaluations - search.n_evaluations
             if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
                 share = least_share(best.energy, search.change(wanted))
-                warn_of_quiet(share, "pass another initial, or let it iterate longer", stacklevel=2)
+                warn_of_quiet(share, "pass another initial, or let it iterate longer")
                 return best.samples[0]
             search.advance(min(every, n_iter - search.n_iter), left)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.bounds import check_frames, check_mel
+from rtspecinv.checks import choice, count
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
@@ -31,6 +31,7 @@ from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
 from rtspecinv.printable import printable
 from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT
+from rtspecinv.warning import warn
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
@@ -131,8 +132,8 @@ class Spectrogram:
 
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
-        if given is not None and given < 1:
-            raise ValueError(f"Parameter {name}={given} is not an integer >= 1!")
+        if given is not None:
+            given = count(1, **{name: given})
         if given is not None and stored is not None and given != stored:
             raise ValueError(
                 f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
@@ -146,10 +147,9 @@ class Spectrogram:
         """
         if self.n_samples is None or (expected := frames_of(stft, self.n_samples)) == self.n_frames:
             return self.n_samples
-        warnings.warn(
+        warn(
             f"{self._name} says n_samples={self.n_samples}, which is of {expected} frames, but it has "
-            f"{self.n_frames}: the sound is as long as these",
-            stacklevel=2,
+            f"{self.n_frames}: the sound is as long as these"
         )
         return None
 
@@ -253,8 +253,8 @@ def open_spectrogram(
     """
     path = Path(path)
     mel = None if mel is None else config_of(mel)
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
+    if layout is not None:
+        choice(LAYOUTS, layout=layout)
     check_file(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -339,8 +339,9 @@ def _checked_bands(found: Spectrogram) -> Spectrogram:
         stored, own = getattr(found, name), round(getattr(mel, name))
         if stored not in (None, own):
             raise ValueError(
-                f"{found.path} says {name}={stored}, but the mel frames are said to have {own}: the sound "
-                f"would have another duration or pitch; give a preset or MelConfig with {name}={stored}"
+                f"{printable(found.path)} says {name}={stored}, but the mel frames are said to have {own}: "
+                "the sound would have another duration or pitch; give a preset or MelConfig with "
+                f"{name}={stored}"
             )
     if mel is not None and found.n_freq != mel.n_mels:
         other = next(layout for layout in LAYOUTS if layout != found.layout)
@@ -366,7 +367,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 def _check_dtype(path: Path, dtype: str) -> None:
     """Check the name of a dtype in numpy's, torch's or safetensors' words: float32, torch.float32, F32."""
     if re.match(r"(torch\.)?c", dtype, re.IGNORECASE):
-        warnings.warn(f"{printable(path)} holds complex values: only their magnitude is used", stacklevel=3)
+        warn(f"{printable(path)} holds complex values: only their magnitude is used")
     elif not re.match(r"(torch\.)?b?f(loat)?\d", dtype, re.IGNORECASE):
         image = " (an image?)" if dtype in ("uint8", "torch.uint8", "U8") else ""
         raise ValueError(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import count as count
+from rtspecinv.checks import count
 from rtspecinv.masks import unmasked
-from rtspecinv.modes import warn
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import STFT, check_dense, check_stft
+from rtspecinv.warning import warn
 
 Array = np.ndarray[Any, Any]
 MOST_ITER = 10**6  # what anybody iterates for has long been found, or never will be
@@ -51,8 +51,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
 
 def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -> Tensor:
     """Magnitude or spectrum `(*batch, n_freq, n_frames)`, with frames in it; see `as_magnitude`."""
-    if not isinstance(stft, STFT):
-        raise TypeError(f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!")
+    check_stft(stft)
     tensor = as_magnitude(value, stft.window, name)
     if tensor.ndim < 2 or tensor.shape[-2] != stft.n_freq or not tensor.shape[-1]:
         transposed = tensor.ndim >= 2 and tensor.shape[-1] == stft.n_freq
@@ -113,13 +112,12 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     return high
 
 
-def warn_of_power(largest: float, full_scale: float, stacklevel: int) -> None:
+def warn_of_power(largest: float, full_scale: float) -> None:
     """Say that magnitudes are beyond twice full scale, and why that may be."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
-        "magnitude / 32768",
-        stacklevel=stacklevel + 1,
+        "magnitude / 32768"
     )
 
 
@@ -130,7 +128,4 @@ def full_scale(stft: STFT) -> float:
 
 def iterations(**parameter: Any) -> int:
     """Value of one named parameter as a number of iterations; anything else is a ValueError."""
-    ((name, value),) = parameter.items()
-    if (number := count(**parameter)) > MOST_ITER:
-        raise ValueError(f"Parameter {name}={value!r} is more than {MOST_ITER} iterations: use fewer!")
-    return number
+    return count(0, MOST_ITER, **parameter)

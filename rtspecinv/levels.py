@@ -1,4 +1,4 @@
-"""How loud a result is against what was asked for, and what is said where it is far too quiet."""
+"""How loud a result is, by itself and against what was asked for, and what is said if it is far too quiet."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from rtspecinv.modes import warn
 from rtspecinv.stft import STFT
+from rtspecinv.warning import warn
 
 # Share of the energy of its target below which a result is too quiet, 20 dB. Magnitudes that no signal has
 # lose less: of a lone frame or bin, the share that is left is about hop_length / n_fft.
 QUIET = 0.01
+
+QUIET_PEAK = 0.01  # largest sample that is far below a usual level
 
 ANOTHER_START = "let it iterate longer, or start from other phases (init='random')"
 SILENCE_AROUND = "; where all of the sound is in the first or last frame, make them with silence around it"
@@ -26,11 +28,37 @@ def least_share(found: Tensor, wanted: Tensor) -> float:
     return float(shares.min()) if shares.numel() else 1.0
 
 
-def warn_of_quiet(share: float, way_out: str, stacklevel: int) -> None:
+def warn_of_quiet(share: float, way_out: str) -> None:
     """Warn if the energy of a result is less than the share `QUIET` of that of its target."""
     if share < QUIET:
         level = f"is {-10 * math.log10(share):.0f} dB under the level of" if share else "is silent, unlike"
-        warn(f"the result {level} its target: {way_out}", stacklevel=stacklevel + 1)
+        warn(f"the result {level} its target: {way_out}")
+
+
+def warn_of_peak(peak: float, stft: STFT | None = None, scaling: str | None = None) -> None:
+    """Warn if the largest sample is 0 or far below a usual level.
+
+    stft: the transform of the magnitudes that the sound was made of; None of anything else.
+    scaling: that of scipy which has been undone.
+    """
+    if peak < QUIET_PEAK:
+        warn(_why_quiet(peak, stft, scaling))
+
+
+def _why_quiet(peak: float, stft: STFT | None, scaling: str | None) -> str:
+    if not peak:
+        return "the sound is silent: every sample of it is 0" + (
+            ", as of magnitudes that are all 0" if stft is not None else ""
+        )
+    said = (
+        f"the largest sample is {peak:.2g}, {-20 * math.log10(peak):.0f} dB below full scale and far below a "
+        "usual level"
+    )
+    if stft is None:
+        return said
+    if scaling is None and QUIET_PEAK <= peak * float(stft.window.sum()) * stft.scale <= 2:
+        said += "; if the magnitudes are of scipy, say so: scaling='spectrum' (--scaling spectrum)"
+    return f"{said}; magnitudes may be too small by a factor, such as that of a window or of a normalization"
 
 
 class Balance:
@@ -60,6 +88,6 @@ class Balance:
         """Least share, over streams, of the energy asked for so far that the samples so far have."""
         return least_share(self._found, self._wanted)
 
-    def warn(self, way_out: str, stacklevel: int) -> None:
+    def warn(self, way_out: str) -> None:
         """Warn if the samples so far are far too quiet for the magnitudes so far."""
-        warn_of_quiet(self.share(), way_out, stacklevel + 1)
+        warn_of_quiet(self.share(), way_out)

@@ -28,25 +28,26 @@ from rtspecinv.audio import (
     SoundDeviceSink,
     TeeSink,
 )
-from rtspecinv.audio.level import Level, warn_caller
+from rtspecinv.audio.level import Level
 from rtspecinv.audio.player import no_samples, play_through
 from rtspecinv.audio.stream import Stream
-from rtspecinv.checks import choice, count
-from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled, why_quiet
+from rtspecinv.checks import LONGEST_SOUND, choice, count
+from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
+from rtspecinv.levels import warn_of_peak
 from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
-from rtspecinv.modes import warn
 from rtspecinv.printable import printable
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
+from rtspecinv.warning import warn
 
 _MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
 _MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if too many
@@ -141,10 +142,10 @@ def listen(
     """
     if preset is not None and stft is not None:
         raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes!")
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}!")
+    if layout is not None:
+        choice(LAYOUTS, layout=layout)
     if length is not None:
-        count(1, length=length)
+        length = count(1, LONGEST_SOUND, length=length)
     if scaling is not None:
         choice(SCALINGS, scaling=scaling)
     given_options = {"update": update, "look_ahead": look_ahead, "n_iter": n_iter}
@@ -252,7 +253,7 @@ def _file(
     if isinstance(given, STFT):
         frames = found.magnitudes(given, scaling, rate)
     elif scaling is not None:
-        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {path} has mel frames!")
+        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {printable(path)} has mel frames!")
     else:
         frames = map(torch.from_numpy, found.frames())
     return (frame if found.channels > 1 else frame[0] for frame in frames), given, rate, None, length
@@ -374,8 +375,7 @@ def _emit(
     if not isinstance(target, FileSink):
         level.warn("the sound")
     stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None
-    if said := why_quiet(level.peak, stft, scaling):
-        warn_caller(said)
+    warn_of_peak(level.peak, stft, scaling)
     path = target.path if isinstance(target, FileSink) else None
     return Sound(samples, rate, path, level.clipped)
 
@@ -410,7 +410,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warn(f"{error}; the sound is in {path}", stacklevel=4)
+        warn(f"{error}; the sound is in {path}")
         return FileSink(path, rate, channels)
 
 

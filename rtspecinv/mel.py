@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.inputs import Array, as_magnitude, count
+from rtspecinv.checks import LONGEST_SOUND, count, instance
+from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import MelBank
 from rtspecinv.mel_config import Compression, MelConfig
 from rtspecinv.mel_stream import MelInverter
@@ -43,9 +44,7 @@ class Mel(Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if not isinstance(config, MelConfig):
-            raise TypeError(f"Parameter config is a {type(config).__name__}: pass rtspecinv.MelConfig(...)!")
-        self.config = config
+        self.config = instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
         self.stft = config.stft(device=device, dtype=dtype)
         self.bank = MelBank(config, device=device, dtype=dtype)
 
@@ -120,12 +119,13 @@ class Mel(Module):
             ValueError, TypeError: as in `inverse`; a length that is no integer above 0.
         """
         value = self._check(mel)
+        if length is not None:
+            length = count(1, LONGEST_SOUND, length=length)
         look_ahead = self.config.stft(critical=True).look_back + 2
         stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
         samples = torch.cat([stream.push_many(value), stream.flush()], -1)[..., stream.latency :]
         if length is None:
             return samples
-        count(1, length=length)
         return F.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
 
     def _as_whole(self, samples: Tensor) -> Tensor:

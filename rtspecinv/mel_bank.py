@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from rtspecinv.inputs import Array
 from rtspecinv.mel_config import LOGARITHMS, MelConfig
-from rtspecinv.modes import Module, home, warn
+from rtspecinv.modes import Module, home
+from rtspecinv.warning import warn
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
@@ -23,10 +24,6 @@ from rtspecinv.modes import Module, home, warn
 N_STEPS = 5
 RELAXATION = 1.5
 QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
-LEAST = (
-    1e-15  # added to what is divided by: the square of its inverse, a second derivative, is finite in float32
-)
-
 AT_FLOOR = 1e-4  # values within this share of the floor, guard included, are the floor, that is silence
 
 
@@ -99,8 +96,7 @@ class MelBank(Module):
         if empty > config.n_mels // 100:  # of AST's 128 there is one
             warn(
                 f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
-                "n_fft",
-                stacklevel=3,
+                "n_fft"
             )
         frequencies = np.arange(len(heard)) * (config.sample_rate / config.n_fft)
         weights = _interpolation(frequencies, centres, live)

@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import choice, count, finite, flag, shown, unknown_name
+from rtspecinv.checks import MOST_RATE, choice, count, finite, flag, keep, shown
 from rtspecinv.masks import unmasked
-from rtspecinv.settings import check_names, keep, read_settings
+from rtspecinv.printable import printable
+from rtspecinv.settings import check_names, read_settings
 from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
+from rtspecinv.whole_files import write_whole
 
 SCALES = ("slaney", "htk")
 SLOPES = ("hz", "mel")
 LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
 CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
-MOST_RATE = 1e9  # Hz
 MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
 
@@ -225,18 +226,20 @@ class MelConfig:
         try:
             return cls.from_dict(read_settings(path))
         except ValueError as error:
-            text = str(error)
-            raise ValueError(text if str(path) in text else f"{path}: {text}") from error
+            text, name = str(error), printable(path)
+            raise ValueError(text if name in text else f"{name}: {text}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .json file that `load` reads, and that can be given wherever a preset can.
 
         Raises:
             ValueError: another name.
+            OSError: the disk refuses, for the reason it gives.
         """
         if Path(path).suffix.lower() != ".json":
-            raise ValueError(f"Cannot write {path}: its name must end in .json")
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+            raise ValueError(f"Cannot write {printable(path)}: its name must end in .json")
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
 
     @property
     def highest(self) -> float:
@@ -274,8 +277,7 @@ class MelConfig:
     def _check_window(self) -> None:
         win_length = self.n_fft if self.win_length is None else self.win_length
         if isinstance(self.window, str):
-            if self.window not in WINDOWS:
-                raise unknown_name("window", self.window, WINDOWS)
+            choice(WINDOWS, window=self.window)
             return
         values = _values("window", self.window)
         if len(values) != win_length or not np.isfinite(values).all():

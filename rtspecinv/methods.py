@@ -21,13 +21,14 @@ from rtspecinv.batch import Iteration, invert
 from rtspecinv.checks import count, finite, flag, function, instance, real, unknown_name
 from rtspecinv.descent import Transform, check_target, lbfgs, shape_of
 from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, iterations
-from rtspecinv.modes import modeless, warn
+from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
 from rtspecinv.progress import Show, bar
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import ADMM as ADMMRule
 from rtspecinv.updates import RTISI, GriffinLim, Update
+from rtspecinv.warning import warn
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sc": metrics.sc,
@@ -302,7 +303,6 @@ def _invert(
 ) -> Tensor:
     max_iter, eva_iter = iterations(max_iter=max_iter), count(1, eva_iter=eva_iter)
     _check_metric(metric)
-    max_iter = iterations(max_iter=max_iter)
     with _bar(max_iter * spec.shape[:-2].numel(), type(rule).__name__, verbose) as show:
         return invert(
             spec,
@@ -341,10 +341,7 @@ def _bar(total: int, label: str, verbose: bool | int) -> AbstractContextManager[
     verbose = flag(verbose=verbose) if math.isnan(real(verbose)) else bool(verbose)
     missing = verbose and find_spec("tqdm") is None
     if missing:
-        warn(
-            'no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False',
-            stacklevel=4,
-        )
+        warn('no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False')
     return bar(total, label, verbose and not missing)
 
 

@@ -8,8 +8,6 @@ every line of this package to see to; a test reads them all.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
@@ -71,15 +69,3 @@ class Module(torch.nn.Module):
 def home(device: torch.device | str | int | None) -> torch.device | str | int:
     """Device to make tensors on: None is torch's default."""
     return torch.get_default_device() if device is None else device
-
-
-def warn(message: str, stacklevel: int) -> None:
-    """Warn as `warnings.warn` does; `modeless` is on no level."""
-    frame, n_skipped = sys._getframe(), 0
-    for _ in range(stacklevel):
-        while frame.f_back is not None:
-            frame = frame.f_back
-            if frame.f_code.co_filename != __file__:
-                break
-            n_skipped += 1
-    warnings.warn(message, stacklevel=stacklevel + 1 + n_skipped)

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import count, finite, named
+from rtspecinv.checks import count, finite, keep, named
 from rtspecinv.modes import modeless
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
@@ -168,9 +168,8 @@ class Gradient(Start):
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "delay", count(0, 1, delay=self.delay))
-        tolerance = finite(0, 1, above=True, below=True, tolerance=self.tolerance)
-        object.__setattr__(self, "tolerance", tolerance)
+        keep(self, partial(count, 0, 1), "delay")
+        keep(self, partial(finite, 0, 1, above=True, below=True), "tolerance")
 
     @property
     def n_waiting(self) -> int:

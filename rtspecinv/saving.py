@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import count
+from rtspecinv.checks import choice, count
 from rtspecinv.conventions import half_spectrum
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import encode_image
@@ -68,8 +68,7 @@ def save_spectrogram(
         raise ValueError(
             f"Cannot write {printable(path)}: its name must end in {', '.join((*_WRITERS, *IMAGES))}"
         )
-    if layout not in LAYOUTS:
-        raise ValueError(f"Parameter {layout=} is not one of {', '.join(LAYOUTS)}")
+    choice(LAYOUTS, layout=layout)
     config = transform if isinstance(transform, STFT) else config_of(transform)
     texts = describe(config, sample_rate)
     array = _checked(values, config)

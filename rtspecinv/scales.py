@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.checks import choice, count, finite
+from rtspecinv.checks import MOST_RATE, choice, count, finite, keep
 from rtspecinv.conventions import half_spectrum
 from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
@@ -54,17 +55,12 @@ class PictureScale:
     range_db: float = 80.0
 
     def __post_init__(self) -> None:
-        choice(SCALES, scale=self.scale)
-        checked: dict[str, float | None] = {
-            "sample_rate": finite(0, 1e9, above=True, sample_rate=self.sample_rate),
-            "n_fft": count(2, n_fft=self.n_fft),
-            "fmin": None if self.fmin is None else finite(fmin=self.fmin),
-            "fmax": None if self.fmax is None else finite(fmax=self.fmax),
-            "white": finite(1e-30, 1e30, white=self.white),
-            "range_db": finite(1, 200, range_db=self.range_db),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        keep(self, partial(choice, SCALES), "scale")
+        keep(self, partial(finite, 0, MOST_RATE, above=True), "sample_rate")
+        keep(self, partial(count, 2), "n_fft")
+        keep(self, finite, *(name for name in ("fmin", "fmax") if getattr(self, name) is not None))
+        keep(self, partial(finite, 1e-30, 1e30), "white")
+        keep(self, partial(finite, 1, 200), "range_db")
         least = 0 if self.scale != "log" else 1e-3
         if not least <= self.lowest < self.highest <= self.sample_rate / 2:
             way_out = ": a logarithmic scale begins above 0" if self.scale == "log" else ""

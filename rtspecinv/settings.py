@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,3 @@ def check_names(given: object, known: Sequence[str], needed: Sequence[str], with
     for name in needed:
         if name not in given:
             raise ValueError(f"Parameter {within}{name} is missing!")
-
-
-def keep(record: object, check: Callable[..., Any], *names: str) -> None:
-    """Put the checked values of these attributes in their place; see `checks`."""
-    for name in names:
-        object.__setattr__(record, name, check(**{name: getattr(record, name)}))

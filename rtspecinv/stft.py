@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, real, shown
-from rtspecinv.checks import named as named
-from rtspecinv.checks import unknown_name as unknown_name
+from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, instance, real, shown
 from rtspecinv.masks import unmasked
 from rtspecinv.modes import Module, home
 
@@ -95,9 +93,7 @@ class STFT(Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.n_fft = n_fft = count(1, n_fft=n_fft)
-        if n_fft > LONGEST:
-            raise ValueError(f"Parameter {n_fft=} is more than {LONGEST}, which no sound needs!")
+        self.n_fft = n_fft = count(1, LONGEST, n_fft=n_fft)
         win_length = n_fft if win_length is None else count(1, win_length=win_length)
         hop_length = max(1, n_fft // 4) if hop_length is None else count(1, hop_length=hop_length)
         self.win_length, self.hop_length = win_length, hop_length
@@ -358,10 +354,15 @@ class STFT(Module):
         return self
 
 
+def check_stft(stft: object) -> STFT:
+    """Return an `STFT`; raises `TypeError` for anything else."""
+    return instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
+
+
 def check_center(center: object) -> None:
     """Raise `ValueError` if it is not one of `CENTERS`."""
     if not isinstance(center, bool | str) or center not in CENTERS:
-        raise ValueError(f"Parameter {center=} is not True, False, 'same' or 'snip'!")
+        raise ValueError(f"Parameter center={shown(center)} is not True, False, 'same' or 'snip'!")
 
 
 def check_dense(value: Tensor, name: str) -> None:
@@ -393,9 +394,7 @@ def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
 
 def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int, n_fft: int) -> Tensor:
     if isinstance(window, str):
-        if window not in WINDOWS:
-            raise unknown_name("window", window, WINDOWS)
-        if window in ("rectangular", "boxcar"):
+        if choice(WINDOWS, window=window) in ("rectangular", "boxcar"):
             return torch.ones(win_length, dtype=torch.float64, device="cpu")
         make: Callable[..., Tensor] = getattr(torch.signal.windows, window)
         return make(win_length, sym=False, dtype=torch.float64, device="cpu")
@@ -427,11 +426,6 @@ def _check_invertible(window_sum: Tensor, window: str, hop_length: int, win_leng
             f"windows is 0 at sample offset {int(offset)} of every hop. Use a smaller hop_length, at most "
             f"{max(1, min(win_length // 2, hop_length - 1))}, or a window without zeros, such as 'hamming'!"
         )
-
-
-def _check_center(center: object) -> None:
-    if not isinstance(center, bool | str) or center not in (True, False, "same"):
-        raise ValueError(f"Parameter center={shown(center)} is not True, False or 'same'!")
 
 
 def _check_real(dtype: object) -> None:

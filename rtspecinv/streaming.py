@@ -16,7 +16,7 @@ from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.checks import LONGEST_SOUND, count
 from rtspecinv.inputs import Array, as_magnitude, check_values, full_scale, iterations, warn_of_power
 from rtspecinv.masks import unmasked
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import STFT, check_dense, check_stft
 from rtspecinv.threads import one_thread
 
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
@@ -84,11 +84,7 @@ class StreamingInverter(Checkpointed):
         engine: str = "auto",
     ) -> None:
         super().__init__()
-        if not isinstance(stft, STFT):
-            raise TypeError(
-                f"Parameter stft is a {type(stft).__name__}: pass rtspecinv.STFT(n_fft, hop_length)!"
-            )
-        self.stft = copy.deepcopy(stft)
+        self.stft = copy.deepcopy(check_stft(stft))
         self.update, self.init = updates.find(update), phase.find(init)
         look_back = stft.look_back
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
@@ -292,7 +288,7 @@ class StreamingInverter(Checkpointed):
         largest = check_values(magnitude, stft.n_fft)
         if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
-            warn_of_power(largest, self._full_scale, stacklevel=4)
+            warn_of_power(largest, self._full_scale)
         if n_half < stft.n_freq:
             magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
         return magnitude, value if is_complex else None

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from rtspecinv.checks import count
+
 
 @contextmanager
 def threads(n_threads: int) -> Iterator[None]:
@@ -14,8 +16,7 @@ def threads(n_threads: int) -> Iterator[None]:
 
     Threads that begin meanwhile start with the same number, so hold this for a push, not for a session.
     """
-    if n_threads < 1:
-        raise ValueError(f"Parameter threads={n_threads} is not an integer >= 1!")
+    n_threads = count(1, threads=n_threads)
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

@@ -1,8 +1,8 @@
 """What can be done to magnitude frames on their way to the inverter, while it plays.
 
 Frames are `(*batch, n_freq)`, numpy or torch, and come out as they went in; `Pitch` and `Formants`, which
-know of frequencies, take two-sided frames with `onesided=False`. `Stretch` is an
-iterator over other frames, everything else a function of one frame, so that they compose with `map`:
+know of frequencies, take two-sided frames with `onesided=False`. `Stretch` is an iterator over other frames,
+everything else a function of one frame, so that they compose with `map`:
 
     stretch, pitch = Stretch(frames, rate=0.5), Pitch(1.2)
     for frame in map(pitch, stretch):
@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,64 +29,54 @@ from rtspecinv.masks import unmasked
 
 Array = np.ndarray[Any, Any]
 Frame = TypeVar("Frame", Tensor, Array)
+T = TypeVar("T")
 
 # An envelope reaches so far below the loudest bin: what lies under that is noise, nothing to make loud.
 RANGE = 1e-3
 
-
-LEAST_RATE, MOST_RATE = 1e-3, 1e3  # of `Stretch`, but for 0
+RATES = (1e-3, 1e3)  # least and largest of `Stretch`, but for 0
 _MOST_MEMORY = 2**24  # frames
 _MOST_DB = 600.0  # 10**30: more would leave the range of float32
 _IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence!"
 
 
-class Number:
-    """An attribute that is a finite number from `low` to `high`, checked when it is set."""
+class _Checked(Generic[T]):
+    """An attribute that is checked when it is set.
 
-    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
-        self.low, self.high = low, high
+    check: takes the value as one named parameter, as the functions of `checks` do, and returns it.
+    """
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type) -> float:
-        if instance is None:
-            raise AttributeError(self.name)
-        value: float = instance.__dict__[self.name]
-        return value
-
-    def __set__(self, instance: Any, value: float) -> None:
-        parameter: dict[str, Any] = {self.name: value}
-        instance.__dict__[self.name] = float(finite(self.low, self.high, **parameter))
-
-
-class Rate(Number):
-    """A rate of `Stretch`: 0, or from `LEAST_RATE` to `MOST_RATE` forwards or backwards."""
-
-    def __set__(self, instance: Any, value: float) -> None:
-        rate = abs(real(value))
-        if rate and not LEAST_RATE <= rate <= MOST_RATE:
-            raise ValueError(
-                f"Parameter {self.name}={shown(value)} is not a finite number that is 0, or from "
-                f"{LEAST_RATE:g} to {MOST_RATE:g}, or from {-MOST_RATE:g} to {-LEAST_RATE:g}!"
-            )
-        instance.__dict__[self.name] = float(real(value))
-
-
-class Flag:
-    """An attribute that is True or False, checked when it is set."""
+    def __init__(self, check: Callable[..., T]) -> None:
+        self._check = check
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
+        self._name = name
 
-    def __get__(self, instance: Any, owner: type) -> bool:
+    def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
-            raise AttributeError(self.name)
-        value: bool = instance.__dict__[self.name]
+            raise AttributeError(self._name)
+        value: T = instance.__dict__[self._name]
         return value
 
-    def __set__(self, instance: Any, value: bool) -> None:
-        instance.__dict__[self.name] = flag(**{self.name: value})
+    def __set__(self, instance: Any, value: T) -> None:
+        instance.__dict__[self._name] = self._check(**{self._name: value})
+
+
+def _number(low: float = -math.inf, high: float = math.inf) -> Callable[..., float]:
+    """Give a check for a finite number from `low` to `high`."""
+    return lambda **parameter: float(finite(low, high, **parameter))
+
+
+def _rate(**parameter: Any) -> float:
+    """Value of one named parameter, a rate of `Stretch`; anything else is a ValueError."""
+    ((name, value),) = parameter.items()
+    rate, (least, most) = float(real(value)), RATES
+    if rate and not least <= abs(rate) <= most:
+        raise ValueError(
+            f"Parameter {name}={shown(value)} is not a finite number that is 0, or from {least:g} to "
+            f"{most:g}, or from {-most:g} to {-least:g}!"
+        )
+    return rate
 
 
 class Stretch(Iterator[Any]):
@@ -104,7 +94,7 @@ class Stretch(Iterator[Any]):
     Source: Portnoff 1981 (time scale by reading the short-time spectrum at another rate).
     """
 
-    rate = Rate()
+    rate = _Checked(_rate)
 
     def __init__(self, frames: Iterable[Frame], rate: float = 1.0, *, memory: int = 1024) -> None:
         if isinstance(frames, (Tensor, np.ndarray)):
@@ -199,7 +189,7 @@ class _Moving(Transform):
 class Freeze(Transform):
     """Holds one frame: while `on`, Y[t] is X at the time that it was switched on; else Y[t] = X[t]."""
 
-    on = Flag()
+    on = _Checked(flag)
 
     def __init__(self, on: bool = False) -> None:
         self.on = on
@@ -220,7 +210,7 @@ class Smear(Transform):
     A sound decays by `amount` per frame, to 37 % in `-1 / ln(amount)` frames; 0 changes nothing.
     """
 
-    amount = Number(0.0, 1.0)
+    amount = _Checked(_number(0.0, 1.0))
 
     def __init__(self, amount: float = 0.9) -> None:
         self.amount = amount
@@ -287,7 +277,7 @@ class Pitch(_Moving):
     Source: Laroche & Dolson 1999, section 3 (peaks and their regions), here of magnitudes alone.
     """
 
-    ratio = Number(0.1, 10.0)
+    ratio = _Checked(_number(0.1, 10.0))
 
     def __init__(self, ratio: float = 1.0, *, onesided: bool = True) -> None:
         super().__init__(onesided)
@@ -318,8 +308,8 @@ class Formants(_Moving):
     width: in bins, more than harmonics are apart, less than formants are wide.
     """
 
-    ratio = Number(0.1, 10.0)
-    width = Number(1.0)
+    ratio = _Checked(_number(0.1, 10.0))
+    width = _Checked(_number(1.0))
 
     def __init__(self, ratio: float = 1.0, width: float = 16.0, *, onesided: bool = True) -> None:
         super().__init__(onesided)

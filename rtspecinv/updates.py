@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import finite, named
+from rtspecinv.checks import finite, keep, named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
@@ -42,10 +43,6 @@ class Update:
     def n_carried(self) -> int:
         """Spectra carried along beside the iterate."""
         return 0
-
-    def _keep(self, name: str, low: float, high: float) -> None:
-        """Check a constant, and keep it as a plain number."""
-        object.__setattr__(self, name, finite(low, high, **{name: getattr(self, name)}))
 
     def start(self, spectrum: Tensor) -> State:
         """State of a frame whose phase starts with that of `spectrum`."""
@@ -120,7 +117,7 @@ class GriffinLim(_WithMomentum):
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        self._keep("momentum", 0.0, 2.0)
+        keep(self, partial(finite, 0.0, 2.0), "momentum")
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
@@ -165,9 +162,7 @@ class RAAR(_WithMomentum):
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        self._keep("beta", 0.0, 1.0)
-        self._keep("ramp", 0.0, 1.0)
-        self._keep("momentum", 0.0, 1.0)
+        keep(self, partial(finite, 0.0, 1.0), "beta", "ramp", "momentum")
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
         """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
@@ -199,7 +194,7 @@ class DifferenceMap(Update):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        self._keep("beta", 0.1, 2.0)
+        keep(self, partial(finite, 0.1, 2.0), "beta")
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
         """`c' = c + beta (P_C(f_M) - P_M(f_C))`."""
@@ -223,7 +218,7 @@ class ADMM(Update):
     rho: float = 0.1
 
     def __post_init__(self) -> None:
-        self._keep("rho", 0.0, 10.0)
+        keep(self, partial(finite, 0.0, 10.0), "rho")
 
     @property
     def n_carried(self) -> int:
@@ -257,8 +252,7 @@ class AcceleratedGriffinLim(_Moving):
     gamma: float = 1.25
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "gamma"):
-            self._keep(name, 0.0, 2.0)
+        keep(self, partial(finite, 0.0, 2.0), "alpha", "beta", "gamma")
 
     @property
     def n_carried(self) -> int:

@@ -17,6 +17,7 @@ GROUND = {
     "modes": set(),
     "printable": set(),
     "settings": {"printable"},
+    "warning": set(),
     "whole_files": {"printable"},
 }
 #         module: what of rtspecinv it may import, beside the ground
@@ -43,7 +44,7 @@ ARROWS = {
     "mel_bank": {"mel_config", "inputs"},
     "mel_stream": {"mel_bank", "mel_config", "engines", "checkpoint", "streaming", "updates", "inputs"},
     "mel": {"mel_bank", "mel_config", "mel_stream", "inputs"},
-    "mel_presets": {"mel", "mel_config", "stft"},
+    "mel_presets": {"mel", "mel_config"},
     "evidence": {"inputs"},
     "mel_fit": {"evidence", "mel", "mel_config", "mel_presets", "inputs"},
     "diagnosis": {"evidence", "mel_fit", "mel_presets", "inputs", "stft"},
@@ -70,7 +71,7 @@ ARROWS = {
     },
     "listening": {
         *("audio", "files", "metadata", "diagnosis", "mel", "mel_config", "mel_presets", "mel_stream"),
-        *("conventions", "streaming", "updates", "inputs", "stft"),
+        *("conventions", "streaming", "updates", "inputs", "levels", "stft"),
     },
     "demo_clip": set(),
     "speech": set(),
@@ -83,7 +84,7 @@ ARROWS = {
     },
     "cli": {  # "" is rtspecinv itself: public names
         *("", "cli", "audio", "files", "images", "metadata", "scales", "demo_clip", "plots", "threads"),
-        *("bounds", "conventions", "inputs", "transforms"),
+        *("bounds", "inputs", "levels", "transforms"),
     },
     "__main__": {"cli"},
 }

@@ -192,7 +192,7 @@ def test_names_that_do_not_fit(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"not one of \.npy, \.npz, \.pt, \.safetensors, \.png, \.tif"):
         open_spectrogram(tmp_path / "a.txt")
-    with pytest.raises(ValueError, match="layout='tf' is not one of freq-time, time-freq"):
+    with pytest.raises(ValueError, match="layout='tf' is not one of 'freq-time', 'time-freq'"):
         open_spectrogram(tmp_path / "a.txt", layout="tf")
 
 

@@ -199,11 +199,11 @@ def test_energies_are_weighed_without_a_transform(normalized):
     assert balance.share() == pytest.approx(0.36, rel=0.05)
     balance.add_samples(0.8 * samples)
     assert balance.share() == pytest.approx(1.0, rel=0.05)
-    balance.warn("try", stacklevel=1)
+    balance.warn("try")
     for _ in range(200):
         balance.add_frame(100 * stft.magnitude(samples)[..., 50])
     with pytest.warns(UserWarning, match=r"the result is \d+ dB under the level of its target: try"):
-        balance.warn("try", stacklevel=1)
+        balance.warn("try")
 
 
 def test_descent_leaves_silence_and_says_when_it_has_not():

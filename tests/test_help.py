@@ -26,7 +26,7 @@ def test_the_names_are_those_of_the_package():
     assert tuple(rtspecinv.phase.STARTS) == names.STARTS
     assert tuple(contestant.name for contestant in CONTESTANTS) == names.CONTESTANTS
     assert names.CONFIG_FILES == SUFFIXES
-    assert (rtspecinv.transforms.LEAST_RATE, rtspecinv.transforms.MOST_RATE) == names.STRETCH_RATES
+    assert rtspecinv.transforms.RATES == names.STRETCH_RATES
     assert (LAYOUTS, SCALES) == (names.LAYOUTS, names.PICTURE_SCALES)
     assert SCALINGS == names.SCALINGS
     assert set(names.BATCH_RULES) <= {*BATCH_RULES, *rtspecinv.updates.RULES}

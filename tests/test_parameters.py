@@ -353,7 +353,7 @@ ELSEWHERE = {
         "engines",
         "methods",
     ),
-    *("transforms.Transform", "transforms.Number", "transforms.Rate", "transforms.Flag", "updates.Update"),
+    *("transforms.Transform", "updates.Update"),
     *("updates.of_pairs", "phase.Context", "phase.Start", "phase.Overlap", "phase.Zeros", "phase.Peaks"),
     *("phase.single_pass", "phase.gaussian_width"),
 }

@@ -128,7 +128,7 @@ def test_two_configurations_contradict_each_other(tmp_path):
         (magnitudes(33, 5), STFT(64, 16, window=torch.hann_window(64)), {}, "no name"),
         (magnitudes(80, 5), "hifigan-22k", {"sample_rate": 24000}, "not 22050"),
         (magnitudes(80, 5), "hifigan-23k", {}, "hifigan-22k"),
-        (magnitudes(33, 5), SMALL, {"layout": "tf"}, "freq-time, time-freq"),
+        (magnitudes(33, 5), SMALL, {"layout": "tf"}, "'freq-time', 'time-freq'"),
         (magnitudes(80, 5), rtspecinv.MelConfig(0.4), {}, "sample_rate=0 is not a whole number above 0"),
     ],
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 
 import numpy as np
 import numpy.typing as npt
+
+from rtspecinv.warning import warn
 
 Block = npt.NDArray[np.float32]
 
@@ -40,7 +40,7 @@ class Level:
         """Warn of samples that were beyond full scale, if there were any."""
         if self.clipped:
             share = self.clipped / self.n_samples
-            warn_caller(
+            warn(
                 f"{self.clipped} of {self.n_samples} samples ({share:.2%}) were beyond full scale and are "
                 f"clipped in {where}: multiplied by {self.factor:.3g}, the sound would fit"
             )
@@ -52,16 +52,3 @@ class Level:
             return 1.0
         digits = 10.0 ** (2 - math.floor(math.log10(1 / self.peak)))
         return math.floor(digits / self.peak) / digits
-
-
-def warn_caller(message: str) -> None:
-    """Warn in the name of the line outside the library, or of the command line, that led to this."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
-
-
-def _is_ours(module: str) -> bool:
-    is_library = module.split(".")[0] == "rtspecinv" and not module.startswith("rtspecinv.cli")
-    return is_library or module == "contextlib"  # whose exits call ours

@@ -19,17 +19,16 @@ import numpy as np
 
 from rtspecinv.audio.inbox import FULL, Bell, Inbox, copy_of
 from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.level import warn_caller
 from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.audio.stream import Inverter, Length, Progress, Stream, checked_length
 from rtspecinv.audio.worker import Worker
-from rtspecinv.checks import able, choice, count, finite, function, iterable
+from rtspecinv.checks import MOST_RATE, able, choice, count, finite, function, iterable
+from rtspecinv.warning import warn
 
 INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
 MOST_FRAMES = 2**24
 MOST_SECONDS = 3600.0
-MOST_RATE = 1e9  # Hz
 _PlayerType = TypeVar("_PlayerType", bound="Player")
 
 
@@ -61,7 +60,7 @@ def play(
         function(progress=progress)
     done = play_through(frames, Stream(inverter, sink, length=checked_length(length)), progress)
     if done.n_frames and not done.n_samples:
-        warn_caller(no_samples(done.n_frames))
+        warn(no_samples(done.n_frames))
     return done
 
 

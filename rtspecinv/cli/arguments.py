@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from pathlib import Path
+
+from rtspecinv.cli import names
 
 
 def raw_format(text: str) -> tuple[int, int]:
@@ -19,3 +22,24 @@ def file_name(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
     return Path(text)
+
+
+def preset(text: str) -> str:
+    """Name of a preset or of a file that has a configuration."""
+    if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
+        return text
+    near = difflib.get_close_matches(text, names.PRESETS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names.PRESETS)}"
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no preset and no {' or '.join(names.CONFIG_FILES)} file; {hint}"
+    )
+
+
+def device(text: str) -> int | str:
+    """Parse a number or a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def latency(text: str) -> float | str:
+    """Parse "low", "high" or seconds."""
+    return text if text in ("low", "high") else float(text)

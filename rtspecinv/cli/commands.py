@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +63,8 @@ def play(args: argparse.Namespace) -> None:
         stft=stft,
         sample_rate=reader.sample_rate,
         channels=1 if args.mono else reader.channels,
-        n_frames=_n_frames(_declared(reader.n_samples), stft.hop_length, args.rate),
+        n_samples=length.expected,
         length=length,
-        expected=length.expected,
     )
     stem = "standard-input" if str(args.audio) == "-" else args.audio.stem
     default = Path(f"{stem}.rtspecinv.wav")
@@ -81,11 +79,6 @@ def play(args: argparse.Namespace) -> None:
 def _declared(n_samples: int | None) -> int | None:
     """Return how many samples a source says that it has; None if not, as of FLAC that was made in a pipe."""
     return None if n_samples is None or n_samples >= _NO_LENGTH else n_samples
-
-
-def _n_frames(n_samples: int | None, hop_length: int, rate: float) -> int | None:
-    """Return how many frames there will be; None if nobody knows."""
-    return None if n_samples is None else math.ceil((1 + n_samples // hop_length) / rate)
 
 
 class _Length:

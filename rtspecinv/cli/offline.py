@@ -29,9 +29,9 @@ from rtspecinv.cli.transfer import (
     print_source,
     transfer,
 )
-from rtspecinv.conventions import why_quiet
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
+from rtspecinv.levels import warn_of_peak
 from rtspecinv.printable import printable
 from rtspecinv.threads import one_thread
 
@@ -64,7 +64,7 @@ def _invert_file(args: argparse.Namespace) -> int:
         print(f"written       {named(args.output)}")
         return 0
     if args.method == "stream":
-        _warn_of_level(stream(args, source, args.output), source, args)
+        warn_of_peak(stream(args, source, args.output).peak, source.stft, args.scaling)
         return 0
     report = Report(source.seconds, source.sample_rate)
     outcome = transfer(source, _batch(source, args, report), report, output=args.output)
@@ -73,13 +73,8 @@ def _invert_file(args: argparse.Namespace) -> int:
     print_convergence(outcome)
     report.print_summary(outcome.progress)
     print(f"written       {named(args.output)}")
-    _warn_of_level(outcome, source, args)
+    warn_of_peak(outcome.peak, source.stft, args.scaling)
     return 0
-
-
-def _warn_of_level(outcome: Outcome, source: Source, args: argparse.Namespace) -> None:
-    if said := why_quiet(outcome.peak, source.stft, args.scaling):
-        warnings.warn(said, stacklevel=2)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -127,10 +122,10 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     mel = rtspecinv.Mel(found.mel)
     rate = round(found.mel.sample_rate)
     if args.sample_rate not in (None, rate):
-        raise ValueError(f"{path} has mel frames of {rate} Hz: leave out --sample-rate")
+        raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
     if mel.length(found.n_frames) < mel.stft.n_needed:
         raise ValueError(
-            f"{path} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
+            f"{printable(path)} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
             "use --method stream"
         )
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
@@ -139,8 +134,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
     with FileSink(sound_output(output), rate, found.channels) as sink:
         sink.write(samples)
-    if said := why_quiet(sink.level.peak):
-        warnings.warn(said, stacklevel=2)
+    warn_of_peak(sink.level.peak)
     near = rtspecinv.metrics.sc(mel.linear(samples), target)
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
@@ -164,15 +158,16 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
         n_fft=args.n_fft, hop_length=args.hop_length, sample_rate=args.sample_rate
     )
     stft, length = stft.with_center(stft.center), spectrogram.length(stft)
-    if length is None and stft.length(spectrogram.n_frames) < 1:
+    n_samples = stft.length(spectrogram.n_frames) if length is None else length
+    if n_samples < 1:
         raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
-    if args.method == "lbfgs" and (length or stft.length(spectrogram.n_frames)) < stft.n_needed:
+    if args.method == "lbfgs" and n_samples < stft.n_needed:
         raise ValueError(
             f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
             f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
         )
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
-    return Source(frames, stft, sample_rate, spectrogram.channels, spectrogram.n_frames, length)
+    return Source(frames, stft, sample_rate, spectrogram.channels, n_samples, length)
 
 
 def _batch(source: Source, args: argparse.Namespace, report: Report) -> Run:
@@ -234,7 +229,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
             output.parent.mkdir(parents=True, exist_ok=True)
             if source is not None:
                 outcome = _convert(source, output, args)
-                _warn_of_level(outcome, source, args)
+                warn_of_peak(outcome.peak, source.stft, args.scaling)
             else:
                 with one_thread():
                     _invert_mel(path, output, args)

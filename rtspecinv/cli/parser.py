@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from pathlib import Path
 
 import rtspecinv
 from rtspecinv.cli import bench_options, names
-from rtspecinv.cli.arguments import file_name, raw_format
+from rtspecinv.cli.arguments import device, file_name, latency, preset, raw_format
 from rtspecinv.cli.names import STRETCH_RATES as RATES
 
 
@@ -411,24 +410,3 @@ def _add_device_options(
 
 def _add_no_device(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
-
-
-def preset(text: str) -> str:
-    """Name of a preset or of a file that has a configuration."""
-    if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
-        return text
-    near = difflib.get_close_matches(text, names.PRESETS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names.PRESETS)}"
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is no preset and no {' or '.join(names.CONFIG_FILES)} file; {hint}"
-    )
-
-
-def device(text: str) -> int | str:
-    """Parse a number or a name."""
-    return int(text) if text.isdecimal() else text
-
-
-def latency(text: str) -> float | str:
-    """Parse "low", "high" or seconds."""
-    return text if text in ("low", "high") else float(text)

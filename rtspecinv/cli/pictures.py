@@ -159,7 +159,7 @@ def picture(args: argparse.Namespace) -> None:
     refuse_same_file(args.audio, args.output)
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     height = stft.n_freq if args.height is None else args.height
-    n_frames = 1 + AudioReader(args.audio).n_samples // stft.hop_length
+    n_frames = stft.count_frames(AudioReader(args.audio).n_samples)
     if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
         raise ValueError(
             f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "

@@ -29,28 +29,18 @@ STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 @dataclass
 class Source:
-    """Magnitude frames `(channels, n_freq)` and what is known about them; `n_frames` may be None.
+    """Magnitude frames `(channels, n_freq)` and what is known about them.
 
+    n_samples: samples of the sound, as far as is known beforehand; None if nobody knows.
     length: samples of the sound, or what tells them once they are known; None is what the frames cover.
-    expected: samples that there will be as far as is known beforehand, where `length` cannot tell.
     """
 
     frames: Iterable[Tensor]
     stft: rtspecinv.STFT
     sample_rate: int
     channels: int
-    n_frames: int | None
-    length: Length = None
-    expected: int | None = None
-
-    @property
-    def n_samples(self) -> int | None:
-        """Length of the sound, as far as it is known beforehand."""
-        if isinstance(self.length, int):
-            return self.length
-        if self.length is not None or self.n_frames is None:
-            return self.expected
-        return self.stft.length(self.n_frames)
+    n_samples: int | None
+    length: Length
 
     @property
     def seconds(self) -> float | None:
