@@ -13,6 +13,7 @@ MOST_OVERLAP = 128  # frames over a sample
 MOST_OPEN = 2**21  # samples of all frames that are open at once: some 200 MB of state and tables
 MOST_BANK_WORK = 2**33  # n_mels**2 times n_fft, of the inverse of a filter bank: seconds
 LONGEST_HOP = 10.0  # seconds
+MOST_FRAMES = 4000  # in a second of sound: each takes some 0.1 ms, however short it is
 
 
 def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float) -> None:
@@ -25,6 +26,11 @@ def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float)
         raise ValueError(
             f"{said} and {channels} channels has {channels * overlap * n_fft} samples in open frames, more "
             f"than {MOST_OPEN}"
+        )
+    if sample_rate > MOST_FRAMES * hop_length:
+        raise ValueError(
+            f"hop_length={hop_length} at sample_rate={sample_rate:g} has {sample_rate / hop_length:.0f} "
+            f"frames in a second, more than {MOST_FRAMES}"
         )
     if hop_length > LONGEST_HOP * sample_rate:
         raise ValueError(

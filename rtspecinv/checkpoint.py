@@ -105,6 +105,8 @@ class Checkpointed(Module):
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != tensor.shape:
                 found = "missing" if value is None else f"of shape {tuple(getattr(value, 'shape', ()))}"
                 return f"Its {name!r} is {found}, not real and of shape {tuple(tensor.shape)}: it is damaged."
+            if not bool(value.isfinite().all()):
+                return f"Its {name!r} has values that are NaN or infinite: it is damaged."
         return ""
 
 

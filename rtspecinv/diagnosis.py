@@ -274,7 +274,7 @@ def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], lis
         levels = np.log(np.maximum(levels, 1e-7 * e.high))
     if tilt(levels) < LOUDER:
         return [], []
-    if TURNED[0] < turned(levels) < TURNED[1]:
+    if e.low < 0 and TURNED[0] < turned(levels) < TURNED[1]:  # levels: in magnitudes, hiss may look so
         upright = "array.mT" if lies else "array"
         way_out = f"{upright}.flip(-2)" if tensor else f"numpy.flip({upright}, -2)"
         return [f"it is upside down, the first band being the highest: pass {way_out}"], []

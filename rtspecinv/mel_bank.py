@@ -240,7 +240,7 @@ class MelBank(Module):
         large = torch.full_like(floor, torch.finfo(floor.dtype).max ** 0.9)
         ends = torch.stack([self._affine(self._curve(end)) for end in (torch.zeros_like(large), large)])
         bounded = compression.clip is not None  # what is beyond is clipped
-        self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else float(ends.amin())
+        self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else _under(float(ends.amin()))
         self._highest = math.inf if bounded else float(ends.amax())
 
 
@@ -269,3 +269,8 @@ def _from_mel(mel: Array, scale: str) -> Array:
     if scale == "htk":
         return 700 * (10 ** (mel / 2595) - 1)
     return np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+def _under(lowest: float) -> float:
+    """Value that rounding does not reach from above."""
+    return lowest - 1e-5 * abs(lowest)

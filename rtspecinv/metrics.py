@@ -50,7 +50,7 @@ def ser(input: Tensor, target: Tensor) -> Tensor:
     Source: Zhu, Beauregard & Wyse 2007, whose numerator is the target's power.
     """
     _check(input, target)
-    return _db(_norm(input) / _norm(input - target))
+    return _db(_norm(input)) - _db(_norm(input - target))
 
 
 @modeless
@@ -142,8 +142,8 @@ def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     axes = tuple(range(values.ndim)) if dim is None else dim
     peak = values.detach().abs().amax(axes, keepdim=True) if values.numel() else values.new_ones(())
     peak = peak.where(peak > 0, 1)
-    norm: Tensor = torch.linalg.vector_norm(values / peak, dim=axes, keepdim=True) * peak
-    return norm.squeeze(axes)
+    scaled = torch.view_as_real(values / peak) if values.is_complex() else (values / peak).unsqueeze(-1)
+    return (_root(scaled.square().sum(-1).sum(axes, keepdim=True)) * peak).squeeze(axes)
 
 
 def _root(values: Tensor) -> Tensor:
@@ -153,4 +153,6 @@ def _root(values: Tensor) -> Tensor:
 
 
 def _db(ratio: Tensor) -> Tensor:
-    return 20 * torch.log10(ratio)
+    """`20 log10(ratio)`; at 0 it is -inf, and has no gradient."""
+    is_zero = ratio == 0
+    return torch.where(is_zero, -torch.inf, 20 * torch.log10(torch.where(is_zero, 1.0, ratio)))

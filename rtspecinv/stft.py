@@ -190,7 +190,7 @@ class STFT(Module):
 
         So many have `n_frames` frames again, and so many does an inverse give.
         """
-        return (n_frames - 1) * self.hop_length + self.n_fft - 2 * self.padding
+        return (count(n_frames=n_frames) - 1) * self.hop_length + self.n_fft - 2 * self.padding
 
     def magnitude(self, samples: Tensor) -> Tensor:
         """Magnitude `|X|` of the spectrum of samples, real `(*batch, n_freq, n_frames)`; see `analyze`."""
@@ -269,7 +269,8 @@ class STFT(Module):
 
     def count_frames(self, n_samples: int) -> int:
         """Frames of so many samples, `1 + (n_samples + 2 padding - n_fft) // hop_length`, at least 0."""
-        return max(0, 1 + (n_samples + 2 * self.padding - self.n_fft) // self.hop_length)
+        n_samples = count(n_samples=n_samples) + 2 * self.padding
+        return max(0, 1 + (n_samples - self.n_fft) // self.hop_length)
 
     def overlap_add(self, frames: Tensor) -> Tensor:
         """Sum of `(*batch, n_frames, n_fft)` a hop apart, `(*batch, (n_frames - 1) * hop_length + n_fft)`.

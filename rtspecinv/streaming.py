@@ -284,7 +284,7 @@ class StreamingInverter(Checkpointed):
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
             )
-        magnitude = value.abs() if is_complex else value
+        magnitude = _modulus(value, n_axes) if is_complex else value
         largest = check_values(magnitude, stft.n_fft)
         if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
@@ -292,6 +292,17 @@ class StreamingInverter(Checkpointed):
         if n_half < stft.n_freq:
             magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
         return magnitude, value if is_complex else None
+
+
+def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
+    """Modulus of one frame or of several, each by itself.
+
+    Torch rounds what is left over at the end of its vectors otherwise than the rest, and how much that is
+    must not depend on how many frames come at once.
+    """
+    if n_axes == 1 or not spectrum.shape[-1]:
+        return spectrum.contiguous().abs()
+    return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
 
 
 def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:

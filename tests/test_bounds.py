@@ -219,3 +219,12 @@ def test_an_unpacked_array_has_no_name(tmp_path, monkeypatch):
     found = rtspecinv.open_spectrogram(tmp_path / "a.npz")
     assert not list((tmp_path / "temporary").iterdir())
     assert len(list(found.frames())) == 5
+
+
+@pytest.mark.parametrize("n_fft", [2, 8, 128])
+def test_frames_far_shorter_than_any_sound_needs_are_refused(tmp_path, n_fft):
+    """A file of some kilobytes may hold a million frames, each of which costs a push."""
+    magnitude = np.full((n_fft // 2 + 1, 100_000), 0.1, np.float32)
+    np.savez_compressed(tmp_path / "a.npz", magnitude=magnitude, sample_rate=22050, n_fft=n_fft, hop_length=1)
+    with pytest.raises(ValueError, match="has 22050 frames in a second, more than 4000"):
+        rtspecinv.listen(tmp_path / "a.npz", output=rtspecinv.ArraySink())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -183,3 +185,14 @@ def test_loading_nothing_loosely_says_what_is_missing():
 def test_an_stft_and_a_mel_have_no_state():
     assert not STFT(64, 16).state_dict()
     assert not Mel(MEL).state_dict()
+
+
+def test_a_state_that_is_not_finite_is_refused():
+    inverter = StreamingInverter(STFT(64, 16))
+    inverter.push(torch.rand(33, generator=torch.Generator().manual_seed(0)))
+    state = inverter.state_dict()
+    state["state.past"].fill_(math.nan)
+    expected = copy.deepcopy(inverter).flush()
+    with pytest.raises(RuntimeError, match="'past' has values that are NaN or infinite"):
+        inverter.load_state_dict(state)
+    assert torch.equal(inverter.flush(), expected)

@@ -334,3 +334,13 @@ def test_the_helper_is_what_torch_computes():
     x = voice(22050, 1.0)
     wanted = PRESETS["hifigan-22k"].stft.magnitude(torch.from_numpy(x).float())
     np.testing.assert_allclose(spectrum(x, 1024, 256, pad=384), wanted.numpy(), atol=2e-4)
+
+
+@pytest.mark.parametrize("curve", [lambda mel: mel, np.log1p, lambda mel: 32768 * mel])
+@pytest.mark.parametrize("sample_rate", [16000, 22050])
+def test_hiss_in_magnitudes_is_not_upside_down(curve, sample_rate):
+    generator, n = np.random.default_rng(3), 3 * sample_rate
+    hiss = np.diff(generator.standard_normal(n + 1)) + 0.05 * np.sin(np.arange(n) * 0.05)
+    config = rtspecinv.MelConfig(sample_rate, 1024, 256, n_mels=80)
+    mel = rtspecinv.Mel(config)(torch.from_numpy(0.1 * hiss).float()).numpy()
+    assert not any("upside down" in problem for problem in rtspecinv.diagnose(curve(mel)).problems)

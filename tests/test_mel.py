@@ -500,3 +500,12 @@ def test_empty_filters_are_told():
     samples = torch.randn(2000, generator=torch.Generator().manual_seed(0))
     again = mel.filters @ mel.inverse(mel(samples))
     assert rtspecinv.metrics.sc(again, mel(samples)) < -30
+
+
+@pytest.mark.parametrize("guard", [0.0, 1e-6])
+@pytest.mark.parametrize("exponent", [0.3, 1 / 3, 2.0])
+def test_silence_of_its_own_is_never_under_the_least_value(exponent, guard):
+    mel = Mel(replace(BASE, compression=Compression("power", floor=1e-6, exponent=exponent, guard=guard)))
+    silence = mel(torch.zeros(2000))
+    assert mel.inverse(silence).isfinite().all()
+    assert mel.expand(silence).isfinite().all()

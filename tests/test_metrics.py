@@ -94,3 +94,13 @@ def test_derivatives_where_some_frames_are_silent_or_right(metric):
     assert first.isfinite().all()
     assert first.any()
     assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("measure", [metrics.sc, metrics.ser, metrics.snr, metrics.spectral_convergence])
+def test_gradients_are_finite_where_all_is_equal(measure):
+    target = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    equal = target.clone().requires_grad_()
+    (first,) = torch.autograd.grad(measure(equal, target), equal, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), equal, allow_unused=True)
+    assert first.isfinite().all()
+    assert second is None or second.isfinite().all()

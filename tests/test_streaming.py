@@ -570,3 +570,17 @@ def test_bad_n_iter_changes_nothing(engine):
     inverter.n_iter = 5
     assert "n_iter=5" in repr(inverter)
     assert copy.deepcopy(inverter).n_iter == 5
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("n_fft", "hop_length", "batch"), [(64, 8, ()), (100, 25, (2,)), (4, 1, (3,))])
+def test_complex_frames_give_the_same_bits_for_every_cut(engine, n_fft, hop_length, batch):
+    stft = STFT(n_fft, hop_length, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(*batch, 40 * hop_length + n_fft, generator=generator, dtype=torch.float64)
+    spectrum = 0.1 * stft.analyze(samples)
+    expected = run(StreamingInverter(stft, look_ahead=1, batch_shape=batch, engine=engine), spectrum)
+    for size in (2, 3, 7):
+        inverter = StreamingInverter(stft, look_ahead=1, batch_shape=batch, engine=engine)
+        parts = [inverter.push_many(part) for part in spectrum.split(size, -1)]
+        assert torch.equal(torch.cat([*parts, inverter.flush()], -1), expected)
