@@ -1,8 +1,9 @@
-"""Who imports whom: only along the arrows of the package's map."""
+"""Who imports whom: only along the arrows of docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,105 +11,117 @@ from pathlib import Path
 import rtspecinv
 
 PACKAGE = Path(rtspecinv.__file__).parent
-# What everything may import, and what these may.
-GROUND = {
-    "checks": set(),
-    "masks": set(),
-    "modes": set(),
-    "printable": set(),
-    "settings": {"printable"},
-    "warning": set(),
-    "whole_files": {"printable"},
-}
-#         module: what of rtspecinv it may import, beside the ground
-ARROWS = {
-    "stft": set(),
-    "frames": {"stft"},
-    "projections": {"frames"},
-    "updates": set(),
-    "levels": {"stft"},
-    "phase": {"projections", "stft"},
-    "metrics": {"stft"},
-    "analysis": {"stft"},
-    "conventions": {"inputs", "stft"},
-    "transforms": set(),
-    "progress": set(),
-    "threads": set(),
-    "batch": {
-        *("engines", "streaming", "updates", "projections", "phase", "inputs", "levels", "progress"),
-        "stft",
-    },
-    "blocks": {"batch", "inputs", "levels", "stft"},
-    "descent": {"levels", "batch", "inputs", "progress", "stft"},
-    "mel_config": {"stft"},
-    "mel_bank": {"mel_config", "inputs"},
-    "mel_stream": {"mel_bank", "mel_config", "engines", "checkpoint", "streaming", "updates", "inputs"},
-    "mel": {"mel_bank", "mel_config", "mel_stream", "inputs"},
-    "mel_presets": {"mel", "mel_config"},
-    "evidence": {"inputs"},
-    "mel_fit": {"evidence", "mel", "mel_config", "mel_presets", "inputs"},
-    "diagnosis": {"evidence", "mel_fit", "mel_presets", "inputs", "stft"},
-    "methods": {
-        *("descent", "batch", "streaming", "updates", "metrics", "phase", "inputs", "progress", "stft"),
-    },
-    "engines": {"engines", "updates", "projections", "phase", "frames", "stft"},
-    "inputs": {"stft"},
-    "checkpoint": set(),
-    "streaming": {"checkpoint", "engines", "updates", "phase", "inputs", "threads", "stft"},
-    "audio": {"audio"},
-    "bounds": {"mel_config"},
-    "metadata": {"mel_config", "stft"},
-    "images": set(),
-    "scales": {"conventions", "mel_config", "metadata"},
-    "readers": {"images", "scales", "metadata", "mel_config"},
-    "files": {
-        *("bounds", "conventions", "readers", "images", "metadata", "mel", "mel_config", "mel_presets"),
-        "stft",
-    },
-    "saving": {
-        *("conventions", "images", "scales", "metadata", "mel", "mel_config", "mel_presets", "inputs"),
-        "stft",
-    },
-    "listening": {
-        *("audio", "files", "metadata", "diagnosis", "mel", "mel_config", "mel_presets", "mel_stream"),
-        *("conventions", "streaming", "updates", "inputs", "levels", "stft"),
-    },
-    "demo_clip": set(),
-    "speech": set(),
-    "plots": set(),
-    "__init__": {
-        *("engines", "metrics", "phase", "speech", "updates", "audio", "stft", "streaming"),
-        *("analysis", "transforms", "batch", "blocks", "descent", "methods"),
-        *("mel", "mel_config", "mel_stream", "mel_presets", "diagnosis"),
-        *("files", "saving", "scales", "listening"),
-    },
-    "cli": {  # "" is rtspecinv itself: public names
-        *("", "cli", "audio", "files", "images", "metadata", "scales", "demo_clip", "plots", "threads"),
-        *("bounds", "inputs", "levels", "transforms"),
-    },
-    "__main__": {"cli"},
-}
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+# Code beside the package whose imports the page restricts, too.
+OUTSIDE = ("bench", "demos", "docs")
 
 
-def imports(path: Path) -> set[str]:
-    """Rooms of rtspecinv that a module imports; "" for the package itself."""
+def rows(title: str) -> list[list[str]]:
+    """Cells of the table under a heading, without its first two lines."""
+    section = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| `")
+    ]
+
+
+def names(cell: str) -> list[str]:
+    """Names between backticks."""
+    return re.findall(r"`([\w./]+)`", cell)
+
+
+def arrows() -> dict[str, set[str]]:
+    """Rooms that each room may import from."""
+    return {names(room)[0]: set(names(allowed)) for room, allowed, *_ in rows("Who may import whom")}
+
+
+def room_of(path: Path) -> str:
+    if path.is_relative_to(PACKAGE):
+        return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return path.relative_to(ROOT).parts[0]
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name of every module of the package."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(["rtspecinv", *parts]).removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, when_loaded: bool = False) -> set[str]:
+    """Modules of the package that a file imports, or only those that it imports when it is loaded itself."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in tree.body if when_loaded else ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "rtspecinv"}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             base = node.module or ""
-            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "rtspecinv" else {base}
-    return {[*name.split("."), ""][1] for name in found if name.split(".")[0] == "rtspecinv"}
+            if base.split(".")[0] == "rtspecinv":
+                for alias in node.names:
+                    inner = f"{base}.{alias.name}"
+                    found.add(inner if inner in MODULES else base)
+    return found
 
 
 def test_imports_follow_the_arrows():
-    for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        assert room in ARROWS or room in GROUND, f"{path} is in no room of the map"
-        strays = imports(path) - (GROUND[room] if room in GROUND else ARROWS[room] | set(GROUND))
-        assert not strays, f"{room} imports {strays}"
+    allowed = arrows()
+    sources = [*MODULES.values(), *(path for room in OUTSIDE for path in (ROOT / room).glob("*.py"))]
+    for path in sources:
+        room = room_of(path)
+        assert room in allowed, f"{path} is in no room of docs/architecture.md"
+        # "rtspecinv" stands for the public names.
+        used = {[*name.split("."), "rtspecinv"][1] for name in imports(path)}
+        strays = used - allowed[room] - {room}
+        assert not strays, (
+            f"{path} imports {sorted(strays)}, which docs/architecture.md does not allow {room}"
+        )
+
+
+def test_every_room_imports_only_from_rooms_above_it():
+    known: set[str] = {"rtspecinv"}
+    for room, allowed in arrows().items():
+        assert allowed <= known, (
+            f"{room} may import {sorted(allowed - known)}, which stand below it or nowhere"
+        )
+        known.add(room)
+
+
+def test_no_arrow_is_left_over():
+    for room, allowed in arrows().items():
+        sources = (ROOT / room).glob("*.py") if room in OUTSIDE else MODULES.values()
+        used = {name for path in sources if room_of(path) == room for name in imports(path)}
+        rooms = {[*name.split("."), "rtspecinv"][1] for name in used}
+        assert allowed <= rooms, f"{room} does not import {sorted(allowed - rooms)}"
+
+
+def test_modules_import_each_other_in_one_direction():
+    state: dict[str, bool] = {}  # False while it is on the way
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert state.get(name, True), f"a circle of imports: {' -> '.join([*way, name])}"
+        if name not in state:
+            state[name] = False
+            for other in sorted(imports(MODULES[name], when_loaded=True) & MODULES.keys()):
+                visit(other, (*way, name))
+            state[name] = True
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_the_page_names_every_module_once():
+    listed = [name for row in rows("Where things are") for name in names(row[0])]
+    there = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in MODULES.values()]
+    assert sorted(listed) == sorted(name for name in there if not name.endswith("__init__"))
 
 
 def test_import_is_light():
