@@ -28,8 +28,8 @@ from rtspecinv.cli.bench import COLUMNS, Result, engine_label, measure, point
 from rtspecinv.cli.compare import write_json
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.timing import Setting
-from rtspecinv.threads import threads
-from rtspecinv.whole_files import write_whole
+from rtspecinv.common.threads import threads
+from rtspecinv.common.whole_files import write_whole
 
 YARDSTICK = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
 PLOT, NUMBERS = ROOT / "docs" / "push.png", ROOT / "bench" / "push.json"

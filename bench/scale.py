@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtspecinv.cli import timing
 from rtspecinv.cli.timing import Runner, Setting
-from rtspecinv.threads import threads
+from rtspecinv.common.threads import threads
 
 SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # of a point
 

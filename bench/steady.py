@@ -11,7 +11,7 @@ from floor import compiled_ffts, ffts_of_numba
 from protocol import A
 from tables import Bench, table
 
-from rtspecinv.threads import threads
+from rtspecinv.common.threads import threads
 
 N_PUSHES, N_PUSHES_OF_MANY, N_ROUNDS, N_STREAMS = 10_000, 400, 20, 64
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import iterable
-from rtspecinv.masks import unmasked
+from rtspecinv.common.checks import iterable
+from rtspecinv.common.masks import unmasked
 from rtspecinv.stft import STFT, check_dense, check_stft
 
 Block = Tensor | np.ndarray[Any, Any]

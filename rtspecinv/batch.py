@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines
-from rtspecinv.checks import (
+from rtspecinv.common.checks import (
     LONGEST_SOUND,
     count,
     finite,
@@ -29,6 +29,8 @@ from rtspecinv.checks import (
     named,
     unknown_name,
 )
+from rtspecinv.common.modes import modeless
+from rtspecinv.common.progress import bar
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
@@ -40,9 +42,7 @@ from rtspecinv.inputs import (
     warn_of_power,
 )
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, least_share, warn_of_quiet
-from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
-from rtspecinv.progress import bar
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import invert, start_stream
-from rtspecinv.checks import count, iterable
+from rtspecinv.common.checks import count, iterable
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT, check_stft

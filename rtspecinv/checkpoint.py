@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rtspecinv.modes import Module
+from rtspecinv.common.modes import Module
 
 VERSION = 1
 PREFIX = "state."

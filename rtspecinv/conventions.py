@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import choice
+from rtspecinv.common.checks import choice
 from rtspecinv.inputs import Array
 from rtspecinv.stft import STFT
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
-from rtspecinv.checks import LONGEST_SOUND, able, count, finite, flag, function, instance, shown
+from rtspecinv.common.checks import LONGEST_SOUND, able, count, finite, flag, function, instance, shown
+from rtspecinv.common.modes import modeless
+from rtspecinv.common.progress import bar
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import least_share, warn_of_quiet
-from rtspecinv.modes import modeless
-from rtspecinv.progress import bar
 from rtspecinv.stft import STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.common.masks import unmasked
 from rtspecinv.evidence import LOUDER, NEAR, TURNED, Evidence, measure, tilt, turned
 from rtspecinv.inputs import Array
-from rtspecinv.masks import unmasked
 from rtspecinv.mel_fit import LN10, able, against, choices, made_by
 from rtspecinv.mel_presets import CONFIGS, find
 from rtspecinv.stft import check_dense

@@ -20,7 +20,9 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.bounds import check_frames, check_mel
-from rtspecinv.checks import choice, count
+from rtspecinv.common.checks import choice, count
+from rtspecinv.common.printable import printable
+from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
@@ -28,10 +30,8 @@ from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
-from rtspecinv.printable import printable
 from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT
-from rtspecinv.warning import warn
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtspecinv.modes import Module
+from rtspecinv.common.modes import Module
 from rtspecinv.stft import STFT
 
 # Where only the tails of windows overlap, dividing by their small sum would amplify what is not known there.

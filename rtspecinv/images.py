@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.masks import unmasked
-from rtspecinv.printable import printable
-from rtspecinv.whole_files import write_whole
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
+from rtspecinv.common.whole_files import write_whole
 
 Levels = npt.NDArray[np.float32]  # (height, width), 0 is black, 1 is white, the top row first
 SUFFIXES = (".png", ".tif", ".tiff")

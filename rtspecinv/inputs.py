@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import count
-from rtspecinv.masks import unmasked
+from rtspecinv.common.checks import count
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT, check_dense, check_stft
-from rtspecinv.warning import warn
 
 Array = np.ndarray[Any, Any]
 MOST_ITER = 10**6  # what anybody iterates for has long been found, or never will be

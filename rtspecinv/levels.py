@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT
-from rtspecinv.warning import warn
 
 # Share of the energy of its target below which a result is too quiet, 20 dB. Magnitudes that no signal has
 # lose less: of a lone frame or bin, the share that is left is about hop_length / n_fft.

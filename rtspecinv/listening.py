@@ -31,23 +31,23 @@ from rtspecinv.audio import (
 from rtspecinv.audio.level import Level
 from rtspecinv.audio.player import no_samples, play_through
 from rtspecinv.audio.stream import Stream
-from rtspecinv.checks import LONGEST_SOUND, choice, count
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
+from rtspecinv.common.warning import warn
 from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
 from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
 from rtspecinv.levels import warn_of_peak
-from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.mel_stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
-from rtspecinv.printable import printable
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
-from rtspecinv.warning import warn
 
 _MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
 _MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if too many

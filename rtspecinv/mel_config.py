@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import MOST_RATE, choice, count, finite, flag, keep, shown
-from rtspecinv.masks import unmasked
-from rtspecinv.printable import printable
-from rtspecinv.settings import check_names, read_settings
+from rtspecinv.common.checks import MOST_RATE, choice, count, finite, flag, keep, shown
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
+from rtspecinv.common.settings import check_names, read_settings
+from rtspecinv.common.whole_files import write_whole
 from rtspecinv.stft import PAD_MODES, STFT, check_center
 from rtspecinv.stft import WINDOWS as PERIODIC
-from rtspecinv.whole_files import write_whole
 
 SCALES = ("slaney", "htk")
 SLOPES = ("hz", "mel")

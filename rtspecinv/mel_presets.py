@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rtspecinv.checks import unknown_name
+from rtspecinv.common.checks import unknown_name
+from rtspecinv.common.settings import SUFFIXES
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import Compression, MelConfig
-from rtspecinv.settings import SUFFIXES
 
 _LN = Compression("ln", floor=1e-5)
 

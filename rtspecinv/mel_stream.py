@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv.checkpoint import Settings
-from rtspecinv.checks import flag, instance
+from rtspecinv.common.checks import flag, instance
+from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel_config import MelConfig
-from rtspecinv.modes import Module, modeless
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 

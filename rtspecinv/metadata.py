@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rtspecinv.common.printable import printable
 from rtspecinv.mel_config import MelConfig
-from rtspecinv.printable import printable
 from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from rtspecinv import metrics
 from rtspecinv.batch import Iteration, invert
-from rtspecinv.checks import count, finite, flag, function, instance, real, unknown_name
+from rtspecinv.common.checks import count, finite, flag, function, instance, real, unknown_name
+from rtspecinv.common.modes import modeless
+from rtspecinv.common.progress import Show, bar
+from rtspecinv.common.warning import warn
 from rtspecinv.descent import Transform, check_target, lbfgs, shape_of
 from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, iterations
-from rtspecinv.modes import modeless
 from rtspecinv.phase import single_pass
-from rtspecinv.progress import Show, bar
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import ADMM as ADMMRule
 from rtspecinv.updates import RTISI, GriffinLim, Update
-from rtspecinv.warning import warn
 
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sc": metrics.sc,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtspecinv.modes import modeless
+from rtspecinv.common.modes import modeless
 from rtspecinv.stft import STFT, check_dense
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import count, finite, keep, named
-from rtspecinv.modes import modeless
+from rtspecinv.common.checks import count, finite, keep, named
+from rtspecinv.common.modes import modeless
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
 

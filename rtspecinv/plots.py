@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.whole_files import write_whole
+from rtspecinv.common.whole_files import write_whole
 
 try:
     from matplotlib import colormaps, rc_context

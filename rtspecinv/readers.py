@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from rtspecinv.common.printable import printable
 from rtspecinv.images import read_image
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import FIELDS
-from rtspecinv.printable import printable
 from rtspecinv.scales import values_of
 
 # A function that maps the array, its shape, its dtype's name, and what else the file says.

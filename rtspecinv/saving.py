@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import choice, count
+from rtspecinv.common.checks import choice, count
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
+from rtspecinv.common.whole_files import write_whole
 from rtspecinv.conventions import half_spectrum
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import encode_image
 from rtspecinv.inputs import Array
-from rtspecinv.masks import unmasked
 from rtspecinv.mel import Mel
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.mel_presets import config_of
 from rtspecinv.metadata import LAYOUTS, LENGTH, describe, frames_of
-from rtspecinv.printable import printable
 from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense
-from rtspecinv.whole_files import write_whole
 
 
 def save_spectrogram(

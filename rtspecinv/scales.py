@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.checks import MOST_RATE, choice, count, finite, keep
+from rtspecinv.common.checks import MOST_RATE, choice, count, finite, keep
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
 from rtspecinv.conventions import half_spectrum
-from rtspecinv.masks import unmasked
 from rtspecinv.mel_config import MelConfig
 from rtspecinv.metadata import MEL, understand
-from rtspecinv.printable import printable
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.masks import unmasked
+from rtspecinv.common.masks import unmasked
 
 SAMPLE_RATE = 16000  # Hz, what PESQ wideband wants
 LONGEST_PESQ = 30 * SAMPLE_RATE  # it is made for sentences, and its C code for a limited number of them

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import LONGEST_SOUND, choice, count, flag, instance, real, shown
-from rtspecinv.masks import unmasked
-from rtspecinv.modes import Module, home
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, instance, real, shown
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.modes import Module, home
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
 CENTERS = (True, False, "same", "snip")

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.checks import LONGEST_SOUND, count
+from rtspecinv.common.checks import LONGEST_SOUND, count
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.threads import one_thread
 from rtspecinv.inputs import Array, as_magnitude, check_values, full_scale, iterations, warn_of_power
-from rtspecinv.masks import unmasked
 from rtspecinv.stft import STFT, check_dense, check_stft
-from rtspecinv.threads import one_thread
 
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.checks import able, count, finite, flag, iterable, real, shown
-from rtspecinv.masks import unmasked
+from rtspecinv.common.checks import able, count, finite, flag, iterable, real, shown
+from rtspecinv.common.masks import unmasked
 
 Array = np.ndarray[Any, Any]
 Frame = TypeVar("Frame", Tensor, Array)

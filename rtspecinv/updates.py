@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rtspecinv.checks import finite, keep, named
+from rtspecinv.common.checks import finite, keep, named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]

@@ -11,10 +11,10 @@ import rtspecinv
 from rtspecinv.batch import BATCH_RULES
 from rtspecinv.cli import main, names
 from rtspecinv.cli.contest import CONTESTANTS
+from rtspecinv.common.settings import SUFFIXES
 from rtspecinv.conventions import SCALINGS
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.scales import SCALES
-from rtspecinv.settings import SUFFIXES
 
 COMMANDS = ["play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"]
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import rtspecinv
 from rtspecinv import Compression, Mel, MelConfig, listen, open_spectrogram, save_spectrogram
+from rtspecinv.common.settings import LARGEST_FILE
 from rtspecinv.mel_presets import CONFIGS
-from rtspecinv.settings import LARGEST_FILE
 
 MINE = MelConfig(
     16000,

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 import rtspecinv
 from rtspecinv.cli import main
 from rtspecinv.cli.report import Outlet, note
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2066\udce9\r\n\0"
 NAMED = EVIL.replace("\0", "").replace("/", "")

@@ -21,7 +21,7 @@ import torch
 
 import rtspecinv
 from rtspecinv.cli.compare import write_json
-from rtspecinv.whole_files import WholeFile, is_stream, write_whole
+from rtspecinv.common.whole_files import WholeFile, is_stream, write_whole
 
 STFT = rtspecinv.STFT(64, 16)
 VALUES = torch.rand(33, 300, generator=torch.Generator().manual_seed(0))
@@ -106,7 +106,7 @@ def test_what_an_encoder_raises_comes_after_what_the_file_says(tmp_path):
 
 def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from rtspecinv.whole_files import WholeFile\n"
+        "import os, sys; from pathlib import Path; from rtspecinv.common.whole_files import WholeFile\n"
         "file = WholeFile(Path(sys.argv[1])); file.write(b'half'); os.kill(os.getpid(), 9)"
     )
     for name in ("a.wav", "b.wav"):

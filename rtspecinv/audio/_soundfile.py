@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 # Samples handed to libsndfile at once: always the same number, because the first ones of an OGG file depend
 # on it, and few, because its Vorbis encoder needs stack in proportion.

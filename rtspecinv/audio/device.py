@@ -30,7 +30,7 @@ from rtspecinv.audio.portaudio import (
 from rtspecinv.audio.resample import Resampler
 from rtspecinv.audio.ring import open_ring
 from rtspecinv.audio.sinks import Block, Sink, as_block
-from rtspecinv.checks import count, finite
+from rtspecinv.common.checks import count, finite
 
 _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 _FADE_SECONDS = 0.005

@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 SUFFIXES = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 LARGEST_WAV = 2**32 - 2**16  # bytes: the length field of a WAV file has 32 bits

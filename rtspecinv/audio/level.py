@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from rtspecinv.warning import warn
+from rtspecinv.common.warning import warn
 
 Block = npt.NDArray[np.float32]
 

@@ -23,8 +23,8 @@ from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.audio.stream import Inverter, Length, Progress, Stream, checked_length
 from rtspecinv.audio.worker import Worker
-from rtspecinv.checks import MOST_RATE, able, choice, count, finite, function, iterable
-from rtspecinv.warning import warn
+from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
+from rtspecinv.common.warning import warn
 
 INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
 MOST_FRAMES = 2**24

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rtspecinv.checks import choice, count, finite, real, unknown_name
+from rtspecinv.common.checks import choice, count, finite, real, unknown_name
 
 STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
 _LONGEST_LATENCY = 60.0  # seconds

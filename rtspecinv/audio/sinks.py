@@ -18,10 +18,10 @@ from rtspecinv.audio._soundfile import SoundfileWriter
 from rtspecinv.audio.formats import SAMPLE_BYTES, SUFFIXES, check
 from rtspecinv.audio.level import Level
 from rtspecinv.audio.wav import WavWriter
-from rtspecinv.checks import able
-from rtspecinv.masks import unmasked
-from rtspecinv.printable import printable
-from rtspecinv.whole_files import Guarded, Spool, WholeFile, is_stream, open_stream
+from rtspecinv.common.checks import able
+from rtspecinv.common.masks import unmasked
+from rtspecinv.common.printable import printable
+from rtspecinv.common.whole_files import Guarded, Spool, WholeFile, is_stream, open_stream
 
 Block = npt.NDArray[np.float32]
 

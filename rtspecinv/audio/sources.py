@@ -14,8 +14,8 @@ import numpy.typing as npt
 from rtspecinv.audio._soundfile import SoundfileReader
 from rtspecinv.audio.inbox import Bell, copy_of
 from rtspecinv.audio.wav import WavReader
-from rtspecinv.checks import able, count
-from rtspecinv.printable import printable
+from rtspecinv.common.checks import able, count
+from rtspecinv.common.printable import printable
 
 _LONGEST_BLOCK = 2**24  # samples
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rtspecinv.audio.sinks import Sink
-from rtspecinv.checks import LONGEST_SOUND, count
+from rtspecinv.common.checks import LONGEST_SOUND, count
 
 # Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
 Length = int | Callable[[], int | None] | None

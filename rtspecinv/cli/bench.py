@@ -22,11 +22,11 @@ from rtspecinv.cli.contest import EDGE_FRAMES
 from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
 from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
+from rtspecinv.common.printable import printable
+from rtspecinv.common.threads import threads
+from rtspecinv.common.whole_files import write_whole
 from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.inputs import iterations
-from rtspecinv.printable import printable
-from rtspecinv.threads import threads
-from rtspecinv.whole_files import write_whole
 
 _ENGINE_WIDTH = 18
 

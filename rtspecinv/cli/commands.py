@@ -38,8 +38,8 @@ from rtspecinv.cli.transfer import (
     transfer,
 )
 from rtspecinv.cli.view import View
+from rtspecinv.common.printable import printable
 from rtspecinv.demo_clip import SAMPLE_RATE, render
-from rtspecinv.printable import printable
 
 _NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
 _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost

@@ -18,10 +18,10 @@ from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
 from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
+from rtspecinv.common.printable import printable
+from rtspecinv.common.threads import one_thread
+from rtspecinv.common.whole_files import write_whole
 from rtspecinv.inputs import iterations
-from rtspecinv.printable import printable
-from rtspecinv.threads import one_thread
-from rtspecinv.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column

@@ -197,7 +197,7 @@ def _rate() -> int:
 
 def _push() -> Findings:
     timing: Any = importlib.import_module("rtspecinv.cli.timing")
-    threads: Any = importlib.import_module("rtspecinv.threads")
+    threads: Any = importlib.import_module("rtspecinv.common.threads")
     clip: Any = importlib.import_module("rtspecinv.demo_clip")
     torch: Any = importlib.import_module("torch")
     rate = _rate()

@@ -27,12 +27,12 @@ from rtspecinv.audio import (
     TeeSink,
     one_device,
 )
-from rtspecinv.checks import count
 from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
-from rtspecinv.threads import one_thread
+from rtspecinv.common.checks import count
+from rtspecinv.common.threads import one_thread
 from rtspecinv.transforms import Freeze, Pitch, Stretch
 
 _BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now

@@ -29,11 +29,11 @@ from rtspecinv.cli.transfer import (
     print_source,
     transfer,
 )
+from rtspecinv.common.printable import printable
+from rtspecinv.common.threads import one_thread
 from rtspecinv.files import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
-from rtspecinv.printable import printable
-from rtspecinv.threads import one_thread
 
 
 def invert(args: argparse.Namespace) -> int:

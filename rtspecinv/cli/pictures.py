@@ -18,11 +18,11 @@ from rtspecinv.bounds import check_frames
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.pipes import named, sound_output
+from rtspecinv.common.printable import printable
+from rtspecinv.common.threads import one_thread
 from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
 from rtspecinv.metadata import LENGTH, MEL, understand
-from rtspecinv.printable import printable
 from rtspecinv.scales import MOST_VALUES, PictureScale, number
-from rtspecinv.threads import one_thread
 
 LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from rtspecinv.printable import printable
-from rtspecinv.whole_files import is_stream
+from rtspecinv.common.printable import printable
+from rtspecinv.common.whole_files import is_stream
 
 if TYPE_CHECKING:
     from rtspecinv.audio import AudioReader, AudioStream

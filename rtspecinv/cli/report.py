@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 if TYPE_CHECKING:
     from rtspecinv.audio import Progress

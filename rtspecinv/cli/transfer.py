@@ -18,7 +18,7 @@ from rtspecinv.cli.pipes import sound_output
 from rtspecinv.cli.report import Report
 from rtspecinv.cli.score import Score
 from rtspecinv.cli.view import View
-from rtspecinv.threads import one_thread
+from rtspecinv.common.threads import one_thread
 
 # Inverts frames into a sink, and returns how far it came.
 Run = Callable[[Iterable[Tensor], Sink], Progress]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rtspecinv.checks import choice
+from rtspecinv.common.checks import choice
 from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.whole import EagerWhole, Space, Whole

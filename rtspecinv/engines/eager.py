@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rtspecinv.common.modes import Module
 from rtspecinv.frames import FrameBuffer
-from rtspecinv.modes import Module
 from rtspecinv.phase import Context, Start
 from rtspecinv.projections import to_consistent, to_magnitude
 from rtspecinv.stft import STFT

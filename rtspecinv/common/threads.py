@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
-from rtspecinv.checks import count
+from rtspecinv.common.checks import count
 
 
 @contextmanager

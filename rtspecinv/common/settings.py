@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 SUFFIXES = (".json", ".toml")
 LARGEST_FILE = 2**18  # bytes: statistics of 4096 bands take a third of that

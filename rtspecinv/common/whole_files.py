@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rtspecinv.printable import printable
+from rtspecinv.common.printable import printable
 
 if sys.platform != "win32":  # where an open file can be neither removed nor renamed
     import fcntl

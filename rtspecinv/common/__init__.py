@@ -1,0 +1,1 @@
+"""What every module may use: parameter checks, warnings, torch's modes, whole files."""
