@@ -24,8 +24,8 @@ from tables import Bench, number, table
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv import mel_bank
-from rtspecinv.mel_bank import MelBank
+from rtspecinv.mel import bank as mel_bank
+from rtspecinv.mel.bank import MelBank
 from rtspecinv.metrics import spectral_convergence
 from rtspecinv.updates import ADMM, RAAR
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rtspecinv.mel_presets import CONFIGS
+from rtspecinv.mel.models import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -73,13 +73,13 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
-    from rtspecinv.diagnosis import Diagnosis, diagnose
     from rtspecinv.files import open_spectrogram
     from rtspecinv.listening import Sound, listen
-    from rtspecinv.mel import Mel
-    from rtspecinv.mel_config import Compression, MelConfig
-    from rtspecinv.mel_presets import presets
-    from rtspecinv.mel_stream import MelInverter
+    from rtspecinv.mel.config import Compression, MelConfig
+    from rtspecinv.mel.diagnosis import Diagnosis, diagnose
+    from rtspecinv.mel.models import presets
+    from rtspecinv.mel.spectrogram import Mel
+    from rtspecinv.mel.stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
     from rtspecinv.saving import save_spectrogram
     from rtspecinv.scales import PictureScale
@@ -141,11 +141,9 @@ __all__ = [
 _HOMES = {
     "STFT": "stft",
     "StreamingInverter": "streaming",
-    "Mel": "mel",
-    "MelInverter": "mel_stream",
-    "presets": "mel_presets",
-    **dict.fromkeys(("Compression", "MelConfig"), "mel_config"),
-    **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
+    **dict.fromkeys(
+        ("Compression", "Diagnosis", "Mel", "MelConfig", "MelInverter", "diagnose", "presets"), "mel"
+    ),
     "open_spectrogram": "files",
     "save_spectrogram": "saving",
     "PictureScale": "scales",

@@ -7,7 +7,7 @@ together and not field by field, for parameters that only a file names. Whoever 
 
 from __future__ import annotations
 
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel.config import MelConfig
 
 MOST_OVERLAP = 128  # frames over a sample
 MOST_OPEN = 2**21  # samples of all frames that are open at once: some 200 MB of state and tables

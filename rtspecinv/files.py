@@ -26,9 +26,9 @@ from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import check_file
-from rtspecinv.mel import Mel
-from rtspecinv.mel_config import MelConfig
-from rtspecinv.mel_presets import config_of
+from rtspecinv.mel.config import MelConfig
+from rtspecinv.mel.models import config_of
+from rtspecinv.mel.spectrogram import Mel
 from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
 from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT

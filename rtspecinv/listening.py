@@ -36,14 +36,14 @@ from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
-from rtspecinv.diagnosis import diagnose
 from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
 from rtspecinv.levels import warn_of_peak
-from rtspecinv.mel import Mel
-from rtspecinv.mel_config import MelConfig
-from rtspecinv.mel_presets import config_of
-from rtspecinv.mel_stream import MelInverter
+from rtspecinv.mel.config import MelConfig
+from rtspecinv.mel.diagnosis import diagnose
+from rtspecinv.mel.models import config_of
+from rtspecinv.mel.spectrogram import Mel
+from rtspecinv.mel.stream import MelInverter
 from rtspecinv.metadata import LAYOUTS
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter

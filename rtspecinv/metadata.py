@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rtspecinv.common.printable import printable
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel.config import MelConfig
 from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")

@@ -25,7 +25,7 @@ import torch
 
 from rtspecinv.common.printable import printable
 from rtspecinv.images import read_image
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel.config import MelConfig
 from rtspecinv.metadata import FIELDS
 from rtspecinv.scales import values_of
 

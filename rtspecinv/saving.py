@@ -19,9 +19,9 @@ from rtspecinv.conventions import half_spectrum
 from rtspecinv.images import SUFFIXES as IMAGES
 from rtspecinv.images import encode_image
 from rtspecinv.inputs import Array
-from rtspecinv.mel import Mel
-from rtspecinv.mel_config import MelConfig
-from rtspecinv.mel_presets import config_of
+from rtspecinv.mel.config import MelConfig
+from rtspecinv.mel.models import config_of
+from rtspecinv.mel.spectrogram import Mel
 from rtspecinv.metadata import LAYOUTS, LENGTH, describe, frames_of
 from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense

@@ -18,7 +18,7 @@ from rtspecinv.common.checks import MOST_RATE, choice, count, finite, keep
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.conventions import half_spectrum
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel.config import MelConfig
 from rtspecinv.metadata import MEL, understand
 
 Array = np.ndarray[Any, Any]

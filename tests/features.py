@@ -1,7 +1,7 @@
 """Kinds of features that people hold, written out in numpy, and sounds to make them of.
 
 A kind says what is true of it: which value the fields of a right `Diagnosis` may have, and which presets made
-it. Sources: those of the presets in `rtspecinv/mel_presets.py`; Kaldi, feat/feature-fbank.cc,
+it. Sources: those of the presets in `rtspecinv/mel/models.py`; Kaldi, feat/feature-fbank.cc,
 feat/mel-computations.cc; YuanGongND/ast, src/dataloader.py; NVIDIA/NeMo, parts/preprocessing/features.py;
 auspicious3000/autovc, make_spect.py; Rudrabha/Wav2Lip, audio.py; FunAudioLLM/CosyVoice,
 matcha/utils/audio.py; librosa, core/spectrum.py, feature/spectral.py.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, updates
-from rtspecinv.mel import Mel
+from rtspecinv.mel.spectrogram import Mel
 
 SETTINGS = STFT(64, 16)
 FRAMES = torch.rand(33, 60, generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,9 @@ from features import KINDS, SOUNDS, instructions, kaldi, obeyed, spectrum, untru
 
 import rtspecinv
 from rtspecinv import demo_clip, diagnose
-from rtspecinv.diagnosis import WORDS
-from rtspecinv.evidence import tilt, turned
-from rtspecinv.mel_presets import CONFIGS
+from rtspecinv.mel.diagnosis import WORDS
+from rtspecinv.mel.evidence import tilt, turned
+from rtspecinv.mel.models import CONFIGS
 
 CLIP = torch.from_numpy(demo_clip.render())
 # Riffusion's takes a second; what Kaldi's features look like is not known here yet.

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import rtspecinv
 from rtspecinv import Compression, Mel, MelConfig, listen, open_spectrogram, save_spectrogram
 from rtspecinv.common.settings import LARGEST_FILE
-from rtspecinv.mel_presets import CONFIGS
+from rtspecinv.mel.models import CONFIGS
 
 MINE = MelConfig(
     16000,

@@ -11,7 +11,7 @@ from test_mel import slow_filters
 
 import rtspecinv
 from rtspecinv import Mel, demo_clip, diagnose
-from rtspecinv.mel_presets import CONFIGS
+from rtspecinv.mel.models import CONFIGS
 from rtspecinv.metrics import sc
 
 CLIP = demo_clip.render()[30000:52000].astype(np.float64)

@@ -14,8 +14,8 @@ from test_streaming import ENGINES
 
 import rtspecinv
 from rtspecinv import Compression, Mel, MelConfig, MelInverter, demo_clip
-from rtspecinv.mel_bank import MelBank
-from rtspecinv.mel_stream import DeEmphasis
+from rtspecinv.mel.bank import MelBank
+from rtspecinv.mel.stream import DeEmphasis
 
 SMALL = MelConfig(8000, 64, 16, n_mels=8, area_norm=False, center="same")
 LN = Compression("ln", floor=1e-5)

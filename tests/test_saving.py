@@ -11,7 +11,7 @@ from PIL import Image
 
 import rtspecinv
 from rtspecinv import STFT, MelConfig, open_spectrogram, save_spectrogram
-from rtspecinv.mel_config import Compression
+from rtspecinv.mel.config import Compression
 from rtspecinv.metadata import describe, understand
 from rtspecinv.saving import config_of
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.evidence import Evidence, measure
 from rtspecinv.inputs import Array
-from rtspecinv.mel import Mel
-from rtspecinv.mel_config import Compression, MelConfig
-from rtspecinv.mel_presets import CONFIGS, presets
+from rtspecinv.mel.config import Compression, MelConfig
+from rtspecinv.mel.evidence import Evidence, measure
+from rtspecinv.mel.models import CONFIGS, presets
+from rtspecinv.mel.spectrogram import Mel
 
 SPAN_DB = 25.0  # of the levels of a sound: what differs by less is scaled
 DEEP_DB = 80.0  # of the largest level over the median: more is unlikely

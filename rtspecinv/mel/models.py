@@ -15,8 +15,8 @@ from pathlib import Path
 
 from rtspecinv.common.checks import unknown_name
 from rtspecinv.common.settings import SUFFIXES
-from rtspecinv.mel import Mel
-from rtspecinv.mel_config import Compression, MelConfig
+from rtspecinv.mel.config import Compression, MelConfig
+from rtspecinv.mel.spectrogram import Mel
 
 _LN = Compression("ln", floor=1e-5)
 

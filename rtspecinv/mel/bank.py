@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rtspecinv.common.modes import Module, home
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array
-from rtspecinv.mel_config import LOGARITHMS, MelConfig
+from rtspecinv.mel.config import LOGARITHMS, MelConfig
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and

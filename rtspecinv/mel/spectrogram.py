@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from rtspecinv.common.checks import LONGEST_SOUND, count, instance
 from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.mel_bank import MelBank
-from rtspecinv.mel_config import Compression, MelConfig
-from rtspecinv.mel_stream import MelInverter
+from rtspecinv.mel.bank import MelBank
+from rtspecinv.mel.config import Compression, MelConfig
+from rtspecinv.mel.stream import MelInverter
 
 START_ITER = 32  # iterations per frame where nobody waits
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from rtspecinv.common.masks import unmasked
-from rtspecinv.evidence import LOUDER, NEAR, TURNED, Evidence, measure, tilt, turned
 from rtspecinv.inputs import Array
-from rtspecinv.mel_fit import LN10, able, against, choices, made_by
-from rtspecinv.mel_presets import CONFIGS, find
+from rtspecinv.mel.evidence import LOUDER, NEAR, TURNED, Evidence, measure, tilt, turned
+from rtspecinv.mel.fit import LN10, able, against, choices, made_by
+from rtspecinv.mel.models import CONFIGS, find
 from rtspecinv.stft import check_dense
 
 TRANSFORMS = frozenset({2**n for n in range(7, 16)} | {400, 600, 800, 960, 1200, 1920, 2400})  # n_fft

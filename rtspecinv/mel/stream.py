@@ -12,8 +12,8 @@ from rtspecinv.checkpoint import Settings
 from rtspecinv.common.checks import flag, instance
 from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.mel_bank import N_STEPS, QUIETEST, MelBank
-from rtspecinv.mel_config import MelConfig
+from rtspecinv.mel.bank import N_STEPS, QUIETEST, MelBank
+from rtspecinv.mel.config import MelConfig
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 

@@ -1,0 +1,9 @@
+"""Mel spectrograms: of samples, of magnitudes, and back, whole or as a stream."""
+
+from rtspecinv.mel.config import Compression, MelConfig
+from rtspecinv.mel.diagnosis import Diagnosis, diagnose
+from rtspecinv.mel.models import presets
+from rtspecinv.mel.spectrogram import Mel
+from rtspecinv.mel.stream import MelInverter
+
+__all__ = ["Compression", "Diagnosis", "Mel", "MelConfig", "MelInverter", "diagnose", "presets"]
