@@ -73,7 +73,9 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
-    from rtspecinv.files import open_spectrogram
+    from rtspecinv.files.opening import open_spectrogram
+    from rtspecinv.files.picture_scale import PictureScale
+    from rtspecinv.files.saving import save_spectrogram
     from rtspecinv.listening import Sound, listen
     from rtspecinv.mel.config import Compression, MelConfig
     from rtspecinv.mel.diagnosis import Diagnosis, diagnose
@@ -81,8 +83,6 @@ if TYPE_CHECKING:
     from rtspecinv.mel.spectrogram import Mel
     from rtspecinv.mel.stream import MelInverter
     from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
-    from rtspecinv.saving import save_spectrogram
-    from rtspecinv.scales import PictureScale
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
 
@@ -144,9 +144,7 @@ _HOMES = {
     **dict.fromkeys(
         ("Compression", "Diagnosis", "Mel", "MelConfig", "MelInverter", "diagnose", "presets"), "mel"
     ),
-    "open_spectrogram": "files",
-    "save_spectrogram": "saving",
-    "PictureScale": "scales",
+    **dict.fromkeys(("PictureScale", "open_spectrogram", "save_spectrogram"), "files"),
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",

@@ -36,7 +36,8 @@ from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
-from rtspecinv.files import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
+from rtspecinv.files.metadata import LAYOUTS
+from rtspecinv.files.opening import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.mel.config import MelConfig
@@ -44,7 +45,6 @@ from rtspecinv.mel.diagnosis import diagnose
 from rtspecinv.mel.models import config_of
 from rtspecinv.mel.spectrogram import Mel
 from rtspecinv.mel.stream import MelInverter
-from rtspecinv.metadata import LAYOUTS
 from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update

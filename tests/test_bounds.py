@@ -19,9 +19,9 @@ from PIL import Image
 
 import rtspecinv
 from rtspecinv import MelConfig
-from rtspecinv.bounds import MOST_BANK_WORK, MOST_OPEN, MOST_OVERLAP, check_frames, check_mel
 from rtspecinv.cli import main
-from rtspecinv.images import read_image
+from rtspecinv.files.bounds import MOST_BANK_WORK, MOST_OPEN, MOST_OVERLAP, check_frames, check_mel
+from rtspecinv.files.images import read_image
 
 REAL = [  # n_fft, hop_length, channels, Hz
     (4096, 64, 2, 44100),
@@ -187,7 +187,7 @@ def test_headers_that_unpack_to_much_are_not_unpacked(tmp_path):
 
 
 def test_what_unpacks_out_of_proportion_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rtspecinv.readers._FREE_SIZE", 2**20)
+    monkeypatch.setattr("rtspecinv.files.readers._FREE_SIZE", 2**20)
     np.savez_compressed(tmp_path / "a.npz", magnitude=np.zeros((513, 4000), np.float32))
     with pytest.raises(
         ValueError, match=r"out of proportion: if that is right, save the array with numpy\.save"
@@ -201,7 +201,7 @@ def test_what_unpacks_out_of_proportion_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_old_format_of_pt_is_read_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("rtspecinv.files._BLOCK_VALUES", 100)
+    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 100)
     values = torch.rand(33, 50)
     torch.save(values, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
     loads, load = [], torch.load

@@ -307,7 +307,7 @@ def test_invert_uses_what_the_file_says_and_passes_warnings_on(tmp_path, capsys)
 
 
 def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("rtspecinv.files._BLOCK_VALUES", 257 * 100)
+    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 257 * 100)
     values = np.ones((257, 300), np.float32)
     values[3, 290] = -3
     np.save(tmp_path / "a.npy", values)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import rtspecinv
-from rtspecinv.files import open_spectrogram
+from rtspecinv.files.opening import open_spectrogram
 
 FORMATS = [".npy", ".npz", ".pt", ".safetensors"]
 PARAMETERS = {"sample_rate": 22050, "n_fft": 64, "hop_length": 16}
@@ -46,7 +46,7 @@ def save(path: Path, array: np.ndarray, **parameters: int) -> Path:
 @pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize("layout", ["freq-time", "time-freq"])
 def test_frames_are_the_file_in_every_format_and_layout(tmp_path, monkeypatch, suffix, channels, layout):
-    monkeypatch.setattr("rtspecinv.files._BLOCK_VALUES", 300)  # several blocks, the last one shorter
+    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 300)  # several blocks, the last one shorter
     array = magnitudes(channels, 33, 50) if channels else magnitudes(33, 50)
     stored = array if layout == "freq-time" else array.swapaxes(-1, -2)
     found = open_spectrogram(save(tmp_path / f"a{suffix}", stored, **PARAMETERS), layout=layout)
@@ -119,7 +119,7 @@ def test_arrays_that_are_no_magnitudes(tmp_path, array, message):
     ],
 )
 def test_values_that_are_no_magnitudes(tmp_path, monkeypatch, value, message):
-    monkeypatch.setattr("rtspecinv.files._BLOCK_VALUES", 66)
+    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 66)
     array = magnitudes(33, 5)
     array[7, 3] = value
     found = open_spectrogram(save(tmp_path / "a.npy", array))
@@ -280,7 +280,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, suffix):
     del zeros
     code = (
         "import resource, sys\n"
-        "from rtspecinv.files import open_spectrogram\n"
+        "from rtspecinv.files.opening import open_spectrogram\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert sum(1 for _ in open_spectrogram(sys.argv[1]).frames()) == 100_000\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

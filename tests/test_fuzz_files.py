@@ -24,7 +24,7 @@ from safetensors.numpy import save as safetensors_bytes
 import rtspecinv
 from rtspecinv import ArraySink
 from rtspecinv.cli import main
-from rtspecinv.images import read_image
+from rtspecinv.files.images import read_image
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 

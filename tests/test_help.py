@@ -13,8 +13,8 @@ from rtspecinv.cli import main, names
 from rtspecinv.cli.contest import CONTESTANTS
 from rtspecinv.common.settings import SUFFIXES
 from rtspecinv.conventions import SCALINGS
-from rtspecinv.metadata import LAYOUTS
-from rtspecinv.scales import SCALES
+from rtspecinv.files.metadata import LAYOUTS
+from rtspecinv.files.picture_scale import SCALES
 
 COMMANDS = ["play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"]
 

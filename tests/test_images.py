@@ -16,7 +16,7 @@ import rtspecinv
 from rtspecinv import PictureScale
 from rtspecinv.cli import main
 from rtspecinv.demo_clip import SAMPLE_RATE, render
-from rtspecinv.images import read_image, resize_columns, write_image
+from rtspecinv.files.images import read_image, resize_columns, write_image
 from rtspecinv.metrics import spectral_convergence
 
 STFT = rtspecinv.STFT(1024, 256)

@@ -11,9 +11,9 @@ from PIL import Image
 
 import rtspecinv
 from rtspecinv import STFT, MelConfig, open_spectrogram, save_spectrogram
+from rtspecinv.files.metadata import describe, understand
+from rtspecinv.files.saving import config_of
 from rtspecinv.mel.config import Compression
-from rtspecinv.metadata import describe, understand
-from rtspecinv.saving import config_of
 
 ARRAYS = [".npz", ".pt", ".safetensors"]
 PICTURES = [".png", ".tiff"]

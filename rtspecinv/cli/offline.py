@@ -31,7 +31,7 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
-from rtspecinv.files import ARRAYS, open_spectrogram
+from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 

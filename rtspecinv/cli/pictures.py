@@ -14,15 +14,15 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import AudioReader, read_audio
-from rtspecinv.bounds import check_frames
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
-from rtspecinv.images import MOST_PIXELS, Levels, read_image, resize_columns
-from rtspecinv.metadata import LENGTH, MEL, understand
-from rtspecinv.scales import MOST_VALUES, PictureScale, number
+from rtspecinv.files.bounds import check_frames
+from rtspecinv.files.images import MOST_PIXELS, Levels, read_image, resize_columns
+from rtspecinv.files.metadata import LENGTH, MEL, understand
+from rtspecinv.files.picture_scale import MOST_VALUES, PictureScale, number
 
 LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
 

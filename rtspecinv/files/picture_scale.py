@@ -18,8 +18,8 @@ from rtspecinv.common.checks import MOST_RATE, choice, count, finite, keep
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.conventions import half_spectrum
+from rtspecinv.files.metadata import MEL, understand
 from rtspecinv.mel.config import MelConfig
-from rtspecinv.metadata import MEL, understand
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")

@@ -19,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rtspecinv.bounds import check_frames, check_mel
 from rtspecinv.common.checks import choice, count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
-from rtspecinv.images import SUFFIXES as IMAGES
-from rtspecinv.images import check_file
+from rtspecinv.files.bounds import check_frames, check_mel
+from rtspecinv.files.images import SUFFIXES as IMAGES
+from rtspecinv.files.images import check_file
+from rtspecinv.files.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
+from rtspecinv.files.readers import READERS, only_array, open_image
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.models import config_of
 from rtspecinv.mel.spectrogram import Mel
-from rtspecinv.metadata import LAYOUTS, LENGTH, MEL, frames_of, understand
-from rtspecinv.readers import READERS, only_array, open_image
 from rtspecinv.stft import STFT
 
 ARRAYS = tuple(READERS)

@@ -16,14 +16,14 @@ from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.whole_files import write_whole
 from rtspecinv.conventions import half_spectrum
-from rtspecinv.images import SUFFIXES as IMAGES
-from rtspecinv.images import encode_image
+from rtspecinv.files.images import SUFFIXES as IMAGES
+from rtspecinv.files.images import encode_image
+from rtspecinv.files.metadata import LAYOUTS, LENGTH, describe, frames_of
+from rtspecinv.files.picture_scale import PictureScale, mel_levels
 from rtspecinv.inputs import Array
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.models import config_of
 from rtspecinv.mel.spectrogram import Mel
-from rtspecinv.metadata import LAYOUTS, LENGTH, describe, frames_of
-from rtspecinv.scales import PictureScale, mel_levels
 from rtspecinv.stft import STFT, check_dense
 
 

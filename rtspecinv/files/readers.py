@@ -24,10 +24,10 @@ import numpy.typing as npt
 import torch
 
 from rtspecinv.common.printable import printable
-from rtspecinv.images import read_image
+from rtspecinv.files.images import read_image
+from rtspecinv.files.metadata import FIELDS
+from rtspecinv.files.picture_scale import values_of
 from rtspecinv.mel.config import MelConfig
-from rtspecinv.metadata import FIELDS
-from rtspecinv.scales import values_of
 
 # A function that maps the array, its shape, its dtype's name, and what else the file says.
 Opened = tuple[Callable[[], Any], tuple[int, ...], str, Mapping[str, Any]]
