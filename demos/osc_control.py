@@ -16,7 +16,7 @@ from pythonosc.osc_server import BlockingOSCUDPServer
 
 import rtspecinv
 from rtspecinv.demo_clip import SAMPLE_RATE, render
-from rtspecinv.transforms import Freeze, Pitch, Stretch
+from rtspecinv.live.transforms import Freeze, Pitch, Stretch
 
 
 @contextmanager

@@ -53,21 +53,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import engines, methods, metrics, phase, speech, transforms, updates
-    from rtspecinv.analysis import StreamingAnalysis, magnitude_frames
+    from rtspecinv import engines, methods, metrics, phase, speech, updates
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
         AudioStream,
         DeviceError,
         FileSink,
-        Mailbox,
         Microphone,
-        Player,
         Recording,
         SoundDeviceSink,
         TeeSink,
-        play,
         read_audio,
     )
     from rtspecinv.batch import Hybrid, invert, invert_many
@@ -77,6 +73,8 @@ if TYPE_CHECKING:
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
     from rtspecinv.listening import Sound, listen
+    from rtspecinv.live import Mailbox, Player, play, transforms
+    from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
     from rtspecinv.mel.config import Compression, MelConfig
     from rtspecinv.mel.diagnosis import Diagnosis, diagnose
     from rtspecinv.mel.models import presets
@@ -148,22 +146,23 @@ _HOMES = {
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
-    **dict.fromkeys(("StreamingAnalysis", "magnitude_frames"), "analysis"),
+    **dict.fromkeys(
+        ("Mailbox", "Player", "StreamingAnalysis", "magnitude_frames", "play", "transforms"), "live"
+    ),
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         (
-            *(
-                "ArraySink",
-                "AudioReader",
-                "AudioStream",
-                "DeviceError",
-                "FileSink",
-                "Mailbox",
-                "Microphone",
-                "Player",
-            ),
-            *("Recording", "SoundDeviceSink", "TeeSink", "play", "read_audio"),
+            "ArraySink",
+            "AudioReader",
+            "AudioStream",
+            "DeviceError",
+            "FileSink",
+            "Microphone",
+            "Recording",
+            "SoundDeviceSink",
+            "TeeSink",
+            "read_audio",
         ),
         "audio",
     ),

@@ -29,8 +29,6 @@ from rtspecinv.audio import (
     TeeSink,
 )
 from rtspecinv.audio.level import Level
-from rtspecinv.audio.player import no_samples, play_through
-from rtspecinv.audio.stream import Stream
 from rtspecinv.common.checks import LONGEST_SOUND, choice, count
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
@@ -40,6 +38,8 @@ from rtspecinv.files.metadata import LAYOUTS
 from rtspecinv.files.opening import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
 from rtspecinv.levels import warn_of_peak
+from rtspecinv.live.player import no_samples, play_through
+from rtspecinv.live.stream import Stream
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.diagnosis import diagnose
 from rtspecinv.mel.models import config_of

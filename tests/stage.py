@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from rtspecinv.audio import ArraySink
-from rtspecinv.audio.inbox import Inbox
-from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.pump import Pump
+from rtspecinv.live.inbox import Inbox
+from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.pump import Pump
 
 HOP, RATE = 10, 1000  # samples, Hz: a hop lasts 10 ms
 PATIENT = 20.0  # seconds that a test waits for something that takes none

@@ -12,15 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import (
-    ArraySink,
-    AudioReader,
-    FileSink,
-    Sink,
-    TeeSink,
-    play,
-    read_audio,
-)
+from rtspecinv.audio import ArraySink, AudioReader, FileSink, Sink, TeeSink, read_audio
+from rtspecinv.live import play
 
 SPLITS = st.lists(st.integers(0, 400), max_size=12)
 

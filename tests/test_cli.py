@@ -19,11 +19,12 @@ import torch
 from stage import workers
 
 import rtspecinv
-from rtspecinv.audio import Progress, SoundDeviceSink, read_audio
+from rtspecinv.audio import SoundDeviceSink, read_audio
 from rtspecinv.cli import main
 from rtspecinv.cli.report import Report
 from rtspecinv.cli.score import Score
 from rtspecinv.demo_clip import SAMPLE_RATE, pluck, render
+from rtspecinv.live import Progress
 from rtspecinv.plots import before_and_after
 
 FAST = ["--n-iter", "2"]

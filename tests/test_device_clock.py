@@ -15,15 +15,8 @@ import pytest
 import soxr
 from busy import gil_held
 
-from rtspecinv.audio import (
-    DeviceError,
-    FileSink,
-    SoundDeviceSink,
-    TeeSink,
-    device_table,
-    play,
-    read_audio,
-)
+from rtspecinv.audio import DeviceError, FileSink, SoundDeviceSink, TeeSink, device_table, read_audio
+from rtspecinv.live import play
 
 RESAMPLED = 1e-6  # float32 of a block at a time against all at once
 BACKENDS = pytest.mark.parametrize("backend", ["rtmixer", "callback"])

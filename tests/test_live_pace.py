@@ -10,10 +10,10 @@ from hand import hand_sink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio.inbox import Inbox
-from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.pump import Pump
 from rtspecinv.cli.live import _Pace
+from rtspecinv.live.inbox import Inbox
+from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.pump import Pump
 
 
 class Constant:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import rtspecinv
-from rtspecinv import ArraySink, MelConfig, PictureScale, StreamingInverter, transforms
+from rtspecinv import ArraySink, MelConfig, PictureScale, StreamingInverter
+from rtspecinv.live import transforms
 
 STFT = rtspecinv.STFT(64, 16)
 CONFIG = MelConfig(8000, 64, 16, n_mels=8)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, methods, metrics, phase, transforms
+from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, methods, metrics, phase
+from rtspecinv.live import transforms
 
 SETTINGS = STFT(64, 16)
 SAMPLES = 0.1 * torch.randn(600, generator=torch.Generator().manual_seed(0))

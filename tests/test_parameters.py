@@ -20,8 +20,8 @@ from anything import MEL, N_FREQ, STFT, bounded
 from hand import hand_microphone, hand_sink
 
 import rtspecinv
-from rtspecinv import ArraySink, phase, transforms, updates
-from rtspecinv.audio import Player
+from rtspecinv import ArraySink, phase, updates
+from rtspecinv.live import Player, transforms
 
 pytestmark = [
     pytest.mark.usefixtures("little_memory"),

@@ -16,7 +16,8 @@ import torch
 from stage import HOP, PATIENT, RATE, Card, Clock, Echo, join_workers, workers
 
 import rtspecinv
-from rtspecinv.audio import ArraySink, DeviceError, FileSink, Mailbox, Player, PlayerStats, TeeSink, play
+from rtspecinv.audio import ArraySink, DeviceError, FileSink, TeeSink
+from rtspecinv.live import Mailbox, Player, PlayerStats, play
 
 
 @pytest.fixture(autouse=True)

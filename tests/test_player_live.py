@@ -21,7 +21,8 @@ import torch
 from stage import HOP, Echo, join_workers, workers
 
 import rtspecinv
-from rtspecinv.audio import ArraySink, Player, Sink, SoundDeviceSink, TeeSink, play
+from rtspecinv.audio import ArraySink, Sink, SoundDeviceSink, TeeSink
+from rtspecinv.live import Player, play
 
 PERIOD, FRAME = 1000, 256  # frames of FRAME samples are numbered from 1 to PERIOD, and again
 GROWTH = 2**22  # bytes: an hour's frames kept in any form would take more, at six bytes each
@@ -118,7 +119,7 @@ def test_200_ends_leave_no_thread(end):
 def test_a_player_that_nobody_closed_lets_the_program_end():
     code = (
         "import numpy as np\n"
-        "from rtspecinv.audio import ArraySink, Player\n"
+        "from rtspecinv import ArraySink, Player\n"
         "from stage import HOP, Echo\n"
         "player = Player(Echo(), ArraySink())\n"
         "player.push(np.ones(HOP))\n"

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from stage import HOP, PATIENT, Card, Clock, Echo, join_workers, workers
 
-from rtspecinv.audio import ArraySink, Mailbox, Player
+from rtspecinv.audio import ArraySink
+from rtspecinv.live import Mailbox, Player
 
 FULL = ["block", "drop_oldest", "raise"]
 OWN, OTHER = np.full(HOP, 1.0, np.float32), np.full(HOP, 0.5, np.float32)
@@ -374,7 +375,7 @@ def run_python(code: str) -> tuple[int, str, str]:
     here = Path(__file__).parent
     code = (
         "import os, sys, threading, time, numpy as np\n"
-        "from rtspecinv.audio import ArraySink, Player\n"
+        "from rtspecinv import ArraySink, Player\n"
         "from stage import HOP, Echo\n"
         "frame = np.ones(HOP, np.float32)\n" + code
     )

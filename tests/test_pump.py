@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stage import HOP, RATE, Stage
 
 import rtspecinv
-from rtspecinv.audio.iterations import AIM, PATIENCE, Iterations
+from rtspecinv.live.iterations import AIM, PATIENCE, Iterations
 
 STEADY_DB = 3.0  # how much a held sound may swell and fade
 STEADY = [0.01 * i for i in range(200)]

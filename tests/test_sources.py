@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from rtspecinv.audio import Mailbox
+from rtspecinv.live import Mailbox
 
 
 def test_mailbox_gives_the_latest_until_it_is_closed():

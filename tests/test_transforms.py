@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import rtspecinv
 from rtspecinv import AudioReader, StreamingAnalysis, StreamingInverter, magnitude_frames
+from rtspecinv.live.transforms import Formants, Freeze, Gain, Pitch, Smear, Stretch
 from rtspecinv.stft import PAD_MODES
-from rtspecinv.transforms import Formants, Freeze, Gain, Pitch, Smear, Stretch
 
 N_FFT, HOP_LENGTH, SAMPLE_RATE = 1024, 256, 22050
 STFT = rtspecinv.STFT(N_FFT, HOP_LENGTH)

@@ -1,4 +1,4 @@
-"""Samples in and out: sinks that take them, sources that give them, and what plays a stream.
+"""Samples in and out: sinks that take them, and sources that give them.
 
 Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns them; full scale is -1 to 1.
 Sound libraries are imported when a device or a file is opened, not before.
@@ -6,11 +6,9 @@ Sound libraries are imported when a device or a file is opened, not before.
 
 from rtspecinv.audio.device import SoundDeviceSink
 from rtspecinv.audio.microphone import Microphone, Recording
-from rtspecinv.audio.player import Player, PlayerStats, play
 from rtspecinv.audio.portaudio import DeviceError, device_table, one_device
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink
-from rtspecinv.audio.sources import AudioReader, AudioStream, Mailbox, read_audio
-from rtspecinv.audio.stream import Progress
+from rtspecinv.audio.sources import AudioReader, AudioStream, read_audio
 
 __all__ = [
     "ArraySink",
@@ -18,17 +16,12 @@ __all__ = [
     "AudioStream",
     "DeviceError",
     "FileSink",
-    "Mailbox",
     "Microphone",
-    "Player",
-    "PlayerStats",
-    "Progress",
     "Recording",
     "Sink",
     "SoundDeviceSink",
     "TeeSink",
     "device_table",
     "one_device",
-    "play",
     "read_audio",
 ]

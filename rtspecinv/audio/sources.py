@@ -1,4 +1,4 @@
-"""Where samples and frames come from: audio files, and a box for frames that are made by hand."""
+"""Where samples come from: audio files and streams."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import SoundfileReader
-from rtspecinv.audio.inbox import Bell, copy_of
 from rtspecinv.audio.wav import WavReader
-from rtspecinv.common.checks import able, count
+from rtspecinv.common.checks import count
 from rtspecinv.common.printable import printable
 
 _LONGEST_BLOCK = 2**24  # samples
@@ -122,33 +121,3 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], i
     """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
     reader = AudioReader(path)
     return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate
-
-
-class Mailbox:
-    """The latest frame wins: any thread may `put` frames at any time, iterating gives the latest for ever.
-
-    So a synthesiser draws its frames when it likes, and a `Player` takes one for each hop: with
-    `full="block"` it sets the pace of the iteration. The first frame is waited for; `close` ends it.
-    """
-
-    def __init__(self) -> None:
-        self._latest: Any = None
-        self._first, self._closed = Bell(), False
-
-    def put(self, frame: Any) -> None:
-        """Give a copy of `frame`, numpy or torch, in place of the one before; else it is a TypeError."""
-        able(("__array__",), "pass a tensor or an array", frame=frame)
-        self._latest = copy_of(frame)
-        self._first.ring()
-
-    def close(self) -> None:
-        """End the iteration."""
-        self._closed = True
-        self._first.ring()
-
-    def __iter__(self) -> Iterator[Any]:
-        if self._latest is None and not self._closed:
-            self._first.wait()
-            self._first.ring()  # for others who wait
-        while not self._closed:
-            yield self._latest

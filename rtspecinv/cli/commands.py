@@ -13,18 +13,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import (
-    DeviceError,
-    FileSink,
-    Player,
-    PlayerStats,
-    Progress,
-    Sink,
-    SoundDeviceSink,
-    TeeSink,
-    device_table,
-    read_audio,
-)
+from rtspecinv.audio import DeviceError, FileSink, Sink, SoundDeviceSink, TeeSink, device_table, read_audio
 from rtspecinv.cli.live import perform, print_performance
 from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.pipes import is_standard_output, named, sound_input
@@ -40,6 +29,7 @@ from rtspecinv.cli.transfer import (
 from rtspecinv.cli.view import View
 from rtspecinv.common.printable import printable
 from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.live import Player, PlayerStats, Progress
 
 _NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
 _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost

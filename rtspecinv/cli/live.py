@@ -16,24 +16,15 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import (
-    DeviceError,
-    FileSink,
-    Microphone,
-    Player,
-    PlayerStats,
-    Recording,
-    SoundDeviceSink,
-    TeeSink,
-    one_device,
-)
+from rtspecinv.audio import DeviceError, FileSink, Microphone, Recording, SoundDeviceSink, TeeSink, one_device
 from rtspecinv.cli.names import STRETCH_RATES
 from rtspecinv.cli.pipes import named, sound_output
 from rtspecinv.cli.transfer import inverter_of
 from rtspecinv.cli.view import View
 from rtspecinv.common.checks import count
 from rtspecinv.common.threads import one_thread
-from rtspecinv.transforms import Freeze, Pitch, Stretch
+from rtspecinv.live import Player, PlayerStats
+from rtspecinv.live.transforms import Freeze, Pitch, Stretch
 
 _BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
 _MOST_SEMITONES = 36.0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import FileSink, Progress, Sink
+from rtspecinv.audio import FileSink, Sink
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file, stream
 from rtspecinv.cli.pipes import is_standard_output, named, sound_output, spectrogram_file
@@ -34,6 +34,7 @@ from rtspecinv.common.threads import one_thread
 from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
+from rtspecinv.live import Progress
 
 
 def invert(args: argparse.Namespace) -> int:

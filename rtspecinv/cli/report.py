@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rtspecinv.common.printable import printable
 
 if TYPE_CHECKING:
-    from rtspecinv.audio import Progress
+    from rtspecinv.live import Progress
 
 _LINE_SECONDS = 5.0  # between lines that stay
 _LONGEST_LINE = 4000  # characters

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 
 import rtspecinv
-from rtspecinv.audio import PlayerStats, Sink
+from rtspecinv.audio import Sink
 from rtspecinv.cli.report import StatusLine, clock, note, on_terminal
+from rtspecinv.live import PlayerStats
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rtspecinv.audio.inbox import Bell
+from rtspecinv.live.inbox import Bell
 
 _EXIT_SECONDS = 2.0  # that Python's exit waits for steps that threads are at
 

@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rtspecinv.audio.inbox import FULL, Bell, Inbox, copy_of
-from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.pump import LATE, LiveInverter, Pump
 from rtspecinv.audio.sinks import Sink
-from rtspecinv.audio.stream import Inverter, Length, Progress, Stream, checked_length
-from rtspecinv.audio.worker import Worker
 from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
 from rtspecinv.common.warning import warn
+from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of
+from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.pump import LATE, LiveInverter, Pump
+from rtspecinv.live.stream import Inverter, Length, Progress, Stream, checked_length
+from rtspecinv.live.worker import Worker
 
 INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
 MOST_FRAMES = 2**24

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-from rtspecinv.audio.inbox import End, Inbox
-from rtspecinv.audio.iterations import Iterations
-from rtspecinv.audio.stream import Inverter, Length, Stream
+from rtspecinv.live.inbox import End, Inbox
+from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.stream import Inverter, Length, Stream
 
 LATE = ("silence", "hold")
 FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before

@@ -1,0 +1,18 @@
+"""Frames in motion: players that invert them while they come, analysis of blocks of sound, transforms."""
+
+from rtspecinv.live import transforms
+from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
+from rtspecinv.live.mailbox import Mailbox
+from rtspecinv.live.player import Player, PlayerStats, play
+from rtspecinv.live.stream import Progress
+
+__all__ = [
+    "Mailbox",
+    "Player",
+    "PlayerStats",
+    "Progress",
+    "StreamingAnalysis",
+    "magnitude_frames",
+    "play",
+    "transforms",
+]
