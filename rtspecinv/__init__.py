@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
     from rtspecinv.listening import Sound, listen
-    from rtspecinv.live import Mailbox, Player, play, transforms
+    from rtspecinv.live import Mailbox, Pace, Player, play, transforms
     from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
     from rtspecinv.mel.config import Compression, MelConfig
     from rtspecinv.mel.diagnosis import Diagnosis, diagnose
@@ -104,6 +104,7 @@ __all__ = [
     "MelConfig",
     "MelInverter",
     "Microphone",
+    "Pace",
     "PictureScale",
     "Player",
     "Recording",
@@ -147,7 +148,7 @@ _HOMES = {
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(
-        ("Mailbox", "Player", "StreamingAnalysis", "magnitude_frames", "play", "transforms"), "live"
+        ("Mailbox", "Pace", "Player", "StreamingAnalysis", "magnitude_frames", "play", "transforms"), "live"
     ),
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),

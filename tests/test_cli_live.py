@@ -23,9 +23,9 @@ from rtspecinv.audio import DeviceError, SoundDeviceSink, portaudio, read_audio
 from rtspecinv.cli import live as performing
 from rtspecinv.cli import main
 from rtspecinv.cli import view as views
-from rtspecinv.cli.live import slowed
 from rtspecinv.cli.view import Meter, View, spectrum_rows
 from rtspecinv.live import PlayerStats
+from rtspecinv.live.pace import slowed
 from rtspecinv.live.transforms import Stretch
 
 SINGER = "singer, JACK"  # PortAudio's name for the microphone

@@ -10,9 +10,9 @@ from hand import hand_sink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.cli.live import _Pace
 from rtspecinv.live.inbox import Inbox
 from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.pace import Pace
 from rtspecinv.live.pump import Pump
 
 
@@ -57,7 +57,7 @@ class Stage:
             wait=self.idle,
             clock=lambda: self.n_blocks * block_length / rate,
         )
-        self.pace = _Pace(self, self.sink, wanted_seconds, hop_length)
+        self.pace = Pace(self, self.sink, wanted_seconds, hop_length)
         self.blocks, self.waiting = self.pace.blocks(), 0
         self.queued: list[int] = []  # when a frame came
 

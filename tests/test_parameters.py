@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,16 @@ def pushed(**options: Any) -> None:
         made.push(**options)
 
 
+class Blocks:
+    """Stands in for a microphone."""
+
+    sample_rate, block_length = 8000, 64
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        return iter([SAMPLES.numpy()[None]])
+
+
+MICROPHONE = Blocks()
 LBFGS = {"n_iter": 1, "evaluate_every": 1, "tol": 0.0, "max_evaluations": 4, "length": 128}
 STFT_OF_TORCH = {"n_fft": 64, "hop_length": 16}
 DEVICE = {"device": "card", "latency": 0.1, "queue_seconds": 0.2, "block_length": 16, "backend": "callback"}
@@ -199,6 +209,15 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
+    "Pace": (
+        rtspecinv.Pace,
+        {
+            "microphone": MICROPHONE,
+            "sink": SimpleNamespace(queued=0),
+            "wanted_seconds": 0.02,
+            "hop_length": 16,
+        },
+    ),
     "Mailbox.put": (put, {"frame": FRAME}),
     "play": (
         rtspecinv.play,

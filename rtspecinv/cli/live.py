@@ -6,12 +6,9 @@ import argparse
 import math
 import statistics
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,7 +21,8 @@ from rtspecinv.cli.view import View
 from rtspecinv.common.checks import count
 from rtspecinv.common.threads import one_thread
 from rtspecinv.live import Player, PlayerStats
-from rtspecinv.live.transforms import Freeze, Pitch, Stretch
+from rtspecinv.live.pace import Pace, slowed
+from rtspecinv.live.transforms import Freeze, Pitch
 
 _BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
 _MOST_SEMITONES = 36.0
@@ -203,54 +201,6 @@ def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
         inverter.push(silence)
 
 
-class _Pace:
-    """Keeps the queue as short as is wanted, where the device begins at any time and gaps make it longer.
-
-    What has waited too long for a second is made up for: so much of the microphone is left out. That is
-    counted in whole blocks, as a frame is complete when a block comes.
-    """
-
-    def __init__(
-        self, microphone: Recording, sink: SoundDeviceSink, wanted_seconds: float, hop_length: int
-    ) -> None:
-        self._microphone, self._sink, self._hop_length = microphone, sink, hop_length
-        self._wanted = round(wanted_seconds * microphone.sample_rate)
-        self._surplus = 0  # samples of the microphone to leave out
-        self._has_begun = False
-        self._before, self._least = 0, math.inf  # in the queue at the last frame; since the last look
-        self._frames_to_look = 0
-        self.n_skipped = 0
-
-    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield what the microphone gives, but for what is left out."""
-        for block in self._microphone:
-            left_out = min(self._surplus, block.shape[-1])
-            self._surplus -= left_out
-            yield block[:, left_out:]
-
-    def takes_frame(self) -> bool:
-        """Look at the queue when a frame comes; whether there is room for it, or it is to be left out."""
-        queued, block_length = self._sink.queued, self._microphone.block_length
-        most = self._wanted + max(self._hop_length, 2 * block_length)
-        if not self._has_begun:
-            self._has_begun = 0 < queued <= self._before
-            self._before = queued
-            if not self._has_begun:
-                return queued <= most
-            self._frames_to_look = 4 + 4 * block_length // self._hop_length  # long blocks bring many
-        self._least = min(self._least, queued)
-        self._frames_to_look -= 1
-        if self._frames_to_look < 0:
-            enough = self._wanted - min(block_length / 2, self._wanted / 4)
-            self._surplus = max(0, int((self._least - enough) // block_length)) * block_length
-            self._least = math.inf
-            self._frames_to_look = self._microphone.sample_rate // self._hop_length
-        elif queued >= most and not self._surplus:  # frames were made up: no later than needed
-            self.n_skipped += 1
-            return False
-        return True
-
-
 def _frames(
     args: argparse.Namespace,
     microphone: Recording,
@@ -264,7 +214,7 @@ def _frames(
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
     end = None if args.seconds is None else round(args.seconds * rate)
     wanted_seconds = _wanted_seconds(args, stft, microphone.sample_rate)
-    pace = _Pace(microphone, sink, wanted_seconds, stft.hop_length)
+    pace = Pace(microphone, sink, wanted_seconds, stft.hop_length)
     frames = rtspecinv.magnitude_frames(pace.blocks(), stft)
     for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
         if n == end:
@@ -279,25 +229,6 @@ def _frames(
         if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
             frame = torch.zeros_like(frame)
         yield pitch(freeze(frame))
-
-
-def slowed(frames: Iterable[Tensor], rate: float, most: int) -> Iterator[Tensor]:
-    """Yield a frame for each of `frames`, read at `rate` up to 1.
-
-    When `most` frames wait to be read, they are left out.
-    """
-    waiting: deque[Tensor] = deque()
-
-    def read() -> Iterator[Tensor]:
-        while True:
-            yield waiting.popleft()
-
-    stretch = Stretch(read(), rate, memory=2)
-    for frame in frames:
-        if len(waiting) >= most:
-            waiting.clear()
-        waiting.append(frame)
-        yield next(stretch)
 
 
 def _has_keys() -> bool:

@@ -153,3 +153,11 @@ def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueEr
     hint = f"; did you mean {near[0]!r}?" if near else "!"
     known = ", ".join(map(repr, names))
     return ValueError(f"Parameter {parameter}={shown(value)} is not one of {known}{hint}")
+
+
+def having(attributes: Sequence[str], way_out: str, **parameter: Any) -> Any:
+    """Value of one named parameter, which has these attributes; anything else is a TypeError."""
+    ((name, value),) = parameter.items()
+    if not all(hasattr(value, attribute) for attribute in attributes):
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+    return value

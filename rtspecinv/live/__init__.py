@@ -3,11 +3,13 @@
 from rtspecinv.live import transforms
 from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
 from rtspecinv.live.mailbox import Mailbox
+from rtspecinv.live.pace import Pace
 from rtspecinv.live.player import Player, PlayerStats, play
 from rtspecinv.live.stream import Progress
 
 __all__ = [
     "Mailbox",
+    "Pace",
     "Player",
     "PlayerStats",
     "Progress",
