@@ -138,7 +138,7 @@ class Counter(TorchDispatchMode):
 
 
 def ffts_of_numba(buffer: FrameBuffer, n_iter: int) -> tuple[int, int]:
-    """Forward and inverse transforms of a push of one stream, default rule, as numba_kernels has them."""
+    """Forward and inverse transforms of a push of one stream, default rule, as the kernel has them."""
     n_open, n_revised = buffer.n_open, buffer.n_heard // buffer.stft.hop_length
     n_heard = min(n_open, n_revised + (2 if buffer.n_fade else 1))  # frames with a part in the hop
     start, sweeps = (1, n_open - 1), (n_iter * n_open, n_iter * n_open)
@@ -154,10 +154,10 @@ def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]
     """
     import numba
 
-    from rtspecinv.engines.numba_fft import analyze, synthesize
-    from rtspecinv.engines.numba_host import spread
-    from rtspecinv.engines.numba_lanes import pointers, unpack
-    from rtspecinv.engines.numba_memory import Memory, Plan, move
+    from rtspecinv.engines.cpu.fft import analyze, synthesize
+    from rtspecinv.engines.cpu.host import spread
+    from rtspecinv.engines.cpu.lanes import pointers, unpack
+    from rtspecinv.engines.cpu.memory import Memory, Plan, move
 
     global _compiled
     if _compiled is None:

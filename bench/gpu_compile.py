@@ -16,9 +16,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rtspecinv import STFT
-from rtspecinv.engines import triton_kernels
-from rtspecinv.engines.linear import numbers
-from rtspecinv.engines.triton_gpu import options_of
+from rtspecinv.engines.gpu import push as triton_kernels
+from rtspecinv.engines.gpu.stream import options_of
+from rtspecinv.engines.table import numbers
 from rtspecinv.updates import RAAR
 
 TARGET = GPUTarget("cuda", 90, 32)

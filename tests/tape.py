@@ -73,7 +73,7 @@ class _Stream:
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the engine `cuda_graph` record on the CPU."""
-    monkeypatch.setattr("rtspecinv.engines.cuda_graph.DEVICE", "cpu")
+    monkeypatch.setattr("rtspecinv.engines.gpu.graph.DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
     monkeypatch.setattr(torch.cuda, "graph", _graph)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)

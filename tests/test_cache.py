@@ -18,8 +18,12 @@ import pytest
 numba = pytest.importorskip("numba", reason='numba is missing: pip install "rtspecinv[fast]"')
 
 from rtspecinv import STFT, StreamingInverter, engines  # noqa: E402
-from rtspecinv.engines import numba_cache, numba_cpu, numba_kernels, numba_mel, numba_sweeps  # noqa: E402
-from rtspecinv.engines.numba_memory import kept  # noqa: E402
+from rtspecinv.engines.cpu import cache as numba_cache  # noqa: E402
+from rtspecinv.engines.cpu import mel as numba_mel  # noqa: E402
+from rtspecinv.engines.cpu import push as numba_kernels  # noqa: E402
+from rtspecinv.engines.cpu import stream as numba_cpu  # noqa: E402
+from rtspecinv.engines.cpu import sweep as numba_sweeps  # noqa: E402
+from rtspecinv.engines.cpu.memory import kept  # noqa: E402
 
 
 def trifle(x: float) -> float:

@@ -128,7 +128,7 @@ def test_threads_make_no_difference():
 @fast
 def test_interrupted_threads_are_waited_for():
     """They write to memory that is gone afterwards, however often Ctrl-C is pressed."""
-    from rtspecinv.engines.numba_host import spread
+    from rtspecinv.engines.cpu.host import spread
 
     done, main_thread = [], threading.main_thread().ident
     assert main_thread is not None
@@ -164,7 +164,7 @@ def test_interrupted_threads_are_waited_for():
 def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch):
     from numba.core import caching
 
-    from rtspecinv.engines.numba_memory import kept
+    from rtspecinv.engines.cpu.memory import kept
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     assert kept()(lambda x: x + 1)(1) == 2
@@ -274,8 +274,8 @@ def test_who_is_chosen():
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rtspecinv.engines.numba_cpu", None)
-    monkeypatch.delattr("rtspecinv.engines.numba_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "rtspecinv.engines.cpu.stream", None)
+    monkeypatch.delattr("rtspecinv.engines.cpu.stream", raising=False)
     inverter = StreamingInverter(STFT(64, 16))
     assert inverter.engine == "eager"
     assert isinstance(inverter._engine, Eager)
@@ -289,7 +289,7 @@ def test_compiled_once_and_kept(tmp_path):
     """A new process finds the compiled code, and the first push compiles nothing."""
     code = """
 import torch, rtspecinv
-from rtspecinv.engines.numba_kernels import push
+from rtspecinv.engines.cpu.push import push
 inverter = rtspecinv.StreamingInverter(rtspecinv.STFT(64, 16))
 compiled = len(push.signatures)
 inverter.push(torch.ones(33))

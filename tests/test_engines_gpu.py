@@ -13,8 +13,8 @@ from contract import does_not_depend_on_chunks, run, streams_are_independent, ve
 from interpreter import INTERPRET
 
 from rtspecinv import STFT, StreamingInverter
-from rtspecinv.engines import cuda_graph
-from rtspecinv.engines.linear import numbers
+from rtspecinv.engines.gpu import graph as cuda_graph
+from rtspecinv.engines.table import numbers
 from rtspecinv.updates import RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim, Update
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,7 +17,7 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, methods
 from rtspecinv.cli import main
-from rtspecinv.engines.aside import aside
+from rtspecinv.engines.cpu.interrupts import aside
 from rtspecinv.inputs import MOST_ITER
 
 SETTINGS, LONG = STFT(256, 64), 500_000  # iterations: minutes

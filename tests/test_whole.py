@@ -179,7 +179,7 @@ def test_who_is_chosen():
     class Other(RAAR):
         pass
 
-    from rtspecinv.engines.numba_whole import NumbaWhole
+    from rtspecinv.engines.cpu.batch import NumbaWhole
 
     rule, other = RAAR(ramp=0.0), Other(ramp=0.0)
     assert find_whole("auto", SMALL, (rule,), needs_grad=False) is NumbaWhole
@@ -197,8 +197,8 @@ def test_who_is_chosen():
 @pytest.mark.slow
 def test_eager_is_eager_all_through(monkeypatch):
     """The stream that a run starts with, too, in blocks as well."""
-    monkeypatch.setitem(sys.modules, "rtspecinv.engines.numba_cpu", None)
-    monkeypatch.delattr("rtspecinv.engines.numba_cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "rtspecinv.engines.cpu.stream", None)
+    monkeypatch.delattr("rtspecinv.engines.cpu.stream", raising=False)
     magnitude = SMALL.magnitude(sound(1500))
     plain = invert(magnitude, SMALL, n_iter=3, engine="eager")
     assert torch.equal(invert(magnitude, SMALL, n_iter=3), plain)

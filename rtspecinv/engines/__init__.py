@@ -15,8 +15,8 @@ from typing import Protocol
 from torch import Tensor
 
 from rtspecinv.common.checks import choice
-from rtspecinv.engines import cuda_graph
 from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.gpu import graph
 from rtspecinv.engines.whole import EagerWhole, Space, Whole
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT
@@ -26,6 +26,8 @@ __all__ = ["ENGINES", "EagerWhole", "Engine", "Space", "Whole", "find", "find_wh
 
 ENGINES = ("auto", "eager", "numba", "numba_cpu", "cuda_graph", "triton_gpu")
 
+# Where the engines are, which are imported when they are asked for.
+MODULES = {"numba_cpu": "cpu.stream", "cuda_graph": "gpu.graph", "triton_gpu": "gpu.stream"}
 NEEDS = {"numba_cpu": ("numba and rocket-fft", "fast"), "triton_gpu": ("triton", "gpu")}
 
 
@@ -77,8 +79,8 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
     if module.suits(stft, update, init):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton_gpu" and cuda_graph.suits(stft, update, init):
-        return cuda_graph.CudaGraph
+    if engine == "triton_gpu" and graph.suits(stft, update, init):
+        return graph.CudaGraph
     if engine == "auto":
         return Eager
     transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
@@ -96,10 +98,10 @@ def find_whole(engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: b
     """
     if _compiled(engine) is None or engine in ("cuda_graph", "triton_gpu"):  # those are for streams
         return EagerWhole
-    from rtspecinv.engines import numba_whole
+    from rtspecinv.engines.cpu import batch
 
-    if numba_whole.suits(stft, rules):
-        return EagerWhole if needs_grad else numba_whole.NumbaWhole
+    if batch.suits(stft, rules):
+        return EagerWhole if needs_grad else batch.NumbaWhole
     if engine == "auto":
         return EagerWhole
     names = ", ".join(map(str, rules))
@@ -115,7 +117,7 @@ def _compiled(engine: str) -> ModuleType | None:
         return None
     name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
     try:
-        module = import_module(f"rtspecinv.engines.{name}")
+        module = import_module(f"rtspecinv.engines.{MODULES[name]}")
     except ImportError as error:
         if engine == "auto":
             return None

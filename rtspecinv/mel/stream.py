@@ -171,15 +171,15 @@ class MelInverter(StreamingInverter):
 
 
 class _Compiled:
-    """`MelBank.unmix` by `engines.numba_mel`, for one precision."""
+    """`MelBank.unmix` in compiled code, for one precision."""
 
     def __init__(self, bank: MelBank) -> None:
-        from rtspecinv.engines import numba_mel
+        from rtspecinv.engines.cpu import mel
 
-        self._unmix = numba_mel.unmix
+        self._unmix = mel.unmix
         self.bank_filters, self.n_freq = bank.filters, bank.filters.shape[1]
         names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
-        self._tables = numba_mel.tables(*(bank.get_buffer(name).numpy() for name in names))
+        self._tables = mel.tables(*(bank.get_buffer(name).numpy() for name in names))
         self._is_power = bank.config.power == 2
 
     def __call__(self, mel: Tensor) -> Tensor:

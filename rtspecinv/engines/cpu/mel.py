@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtspecinv.engines.numba_memory import kept
+from rtspecinv.engines.cpu.memory import kept
 
 Array = np.ndarray[Any, Any]
 

@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.engines import numba_fft
-from rtspecinv.engines.aside import LONG, aside
-from rtspecinv.engines.eager import Eager, start_ahead
-from rtspecinv.engines.numba_host import (
+from rtspecinv.engines.cpu import fft
+from rtspecinv.engines.cpu.host import (
     Array,
     aligned,
     at_first,
@@ -31,9 +29,11 @@ from rtspecinv.engines.numba_host import (
     spread,
     threads_for,
 )
-from rtspecinv.engines.numba_kernels import push
-from rtspecinv.engines.numba_lanes import WIDTH
-from rtspecinv.engines.numba_memory import DIFFERENCE_MAP, OVERLAP, ZEROS, Memory, Plan
+from rtspecinv.engines.cpu.interrupts import LONG, aside
+from rtspecinv.engines.cpu.lanes import WIDTH
+from rtspecinv.engines.cpu.memory import DIFFERENCE_MAP, OVERLAP, ZEROS, Memory, Plan
+from rtspecinv.engines.cpu.push import push
+from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
@@ -207,19 +207,19 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
     """Plan, and how many numbers a thread works on."""
     stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
     n_half, n_slots, rule = stft.n_fft // 2 + 1, 1 + update.n_carried, compiled_rule(update, n_open)[0]
-    padded = numba_fft.pad(n_half)
+    padded = fft.pad(n_half)
     spectra = n_open * padded
     y = spectra + 2 * (n_slots + (rule == DIFFERENCE_MAP)) * n_open * padded
     room = y + 2 * padded
-    samples = room + 4 * padded + numba_fft.GAP
-    others = samples + numba_fft.pad(n_samples) + WIDTH
+    samples = room + 4 * padded + fft.GAP
+    others = samples + fft.pad(n_samples) + WIDTH
     plan = Plan(
         n_fft=stft.n_fft,
         n_half=n_half,
         padded=padded,
-        padded_frame=numba_fft.pad(stft.n_fft),
-        own_fft=numba_fft.suits(stft.n_fft),
-        second_radix=numba_fft.odd_radix(stft.n_fft),
+        padded_frame=fft.pad(stft.n_fft),
+        own_fft=fft.suits(stft.n_fft),
+        second_radix=fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
         n_open=n_open,
         n_revised=buffer.n_heard // stft.hop_length,
@@ -239,7 +239,7 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
         samples=samples,
         others=others,
     )
-    return plan, others + numba_fft.pad(n_samples) + WIDTH
+    return plan, others + fft.pad(n_samples) + WIDTH
 
 
 def _rule_constants(update: Update, n_open: int) -> Array:
@@ -262,7 +262,7 @@ def _constants(buffer: FrameBuffer, plan: Plan) -> dict[str, Array]:
     padding = (0, plan.padded_frame - plan.n_fft)
     return {
         "fade": buffer.fade().to(dtype).numpy(),
-        "tables": numba_fft.tables(plan.n_fft),
+        "tables": fft.tables(plan.n_fft),
         "signs": padded_signs(plan.n_half),
         **{name: np.pad(window.numpy(), padding) for name, window in windows.items()},
     }

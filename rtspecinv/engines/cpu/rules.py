@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numba
 
-from rtspecinv.engines.numba_lanes import WIDTH, broadcast, direction, load, store
-from rtspecinv.engines.numba_memory import ACCELERATED, ADMM, DIFFERENCE_MAP, LINEAR, spectrum_at
+from rtspecinv.engines.cpu.lanes import WIDTH, broadcast, direction, load, store
+from rtspecinv.engines.cpu.memory import ACCELERATED, ADMM, DIFFERENCE_MAP, LINEAR, spectrum_at
 
 
 @numba.njit(forceinline=True)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rtspecinv.engines import numba_fft
-from rtspecinv.engines.numba_memory import ACCELERATED, DIFFERENCE_MAP, LINEAR
-from rtspecinv.engines.numba_memory import ADMM as ADMM_RULE
+from rtspecinv.engines.cpu import fft
+from rtspecinv.engines.cpu.memory import ACCELERATED, DIFFERENCE_MAP, LINEAR
+from rtspecinv.engines.cpu.memory import ADMM as ADMM_RULE
 from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
 from rtspecinv.updates import (
@@ -77,13 +77,13 @@ def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:
 
 def scales(stft: STFT) -> tuple[float, float]:
     """Factors of windows before a transform and after an inverse transform."""
-    return stft.scale * (0.5 if numba_fft.suits(stft.n_fft) else 1.0), 1 / (stft.n_fft * stft.scale)
+    return stft.scale * (0.5 if fft.suits(stft.n_fft) else 1.0), 1 / (stft.n_fft * stft.scale)
 
 
 def padded_signs(n_half: int) -> Array:
     """The directions of 0, `signs`, `(padded,)`; in the padding, where magnitudes are 0, any is right."""
     values = signs(n_half, torch.float64, torch.device("cpu")).numpy()
-    return np.pad(values, (0, numba_fft.pad(n_half) - n_half), constant_values=1.0)
+    return np.pad(values, (0, fft.pad(n_half) - n_half), constant_values=1.0)
 
 
 def aligned(size: int, dtype: Any, values: Array | None = None) -> Array:

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numba
 
 from rtspecinv import frames
-from rtspecinv.engines.numba_cache import CodeCache
-from rtspecinv.engines.numba_lanes import WIDTH, deinterleave, interleave, load, store
+from rtspecinv.engines.cpu.cache import CodeCache
+from rtspecinv.engines.cpu.lanes import WIDTH, deinterleave, interleave, load, store
 
 # What compiled code is made of. By itself numba would look for changes in the file of a function only.
-_FILES = [*sorted(Path(__file__).parent.glob("numba_*.py")), Path(frames.__file__)]
+_FILES = [*sorted(Path(__file__).parent.glob("*.py")), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 

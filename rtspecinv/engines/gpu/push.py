@@ -1,4 +1,4 @@
-"""A whole push of one stream in one program: see `triton_tables` for the transform.
+"""A whole push of one stream in one program: see `fft` for the transform.
 
 Shapes, all but the last known when a kernel is compiled: T frames, at least those of the buffer; N1, N2 and
 K1 = N1 / 2 of the transform; R hops of H samples in a frame. Three views of the same numbers take turns:

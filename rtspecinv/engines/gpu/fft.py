@@ -1,4 +1,4 @@
-"""The real Fourier transform as two small matrix products, for `triton_kernels`.
+"""The real Fourier transform as two small matrix products, for `push`.
 
 With `N = N1 N2`, `n = N2 n1 + n2` and `k = k1 + N1 k2`, w_N = exp(-2 pi i / N),
 

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numba
 
-from rtspecinv.engines.numba_fft import analyze, synthesize
-from rtspecinv.engines.numba_lanes import WIDTH, load, pointers, store, unpack
-from rtspecinv.engines.numba_memory import fill, kept, move, spectrum_at
-from rtspecinv.engines.numba_rules import after, before, to_magnitude
+from rtspecinv.engines.cpu.fft import analyze, synthesize
+from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
+from rtspecinv.engines.cpu.memory import fill, kept, move, spectrum_at
+from rtspecinv.engines.cpu.rules import after, before, to_magnitude
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
 # itself, in a slot; |s|.
@@ -35,7 +35,7 @@ ITERATE, ESTIMATE = 2, 3
 
 
 class SweepPlan(NamedTuple):
-    """Numbers of one rule; positions are in `work`, which is laid out much as for a push (`numba_memory`)."""
+    """Numbers of one rule; positions are in `work`, which is laid out much as for a push (`memory`)."""
 
     n_fft: int
     n_half: int

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from rocket_fft import c2r, r2c
 
-from rtspecinv.engines.numba_lanes import (
+from rtspecinv.engines.cpu.lanes import (
     WIDTH,
     broadcast,
     deinterleave,

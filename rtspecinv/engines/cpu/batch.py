@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.engines import numba_fft
-from rtspecinv.engines.aside import LONG, aside
-from rtspecinv.engines.numba_host import (
+from rtspecinv.engines.cpu import fft
+from rtspecinv.engines.cpu.host import (
     Array,
     aligned,
     at_first,
@@ -20,9 +19,10 @@ from rtspecinv.engines.numba_host import (
     spread,
     threads_for,
 )
-from rtspecinv.engines.numba_lanes import WIDTH
-from rtspecinv.engines.numba_memory import DIFFERENCE_MAP as DIFFERENCE_MAP_RULE
-from rtspecinv.engines.numba_sweeps import (
+from rtspecinv.engines.cpu.interrupts import LONG, aside
+from rtspecinv.engines.cpu.lanes import WIDTH
+from rtspecinv.engines.cpu.memory import DIFFERENCE_MAP as DIFFERENCE_MAP_RULE
+from rtspecinv.engines.cpu.sweep import (
     ACTUAL,
     ESTIMATE,
     ITERATE,
@@ -130,7 +130,7 @@ class NumbaWhole:
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
         self.calls = []
         for y in self.rooms:
-            real = y + 6 * plan.padded + _room(numba_fft.GAP)
+            real = y + 6 * plan.padded + _room(fft.GAP)
             half = real + _room(plan.n_fft)
             room = {
                 name: addresses["work"] + at * self.arrays["work"].itemsize
@@ -169,7 +169,7 @@ def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -
     n_block = max(BLOCK_FRAMES, stft.look_back)  # so that only neighbours overlap
     n_blocks = -(-space.n_frames // n_block)
     kept = max(1 + rule.n_carried for rule in rules)  # the slot after theirs
-    padded = numba_fft.pad(stft.n_fft // 2 + 1)
+    padded = fft.pad(stft.n_fft // 2 + 1)
     n_signal = _room(max(space.n_samples + 2 * stft.padding, space.n_covered))
     n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)
     samples = n_open * padded * (1 + 2 * (kept + 1))
@@ -179,8 +179,8 @@ def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -
         n_fft=stft.n_fft,
         n_half=stft.n_fft // 2 + 1,
         padded=padded,
-        own_fft=numba_fft.suits(stft.n_fft),
-        second_radix=numba_fft.odd_radix(stft.n_fft),
+        own_fft=fft.suits(stft.n_fft),
+        second_radix=fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
         n_open=n_open,
         n_frames=space.n_frames,
@@ -201,13 +201,13 @@ def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -
         n_added=n_added,
         y=y,
         room=0,
-        n_room=6 * padded + _room(numba_fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)),
+        n_room=6 * padded + _room(fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)),
     )
 
 
 def _room(n: int) -> int:
     """Numbers that lanes may reach when they go through n."""
-    return numba_fft.pad(n) + WIDTH
+    return fft.pad(n) + WIDTH
 
 
 def _constants(space: Space) -> dict[str, Array]:
@@ -217,7 +217,7 @@ def _constants(space: Space) -> dict[str, Array]:
     gains = [stft.edge_gain(space.n_frames, least) for least in (COVERAGE_FLOOR, MIN_COVERAGE)]
     return {
         "gain": torch.stack(gains).numpy(),
-        "tables": numba_fft.tables(stft.n_fft),
+        "tables": fft.tables(stft.n_fft),
         "signs": padded_signs(stft.n_fft // 2 + 1),
         **{name: F.pad(window, (0, WIDTH)).numpy() for name, window in windows.items()},
     }

@@ -13,11 +13,11 @@ import torch
 import triton
 from torch import Tensor
 
-from rtspecinv.engines import triton_kernels
-from rtspecinv.engines.cuda_graph import CudaGraph
 from rtspecinv.engines.eager import start_ahead
-from rtspecinv.engines.linear import STATE, Numbers, numbers
-from rtspecinv.engines.triton_tables import FACTORS, tables
+from rtspecinv.engines.gpu import push as kernel
+from rtspecinv.engines.gpu.fft import FACTORS, tables
+from rtspecinv.engines.gpu.graph import CudaGraph
+from rtspecinv.engines.table import STATE, Numbers, numbers
 from rtspecinv.frames import asymmetric_windows
 from rtspecinv.phase import Overlap, Start, Zeros
 from rtspecinv.projections import signs
@@ -73,7 +73,7 @@ class TritonGPU(CudaGraph):
         buffer = self.buffer
         hops = buffer.committed.new_empty(*buffer.batch_shape, buffer.stft.hop_length)
         pairs = None if magnitude is None or spectrum is None else torch.view_as_real(spectrum)
-        triton_kernels.push[(max(1, math.prod(buffer.batch_shape)),)](
+        kernel.push[(max(1, math.prod(buffer.batch_shape)),)](
             hops if magnitude is None else magnitude.detach().contiguous(),
             hops if pairs is None else pairs.detach().contiguous(),
             hops,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numba
 
-from rtspecinv.engines.numba_fft import analyze, synthesize
-from rtspecinv.engines.numba_lanes import pointers, unpack
-from rtspecinv.engines.numba_memory import (
+from rtspecinv.engines.cpu.fft import analyze, synthesize
+from rtspecinv.engines.cpu.lanes import pointers, unpack
+from rtspecinv.engines.cpu.memory import (
     ADMM,
     DIFFERENCE_MAP,
     ZEROS,
@@ -24,7 +24,7 @@ from rtspecinv.engines.numba_memory import (
     spectrum_at,
     split,
 )
-from rtspecinv.engines.numba_rules import after, before, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, to_magnitude
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
 # --- State in and out --------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The engine for the CPU: compiled by numba, one stream after the other."""
