@@ -18,7 +18,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Tests of the core: they need torch and numpy, and take the compiled engine where it is installed.
-CORE := $(patsubst %,tests/test_%.py,stft projections phase streaming engines whole batch blocks descent metrics mel_stream architecture help)
+CORE := $(patsubst %,tests/test_%.py,stft projections phase streaming engines engines_batch batch blocks descent metrics mel_stream architecture help)
 # Tests that touch sound devices, or serve one by hand.
 SOUND := $(patsubst %,tests/test_%.py,audio cli cli_live demos device device_clock device_faults doctor fuzz_live live_pace microphone player player_live readme)
 PYTEST := $(BIN)/pytest --benchmark-disable

@@ -80,7 +80,7 @@ def _cells(runner: Runner, setting: Setting, frame: Tensor) -> list[str]:
     with Counter() as counter:  # of the reference: of a graph or of compiled code nothing would be seen
         reference.push(frame)
     n_ffts, alone = counter.n_ffts, counter.again(frame.device)
-    if engine.name == "numba_cpu":
+    if engine.name == "numba":
         forward, inverse = ffts_of_numba(buffer, inverter.n_iter)
         n_ffts, alone = streams * (forward + inverse), compiled_ffts(engine, forward, inverse)
     jobs = (lambda: inverter.push(frame), lambda: engine.push(frame, None), alone)
@@ -155,7 +155,7 @@ def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]
     import numba
 
     from rtspecinv.engines.cpu.fft import analyze, synthesize
-    from rtspecinv.engines.cpu.host import spread
+    from rtspecinv.engines.cpu.host import parallel_for
     from rtspecinv.engines.cpu.lanes import pointers, unpack
     from rtspecinv.engines.cpu.memory import Memory, Plan, move
 
@@ -180,7 +180,7 @@ def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]
     def part(thread: int, first: int, last: int) -> None:
         _compiled(ready.plan, ready.memories[thread], ready.number, forward, inverse, first, last)
 
-    return lambda: spread(part, ready.n_streams, len(ready.memories))
+    return lambda: parallel_for(part, ready.n_streams, len(ready.memories))
 
 
 _compiled: Any = None

@@ -3,7 +3,7 @@
 python bench/gpu.py            prints tables t and u of bench/README.md and, where there is no GPU, v
 python bench/gpu.py --write    puts them there as well
 
-Without a GPU it runs to its end on the CPU, `triton_gpu` in Triton's interpreter and on tiny sizes, and says
+Without a GPU it runs to its end on the CPU, `triton` in Triton's interpreter and on tiny sizes, and says
 what it could not check or measure.
 """
 
@@ -36,7 +36,7 @@ from rtspecinv.cli.timing import Runner, Setting  # noqa: E402
 from rtspecinv.updates import RULES  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
-ENGINES = ("cuda_graph", "triton_gpu")
+ENGINES = ("cuda_graph", "triton")
 SECONDS = 400  # after which no further measurement is begun
 BEGIN = time.monotonic()
 LIMIT = 1e-5  # error of a push in float32 against float64, relative to its loudest sample
@@ -70,7 +70,7 @@ def section_t(bench: Bench) -> str:
             ["cuda_graph", "everything", "no GPU here: only tests/tape.py, on the CPU", "not checked"]
         )
         rows.append(
-            ["triton_gpu", "n_fft 512 to 2048", "only tests/test_engines_gpu.py, on the CPU", "not checked"]
+            ["triton", "n_fft 512 to 2048", "only tests/test_engines_gpu.py, on the CPU", "not checked"]
         )
     return table(["engine", "what", "value", ""], rows)
 
@@ -82,7 +82,7 @@ def checks() -> Iterator[tuple[str, str, float, Callable[[], float]]]:
         setting = Setting(22050, n_fft, hop_length, *((3, 8) if GPU else (1, 1)))
         # Every kernel takes Triton some 20 s to compile: all rules where that costs least.
         for name in RULES if not GPU else ("raar", "fgla", "admm", "agla") if n_fft == 256 else ("raar",):
-            yield "triton_gpu", f"error, {setting}, {name}", LIMIT, partial(error, setting, name)
+            yield "triton", f"error, {setting}, {name}", LIMIT, partial(error, setting, name)
         for name in RULES if GPU else ():
             yield "cuda_graph", f"bits, {setting}, {name}", 0, partial(bits, setting, name)
     setting = USUAL if GPU else TINY
@@ -110,8 +110,8 @@ def bits(setting: Setting, update: str) -> float:
 
 def error(setting: Setting, update: str) -> float:
     """Largest relative error of a push; before each one, the state is taken over from float64."""
-    ours = Runner("triton_gpu", DEVICE).inverter(setting, 2, update=update)
-    if ours.engine != "triton_gpu":
+    ours = Runner("triton", DEVICE).inverter(setting, 2, update=update)
+    if ours.engine != "triton":
         raise ValueError(f"this runs in {ours.engine}")
     exact = copy.deepcopy(Runner("eager", DEVICE).inverter(setting, 2, update=update)).double()
     worst = 0.0
@@ -148,7 +148,7 @@ def section_u(bench: Bench) -> str:
 
     µs of one push of all streams, over 2,000 pushes or what time allows, the GPU synchronised after each.
     Targets on an H100 at A, 3 ahead, 8 iterations: one stream in 250 µs by `cuda_graph`, 60 µs by
-    `triton_gpu`; 5,000 and 20,000 streams with p99 under a hop, 11.6 ms.
+    `triton`; 5,000 and 20,000 streams with p99 under a hop, 11.6 ms.
     """
     if not GPU:
         return (
@@ -203,7 +203,7 @@ def late() -> bool:
 
 
 def section_v(bench: Bench) -> str:
-    """The kernel of `triton_gpu` as it is compiled for an H100 (sm_90), rule `raar`, by Triton's own ptxas.
+    """The kernel of `triton` as it is compiled for an H100 (sm_90), rule `raar`, by Triton's own ptxas.
 
     Compiled, not run: no GPU is needed. "Stack": bytes a thread spills. "Loop": instructions of one
     iteration, of a warp; four warps of a multiprocessor issue one each in a cycle. "At least": µs of a push

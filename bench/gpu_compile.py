@@ -1,4 +1,4 @@
-"""Compiles the kernel of `triton_gpu` for an H100 and prints what it needs, on any machine; for gpu.py.
+"""Compiles the kernel of `triton` for an H100 and prints what it needs, on any machine; for gpu.py.
 
 python bench/gpu_compile.py N_FFT FRAMES    prints warps, registers, stack, shared memory, instructions a loop
 """

@@ -181,31 +181,31 @@ def invert(
     rules = tuple(rule for rule, _ in legs)
     target, start, batch_shape = _check(magnitude, init, stft)
     length = None if length is None else count(1, LONGEST_SOUND, length=length)
-    space = engines.Space(stft, target.shape[-2], length)
+    transform = engines.BatchTransform(stft, target.shape[-2], length)
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (target, start)
     )
-    make = engines.find_whole(engine, stft, rules, needs_grad)
+    make = engines.find_batch(engine, stft, rules, needs_grad)
     with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
         scale = _scale(target.detach(), stft)
         target = target / scale
-        fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, space)
+        fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, transform)
         fixed = fixed / scale[:, 0]
         if isinstance(start, str):
-            start = _start(start, target, space, generator, engine)
+            start = _start(start, target, transform, generator, engine)
         else:
             start = to_magnitude(start / scale, target)
-        results, share = [target.new_zeros(0, space.n_out)], 1.0
+        results, share = [target.new_zeros(0, transform.n_out)], 1.0
         for items in _groups(target):
             wanted = target[items]
-            whole = make(space, rules, wanted, start[items], fixed[items])
+            whole = make(transform, rules, wanted, start[items], fixed[items])
             best, energy = Best(tol), wanted.square().sum((-2, -1))
             for number, sound, actual in _iterates(whole, legs, every):
                 n_new = number - best.number
                 error = (actual - wanted).square().sum((-2, -1))
                 best.offer(number, sound, error, actual.square().sum((-2, -1)))
                 convergence = 10 * torch.log10(error / energy)
-                samples = space.finish(best.samples) * scale[items, 0]
+                samples = transform.finish(best.samples) * scale[items, 0]
                 show(n_new * len(wanted), f"{float(convergence.detach().mean()):.1f} dB")
                 if callback is not None:
                     shown = (convergence, samples, actual.mT * scale[items], wanted.mT * scale[items])
@@ -217,7 +217,7 @@ def invert(
             results.append(samples)
             share = min(share, least_share(best.energy, energy))
     warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
-    return torch.cat(results).reshape(*batch_shape, space.n_out)
+    return torch.cat(results).reshape(*batch_shape, transform.n_out)
 
 
 @modeless
@@ -291,11 +291,11 @@ class Best:
 
 
 def _iterates(
-    whole: engines.Whole, legs: list[tuple[Update, int]], every: int
+    whole: engines.BatchEngine, legs: list[tuple[Update, int]], every: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield the number of iterations, samples and their magnitude: first, after every few, after each leg."""
     number = 0
-    yield number, *whole.look()
+    yield number, *whole.evaluate()
     for rule, n_iter in legs:
         end = number + n_iter
         if n_iter:
@@ -304,7 +304,7 @@ def _iterates(
             n_next = min(every - number % every, end - number)
             whole.iterate(n_next)
             number += n_next
-            yield number, *whole.look()
+            yield number, *whole.evaluate()
 
 
 def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]]:
@@ -347,9 +347,12 @@ def _check(
     return items(target), start if isinstance(start, str) else items(start), batch_shape
 
 
-def _known(known: Tensor | Array, batch_shape: tuple[int, ...], space: engines.Space) -> Tensor:
+def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engines.BatchTransform) -> Tensor:
     """Known samples `(n_items, n_known)`."""
-    samples, n_most = as_magnitude(known, space.stft.window, "known"), space.n_samples - 2 * space.offset
+    samples, n_most = (
+        as_magnitude(known, transform.stft.window, "known"),
+        transform.n_samples - 2 * transform.offset,
+    )
     fits = samples.ndim and samples.shape[:-1] == batch_shape and samples.shape[-1] <= n_most
     if samples.is_complex() or not fits:
         raise ValueError(
@@ -369,15 +372,19 @@ def _scale(target: Tensor, stft: STFT) -> Tensor:
 
 @torch.no_grad()
 def _start(
-    init: str, target: Tensor, space: engines.Space, generator: torch.Generator | None, engine: str
+    init: str,
+    target: Tensor,
+    transform: engines.BatchTransform,
+    generator: torch.Generator | None,
+    engine: str,
 ) -> Tensor:
     """Spectrum to start from, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
-        stream = start_stream(space.stft, (len(target),), engine)
+        stream = start_stream(transform.stft, (len(target),), engine)
         samples = torch.cat([stream.push_many(target.mT), stream.flush()], -1)
-        return space.analyze(samples[:, stream.latency :][:, : space.n_samples])
+        return transform.analyze(samples[:, stream.latency :][:, : transform.n_samples])
     if init == "peaks":
-        return single_pass(space.stft, target)
+        return single_pass(transform.stft, target)
     if init == "random":
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         turns = torch.rand(target.shape[1:], generator=generator, dtype=target.dtype, device=generator.device)

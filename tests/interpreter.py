@@ -1,6 +1,6 @@
 """Triton's interpreter, which has to be chosen before anything of Triton is imported; imported by conftest.
 
-Afterwards the choice is taken back: only tests that make it again find an engine `triton_gpu` on a CPU.
+Afterwards the choice is taken back: only tests that make it again find an engine `triton` on a CPU.
 """
 
 from __future__ import annotations

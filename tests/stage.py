@@ -11,7 +11,7 @@ import torch
 
 from rtspecinv.audio import ArraySink
 from rtspecinv.live.inbox import Inbox
-from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import Pump
 
 HOP, RATE = 10, 1000  # samples, Hz: a hop lasts 10 ms
@@ -130,7 +130,7 @@ class Stage:
             self.inverter,
             self.card,
             self.inbox,
-            Iterations(self.inverter.n_iter, 1),
+            IterationControl(self.inverter.n_iter, 1),
             late=late,
             sample_rate=rate,
             wait=self.wait,

@@ -18,12 +18,8 @@ import pytest
 numba = pytest.importorskip("numba", reason='numba is missing: pip install "rtspecinv[fast]"')
 
 from rtspecinv import STFT, StreamingInverter, engines  # noqa: E402
-from rtspecinv.engines.cpu import cache as numba_cache  # noqa: E402
-from rtspecinv.engines.cpu import mel as numba_mel  # noqa: E402
-from rtspecinv.engines.cpu import push as numba_kernels  # noqa: E402
-from rtspecinv.engines.cpu import stream as numba_cpu  # noqa: E402
-from rtspecinv.engines.cpu import sweep as numba_sweeps  # noqa: E402
-from rtspecinv.engines.cpu.memory import kept  # noqa: E402
+from rtspecinv.engines.cpu import cache, mel, push, stream, sweep  # noqa: E402
+from rtspecinv.engines.cpu.memory import jit_cached  # noqa: E402
 
 
 def trifle(x: float) -> float:
@@ -32,7 +28,7 @@ def trifle(x: float) -> float:
 
 def fresh(label: str = "a trifle") -> Any:
     """A function as a new process has it: nothing is compiled yet."""
-    return kept(label)(trifle)
+    return jit_cached(label)(trifle)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +36,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Folders for compiled code: the one that is asked for, the package's, and one of the user's."""
     found = {name: tmp_path / name for name in ("asked", "package", "user")}
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    monkeypatch.setattr(numba_cache, "PACKAGE", found["package"])
+    monkeypatch.setattr(cache, "PACKAGE", found["package"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(found["user"]))
     return found
 
@@ -103,7 +99,7 @@ def test_a_damaged_file_is_replaced(damage, log, places):
 def test_a_file_that_is_whole_but_of_something_else(log, places):
     fresh()(1.0)
     (path,) = files(places["package"])
-    numba_cache._write(path, numba_cache.dumps(("not", "code")))
+    cache._write(path, cache.dumps(("not", "code")))
     assert fresh()(1.0) == 2.0
 
 
@@ -147,7 +143,7 @@ def test_a_disk_that_fills_while_it_compiles(places, log, monkeypatch):
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(numba_cache, "_write", full)
+    monkeypatch.setattr(cache, "_write", full)
     assert fresh()(1.0) == 2.0
     assert "No space left on device" in log.messages[-1]
     assert "NUMBA_CACHE_DIR" in log.messages[-1]
@@ -170,7 +166,7 @@ def test_without_a_home(places, monkeypatch):
 
 def test_another_source_is_another_code(log):
     fresh()(1.0)
-    changed = kept("a trifle")(trifle)
+    changed = jit_cached("a trifle")(trifle)
     changed._cache._sources = "changed"
     assert changed(1.0) == 2.0
     assert len(log.records) == 4
@@ -181,7 +177,7 @@ def test_threads_and_inner_functions_say_nothing_of_their_own(log):
     def inner(x):
         return x + 1
 
-    @kept("outer")
+    @jit_cached("outer")
     def outer(x):
         return inner(x)
 
@@ -194,7 +190,7 @@ def test_threads_and_inner_functions_say_nothing_of_their_own(log):
 
 
 def test_code_that_cannot_be_compiled_is_an_error(log, places):
-    @kept("nonsense")
+    @jit_cached("nonsense")
     def nonsense(x):
         return x.nothing
 
@@ -205,17 +201,17 @@ def test_code_that_cannot_be_compiled_is_an_error(log, places):
 
 
 def test_all_that_takes_long_is_kept_so():
-    for function in (numba_kernels.push, numba_sweeps.sweep, numba_sweeps.settle, numba_mel.unmix):
-        assert isinstance(function._cache, numba_cache.CodeCache)
+    for function in (push.push, sweep.sweep, sweep.settle, mel.unmix):
+        assert isinstance(function._cache, cache.CodeCache)
 
 
 def test_switched_off_numba_is_eager_with_a_remark(monkeypatch):
-    monkeypatch.setattr(numba_cpu, "is_switched_off", True)
+    monkeypatch.setattr(stream, "is_switched_off", True)
     with pytest.warns(UserWarning, match="NUMBA_DISABLE_JIT=1 switches compiled code off"):
         assert StreamingInverter(STFT(64, 16)).engine == "eager"
     with pytest.warns(UserWarning, match="NUMBA_DISABLE_JIT=1"):
-        whole = engines.find_whole("auto", STFT(64, 16), (), needs_grad=False)
-    assert whole is engines.EagerWhole
+        whole = engines.find_batch("auto", STFT(64, 16), (), needs_grad=False)
+    assert whole is engines.EagerBatch
     with pytest.raises(ValueError, match=r"engine='numba' .* NUMBA_DISABLE_JIT=1 .* or use 'eager'"):
         StreamingInverter(STFT(64, 16), engine="numba")
     assert StreamingInverter(STFT(64, 16), engine="eager").engine == "eager"

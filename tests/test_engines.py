@@ -128,7 +128,7 @@ def test_threads_make_no_difference():
 @fast
 def test_interrupted_threads_are_waited_for():
     """They write to memory that is gone afterwards, however often Ctrl-C is pressed."""
-    from rtspecinv.engines.cpu.host import spread
+    from rtspecinv.engines.cpu.host import parallel_for
 
     done, main_thread = [], threading.main_thread().ident
     assert main_thread is not None
@@ -152,7 +152,7 @@ def test_interrupted_threads_are_waited_for():
         for press in presses:
             press.start()
         with pytest.raises(KeyboardInterrupt):
-            spread(part, 2, 2)
+            parallel_for(part, 2, 2)
         assert done == [1]
     finally:
         torch.set_num_threads(before)
@@ -164,10 +164,10 @@ def test_interrupted_threads_are_waited_for():
 def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch):
     from numba.core import caching
 
-    from rtspecinv.engines.cpu.memory import kept
+    from rtspecinv.engines.cpu.memory import jit_cached
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert kept()(lambda x: x + 1)(1) == 2
+    assert jit_cached()(lambda x: x + 1)(1) == 2
 
 
 @fast
@@ -264,9 +264,9 @@ def test_who_is_chosen():
 
     stft = STFT(64, 16)
     for options in ({}, {"init": "gradient"}, {"update": AcceleratedGriffinLim(), "init": "zeros"}):
-        assert StreamingInverter(stft, **options).engine == "numba_cpu"
+        assert StreamingInverter(stft, **options).engine == "numba"
     assert StreamingInverter(stft, engine="eager").engine == "eager"
-    assert StreamingInverter(stft, engine="numba_cpu").engine == "numba_cpu"
+    assert StreamingInverter(stft, engine="numba").engine == "numba"
     for options in ({"update": Other()}, {"init": Else()}, {"init": Gradient(delay=1)}):
         assert StreamingInverter(stft, **options).engine == "eager"
         with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):

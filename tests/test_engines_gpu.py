@@ -81,15 +81,15 @@ def test_other_rules_have_no_numbers(update):
     assert numbers(update, 3) is None
 
 
-# -- triton_gpu --------------------------------------------------------------------------------------------
+# -- triton --------------------------------------------------------------------------------------------
 
 
 def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: object) -> float:
     """Largest error of a push against float64, the state before it taken from the float64 stream."""
     exact_stft = copy.deepcopy(stft).double()
     exact = StreamingInverter(exact_stft, engine="eager", **options)  # type: ignore[arg-type]
-    ours = StreamingInverter(stft, engine="triton_gpu", **options)  # type: ignore[arg-type]
-    assert ours.engine == "triton_gpu"
+    ours = StreamingInverter(stft, engine="triton", **options)  # type: ignore[arg-type]
+    assert ours.engine == "triton"
     worst = 0.0
     for frame in [*magnitude.unbind(-1), None, None]:
         for name in exact._engine.buffer.STATE:
@@ -132,7 +132,7 @@ def test_every_size_and_start_is_exact(n_fft, hop_length, options):
 
 def triton_streams() -> StreamingInverter:
     stft = STFT(256, 128, device=DEVICE)  # interpreted, every push takes long
-    return StreamingInverter(stft, look_ahead=0, revise=1, n_iter=1, batch_shape=(2,), engine="triton_gpu")
+    return StreamingInverter(stft, look_ahead=0, revise=1, n_iter=1, batch_shape=(2,), engine="triton")
 
 
 @needs_triton
@@ -155,7 +155,7 @@ def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
     S = magnitudes(stft, n_frames=8)
     options = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
     expected = run(StreamingInverter(stft, engine="eager", **options), S)
-    inverter = StreamingInverter(stft, engine="triton_gpu", **options)
+    inverter = StreamingInverter(stft, engine="triton", **options)
     frames = list(S.unbind(-1))
     hops = [inverter.push(frame) for frame in frames[:2]]
     wanted = frames[2].clone().requires_grad_()
@@ -187,17 +187,17 @@ def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
 def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatch):
     stft = STFT(*settings, device=DEVICE)
     if DEVICE == "cpu":
-        with pytest.raises(ValueError, match=r"triton_gpu.*use 'auto'"):
-            StreamingInverter(stft, engine="triton_gpu", **options)
+        with pytest.raises(ValueError, match=r"triton.*use 'auto'"):
+            StreamingInverter(stft, engine="triton", **options)
         tape.on_cpu(monkeypatch)
-    assert StreamingInverter(stft, engine="triton_gpu", **options).engine == "cuda_graph"
+    assert StreamingInverter(stft, engine="triton", **options).engine == "cuda_graph"
 
 
 @needs_triton
 def test_more_frames_than_fit_are_left_to_the_others():
     stft = STFT(256, 16, device=DEVICE)
     S = magnitudes(stft)
-    eager, ours = (StreamingInverter(stft, n_iter=1, engine=name) for name in ("eager", "triton_gpu"))
+    eager, ours = (StreamingInverter(stft, n_iter=1, engine=name) for name in ("eager", "triton"))
     assert ours._engine._ready is None
     assert torch.equal(run(ours, S), run(eager, S))
 

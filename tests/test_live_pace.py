@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtspecinv.live.inbox import Inbox
-from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pace import Pace
 from rtspecinv.live.pump import Pump
 
@@ -49,7 +49,7 @@ class Stage:
         self.inbox = Inbox(2 + int(queue_seconds / hop_seconds), "drop_oldest")
         self.n_blocks = 0
         self.pump = Pump(
-            *(Constant(hop_length), self.sink, self.inbox, Iterations(1, 1)),
+            *(Constant(hop_length), self.sink, self.inbox, IterationControl(1, 1)),
             late="hold",
             sample_rate=rate,
             queue_seconds=full,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stage import HOP, RATE, Stage
 
 import rtspecinv
-from rtspecinv.live.iterations import AIM, PATIENCE, Iterations
+from rtspecinv.live.iterations import AIM, PATIENCE, IterationControl
 
 STEADY_DB = 3.0  # how much a held sound may swell and fade
 STEADY = [0.01 * i for i in range(200)]
@@ -149,7 +149,7 @@ def test_iterations_go_down_when_inverting_is_late_and_come_back():
     steps=st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=100),
 )
 def test_iterations_stay_between_the_least_and_those_wanted(wanted, least, steps):
-    iterations, n_iter = Iterations(wanted, least), wanted
+    iterations, n_iter = IterationControl(wanted, least), wanted
     for late, factor in steps:
         before, n_iter = n_iter, iterations.next(n_iter, late, factor)
         assert min(least, wanted) <= n_iter <= wanted
@@ -160,7 +160,7 @@ def test_iterations_stay_between_the_least_and_those_wanted(wanted, least, steps
 
 def test_one_more_iteration_is_tried_only_where_there_is_room():
     for factor, expected in [(AIM * 4 / 5 - 0.01, 5), (AIM * 4 / 5 + 0.01, 4)]:
-        iterations = Iterations(8, 1)
+        iterations = IterationControl(8, 1)
         assert {iterations.next(4, False, factor) for _ in range(PATIENCE - 1)} == {4}
         assert iterations.next(4, False, factor) == expected
     iterations.wanted = 2

@@ -6,7 +6,7 @@ A test compares those of the package with the package.
 from __future__ import annotations
 
 # Of the package.
-ENGINES = ("auto", "eager", "numba", "numba_cpu", "cuda_graph", "triton_gpu")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
 LAYOUTS = ("freq-time", "time-freq")
 PICTURE_SCALES = ("linear", "log", "mel")
 PRESETS = (

@@ -15,20 +15,20 @@ from typing import Protocol
 from torch import Tensor
 
 from rtspecinv.common.checks import choice
+from rtspecinv.engines.batch import BatchEngine, BatchTransform, EagerBatch
 from rtspecinv.engines.eager import Eager
 from rtspecinv.engines.gpu import graph
-from rtspecinv.engines.whole import EagerWhole, Space, Whole
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
-__all__ = ["ENGINES", "EagerWhole", "Engine", "Space", "Whole", "find", "find_whole"]
+__all__ = ["ENGINES", "BatchEngine", "BatchTransform", "EagerBatch", "Engine", "find", "find_batch"]
 
-ENGINES = ("auto", "eager", "numba", "numba_cpu", "cuda_graph", "triton_gpu")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
 
 # Where the engines are, which are imported when they are asked for.
-MODULES = {"numba_cpu": "cpu.stream", "cuda_graph": "gpu.graph", "triton_gpu": "gpu.stream"}
-NEEDS = {"numba_cpu": ("numba and rocket-fft", "fast"), "triton_gpu": ("triton", "gpu")}
+MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
+NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
 
 
 class Engine(Protocol):
@@ -79,7 +79,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
     if module.suits(stft, update, init):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton_gpu" and graph.suits(stft, update, init):
+    if engine == "triton" and graph.suits(stft, update, init):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
@@ -90,20 +90,22 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
     )
 
 
-def find_whole(engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: bool) -> Callable[..., Whole]:
+def find_batch(
+    engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: bool
+) -> Callable[..., BatchEngine]:
     """What iterates whole spectrograms, by name as in `find`; where gradients are wanted it is the reference.
 
     Raises:
         ValueError, ImportError: as in `find`.
     """
-    if _compiled(engine) is None or engine in ("cuda_graph", "triton_gpu"):  # those are for streams
-        return EagerWhole
+    if _compiled(engine) is None or engine in ("cuda_graph", "triton"):  # those are for streams
+        return EagerBatch
     from rtspecinv.engines.cpu import batch
 
     if batch.suits(stft, rules):
-        return EagerWhole if needs_grad else batch.NumbaWhole
+        return EagerBatch if needs_grad else batch.NumbaBatch
     if engine == "auto":
-        return EagerWhole
+        return EagerBatch
     names = ", ".join(map(str, rules))
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}: use 'auto'!"
@@ -115,7 +117,7 @@ def _compiled(engine: str) -> ModuleType | None:
     choice(ENGINES, engine=engine)
     if engine == "eager":
         return None
-    name = {"auto": "numba_cpu", "numba": "numba_cpu"}.get(engine, engine)
+    name = "numba" if engine == "auto" else engine
     try:
         module = import_module(f"rtspecinv.engines.{MODULES[name]}")
     except ImportError as error:
@@ -125,7 +127,7 @@ def _compiled(engine: str) -> ModuleType | None:
         raise ImportError(
             f'Parameter {engine=} needs {needs} ({error}): pip install "rtspecinv[{extra}]"'
         ) from error
-    if name == "numba_cpu" and module.is_switched_off:
+    if name == "numba" and module.is_switched_off:
         if engine != "auto":
             raise ValueError(
                 f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "

@@ -10,7 +10,7 @@ LATE = 0.5  # a push that took less than this share is not what made the sound l
 PATIENCE = 32  # pushes in time before one more iteration is tried
 
 
-class Iterations:
+class IterationControl:
     """Fewer iterations when inverting is late, and back again: down at once, up one by one.
 
     wanted: as many as there should be.

@@ -21,7 +21,7 @@ from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
 from rtspecinv.common.warning import warn
 from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of
-from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import LATE, LiveInverter, Pump
 from rtspecinv.live.stream import Inverter, Length, Progress, Stream, checked_length
 from rtspecinv.live.worker import Worker
@@ -165,7 +165,7 @@ class Player:
         self._inverter, self._sink = inverter, sink
         self._inbox = Inbox(count(1, MOST_FRAMES, max_frames=max_frames), choice(FULL, full=full))
         most_iter = max(1, inverter.n_iter)
-        self._iterations = Iterations(inverter.n_iter, count(0, most_iter, least_iter=least_iter))
+        self._iterations = IterationControl(inverter.n_iter, count(0, most_iter, least_iter=least_iter))
         self._pump = Pump(
             inverter,
             sink,

@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 from rtspecinv.live.inbox import End, Inbox
-from rtspecinv.live.iterations import Iterations
+from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.stream import Inverter, Length, Stream
 
 LATE = ("silence", "hold")
@@ -54,7 +54,7 @@ class Pump:
         inverter: LiveInverter,
         sink: Any,
         inbox: Inbox,
-        iterations: Iterations,
+        iterations: IterationControl,
         *,
         late: str,
         sample_rate: float | None,

@@ -136,7 +136,7 @@ class MelInverter(StreamingInverter):
     def _magnitude(self, frame: Tensor) -> Tensor:
         """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""
         mel = self.bank.undo(frame)
-        if self.engine != "numba_cpu" or mel.requires_grad or mel.device.type != "cpu":
+        if self.engine != "numba" or mel.requires_grad or mel.device.type != "cpu":
             magnitude = self.bank.unmix(mel)
         else:
             if self._compiled is None or self._compiled.bank_filters is not self.bank.filters:

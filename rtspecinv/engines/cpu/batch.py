@@ -1,4 +1,4 @@
-"""Iterations of whole spectrograms in compiled code; what they are is for `EagerWhole` to say."""
+"""Iterations of whole spectrograms in compiled code; what they are is for `EagerBatch` to say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.engines.batch import BatchTransform
 from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
     Array,
@@ -15,8 +16,8 @@ from rtspecinv.engines.cpu.host import (
     compiled_rule,
     has_rule,
     padded_signs,
+    parallel_for,
     scales,
-    spread,
     threads_for,
 )
 from rtspecinv.engines.cpu.interrupts import LONG, aside
@@ -34,7 +35,6 @@ from rtspecinv.engines.cpu.sweep import (
     settle,
     sweep,
 )
-from rtspecinv.engines.whole import Space
 from rtspecinv.frames import MIN_COVERAGE
 from rtspecinv.stft import COVERAGE_FLOOR, STFT
 from rtspecinv.updates import ADMM, GriffinLim, Update
@@ -42,27 +42,32 @@ from rtspecinv.updates import ADMM, GriffinLim, Update
 BLOCK_FRAMES = 16
 
 
-class NumbaWhole:
+class NumbaBatch:
     """Iterates in compiled code that releases the GIL.
 
     Blocks of frames are spread over at most `torch.get_num_threads()` threads; samples have the same bits in
-    any number of them. The arguments are those of `EagerWhole`; there are no gradients.
+    any number of them. The arguments are those of `EagerBatch`; there are no gradients.
     """
 
     def __init__(
-        self, space: Space, rules: tuple[Update, ...], target: Tensor, start: Tensor, known: Tensor
+        self,
+        transform: BatchTransform,
+        rules: tuple[Update, ...],
+        target: Tensor,
+        start: Tensor,
+        known: Tensor,
     ) -> None:
         n_items, n_frames, n_half = target.shape
-        self.plan = plan = _plan(space, n_items, known.shape[-1], rules)
-        self.shape, self.n_samples = target.shape, space.n_samples
-        self.padded_with, self.begun, self.is_new = _padded_with(space), False, True
+        self.plan = plan = _plan(transform, n_items, known.shape[-1], rules)
+        self.shape, self.n_samples = target.shape, transform.n_samples
+        self.padded_with, self.begun, self.is_new = _padded_with(transform), False, True
         self.rooms = [
             plan.y + thread * plan.n_room
             for thread in range(threads_for(n_items * plan.n_blocks, plan.n_open * plan.n_fft))
         ]
         dtype = known.numpy().dtype
         self.number = dtype.type(0)
-        arrays = {"known": known.numpy(), **_constants(space)}
+        arrays = {"known": known.numpy(), **_constants(transform)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
         self.arrays["constants"] = aligned(6 * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
@@ -78,7 +83,7 @@ class NumbaWhole:
         sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles, if need be
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule; see `Whole`."""
+        """Iterate by this rule; see `BatchEngine`."""
         if self.begun:
             self.spectra[0] = self.spectra[self.plan.kept]
         self.begun = self.is_new = True
@@ -105,7 +110,7 @@ class NumbaWhole:
             self._settle()
             self._sweep(take, give, slot=1)
 
-    def look(self) -> tuple[Tensor, Tensor]:
+    def evaluate(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
         if not self.begun:
             self._sweep(NOTHING, ESTIMATE)
@@ -148,7 +153,7 @@ class NumbaWhole:
             sweep(*self.calls[thread], actual, self.number, take, give, slot, first, last)
 
         def work() -> None:
-            spread(part, self.shape[0] * self.plan.n_blocks, len(self.calls))
+            parallel_for(part, self.shape[0] * self.plan.n_blocks, len(self.calls))
 
         if self.plan.n_open * self.plan.n_fft < LONG:
             work()
@@ -164,13 +169,13 @@ def suits(stft: STFT, rules: tuple[Update, ...]) -> bool:
     return all(map(has_rule, rules)) and stft.device.type == "cpu"
 
 
-def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
-    stft, n_open = space.stft, n_items * space.n_frames
+def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
+    stft, n_open = transform.stft, n_items * transform.n_frames
     n_block = max(BLOCK_FRAMES, stft.look_back)  # so that only neighbours overlap
-    n_blocks = -(-space.n_frames // n_block)
+    n_blocks = -(-transform.n_frames // n_block)
     kept = max(1 + rule.n_carried for rule in rules)  # the slot after theirs
     padded = fft.pad(stft.n_fft // 2 + 1)
-    n_signal = _room(max(space.n_samples + 2 * stft.padding, space.n_covered))
+    n_signal = _room(max(transform.n_samples + 2 * stft.padding, transform.n_covered))
     n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)
     samples = n_open * padded * (1 + 2 * (kept + 1))
     added = samples + n_items * n_signal
@@ -183,13 +188,13 @@ def _plan(space: Space, n_items: int, n_known: int, rules: tuple[Update, ...]) -
         second_radix=fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
         n_open=n_open,
-        n_frames=space.n_frames,
+        n_frames=transform.n_frames,
         n_block=n_block,
         n_blocks=n_blocks,
-        n_covered=space.n_covered,
-        n_samples=space.n_samples,
+        n_covered=transform.n_covered,
+        n_samples=transform.n_samples,
         padding=stft.padding,
-        first_known=space.offset,
+        first_known=transform.offset,
         n_known=n_known,
         n_slots=1,
         kept=kept,
@@ -210,11 +215,11 @@ def _room(n: int) -> int:
     return fft.pad(n) + WIDTH
 
 
-def _constants(space: Space) -> dict[str, Array]:
-    stft = space.stft
+def _constants(transform: BatchTransform) -> dict[str, Array]:
+    stft = transform.stft
     forward, inverse = scales(stft)
     windows = {"window": stft.window * forward, "dual_window": stft.dual_window * inverse}
-    gains = [stft.edge_gain(space.n_frames, least) for least in (COVERAGE_FLOOR, MIN_COVERAGE)]
+    gains = [stft.edge_gain(transform.n_frames, least) for least in (COVERAGE_FLOOR, MIN_COVERAGE)]
     return {
         "gain": torch.stack(gains).numpy(),
         "tables": fft.tables(stft.n_fft),
@@ -223,11 +228,11 @@ def _constants(space: Space) -> dict[str, Array]:
     }
 
 
-def _padded_with(space: Space) -> Array:
+def _padded_with(transform: BatchTransform) -> Array:
     """Which sample, from 1 on, each sample of the padding repeats, `(2 * padding,)`; 0 is silence."""
-    padding = space.stft.padding
+    padding = transform.stft.padding
     if not padding:
         return np.zeros(0, np.int64)
-    samples = torch.arange(1, space.n_samples + 1, dtype=torch.float64, device="cpu").view(1, 1, -1)
-    padded = F.pad(samples, (padding, padding), mode=space.stft.pad_mode).flatten()
+    samples = torch.arange(1, transform.n_samples + 1, dtype=torch.float64, device="cpu").view(1, 1, -1)
+    padded = F.pad(samples, (padding, padding), mode=transform.stft.pad_mode).flatten()
     return torch.cat([padded[:padding], padded[-padding:]]).long().numpy()

@@ -101,7 +101,7 @@ def threads_for(n_tasks: int, work: int) -> int:
     return max(1, min(n_tasks, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
 
 
-def spread(part: Callable[[int, int, int], None], n_tasks: int, n_threads: int) -> None:
+def parallel_for(part: Callable[[int, int, int], None], n_tasks: int, n_threads: int) -> None:
     """Call `part(thread, first, last)` in at most this many threads, and at most torch's, for all tasks.
 
     A thread that has done its own tasks, which are the same every time and so in its cache, takes those that

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rtspecinv.engines.cpu.memory import kept
+from rtspecinv.engines.cpu.memory import jit_cached
 
 Array = np.ndarray[Any, Any]
 
@@ -58,7 +58,7 @@ def tables(
     )
 
 
-@kept(error_model="numpy", fastmath={"reassoc", "contract"})
+@jit_cached(error_model="numpy", fastmath={"reassoc", "contract"})
 def unmix(
     mel: Array, constants: Tables, n_steps: int, quietest: float, is_power: bool, magnitude: Array
 ) -> None:

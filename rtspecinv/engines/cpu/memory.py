@@ -32,7 +32,7 @@ _FILES = [*sorted(Path(__file__).parent.glob("*.py")), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 
-def kept(label: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]:
+def jit_cached(label: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Compile code that releases the GIL, and keep it on disk; see `CodeCache`."""
 
     def compiled(function: Callable[..., Any]) -> Any:

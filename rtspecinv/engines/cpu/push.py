@@ -18,8 +18,8 @@ from rtspecinv.engines.cpu.memory import (
     Memory,
     Plan,
     fill,
+    jit_cached,
     join,
-    kept,
     move,
     spectrum_at,
     split,
@@ -254,7 +254,7 @@ def _make_windows(plan, memory, stream):
             memory.analysis[at + i] = present * window
 
 
-@kept("the engine numba")
+@jit_cached("the engine numba")
 def push(plan, memory, magnitude, spectrum, hops, number, first, last):
     """Advance streams `first` to `last - 1` by one frame.
 

@@ -25,8 +25,8 @@ from rtspecinv.engines.cpu.host import (
     compiled_rule,
     has_rule,
     padded_signs,
+    parallel_for,
     scales,
-    spread,
     threads_for,
 )
 from rtspecinv.engines.cpu.interrupts import LONG, aside
@@ -66,7 +66,7 @@ class NumbaCPU(Eager):
     The arguments are those of `Eager`. Compilation, of one precision, takes place here and is kept on disk.
     """
 
-    name = "numba_cpu"
+    name = "numba"
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
@@ -141,10 +141,10 @@ class NumbaCPU(Eager):
             push(ready.plan, ready.memories[thread], *call, first, last)
 
         if not self._is_long(ready):
-            spread(part, ready.n_streams, len(ready.memories))
+            parallel_for(part, ready.n_streams, len(ready.memories))
             return hops
         with self.preserved():
-            aside(lambda: spread(part, ready.n_streams, len(ready.memories)), ready.stop)
+            aside(lambda: parallel_for(part, ready.n_streams, len(ready.memories)), ready.stop)
         return hops
 
     def _is_long(self, ready: _Ready, n_pushes: int = 1) -> bool:

@@ -22,7 +22,7 @@ import numba
 
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
-from rtspecinv.engines.cpu.memory import fill, kept, move, spectrum_at
+from rtspecinv.engines.cpu.memory import fill, jit_cached, move, spectrum_at
 from rtspecinv.engines.cpu.rules import after, before, to_magnitude
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
@@ -138,7 +138,7 @@ def _join(plan, work, item):
             _add(work, to, at - plan.n_added + own, plan.n_fft - plan.hop_length)
 
 
-@kept("batch inversion by numba")
+@jit_cached("batch inversion by numba")
 def sweep(plan, memory, actual, number, take, give, slot, first, last):
     """Sweep over blocks `first` to `last - 1` of all items.
 
@@ -164,7 +164,7 @@ def sweep(plan, memory, actual, number, take, give, slot, first, last):
                 _give(plan, memory, frame, added + (t - begin) * plan.hop_length, give, slot)
 
 
-@kept()
+@jit_cached()
 def settle(plan, memory, number, padded_with, fading, first, last):
     """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
 

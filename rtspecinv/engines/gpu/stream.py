@@ -48,7 +48,7 @@ class TritonGPU(CudaGraph):
     Nyquist frequency, which no real signal has, do not count.
     """
 
-    name = "triton_gpu"
+    name = "triton"
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)

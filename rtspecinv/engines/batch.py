@@ -15,7 +15,7 @@ from rtspecinv.stft import STFT
 from rtspecinv.updates import State, Update, of_pairs
 
 
-class Space:
+class BatchTransform:
     """Where batch runs live: the transform to be consistent with, and how its samples become the result.
 
     That is the transform of the magnitudes, padding included, or, where the samples are too few to be padded
@@ -58,7 +58,7 @@ class Space:
         return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
 
 
-class Whole(Protocol):
+class BatchEngine(Protocol):
     """Iterations of whole spectrograms, `(n_items, n_frames, n_half)`."""
 
     def begin(self, rule: Update) -> None:
@@ -67,16 +67,16 @@ class Whole(Protocol):
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
 
-    def look(self) -> tuple[Tensor, Tensor]:
+    def evaluate(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
 
 
-class EagerWhole:
+class EagerBatch:
     """Iterates with plain torch operations.
 
     Args:
-        space: where to.
-        rules: that it will be told to iterate by.
+        transform: transform and padding of this batch.
+        rules: all rules that `begin` may be called with.
         target: magnitude, `(n_items, n_frames, n_half)`.
         start: spectrum, of the same shape.
         known: samples that stay, `(n_items, n_known)`.
@@ -85,18 +85,23 @@ class EagerWhole:
     """
 
     def __init__(
-        self, space: Space, rules: tuple[Update, ...], target: Tensor, start: Tensor, known: Tensor
+        self,
+        transform: BatchTransform,
+        rules: tuple[Update, ...],
+        target: Tensor,
+        start: Tensor,
+        known: Tensor,
     ) -> None:
         project = to_magnitude if torch.is_grad_enabled() else to_magnitude_in_range
-        self.space, self.known = space, known
+        self.transform, self.known = transform, known
         self.p_m = of_pairs(partial(project, magnitude=target))
-        self.p_c = of_pairs(partial(space.consistent, known=known))
+        self.p_c = of_pairs(partial(transform.consistent, known=known))
         self.spectrum = torch.view_as_real(start)
         self.rule: Update | None = None
         self.state: State = ()
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule; see `Whole`."""
+        """Iterate by this rule; see `BatchEngine`."""
         self.rule, self.state, self.is_new = rule, rule.start(self.spectrum), True
 
     def iterate(self, n_iter: int) -> None:
@@ -109,11 +114,11 @@ class EagerWhole:
             self.state = self.rule.step(self.state, self.p_m, self.p_c)
         self.is_new = False
 
-    def look(self) -> tuple[Tensor, Tensor]:
+    def evaluate(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
         if self.rule is None:
             estimate = self.p_m(self.spectrum)
         else:
             estimate = self.spectrum = self.rule.estimate(self.state, self.p_m, self.p_c)
-        samples = self.space.samples(torch.view_as_complex(estimate), self.known)
-        return samples, self.space.analyze(samples).abs()
+        samples = self.transform.samples(torch.view_as_complex(estimate), self.known)
+        return samples, self.transform.analyze(samples).abs()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rtspecinv import STFT, invert, invert_blocks
 from rtspecinv.batch import Hybrid, Iteration
-from rtspecinv.engines import EagerWhole, find_whole
+from rtspecinv.engines import EagerBatch, find_batch
 from rtspecinv.metrics import spectral_convergence
 from rtspecinv.updates import ADMM, RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim
 
@@ -179,13 +179,13 @@ def test_who_is_chosen():
     class Other(RAAR):
         pass
 
-    from rtspecinv.engines.cpu.batch import NumbaWhole
+    from rtspecinv.engines.cpu.batch import NumbaBatch
 
     rule, other = RAAR(ramp=0.0), Other(ramp=0.0)
-    assert find_whole("auto", SMALL, (rule,), needs_grad=False) is NumbaWhole
-    assert find_whole("auto", SMALL, (rule,), needs_grad=True) is EagerWhole
-    assert find_whole("eager", SMALL, (rule,), needs_grad=False) is EagerWhole
-    assert find_whole("auto", SMALL, (rule, other), needs_grad=False) is EagerWhole
+    assert find_batch("auto", SMALL, (rule,), needs_grad=False) is NumbaBatch
+    assert find_batch("auto", SMALL, (rule,), needs_grad=True) is EagerBatch
+    assert find_batch("eager", SMALL, (rule,), needs_grad=False) is EagerBatch
+    assert find_batch("auto", SMALL, (rule, other), needs_grad=False) is EagerBatch
     magnitude = SMALL.magnitude(sound(300))
     assert invert(magnitude, SMALL, update=Other(), n_iter=2, init="peaks").isfinite().all()
     with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
