@@ -12,10 +12,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.cli import timing
-from rtspecinv.cli.timing import Runner
 from rtspecinv.engines import ENGINES
 from rtspecinv.frames import FrameBuffer
+from rtspecinv.measure import timing
+from rtspecinv.measure.timing import Runner
 from rtspecinv.projections import to_consistent, to_magnitude
 
 LOOK_AHEAD, N_ITER = 3, 8

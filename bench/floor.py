@@ -15,8 +15,8 @@ from tables import Bench, number, table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rtspecinv.cli.timing import Runner, Setting
 from rtspecinv.frames import FrameBuffer
+from rtspecinv.measure.timing import Runner, Setting
 
 ROUNDS, N_PUSHES, SECONDS = 5, 200, 0.3  # at most
 SETTINGS = [

@@ -31,8 +31,8 @@ from tables import Bench, table  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import rtspecinv  # noqa: E402
-from rtspecinv.cli import timing  # noqa: E402
-from rtspecinv.cli.timing import Runner, Setting  # noqa: E402
+from rtspecinv.measure import timing  # noqa: E402
+from rtspecinv.measure.timing import Runner, Setting  # noqa: E402
 from rtspecinv.updates import RULES  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"

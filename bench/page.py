@@ -15,7 +15,7 @@ import protocol
 import torch
 from tables import Bench
 
-from rtspecinv.cli.machine import commit, processor
+from rtspecinv.measure.machine import commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"

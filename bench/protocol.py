@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv import demo_clip
-from rtspecinv.cli import timing
-from rtspecinv.cli.timing import Setting
+from rtspecinv.measure import clip as demo_clip
+from rtspecinv.measure import timing
+from rtspecinv.measure.quality import EDGE_FRAMES, inner_convergence
+from rtspecinv.measure.timing import Setting
 
 CLIP_SECONDS = 4.0
-EDGE = 4  # frames that do not count, at each end
 SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
 
 
@@ -121,11 +121,11 @@ def invert(configuration: Configuration, magnitude: Tensor, **options: Any) -> T
     return torch.cat([inverter.push_many(magnitude), inverter.flush()], -1)[..., inverter.latency :]
 
 
-def convergence(configuration: Configuration, output: Tensor, magnitude: Tensor, begin: int = EDGE) -> Tensor:
+def convergence(
+    configuration: Configuration, output: Tensor, magnitude: Tensor, begin: int = EDGE_FRAMES
+) -> Tensor:
     """Spectral convergence of samples against magnitudes from frame `begin` on, `(n_clips,)` dB."""
-    counted = slice(begin, magnitude.shape[-1] - EDGE)
-    actual = configuration.magnitude(output)
-    return rtspecinv.metrics.spectral_convergence(actual[..., counted], magnitude[..., counted])
+    return inner_convergence(configuration.magnitude(output), magnitude, begin)
 
 
 def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: T
     n_fft, hop_length = 2048, 128
     time_ = torch.arange(n_fft) - n_fft / 2
     window = torch.exp(-torch.pi * time_**2 / (n_fft * hop_length))
-    edge = EDGE * configuration.hop_length
+    edge = EDGE_FRAMES * configuration.hop_length
     magnitudes = [
         torch.stft(
             s[..., edge : output.shape[-1] - edge],

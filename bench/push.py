@@ -23,15 +23,14 @@ from scale import runners
 from tables import Bench, db, table
 from torch import Tensor
 
-from rtspecinv.cli import timing, yardstick
-from rtspecinv.cli.bench import COLUMNS, Result, engine_label, measure, point
-from rtspecinv.cli.compare import write_json
-from rtspecinv.cli.machine import facts
-from rtspecinv.cli.timing import Setting
 from rtspecinv.common.threads import threads
-from rtspecinv.common.whole_files import write_whole
+from rtspecinv.common.whole_files import write_json, write_whole
+from rtspecinv.measure import c_reference, timing
+from rtspecinv.measure.machine import facts
+from rtspecinv.measure.table import COLUMNS, Result, engine_label, measure, point
+from rtspecinv.measure.timing import Setting
 
-YARDSTICK = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
+C_REFERENCE = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
 PLOT, NUMBERS = ROOT / "docs" / "push.png", ROOT / "bench" / "push.json"
 N_PUSHES = 2000
 USUAL = A.setting(3, 8)
@@ -73,7 +72,7 @@ def measured(bench: Bench) -> Result:
 
     with ExitStack() as stack:
         try:
-            program = stack.enter_context(yardstick.built(YARDSTICK))
+            program = stack.enter_context(c_reference.built(C_REFERENCE))
         except OSError as error:
             print(f"{error}. The columns of C stay empty.\n")
             program = None
@@ -87,7 +86,7 @@ def write_files(letter: str, bench: Bench) -> None:
     if letter == "m":
         result = measured(bench)
         write_json(NUMBERS, result.numbers())
-        from rtspecinv.plots import push_plot
+        from rtspecinv.measure.plots import push_plot
 
         sizes = (A.n_fft, A.hop_length)
         shown = [point(record) for record in result.records if (record.n_fft, record.hop_length) == sizes]

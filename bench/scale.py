@@ -14,9 +14,9 @@ from protocol import A, Configuration
 from tables import Bench, table
 from torch import Tensor
 
-from rtspecinv.cli import timing
-from rtspecinv.cli.timing import Runner, Setting
 from rtspecinv.common.threads import threads
+from rtspecinv.measure import timing
+from rtspecinv.measure.timing import Runner, Setting
 
 SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # of a point
 

@@ -16,6 +16,7 @@ from protocol import A, B, C, Clips, Configuration, D, Score
 from torch import Tensor
 
 from rtspecinv import frames, phase, updates
+from rtspecinv.measure.quality import EDGE_FRAMES
 
 TEXTBOOK = {"update": "rtisi"}
 RULES: dict[str, dict[str, Any]] = {
@@ -203,7 +204,7 @@ def section_e(bench: Bench) -> str:
         silenced = samples.clone()
         silenced[..., begin * A.sample_rate : end * A.sample_rate] = 0
         sounds = (end * A.sample_rate - A.n_fft // 2) // A.hop_length + 1  # first frame that reaches the end
-        first = math.ceil(end * A.sample_rate / A.hop_length) + protocol.EDGE
+        first = math.ceil(end * A.sample_rate / A.hop_length) + EDGE_FRAMES
         for rule, options in {"textbook": TEXTBOOK, "default": {}}.items():
             without, with_, begun = (  # (n_recordings,)
                 _tail_convergence(A.magnitude(clips), first, skip, **options).view(len(places), -1).mean(0)

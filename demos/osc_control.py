@@ -15,8 +15,8 @@ from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
 from pythonosc.osc_server import BlockingOSCUDPServer
 
 import rtspecinv
-from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.live.transforms import Freeze, Pitch, Stretch
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 
 @contextmanager

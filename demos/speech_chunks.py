@@ -12,7 +12,7 @@ from contextlib import suppress
 import torch
 
 import rtspecinv
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 
 def speak(magnitude, hop_seconds, speed, chance):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import rtspecinv
-from rtspecinv import ArraySink, Compression, MelConfig, demo_clip, listen, open_spectrogram
+from rtspecinv import ArraySink, Compression, MelConfig, listen, open_spectrogram
 from rtspecinv.cli import main
+from rtspecinv.measure import clip as demo_clip
 
 CLIP = torch.from_numpy(demo_clip.render())[:22050]
 PRESET = rtspecinv.presets["hifigan-22k"]

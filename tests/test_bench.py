@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 import rtspecinv
-from rtspecinv.cli import bench, main, names, timing, yardstick
-from rtspecinv.cli.timing import Runner, Setting
-from rtspecinv.demo_clip import render
+from rtspecinv.cli import bench, main, names
+from rtspecinv.measure import c_reference, table, timing
+from rtspecinv.measure.clip import render
+from rtspecinv.measure.quality import EDGE_FRAMES
+from rtspecinv.measure.timing import Runner, Setting
 
 SMALL = Setting(22050, 256, 64, 3, 1)
 QUICK = ["bench", "--engines", "eager", "--transforms", "256/64", "--pushes", "20", "--streams", "1,2"]
@@ -103,7 +105,7 @@ def test_convergence_is_that_of_the_sound(magnitude):
     clips = torch.stack([magnitude, magnitude.flip(-1)])
     inverter = Runner("eager").inverter(SMALL, 2)
     samples = torch.cat([inverter.push_many(clips), inverter.flush()], -1)[..., inverter.latency :]
-    inner = slice(timing.EDGE_FRAMES, -timing.EDGE_FRAMES)
+    inner = slice(EDGE_FRAMES, -EDGE_FRAMES)
     actual = torch.stft(samples, 256, 64, window=torch.hann_window(256), return_complex=True).abs()
     both = zip(actual[..., inner], clips[..., inner], strict=True)
     expected = sum(float(rtspecinv.metrics.sc(*pair)) for pair in both) / 2
@@ -130,7 +132,7 @@ def test_the_command(tmp_path, capsys):
     for r in found["records"]:
         assert 0 < r["least_us"] <= r["p50_us"] <= r["p95_us"] <= r["p99_us"] <= r["max_us"]
         assert r["sc_db"] < -10
-        assert r["yardstick_us"] is None
+        assert r["c_reference_us"] is None
     assert found["records"][2]["sc_db"] < found["records"][0]["sc_db"]
     assert len(found["limits"]) == 1
     assert found["facts"].keys() >= {"commit", "processor", "torch", "python", "cores", "date"}
@@ -167,7 +169,7 @@ def test_every_setting_with_every_number_of_streams(capsys):
         (["--engines", ""], "engines is empty"),
         (["--transforms", "256/512"], "hop_length"),
         (["--transforms", "262144/65536"], "too few"),
-        (["--yardstick", "{folder}/none.c"], "does not exist"),
+        (["--c-reference", "{folder}/none.c"], "does not exist"),
         (["{folder}/none.wav"], "none.wav"),
     ],
 )
@@ -211,36 +213,36 @@ def test_interrupted_files_are_absent_and_threads_are_restored(monkeypatch, tmp_
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-def test_yardstick(monkeypatch, tmp_path):
-    monkeypatch.setattr(yardstick, "_LIBRARIES", ())
-    source = tmp_path / "yardstick.c"
+def test_c_reference(monkeypatch, tmp_path):
+    monkeypatch.setattr(c_reference, "_LIBRARIES", ())
+    source = tmp_path / "reference.c"
     source.write_text(
         "#include <stdio.h>\n#include <stdlib.h>\n"
         "int main(int n, char **v) { if (atoi(v[4]) > 99) return 1;"
         ' printf("%d.5\\n", atoi(v[1]) + atoi(v[2]) + atoi(v[3]) + atoi(v[4])); return 0; }\n'
     )
-    with yardstick.built(source) as program:
+    with c_reference.built(source) as program:
         assert program.seconds(1024, 256, 3, 8) == pytest.approx(1291.5e-6)
         with pytest.raises(OSError, match="status 1"):
             program.seconds(1024, 256, 3, 100)
     assert not program.program.exists()
     source.write_text("int main( { }")
-    with pytest.raises(OSError, match=r"yardstick.c cannot be built.*error"), yardstick.built(source):
+    with pytest.raises(OSError, match=r"reference.c cannot be built.*error"), c_reference.built(source):
         pass
 
 
-def test_yardstick_without_a_compiler(monkeypatch, tmp_path):
-    monkeypatch.setattr(yardstick.shutil, "which", lambda name: None)
-    (tmp_path / "yardstick.c").touch()
-    with pytest.raises(OSError, match="No C compiler"), yardstick.built(tmp_path / "yardstick.c"):
+def test_c_reference_without_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.setattr(c_reference.shutil, "which", lambda name: None)
+    (tmp_path / "reference.c").touch()
+    with pytest.raises(OSError, match="No C compiler"), c_reference.built(tmp_path / "reference.c"):
         pass
 
 
 def test_per_stream_and_per_core():
     record = timing._record("eager", "cpu", SMALL, 4, np.full(10, 2e-3))
-    ratio = next(column for column in bench.COLUMNS if column.title == "least / C")
+    ratio = next(column for column in table.COLUMNS if column.title == "least / C")
     assert ratio.text(record) == ""
-    assert ratio.text(bench.replace(record, yardstick_us=250.0)) == "2.00"
+    assert ratio.text(table.replace(record, c_reference_us=250.0)) == "2.00"
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])

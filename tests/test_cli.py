@@ -22,10 +22,10 @@ import rtspecinv
 from rtspecinv.audio import SoundDeviceSink, read_audio
 from rtspecinv.cli import main
 from rtspecinv.cli.report import Report
-from rtspecinv.cli.score import Score
-from rtspecinv.demo_clip import SAMPLE_RATE, pluck, render
 from rtspecinv.live import Progress
-from rtspecinv.plots import before_and_after
+from rtspecinv.measure.clip import SAMPLE_RATE, pluck, render
+from rtspecinv.measure.plots import before_and_after
+from rtspecinv.measure.score import Score
 
 FAST = ["--n-iter", "2"]
 
@@ -429,7 +429,7 @@ def test_demo_writes_two_sounds_and_a_picture(tmp_path):
 
 def test_demo_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.delitem(sys.modules, "rtspecinv.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "rtspecinv.measure.plots", raising=False)
     assert main(["demo", "--no-device", *FAST, "-o", str(tmp_path)]) == 0
     err = lines(capsys)[1]
     assert err == ['rtspecinv: Pictures need matplotlib: pip install "rtspecinv[plot]"; no picture drawn']

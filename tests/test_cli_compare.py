@@ -20,9 +20,9 @@ from PIL import Image
 import rtspecinv
 from rtspecinv.audio import read_audio
 from rtspecinv.cli import main
-from rtspecinv.cli.contest import CONTESTANTS
-from rtspecinv.demo_clip import SAMPLE_RATE, render
-from rtspecinv.plots import Curve, convergence_plot, small_picture, small_waveform
+from rtspecinv.measure.clip import SAMPLE_RATE, render
+from rtspecinv.measure.contest import CONTESTANTS
+from rtspecinv.measure.plots import Curve, convergence_plot, small_picture, small_waveform
 
 NAMES = [contestant.name for contestant in CONTESTANTS]
 FIGURES = {
@@ -188,7 +188,7 @@ def test_some_methods_without_extras(tmp_path, capsys, monkeypatch):
 def test_missing_extra_is_said_first(tmp_path, capsys, monkeypatch, module, line):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    for name in ("rtspecinv.cli.page", "rtspecinv.plots"):
+    for name in ("rtspecinv.cli.page", "rtspecinv.measure.plots"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("rtspecinv.cli.page", raising=False)
     soundfile.write("a.wav", render()[:12000], SAMPLE_RATE)

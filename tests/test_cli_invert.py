@@ -17,7 +17,7 @@ import rtspecinv
 from rtspecinv.audio import read_audio
 from rtspecinv.cli import main
 from rtspecinv.cli.names import METHODS
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 STFT = rtspecinv.STFT(512, 128)
 CLIP = torch.from_numpy(render())

@@ -11,7 +11,7 @@ import rtspecinv
 from rtspecinv import ArraySink, StreamingInverter, listen, open_spectrogram
 from rtspecinv.cli import main
 from rtspecinv.conventions import half_spectrum, suggestion, unscaled
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 CLIP = torch.from_numpy(render())[12000:16000]
 

@@ -15,7 +15,7 @@ import torch
 
 import rtspecinv
 from rtspecinv.audio import FileSink, read_audio
-from rtspecinv.demo_clip import render
+from rtspecinv.measure.clip import render
 
 DEMOS = Path(__file__).parent.parent / "demos"
 NAMES = sorted(path.name for path in DEMOS.glob("*.py"))

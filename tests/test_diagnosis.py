@@ -12,7 +12,8 @@ import torch
 from features import KINDS, SOUNDS, instructions, kaldi, obeyed, spectrum, untrue, voice
 
 import rtspecinv
-from rtspecinv import demo_clip, diagnose
+from rtspecinv import diagnose
+from rtspecinv.measure import clip as demo_clip
 from rtspecinv.mel.diagnosis import WORDS
 from rtspecinv.mel.evidence import tilt, turned
 from rtspecinv.mel.models import CONFIGS

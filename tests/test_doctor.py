@@ -115,7 +115,7 @@ def test_nothing_makes_it_crash(capsys, monkeypatch):
 
     for name in ("_sounddevice", "_broken", "_rate"):
         monkeypatch.setattr(clinic, name, broken)
-    monkeypatch.setattr("rtspecinv.cli.timing.measure", broken)
+    monkeypatch.setattr("rtspecinv.measure.timing.measure", broken)
     monkeypatch.setattr("platform.platform", broken)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out

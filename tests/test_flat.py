@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rtspecinv import STFT, StreamingInverter, invert, invert_blocks, invert_many, lbfgs, methods
 from rtspecinv.cli import main
-from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.levels import Balance
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.updates import RULES
 
 HAS_NUMBA = all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft"))

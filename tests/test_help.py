@@ -10,11 +10,12 @@ import pytest
 import rtspecinv
 from rtspecinv.batch import BATCH_RULES
 from rtspecinv.cli import main, names
-from rtspecinv.cli.contest import CONTESTANTS
 from rtspecinv.common.settings import SUFFIXES
 from rtspecinv.conventions import SCALINGS
 from rtspecinv.files.metadata import LAYOUTS
 from rtspecinv.files.picture_scale import SCALES
+from rtspecinv.measure import timing
+from rtspecinv.measure.contest import CONTESTANTS
 
 COMMANDS = ["play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"]
 
@@ -29,6 +30,7 @@ def test_the_names_are_those_of_the_package():
     assert rtspecinv.transforms.RATES == names.STRETCH_RATES
     assert (LAYOUTS, SCALES) == (names.LAYOUTS, names.PICTURE_SCALES)
     assert SCALINGS == names.SCALINGS
+    assert timing.DEVICES == names.DEVICES
     assert set(names.BATCH_RULES) <= {*BATCH_RULES, *rtspecinv.updates.RULES}
 
 

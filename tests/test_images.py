@@ -15,8 +15,8 @@ from PIL import Image
 import rtspecinv
 from rtspecinv import PictureScale
 from rtspecinv.cli import main
-from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.files.images import read_image, resize_columns, write_image
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.metrics import spectral_convergence
 
 STFT = rtspecinv.STFT(1024, 256)

@@ -15,7 +15,7 @@ import rtspecinv
 from rtspecinv import ArraySink, FileSink, Player, StreamingInverter, listen, play
 from rtspecinv.cli import main
 from rtspecinv.cli.names import METHODS
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 CLIP = torch.from_numpy(render())[12000:]
 

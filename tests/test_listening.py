@@ -14,7 +14,7 @@ import torch
 import rtspecinv
 from rtspecinv import ArraySink, listen
 from rtspecinv.audio import DeviceError
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.metrics import spectral_convergence
 
 CLIP = torch.from_numpy(render())[:SAMPLE_RATE]

@@ -10,7 +10,8 @@ import torch
 from test_mel import slow_filters
 
 import rtspecinv
-from rtspecinv import Mel, demo_clip, diagnose
+from rtspecinv import Mel, diagnose
+from rtspecinv.measure import clip as demo_clip
 from rtspecinv.mel.models import CONFIGS
 from rtspecinv.metrics import sc
 

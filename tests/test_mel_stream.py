@@ -13,7 +13,8 @@ from contract import LINEAR, Domain, run, verify_contract
 from test_streaming import ENGINES
 
 import rtspecinv
-from rtspecinv import Compression, Mel, MelConfig, MelInverter, demo_clip
+from rtspecinv import Compression, Mel, MelConfig, MelInverter
+from rtspecinv.measure import clip as demo_clip
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.stream import DeEmphasis
 

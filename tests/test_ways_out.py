@@ -12,8 +12,8 @@ import torch
 import rtspecinv
 from rtspecinv import ArraySink, listen, open_spectrogram
 from rtspecinv.cli import main
-from rtspecinv.demo_clip import render
 from rtspecinv.files.images import write_image
+from rtspecinv.measure.clip import render
 
 CLIP = torch.from_numpy(render())[12000:20000]
 QUICK = ("--sample-rate", "22050", "--n-iter", "1")

@@ -20,8 +20,7 @@ import soundfile
 import torch
 
 import rtspecinv
-from rtspecinv.cli.compare import write_json
-from rtspecinv.common.whole_files import WholeFile, is_stream, write_whole
+from rtspecinv.common.whole_files import WholeFile, is_stream, write_json, write_whole
 
 STFT = rtspecinv.STFT(64, 16)
 VALUES = torch.rand(33, 300, generator=torch.Generator().manual_seed(0))

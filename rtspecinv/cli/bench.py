@@ -6,143 +6,29 @@ import argparse
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.cli import names, timing, yardstick
+from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.compare import read_mono, write_json
-from rtspecinv.cli.contest import EDGE_FRAMES
-from rtspecinv.cli.machine import facts
 from rtspecinv.cli.report import Tally
-from rtspecinv.cli.timing import Limit, Measured, Record, Runner, Setting
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import threads
-from rtspecinv.common.whole_files import write_whole
-from rtspecinv.demo_clip import SAMPLE_RATE, render
+from rtspecinv.common.whole_files import write_json, write_whole
 from rtspecinv.inputs import iterations
+from rtspecinv.measure import c_reference, timing
+from rtspecinv.measure.clip import SAMPLE_RATE, render
+from rtspecinv.measure.machine import facts
+from rtspecinv.measure.quality import EDGE_FRAMES
+from rtspecinv.measure.recording import read_mono
+from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
+from rtspecinv.measure.timing import Limit, Record, Setting
 
 _ENGINE_WIDTH = 18
-
-
-@dataclass
-class Result:
-    """All that was measured, on a recording of that name."""
-
-    recording: str
-    facts: dict[str, str | int]
-    records: list[Record] = field(default_factory=list)
-    limits: list[Limit] = field(default_factory=list)
-
-    def numbers(self) -> dict[str, Any]:
-        """Everything, for a file."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of a record: what it is called and how it is written."""
-
-    title: str
-    text: Callable[[Record], str]
-
-
-def _whole(name: str) -> Column:
-    return Column(name.removesuffix("_us"), lambda record: f"{getattr(record, name):.0f}")
-
-
-def _maybe(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def engine_label(measured: Measured) -> str:
-    """Name of an engine, and where it runs if that is not the CPU."""
-    return measured.engine if measured.device == "cpu" else f"{measured.engine}, {measured.device}"
-
-
-COLUMNS = (
-    Column("engine", engine_label),
-    Column("transform", lambda record: f"{record.n_fft}/{record.hop_length}"),
-    Column("ahead", lambda record: f"{record.look_ahead}"),
-    Column("n_iter", lambda record: f"{record.n_iter}"),
-    Column("streams", lambda record: f"{record.streams}"),
-    *map(_whole, ("least_us", "p50_us", "p95_us", "p99_us", "max_us")),
-    Column("C", lambda record: _maybe(record.yardstick_us, 0)),
-    Column(
-        "least / C",
-        lambda record: _maybe(
-            record.yardstick_us and record.least_us / record.streams / record.yardstick_us, 2
-        ),
-    ),
-    Column("real-time factor", lambda record: f"{record.real_time_factor:.4f}"),
-    Column("SC dB", lambda record: _maybe(record.sc_db, 2)),
-)
-
-
-def limit_text(limit: Limit) -> str:
-    """Say how many streams keep up."""
-    setting = limit.setting
-    cores = f"{limit.threads} core{_s(limit.threads)}" if limit.device == "cpu" else "the GPU"
-    hop = f"one hop, {1000 * setting.hop_seconds:.2f} ms"
-    late = "p99 is not under" if limit.p99_us is None else f"p99 {limit.p99_us / 1000:.2f} ms of"
-    streams = f"{limit.streams} stream{_s(limit.streams)}"
-    return f"{engine_label(limit)}: {streams} keep up on {cores} ({late} {hop}; {setting})"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
-
-
-def measure(
-    plan: Sequence[tuple[Setting, int]],
-    limits: Sequence[Setting],
-    runners: Sequence[Runner],
-    magnitude: Callable[[Setting], Tensor],
-    result: Result,
-    *,
-    n_pushes: int,
-    program: yardstick.Yardstick | None = None,
-) -> Iterator[list[Record] | Limit]:
-    """Measure, put what was found into the result and yield it, as soon as it is there.
-
-    Args:
-        plan: settings and how many streams there are of each.
-        limits: settings of which the most streams are looked for.
-        runners: engines; of a setting, all take turns.
-        magnitude: gives `(n_clips, n_freq, n_frames)` of a setting; the first clip is for times.
-        result: where the records go.
-        n_pushes: at least how many, of each.
-        program: what they are compared with.
-    """
-    levels: dict[tuple[Runner, Setting], float | None] = {}
-    for setting, streams in plan:
-        clips, plain = magnitude(setting), list[float]()
-
-        def ask(setting: Setting = setting, plain: list[float] = plain) -> None:
-            if program is not None:
-                sizes = (setting.n_fft, setting.hop_length, setting.look_ahead, setting.n_iter)
-                plain.append(1e6 * program.seconds(*sizes))
-
-        found = timing.measure(runners, setting, clips[0], streams, n_pushes, between=ask)
-        for runner in runners:
-            if (runner, setting) not in levels:
-                levels[runner, setting] = timing.convergence(runner, setting, clips)
-        records = [
-            replace(record, sc_db=levels[runner, setting], yardstick_us=min(plain, default=None))
-            for record, runner in zip(found, runners, strict=True)
-        ]
-        result.records += records
-        yield records
-    for setting, runner in itertools.product(limits, runners):
-        limit = timing.most_streams(runner, setting, magnitude(setting)[0], n_pushes)
-        result.limits.append(limit)
-        yield limit
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -171,7 +57,7 @@ def bench(args: argparse.Namespace) -> None:
     magnitudes = {setting: _magnitude(setting, samples) for setting in settings}
     with ExitStack() as stack:
         stack.enter_context(threads(args.threads))
-        program = stack.enter_context(yardstick.built(args.yardstick)) if args.yardstick else None
+        program = stack.enter_context(c_reference.built(args.c_reference)) if args.c_reference else None
         on = (args.device,) if args.device else timing.devices()
         runners = timing.runners(args.engines, on, settings[0])
         many = settings if args.every else settings[:1]
@@ -212,19 +98,9 @@ def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], by
         return None
     if args.plot.suffix.lower() != ".png":
         raise ValueError(f"Parameter plot={str(args.plot)!r} does not end in .png")
-    from rtspecinv.plots import push_plot  # needs the extra plot
+    from rtspecinv.measure.plots import push_plot  # needs the extra plot
 
     return lambda records: push_plot(list(map(point, records)))
-
-
-def point(record: Record) -> dict[str, Any]:
-    """Record for a plot."""
-    return {
-        **asdict(record),
-        "engine": engine_label(record),
-        "transform": f"{record.n_fft}/{record.hop_length}",
-        "hop_us": 1e6 * record.setting.hop_seconds,
-    }
 
 
 def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
@@ -244,7 +120,7 @@ def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
 
 def _print(records: Sequence[Record], tally: Tally, first: bool) -> None:
     """Print rows, and what the columns are before the first ones."""
-    shown = [c for c in COLUMNS if c.title not in ("C", "least / C") or records[0].yardstick_us is not None]
+    shown = [c for c in COLUMNS if c.title not in ("C", "least / C") or records[0].c_reference_us is not None]
     lines = [[column.title for column in shown]] if first else []
     for cells in [*lines, *([column.text(record) for column in shown] for record in records)]:
         widths = (max(len(column.title), 7) for column in shown[1:])

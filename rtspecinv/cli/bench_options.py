@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--quick", action="store_true", help=f"{names.QUICK} times fewer pushes")
     group.add_argument(
-        "--yardstick", metavar="FILE.c", type=file_name,
+        "--c-reference", metavar="FILE.c", type=file_name,
         help="program to compare with: called with n_fft, hop_length, look_ahead and n_iter it prints the "
         "microseconds of a push. It is compiled with FFTW and run",
     )  # fmt: skip

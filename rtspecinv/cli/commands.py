@@ -28,8 +28,8 @@ from rtspecinv.cli.transfer import (
 )
 from rtspecinv.cli.view import View
 from rtspecinv.common.printable import printable
-from rtspecinv.demo_clip import SAMPLE_RATE, render
 from rtspecinv.live import Player, PlayerStats, Progress
+from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 _NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
 _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost
@@ -135,7 +135,7 @@ def demo(args: argparse.Namespace) -> None:
     args.audio, args.output, args.mono, args.rate, args.raw = original, inverted, True, 1.0, None
     play(args)
     try:
-        from rtspecinv.plots import before_and_after
+        from rtspecinv.measure.plots import before_and_after
     except ImportError as error:
         note(f"{error}; no picture drawn")
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +11,22 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import AudioReader, FileSink
+from rtspecinv.audio import FileSink
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.contest import CONTESTANTS, EDGE_FRAMES, Contest, Contestant, Result
-from rtspecinv.cli.machine import processor
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
-from rtspecinv.common.whole_files import write_whole
+from rtspecinv.common.whole_files import write_json, write_whole
 from rtspecinv.inputs import iterations
+from rtspecinv.measure.contest import CONTESTANTS, Contest, Contestant, Result
+from rtspecinv.measure.machine import processor
+from rtspecinv.measure.quality import EDGE_FRAMES
+from rtspecinv.measure.recording import read_mono
 
 if TYPE_CHECKING:
     from rtspecinv.cli.page import Column
 
-LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
 LONG_SECONDS = 60.0  # worth a remark
 PAGE, NUMBERS = "index.html", "results.json"
 _LABEL_WIDTH = 1 + max(len(contestant.label) for contestant in CONTESTANTS)
@@ -91,26 +91,6 @@ def _contest(args: argparse.Namespace) -> Contest:
     return Contest(mono[:n_samples], rate, stft, args.n_iter)
 
 
-def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
-    """Return the beginning of a recording, its channels mixed into one, `(n_samples,)`, and its rate."""
-    reader = AudioReader(audio)
-    rate = reader.sample_rate
-    wanted = round(min(LONGEST_SECONDS + 1 if seconds is None else seconds, LONGEST_SECONDS + 1) * rate)
-    blocks, n_samples = [], 0
-    for block in reader.blocks(65536):
-        blocks.append(torch.from_numpy(block).mean(0))
-        n_samples += block.shape[-1]
-        if n_samples >= wanted:
-            break
-    mono = torch.cat(blocks)[:wanted]
-    if len(mono) > LONGEST_SECONDS * rate:
-        raise ValueError(
-            f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
-            f"take the beginning of {printable(audio)} with --seconds 20"
-        )
-    return mono, rate
-
-
 def _row(result: Result, columns: tuple[Column, ...]) -> str:
     label = result.contestant.label.ljust(_LABEL_WIDTH)
     return " ".join([label, *(column.text(result).rjust(len(column.title)) for column in columns)])
@@ -165,9 +145,3 @@ def _write_sound(path: Path, samples: Tensor, contest: Contest, audio: Path) -> 
     refuse_same_file(audio, path)
     with FileSink(path, contest.sample_rate) as sink:
         sink.write(samples)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write numbers; raises `ValueError` for one that is not finite."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode()))

@@ -196,9 +196,9 @@ def _rate() -> int:
 
 
 def _push() -> Findings:
-    timing: Any = importlib.import_module("rtspecinv.cli.timing")
+    timing: Any = importlib.import_module("rtspecinv.measure.timing")
     threads: Any = importlib.import_module("rtspecinv.common.threads")
-    clip: Any = importlib.import_module("rtspecinv.demo_clip")
+    clip: Any = importlib.import_module("rtspecinv.measure.clip")
     torch: Any = importlib.import_module("torch")
     rate = _rate()
     samples = torch.from_numpy(clip.render())

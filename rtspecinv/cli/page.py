@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.cli.contest import EDGE_FRAMES, EVALUATE_EVERY, Contest, Result
-from rtspecinv.plots import Curve, convergence_plot, small_picture, small_waveform
+from rtspecinv.measure.contest import EVALUATE_EVERY, Contest, Result
+from rtspecinv.measure.plots import Curve, convergence_plot, small_picture, small_waveform
+from rtspecinv.measure.quality import EDGE_FRAMES
 
 try:
     import jinja2

@@ -15,11 +15,11 @@ import rtspecinv
 from rtspecinv.audio import FileSink, Sink, SoundDeviceSink, TeeSink
 from rtspecinv.cli.pipes import sound_output
 from rtspecinv.cli.report import Report
-from rtspecinv.cli.score import Score
 from rtspecinv.cli.view import View
 from rtspecinv.common.threads import one_thread
 from rtspecinv.live import Progress
 from rtspecinv.live.stream import Length
+from rtspecinv.measure.score import Score
 
 # Inverts frames into a sink, and returns how far it came.
 Run = Callable[[Iterable[Tensor], Sink], Progress]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import os
 import stat
 import sys
@@ -304,3 +305,9 @@ def _sync(file: io.FileIO) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # it has nothing to wait for
             raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write numbers; raises `ValueError` for one that is not finite."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))

@@ -12,16 +12,10 @@ import torch
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.measure.quality import EDGE_FRAMES, inner_convergence
 
 EVALUATE_EVERY = 10  # iterations, for the curves
-EDGE_FRAMES = 4  # that do not count, at each end
 WARM_UP_FRAMES = 16
-
-
-def convergence(actual: Tensor, target: Tensor) -> float:
-    """Spectral convergence in dB of all frames but those at the edges, which hang on where sound was cut."""
-    inner = slice(EDGE_FRAMES, target.shape[-1] - EDGE_FRAMES)
-    return float(rtspecinv.metrics.sc(actual[..., inner], target[..., inner]))
 
 
 @dataclass
@@ -47,7 +41,7 @@ class Task:
         """Put a point on the curve: a callback for `rtspecinv.invert` and `lbfgs`."""
         seconds, overall = self.seconds(), float(now.convergence)
         if overall < self._least or not self.curve:
-            self._least, level = overall, convergence(now.actual, now.target)
+            self._least, level = overall, float(inner_convergence(now.actual, now.target))
         else:
             level = self.curve[-1][1]
         self.curve.append((seconds, level))
@@ -178,7 +172,7 @@ class Contest:
         self, contestant: Contestant, samples: Tensor, seconds: float, curve: list[tuple[float, float]]
     ) -> Result:
         actual, inner = self.stft.magnitude(samples), slice(EDGE_FRAMES, -EDGE_FRAMES)
-        level = convergence(actual, self.magnitude)
+        level = float(inner_convergence(actual, self.magnitude))
         distance = rtspecinv.metrics.log_spectral_distance(actual[:, inner], self.magnitude[:, inner])
         return Result(
             contestant=contestant,

@@ -14,7 +14,7 @@ _FLAGS = ("-O3", "-march=native", "-ffast-math")
 _LIBRARIES = ("-lfftw3f", "-lm")
 
 
-class Yardstick:
+class CReference:
     """A built program that takes `n_fft hop_length look_ahead n_iter` and prints microseconds a push."""
 
     def __init__(self, program: Path) -> None:
@@ -34,28 +34,28 @@ class Yardstick:
             microseconds = math.nan
         if done.returncode or not microseconds > 0:
             raise OSError(
-                f"The yardstick, called with {' '.join(command[1:])}, gave status {done.returncode} and "
+                f"The C reference, called with {' '.join(command[1:])}, gave status {done.returncode} and "
                 f"{done.stdout[:60]!r}: it must print the microseconds of a push"
             )
         return microseconds * 1e-6
 
 
 @contextmanager
-def built(source: Path) -> Iterator[Yardstick]:
+def built(source: Path) -> Iterator[CReference]:
     """Build a program from C that needs FFTW, for as long as the context lasts.
 
     Raises:
         OSError: there is no such file, no compiler, or it does not compile.
     """
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist: the yardstick is a program in C")
+        raise FileNotFoundError(f"{source} does not exist: the C reference is a program in C")
     compiler = shutil.which("cc")
     if compiler is None:
         raise FileNotFoundError(
-            "No C compiler (cc): install one (apt-get install gcc), or leave the yardstick out"
+            "No C compiler (cc): install one (apt-get install gcc), or leave the C reference out"
         )
     with TemporaryDirectory() as folder:
-        program = Path(folder) / "yardstick"
+        program = Path(folder) / "c_reference"
         command = [compiler, *_FLAGS, str(source), "-o", str(program), *_LIBRARIES]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -65,4 +65,4 @@ def built(source: Path) -> Iterator[Yardstick]:
             raise OSError(
                 f"{source} cannot be built ({reason.strip()}): is FFTW there (apt-get install libfftw3-dev)?"
             )
-        yield Yardstick(program)
+        yield CReference(program)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.cli import names
-from rtspecinv.cli.contest import EDGE_FRAMES
+from rtspecinv.measure.quality import inner_convergence
 
 Seconds = npt.NDArray[np.float64]
 
+DEVICES = ("cpu", "cuda")
 WARM_UP = 50  # pushes that do not count
 ROUNDS = 4  # in which all engines take turns, so that what else the machine does hits them alike
 MOST_STREAMS = 2**18
@@ -98,7 +98,7 @@ class Record(Measured):
 
     real_time_factor: seconds of work per second of sound, of all streams together; under 1 keeps up.
     sc_db: spectral convergence of the same setting, None if it has none: silence, or it was not asked for.
-    yardstick_us: a push of one stream by the yardstick, the least.
+    c_reference_us: a push of one stream by the C reference, the least.
     """
 
     pushes: int
@@ -109,7 +109,7 @@ class Record(Measured):
     max_us: float
     real_time_factor: float
     sc_db: float | None = None
-    yardstick_us: float | None = None
+    c_reference_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Limit(Measured):
 
 def devices() -> tuple[str, ...]:
     """Devices of this machine that inverters may run on."""
-    return names.DEVICES if torch.cuda.is_available() else names.DEVICES[:1]
+    return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
 def runners(engines: Sequence[str], on: Sequence[str], setting: Setting) -> list[Runner]:
@@ -305,7 +305,5 @@ def convergence(runner: Runner, setting: Setting, magnitude: Tensor, **options: 
     inverter = runner.inverter(setting, *magnitude.shape[:-2], **options)
     given = magnitude.to(runner.device)
     samples = torch.cat([inverter.push_many(given), inverter.flush()], -1)[..., inverter.latency :]
-    inner = slice(EDGE_FRAMES, given.shape[-1] - EDGE_FRAMES)
-    actual = inverter.stft.magnitude(samples)[..., inner]
-    level = float(rtspecinv.metrics.spectral_convergence(actual, given[..., inner]).mean())
+    level = float(inner_convergence(inverter.stft.magnitude(samples), given).mean())
     return level if math.isfinite(level) else None

@@ -1,0 +1,1 @@
+"""Measuring: times and streams, quality, the machine, plots; what commands, benchmarks and docs share."""

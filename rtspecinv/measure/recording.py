@@ -1,0 +1,33 @@
+"""Recordings to measure on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rtspecinv.audio import AudioReader
+from rtspecinv.common.printable import printable
+
+LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
+
+
+def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
+    """Return the beginning of a recording, its channels mixed into one, `(n_samples,)`, and its rate."""
+    reader = AudioReader(audio)
+    rate = reader.sample_rate
+    wanted = round(min(LONGEST_SECONDS + 1 if seconds is None else seconds, LONGEST_SECONDS + 1) * rate)
+    blocks, n_samples = [], 0
+    for block in reader.blocks(65536):
+        blocks.append(torch.from_numpy(block).mean(0))
+        n_samples += block.shape[-1]
+        if n_samples >= wanted:
+            break
+    mono = torch.cat(blocks)[:wanted]
+    if len(mono) > LONGEST_SECONDS * rate:
+        raise ValueError(
+            f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
+            f"take the beginning of {printable(audio)} with --seconds 20"
+        )
+    return mono, rate
