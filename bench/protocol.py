@@ -161,10 +161,10 @@ def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -
 
 def _speech_scores(samples: Tensor, clean: Tensor, rate: int) -> tuple[float, float]:
     try:
-        opinion = rtspecinv.speech.pesq(samples, clean, rate)
+        opinion = rtspecinv.metrics.pesq(samples, clean, rate)
     except ImportError:  # it has to be compiled
         opinion = np.nan
-    return opinion, rtspecinv.speech.estoi(samples, clean, rate)
+    return opinion, rtspecinv.metrics.estoi(samples, clean, rate)
 
 
 @dataclass(frozen=True)

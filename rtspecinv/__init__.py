@@ -53,7 +53,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import engines, methods, metrics, phase, speech, updates
+    from rtspecinv import engines, metrics, phase, torch_specinv, updates
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
@@ -80,16 +80,12 @@ if TYPE_CHECKING:
     from rtspecinv.mel.models import presets
     from rtspecinv.mel.spectrogram import Mel
     from rtspecinv.mel.stream import MelInverter
-    from rtspecinv.methods import ADMM, L_BFGS, RTISI_LA, griffin_lim, phase_init
     from rtspecinv.stft import STFT
     from rtspecinv.streaming import StreamingInverter
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADMM",
-    "L_BFGS",
-    "RTISI_LA",
     "STFT",
     "ArraySink",
     "AudioReader",
@@ -115,23 +111,20 @@ __all__ = [
     "TeeSink",
     "diagnose",
     "engines",
-    "griffin_lim",
     "invert",
     "invert_blocks",
     "invert_many",
     "lbfgs",
     "listen",
     "magnitude_frames",
-    "methods",
     "metrics",
     "open_spectrogram",
     "phase",
-    "phase_init",
     "play",
     "presets",
     "read_audio",
     "save_spectrogram",
-    "speech",
+    "torch_specinv",
     "transforms",
     "updates",
 ]
@@ -151,7 +144,6 @@ _HOMES = {
         ("Mailbox", "Pace", "Player", "StreamingAnalysis", "magnitude_frames", "play", "transforms"), "live"
     ),
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
-    **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "methods"),
     **dict.fromkeys(
         (
             "ArraySink",

@@ -1,16 +1,28 @@
 """How near a result is to its target.
 
 `sc`, `snr` and `ser` are single numbers over all that they are given, with torch_specinv's names, order
-of arguments and signs; the others tell the items of a batch apart.
+of arguments and signs. `spectral_convergence`, `log_spectral_distance` and `inconsistency` measure the items
+of a batch apart. `pesq` and `estoi` judge speech: samples `(n_samples,)` at any sample rate, of which they
+compare what is below 8 kHz. They need the extras pesq and bench.
 """
 
 from __future__ import annotations
 
+import importlib
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import modeless
 from rtspecinv.stft import STFT, check_dense
+
+SPEECH_RATE = 16000  # Hz, what PESQ wideband wants
+LONGEST_PESQ = 30 * SPEECH_RATE  # it is made for sentences, and its C code for a limited number of them
 
 
 @modeless
@@ -120,6 +132,63 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
     return _db(distance / _norm(spectrum, (-2, -1)))
 
 
+def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float:
+    """PESQ, wideband: predicted opinion of listeners, 1 to 4.64, the higher the better.
+
+    Args:
+        input: samples `(n_samples,)`.
+        target: what they should be; of more samples than the other has, the first ones count.
+        sample_rate: Hz.
+
+    Returns:
+        The opinion of the first 30 seconds; nan where the target has no speech, as far as PESQ can tell.
+
+    Raises:
+        ImportError: pesq or soxr is missing.
+
+    Source: ITU-T P.862.2.
+    """
+    try:
+        package = importlib.import_module("pesq")
+    except ImportError as error:
+        raise ImportError('PESQ needs pesq, which compiles C: pip install "rtspecinv[pesq]"') from error
+    samples, clean = (part[:LONGEST_PESQ] for part in _resampled_speech(input, target, sample_rate))
+    if not clean.any():
+        return float("nan")
+    try:
+        return float(package.pesq(SPEECH_RATE, clean, samples, "wb"))
+    except package.PesqError:
+        return float("nan")
+
+
+def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float:
+    """ESTOI, extended short-time objective intelligibility, up to 1, the higher the better.
+
+    Arguments as in `pesq`.
+
+    Returns:
+        The intelligibility; nan where less than half a second is not silent.
+
+    Raises:
+        ImportError: pystoi or soxr is missing.
+
+    Source: Jensen & Taal 2016.
+    """
+    try:
+        import pystoi
+    except ImportError as error:
+        raise ImportError('ESTOI needs pystoi: pip install "rtspecinv[bench]"') from error
+    samples, clean = _resampled_speech(input, target, sample_rate)
+    if not clean.any():
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # too few frames that are not silent
+        try:
+            return float(pystoi.stoi(clean, samples, SPEECH_RATE, extended=True))
+        except RuntimeWarning:
+            return float("nan")
+
+
 def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
     values: dict[str, object] = {"input": input, "target": target}
     for name, value in values.items():
@@ -156,3 +225,18 @@ def _db(ratio: Tensor) -> Tensor:
     """`20 log10(ratio)`; at 0 it is -inf, and has no gradient."""
     is_zero = ratio == 0
     return torch.where(is_zero, -torch.inf, 20 * torch.log10(torch.where(is_zero, 1.0, ratio)))
+
+
+def _resampled_speech(
+    input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int
+) -> list[npt.NDArray[np.float32]]:
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError('Resampling needs soxr: pip install "rtspecinv[files]"') from error
+    arrays: list[npt.NDArray[np.float32]] = [
+        np.asarray(unmasked(part, name), np.float32) for part, name in ((input, "input"), (target, "target"))
+    ]
+    n_samples = min(map(len, arrays))
+    resample: Any = soxr.resample
+    return [resample(part[:n_samples], sample_rate, SPEECH_RATE) for part in arrays]

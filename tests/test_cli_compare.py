@@ -275,13 +275,13 @@ def test_speech_scores_know_good_from_bad_and_silence():
     pytest.importorskip("pystoi")
     clip = render()[20000:64000]
     noisy = clip + 0.1 * np.random.default_rng(0).standard_normal(len(clip)).astype(np.float32)
-    measures = [rtspecinv.speech.estoi]
+    measures = [rtspecinv.metrics.estoi]
     try:
         import pesq  # noqa: F401
     except ImportError:
         pass
     else:
-        measures.append(rtspecinv.speech.pesq)
+        measures.append(rtspecinv.metrics.pesq)
     for measure in measures:
         assert measure(clip, clip, SAMPLE_RATE) > 0.99
         assert measure(noisy, clip, SAMPLE_RATE) < measure(0.9 * clip, clip, SAMPLE_RATE) - 0.1

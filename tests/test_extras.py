@@ -121,8 +121,8 @@ CALLS = {
     "tqdm": lambda folder: rtspecinv.invert(
         np.ones((33, 5), np.float32), rtspecinv.STFT(64, 16), progress=True
     ),
-    "pesq": lambda folder: rtspecinv.speech.pesq(np.ones(8000), np.ones(8000), 16000),
-    "pystoi": lambda folder: rtspecinv.speech.estoi(np.ones(8000), np.ones(8000), 16000),
+    "pesq": lambda folder: rtspecinv.metrics.pesq(np.ones(8000), np.ones(8000), 16000),
+    "pystoi": lambda folder: rtspecinv.metrics.estoi(np.ones(8000), np.ones(8000), 16000),
 }
 
 

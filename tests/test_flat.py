@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from rtspecinv import STFT, StreamingInverter, invert, invert_blocks, invert_many, lbfgs, methods
+from rtspecinv import STFT, StreamingInverter, invert, invert_blocks, invert_many, lbfgs, torch_specinv
 from rtspecinv.cli import main
 from rtspecinv.levels import Balance
 from rtspecinv.measure.clip import SAMPLE_RATE, render
@@ -100,13 +100,13 @@ def test_every_way_to_invert_gives_a_click_back(overlap):
         **{update: invert(magnitude, stft, n_iter=10, update=update) for update in ("hybrid", "raar", "gla")},
         "not compiled": invert(magnitude, stft, n_iter=10, engine="eager"),
         "many": torch.stack(invert_many(magnitude.unbind(0), stft, n_iter=10)),
-        "griffin_lim": methods.griffin_lim(magnitude, max_iter=10, **quiet),
-        "RTISI_LA": methods.RTISI_LA(magnitude, max_iter=10, **quiet),
-        "asymmetric": methods.RTISI_LA(magnitude, max_iter=10, asymmetric_window=True, **quiet),
-        "ADMM": methods.ADMM(magnitude, max_iter=10, **quiet),
+        "griffin_lim": torch_specinv.griffin_lim(magnitude, max_iter=10, **quiet),
+        "RTISI_LA": torch_specinv.RTISI_LA(magnitude, max_iter=10, **quiet),
+        "asymmetric": torch_specinv.RTISI_LA(magnitude, max_iter=10, asymmetric_window=True, **quiet),
+        "ADMM": torch_specinv.ADMM(magnitude, max_iter=10, **quiet),
         "lbfgs": lbfgs(magnitude, stft.magnitude, length=n_samples, n_iter=10),
-        "L_BFGS": methods.L_BFGS(magnitude, stft.magnitude, n_samples, outer_max_iter=2, verbose=0),
-        "phase_init": stft.synthesize(methods.phase_init(magnitude, **settings)),
+        "L_BFGS": torch_specinv.L_BFGS(magnitude, stft.magnitude, n_samples, outer_max_iter=2, verbose=0),
+        "phase_init": stft.synthesize(torch_specinv.phase_init(magnitude, **settings)),
     }
     kept = {name: least_kept(stft, samples, at) for name, samples in found.items()}
     # Alone, single-pass phases do not agree from frame to frame.

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtspecinv
-from rtspecinv import ArraySink, Compression, MelConfig, PictureScale, updates
+from rtspecinv import ArraySink, Compression, MelConfig, PictureScale, torch_specinv, updates
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
@@ -178,17 +178,17 @@ def test_descent(target, length):
 def test_faces_of_torch_specinv(spec, number):
     options = {"verbose": False, "n_fft": 64, "hop_length": 16}
     for method in ("griffin_lim", "ADMM"):
-        attempt(lambda method=method: getattr(rtspecinv.methods, method)(spec, max_iter=2, **options))
-    attempt(lambda: rtspecinv.methods.RTISI_LA(spec, max_iter=1, **options))
-    attempt(lambda: rtspecinv.methods.phase_init(spec, n_fft=64, hop_length=16))
-    attempt(lambda: rtspecinv.methods.griffin_lim(spec, max_iter=1, verbose=False, hop_length=number))
+        attempt(lambda method=method: getattr(rtspecinv.torch_specinv, method)(spec, max_iter=2, **options))
+    attempt(lambda: rtspecinv.torch_specinv.RTISI_LA(spec, max_iter=1, **options))
+    attempt(lambda: rtspecinv.torch_specinv.phase_init(spec, n_fft=64, hop_length=16))
+    attempt(lambda: rtspecinv.torch_specinv.griffin_lim(spec, max_iter=1, verbose=False, hop_length=number))
 
 
 @settings(quick, max_examples=30 * EFFORT)
 @given(spec=ANYTHING, samples=st.one_of(st.none(), st.integers(-1, 500), st.just((2, 300)), st.just("8")))
 def test_the_face_of_l_bfgs(spec, samples):
     options = {"outer_max_iter": 1, "max_iter": 1, "verbose": 0}
-    attempt(lambda: rtspecinv.L_BFGS(spec, STFT.magnitude, samples, **options))
+    attempt(lambda: torch_specinv.L_BFGS(spec, STFT.magnitude, samples, **options))
 
 
 RULES = [updates.GriffinLim, updates.RAAR, updates.DifferenceMap, updates.ADMM, updates.AcceleratedGriffinLim]

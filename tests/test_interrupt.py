@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, methods
+from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, torch_specinv
 from rtspecinv.cli import main
 from rtspecinv.engines.cpu.interrupts import aside
 from rtspecinv.inputs import MOST_ITER
@@ -174,11 +174,11 @@ def test_numbers_of_iterations_that_nobody_waits_for(value, tmp_path, capsys):
         rtspecinv.invert(FRAMES, SETTINGS, n_iter=value)
     with error_of("n_iter", value):
         rtspecinv.lbfgs(FRAMES, SETTINGS.magnitude, n_iter=value)
-    for method in (methods.griffin_lim, methods.ADMM, methods.RTISI_LA):
+    for method in (torch_specinv.griffin_lim, torch_specinv.ADMM, torch_specinv.RTISI_LA):
         with error_of("max_iter", value):
             method(FRAMES, max_iter=value, verbose=False)
     with error_of("outer_max_iter", value):
-        methods.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=value, verbose=False)
+        torch_specinv.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=value, verbose=False)
     if isinstance(value, int) and not isinstance(value, bool):
         source = tmp_path / "a.npz"
         np.savez(source, magnitude=FRAMES.numpy(), sample_rate=8000, n_fft=256, hop_length=64)
@@ -191,7 +191,7 @@ def test_numbers_of_iterations_that_nobody_waits_for(value, tmp_path, capsys):
 
 def test_products_of_iterations_too():
     with pytest.raises(ValueError, match=r"outer_max_iter=100000, max_iter=20 make more than 1000000"):
-        methods.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=100_000, verbose=False)
+        torch_specinv.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=100_000, verbose=False)
 
 
 def test_the_most_iterations_are_allowed():

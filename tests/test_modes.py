@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, methods, metrics, phase
+from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, metrics, phase, torch_specinv
 from rtspecinv.live import transforms
 
 SETTINGS = STFT(64, 16)
@@ -144,13 +144,13 @@ SURFACE: dict[str, Callable[[], Tensor]] = {
     "lbfgs from noise": lambda: rtspecinv.lbfgs(
         MAGNITUDE, lambda x: SETTINGS.magnitude(x), length=600, n_iter=2
     ),
-    "L_BFGS": lambda: methods.L_BFGS(
+    "L_BFGS": lambda: torch_specinv.L_BFGS(
         MAGNITUDE, SETTINGS.magnitude, 600, outer_max_iter=2, max_iter=2, verbose=0
     ),
-    "griffin_lim": lambda: methods.griffin_lim(MAGNITUDE, 3, verbose=False, window="hann"),
-    "RTISI_LA": lambda: methods.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window="hann"),
-    "ADMM": lambda: methods.ADMM(MAGNITUDE, 3, verbose=0, window="hann"),
-    "phase_init": lambda: methods.phase_init(MAGNITUDE, window="hann"),
+    "griffin_lim": lambda: torch_specinv.griffin_lim(MAGNITUDE, 3, verbose=False, window="hann"),
+    "RTISI_LA": lambda: torch_specinv.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window="hann"),
+    "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window="hann"),
+    "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window="hann"),
     "single_pass": lambda: phase.single_pass(SETTINGS, MAGNITUDE.mT),
     "metrics": lambda: torch.stack(
         [
@@ -263,7 +263,7 @@ def test_a_target_that_autocast_has_made_coarse_is_named():
         target = torch.rand(8, 600) @ SAMPLES
         for call in (
             lambda: rtspecinv.lbfgs(target, lambda x: x, length=8),
-            lambda: methods.L_BFGS(target, lambda x: x, 8, verbose=0),
+            lambda: torch_specinv.L_BFGS(target, lambda x: x, 8, verbose=0),
         ):
             with pytest.raises(TypeError, match=r"(target|spec) has torch.bfloat16.*\.float\(\)"):
                 call()

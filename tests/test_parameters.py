@@ -20,7 +20,7 @@ from anything import MEL, N_FREQ, STFT, bounded
 from hand import hand_microphone, hand_sink
 
 import rtspecinv
-from rtspecinv import ArraySink, phase, updates
+from rtspecinv import ArraySink, phase, torch_specinv, updates
 from rtspecinv.live import Player, transforms
 
 pytestmark = [
@@ -231,8 +231,8 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "StreamingAnalysis": (rtspecinv.StreamingAnalysis, {"stft": STFT}),
     "magnitude_frames": (drained(rtspecinv.magnitude_frames), {"blocks": [SAMPLES], "stft": STFT}),
-    "griffin_lim": (
-        rtspecinv.griffin_lim,
+    "torch_specinv.griffin_lim": (
+        torch_specinv.griffin_lim,
         {
             "spec": MAGNITUDE,
             "max_iter": 1,
@@ -244,8 +244,8 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             **STFT_OF_TORCH,
         },
     ),
-    "ADMM": (
-        rtspecinv.ADMM,
+    "torch_specinv.ADMM": (
+        torch_specinv.ADMM,
         {
             "spec": MAGNITUDE,
             "max_iter": 1,
@@ -257,8 +257,8 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             **STFT_OF_TORCH,
         },
     ),
-    "RTISI_LA": (
-        rtspecinv.RTISI_LA,
+    "torch_specinv.RTISI_LA": (
+        torch_specinv.RTISI_LA,
         {
             "spec": MAGNITUDE,
             "look_ahead": 1,
@@ -269,8 +269,8 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             **STFT_OF_TORCH,
         },
     ),
-    "L_BFGS": (
-        rtspecinv.L_BFGS,
+    "torch_specinv.L_BFGS": (
+        torch_specinv.L_BFGS,
         {
             "spec": MAGNITUDE,
             "transform_fn": STFT.magnitude,
@@ -284,7 +284,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "max_iter": 1,
         },
     ),
-    "phase_init": (rtspecinv.phase_init, {"spec": MAGNITUDE, **STFT_OF_TORCH}),
+    "torch_specinv.phase_init": (torch_specinv.phase_init, {"spec": MAGNITUDE, **STFT_OF_TORCH}),
     "transforms.Stretch": (stretched, {"frames": FRAMES, "rate": 0.5, "memory": 8}),
     "transforms.Freeze": (of_frame(transforms.Freeze), {"on": True}),
     "transforms.Smear": (of_frame(transforms.Smear), {"amount": 0.5}),
@@ -368,9 +368,8 @@ ELSEWHERE = {
         "Sound",
         "presets",
         "metrics",
-        "speech",
         "engines",
-        "methods",
+        "torch_specinv",
     ),
     *("transforms.Transform", "updates.Update"),
     *("updates.of_pairs", "phase.Context", "phase.Start", "phase.Overlap", "phase.Zeros", "phase.Peaks"),
@@ -384,7 +383,7 @@ def public() -> Iterator[str]:
         value = getattr(rtspecinv, name)
         if not isinstance(value, ModuleType):
             yield name
-        elif name in ("transforms", "updates", "phase"):
+        elif name in ("transforms", "updates", "phase", "torch_specinv"):
             for inner, each in vars(value).items():
                 if getattr(each, "__module__", "") == value.__name__ and callable(each) and inner[0] != "_":
                     yield f"{name}.{inner}"

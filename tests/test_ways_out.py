@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 import rtspecinv
-from rtspecinv import ArraySink, listen, open_spectrogram
+from rtspecinv import ArraySink, listen, open_spectrogram, torch_specinv
 from rtspecinv.cli import main
 from rtspecinv.files.images import write_image
 from rtspecinv.measure.clip import render
@@ -47,7 +47,7 @@ def test_an_odd_n_fft_is_known_by_its_window(n_fft, name, given):
     settings = {"window": {"window": window}, "win_length": {"win_length": n_fft}}
     settings["both"] = settings["window"] | settings["win_length"]
     options = {} if name == "phase_init" else {"max_iter": 3, "verbose": False}
-    result = getattr(rtspecinv.methods, name)(spec, hop_length=hop_length, **settings[given], **options)
+    result = getattr(rtspecinv.torch_specinv, name)(spec, hop_length=hop_length, **settings[given], **options)
     if name == "phase_init":
         assert result.shape == spec.shape
         return
@@ -58,12 +58,12 @@ def test_an_odd_n_fft_is_known_by_its_window(n_fft, name, given):
 
 
 def test_a_window_of_another_length_is_told_what_to_say():
-    said = refused(rtspecinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(300))
+    said = refused(torch_specinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(300))
     win_length = int(re.search(r"pass win_length=(\d+)", said).group(1))
     window = torch.hann_window(300)
     options = {"hop_length": 64, "max_iter": 1, "verbose": False}
-    rtspecinv.griffin_lim(torch.rand(256, 9), window=window, win_length=win_length, **options)
-    said = refused(rtspecinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(600))
+    torch_specinv.griffin_lim(torch.rand(256, 9), window=window, win_length=win_length, **options)
+    said = refused(torch_specinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(600))
     assert "longer than n_fft=510, in which it must fit" in said
     assert "pass win_length" not in said
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_batch import sound
 
-import rtspecinv
-from rtspecinv import STFT, StreamingInverter, invert, methods
+from rtspecinv import STFT, StreamingInverter, invert, torch_specinv
 from rtspecinv.metrics import sc
 from rtspecinv.updates import ADMM, RTISI, GriffinLim
 
@@ -34,8 +33,7 @@ QUIET = {"verbose": False}
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures(name):
-    function = getattr(methods, name)
-    assert getattr(rtspecinv, name) is function
+    function = getattr(torch_specinv, name)
     bare = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
     assert str(inspect.Signature(bare)) == SIGNATURES[name]
 
@@ -43,14 +41,14 @@ def test_signatures(name):
 def test_each_is_what_is_behind_it():
     magnitude, stft = SPEC.abs(), STFT(256, 64, window=WINDOW)
     options = {"init": "peaks", "evaluate_every": 10, "tol": 1e-6}
-    fast = methods.griffin_lim(magnitude, 30, **QUIET, **KEYWORDS)
+    fast = torch_specinv.griffin_lim(magnitude, 30, **QUIET, **KEYWORDS)
     assert torch.equal(fast, invert(magnitude, stft, update="fgla", n_iter=30, **options))
-    plain = methods.griffin_lim(magnitude, 30, alpha=0, **QUIET, **KEYWORDS)
+    plain = torch_specinv.griffin_lim(magnitude, 30, alpha=0, **QUIET, **KEYWORDS)
     assert torch.equal(plain, invert(magnitude, stft, update="gla", n_iter=30, **options))
-    admm = methods.ADMM(magnitude, 30, rho=0.3, **QUIET, **KEYWORDS)
+    admm = torch_specinv.ADMM(magnitude, 30, rho=0.3, **QUIET, **KEYWORDS)
     assert torch.equal(admm, invert(magnitude, stft, update=ADMM(0.3), n_iter=30, **options))
     start = torch.polar(magnitude, torch.rand(magnitude.shape))
-    known = methods.griffin_lim(start, 4, **QUIET, **KEYWORDS)
+    known = torch_specinv.griffin_lim(start, 4, **QUIET, **KEYWORDS)
     assert torch.allclose(
         known, invert(magnitude, stft, update="fgla", n_iter=4, **(options | {"init": start})), atol=1e-5
     )
@@ -67,7 +65,7 @@ def test_rtisi_la_is_the_stream(look_ahead, asymmetric_window, win_length):
     k = (win_length - 1) // 64 if look_ahead == -1 else look_ahead
     inverter = StreamingInverter(stft, update=rule, look_ahead=k, revise=0, n_iter=4, batch_shape=(2,))
     expected = torch.cat([inverter.push_many(SPEC.abs()), inverter.flush()], -1)[:, inverter.latency :]
-    samples = methods.RTISI_LA(
+    samples = torch_specinv.RTISI_LA(
         SPEC.abs(),
         look_ahead,
         asymmetric_window,
@@ -86,7 +84,7 @@ def test_defaults_are_those_of_torch_stft():
     samples = sound(3000).float()
     with pytest.warns(UserWarning, match="window was not provided"):
         magnitude = torch.stft(samples, 128, return_complex=True).abs()
-    found = methods.griffin_lim(magnitude, 100, **QUIET)
+    found = torch_specinv.griffin_lim(magnitude, 100, **QUIET)
     assert found.shape == (2976,)
     assert sc(STFT(128, 32, window="rectangular").magnitude(found), magnitude) < -15
 
@@ -125,12 +123,12 @@ def test_every_setting_gives_finite_values_and_gradients(
         keywords["n_fft"] = n_fft  # the number of frequencies does not tell it from n_fft - 1
     for value in (spec.abs(), spec):
         calls = [
-            lambda v: methods.griffin_lim(v, 3, eva_iter=2, **QUIET, **keywords),
-            lambda v: methods.ADMM(v, 3, eva_iter=2, **QUIET, **keywords),
+            lambda v: torch_specinv.griffin_lim(v, 3, eva_iter=2, **QUIET, **keywords),
+            lambda v: torch_specinv.ADMM(v, 3, eva_iter=2, **QUIET, **keywords),
         ]
         if not value.is_complex():
-            calls.append(lambda v: methods.RTISI_LA(v, max_iter=2, **QUIET, **keywords))
-            started = methods.phase_init(value, **keywords)
+            calls.append(lambda v: torch_specinv.RTISI_LA(v, max_iter=2, **QUIET, **keywords))
+            started = torch_specinv.phase_init(value, **keywords)
             assert started.shape == value.shape
             assert torch.allclose(started.abs(), value, rtol=1e-4, atol=1e-5)
         for call in calls:
@@ -147,32 +145,32 @@ def test_every_setting_gives_finite_values_and_gradients(
 @pytest.mark.parametrize("n_fft", [32, 33])
 def test_two_sided_spectra_start_hermitian(n_fft):
     magnitude = STFT(n_fft, 8, onesided=False, dtype=torch.float64).magnitude(sound(600))
-    started = methods.phase_init(magnitude, hop_length=8, onesided=False)
+    started = torch_specinv.phase_init(magnitude, hop_length=8, onesided=False)
     positive, negative = started[1 : (n_fft + 1) // 2], started[-((n_fft - 1) // 2) :]
     assert torch.allclose(negative, positive.conj().flip(0), atol=1e-9)
 
 
-@pytest.mark.parametrize("call", [methods.griffin_lim, methods.RTISI_LA])
+@pytest.mark.parametrize("call", [torch_specinv.griffin_lim, torch_specinv.RTISI_LA])
 def test_gradients_are_right(call):
     samples = sound(40)
     spec = STFT(8, 2, window="rectangular", dtype=torch.float64).analyze(samples)[:, :8] + 0.2
-    value = (spec if call is methods.griffin_lim else spec.abs()).requires_grad_()
+    value = (spec if call is torch_specinv.griffin_lim else spec.abs()).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: call(v, max_iter=3, verbose=False), value)
 
 
 def test_unknown_keywords_get_a_suggestion():
     magnitude = SPEC.abs()
     for call, wrong, right in [
-        (methods.griffin_lim, "maxiter", "max_iter"),
-        (methods.griffin_lim, "hop_lenght", "hop_length"),
-        (methods.ADMM, "evaiter", "eva_iter"),
-        (methods.RTISI_LA, "lookahead", "look_ahead"),
-        (methods.phase_init, "hoplength", "hop_length"),
+        (torch_specinv.griffin_lim, "maxiter", "max_iter"),
+        (torch_specinv.griffin_lim, "hop_lenght", "hop_length"),
+        (torch_specinv.ADMM, "evaiter", "eva_iter"),
+        (torch_specinv.RTISI_LA, "lookahead", "look_ahead"),
+        (torch_specinv.phase_init, "hoplength", "hop_length"),
     ]:
         with pytest.raises(TypeError, match=f"{wrong}'.*did you mean {right}"):
             call(magnitude, **{wrong: 3})
     with pytest.raises(TypeError, match=r"maxiter'.*did you mean max_iter"):
-        methods.L_BFGS(magnitude, torch.abs, maxiter=3)
+        torch_specinv.L_BFGS(magnitude, torch.abs, maxiter=3)
 
 
 def test_bad_values_are_refused():
@@ -184,37 +182,37 @@ def test_bad_values_are_refused():
         ({"window": torch.ones(3)}, ValueError, "window"),
     ]:
         with pytest.raises(error, match=says):
-            methods.griffin_lim(magnitude, **QUIET, **options)
+            torch_specinv.griffin_lim(magnitude, **QUIET, **options)
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
-        methods.RTISI_LA(SPEC)
+        torch_specinv.RTISI_LA(SPEC)
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
-        methods.phase_init(SPEC)
+        torch_specinv.phase_init(SPEC)
     for bad, says in (
         (-magnitude, "Convert dB"),
         (magnitude[..., :0], "frames in it"),
         (magnitude * torch.nan, "nan"),
     ):
-        for call in (methods.phase_init, methods.RTISI_LA, methods.griffin_lim):
+        for call in (torch_specinv.phase_init, torch_specinv.RTISI_LA, torch_specinv.griffin_lim):
             with pytest.raises(ValueError, match=says):
                 call(bad)
     with pytest.raises(ValueError, match="look_ahead=-2"):
-        methods.RTISI_LA(magnitude, -2)
+        torch_specinv.RTISI_LA(magnitude, -2)
     with pytest.raises(TypeError, match="as_tensor"):
-        methods.griffin_lim(magnitude.tolist())
+        torch_specinv.griffin_lim(magnitude.tolist())
 
 
 @pytest.mark.parametrize("metric", ["sc", "snr", "ser", "SC"])
 def test_the_bar_shows_the_metric(metric, capsys):
     magnitude = SPEC.abs()[0]
-    methods.griffin_lim(magnitude, 20, metric=metric, tol=0, **KEYWORDS)
+    torch_specinv.griffin_lim(magnitude, 20, metric=metric, tol=0, **KEYWORDS)
     shown = capsys.readouterr().err
     assert "20/20" in shown
     assert f"{metric.lower()} " in shown
-    methods.RTISI_LA(magnitude, max_iter=1, **KEYWORDS)
+    torch_specinv.RTISI_LA(magnitude, max_iter=1, **KEYWORDS)
     assert "63/63" in capsys.readouterr().err
-    methods.L_BFGS(magnitude, STFT(256, 64).magnitude, outer_max_iter=2, eva_iter=1, metric=metric)
+    torch_specinv.L_BFGS(magnitude, STFT(256, 64).magnitude, outer_max_iter=2, eva_iter=1, metric=metric)
     assert "2/2" in capsys.readouterr().err
-    for call in (methods.griffin_lim, methods.ADMM, methods.RTISI_LA):
+    for call in (torch_specinv.griffin_lim, torch_specinv.ADMM, torch_specinv.RTISI_LA):
         call(magnitude, max_iter=1, verbose=False, **KEYWORDS)
     assert capsys.readouterr().err == ""
 
@@ -223,8 +221,8 @@ def test_without_tqdm_a_warning_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.warns(UserWarning, match=r'pip install "rtspecinv\[progress\]"'):
-        methods.griffin_lim(SPEC.abs()[0], 1, **KEYWORDS)
-    methods.griffin_lim(SPEC.abs()[0], 1, **QUIET, **KEYWORDS)
+        torch_specinv.griffin_lim(SPEC.abs()[0], 1, **KEYWORDS)
+    torch_specinv.griffin_lim(SPEC.abs()[0], 1, **QUIET, **KEYWORDS)
     with pytest.raises(ImportError, match="progress"):
         invert(SPEC.abs(), STFT(256, 64), n_iter=1, progress=True)
 
@@ -235,15 +233,17 @@ def test_l_bfgs_passes_its_keywords_on():
     def transform(samples):
         return STFT(256, 64).magnitude(samples)
 
-    found = methods.L_BFGS(target, transform, 4000, outer_max_iter=5, verbose=0, max_iter=4, history_size=5)
+    found = torch_specinv.L_BFGS(
+        target, transform, 4000, outer_max_iter=5, verbose=0, max_iter=4, history_size=5
+    )
     assert sc(transform(found), target) < -3
-    assert methods.L_BFGS(target, transform, (4000,), outer_max_iter=1, verbose=0).shape == (4000,)
+    assert torch_specinv.L_BFGS(target, transform, (4000,), outer_max_iter=1, verbose=0).shape == (4000,)
     start = torch.randn(4000)
     assert torch.allclose(
-        methods.L_BFGS(target, transform, init_x0=start, outer_max_iter=0, verbose=0), start
+        torch_specinv.L_BFGS(target, transform, init_x0=start, outer_max_iter=0, verbose=0), start
     )
 
 
 def test_silence_and_nothing():
-    assert (methods.griffin_lim(torch.zeros(129, 9), 3, **QUIET) == 0).all()
-    assert methods.RTISI_LA(torch.zeros(0, 129, 9), **QUIET).shape == (0, 512)
+    assert (torch_specinv.griffin_lim(torch.zeros(129, 9), 3, **QUIET) == 0).all()
+    assert torch_specinv.RTISI_LA(torch.zeros(0, 129, 9), **QUIET).shape == (0, 512)
