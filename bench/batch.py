@@ -351,8 +351,7 @@ def section_s(bench: Bench) -> str:
 def _streamed(magnitude: Tensor, options: dict[str, Any]) -> Tensor:
     """Spectrum of what a stream makes of `(n_freq, n_frames)`."""
     inverter = A.inverter(**options)
-    samples = torch.cat([inverter.push_many(magnitude), inverter.flush()])[inverter.latency :]
-    return STFT.analyze(samples)
+    return STFT.analyze(inverter.run(magnitude))
 
 
 def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:

@@ -55,7 +55,7 @@ def speech(clips: Clips) -> Clips:
 
 def live(mel: Tensor, **options: Any) -> Tensor:
     inverter = PRESET.inverter(**options)
-    return torch.cat([inverter.push_many(mel), inverter.flush()])[inverter.latency :]
+    return inverter.run(mel)
 
 
 def by_librosa(samples: Tensor, n_iter: int) -> Tensor:
@@ -170,7 +170,7 @@ def section_x(bench: Bench) -> str:
         inverter = rtspecinv.StreamingInverter(
             PRESET.stft, look_ahead=3, batch_shape=given.shape[:1], **({"update": "admm"} | options)
         )
-        found = torch.cat([inverter.push_many(given), inverter.flush()], -1)[..., inverter.latency :]
+        found = inverter.run(given)
         scores = torch.tensor(
             [protocol._speech_scores(x, y, A.sample_rate) for x, y in zip(found, clips.samples, strict=True)]
         )

@@ -118,7 +118,7 @@ def _to_length(samples: np.ndarray, rate: int) -> np.ndarray:
 def invert(configuration: Configuration, magnitude: Tensor, **options: Any) -> Tensor:
     """Samples `(*batch, n_samples)` of `(*batch, n_freq, n_frames)`, clips being streams of one inverter."""
     inverter = configuration.inverter(batch_shape=magnitude.shape[:-2], **options)
-    return torch.cat([inverter.push_many(magnitude), inverter.flush()], -1)[..., inverter.latency :]
+    return inverter.run(magnitude)
 
 
 def convergence(

@@ -381,8 +381,7 @@ def _start(
     """Spectrum to start from, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
         stream = start_stream(transform.stft, (len(target),), engine)
-        samples = torch.cat([stream.push_many(target.mT), stream.flush()], -1)
-        return transform.analyze(samples[:, stream.latency :][:, : transform.n_samples])
+        return transform.analyze(stream.run(target.mT)[:, : transform.n_samples])
     if init == "peaks":
         return single_pass(transform.stft, target)
     if init == "random":

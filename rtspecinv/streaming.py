@@ -209,6 +209,31 @@ class StreamingInverter(Checkpointed):
         samples = torch.cat([empty, *hops], -1)[..., :n_heard]
         return F.pad(samples, (0, owed - n_heard)) if owed > n_heard else samples
 
+    def run(self, magnitude: Tensor | Array, *, length: int | None = None) -> Tensor:
+        """Return the samples of a whole spectrogram: reset, push all frames, flush, drop the latency.
+
+        Args:
+            magnitude: `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
+            length: samples to return, such as those of the recording; default: what the frames cover.
+
+        Returns:
+            Samples `(*batch_shape, length)`, by default `(*batch_shape, self.length(n_frames))`.
+
+        Afterwards the stream is as new.
+
+        Raises:
+            ValueError, TypeError: as in `push`, before anything changes.
+        """
+        wanted = None if length is None else count(0, LONGEST_SOUND, length=length)
+        self._check_many(magnitude)
+        self.reset()
+        hops = self.push_many(magnitude)
+        owed = None if wanted is None else max(0, self.latency + wanted - hops.shape[-1])
+        return torch.cat([hops, self.flush(owed)], -1)[..., self.latency :][..., :wanted]
+
+    def _check_many(self, magnitude: Tensor | Array) -> None:
+        self._check(magnitude, 2)
+
     def reset(self, streams: Tensor | Array | None = None) -> None:
         """Make streams as new.
 

@@ -584,3 +584,35 @@ def test_complex_frames_give_the_same_bits_for_every_cut(engine, n_fft, hop_leng
         inverter = StreamingInverter(stft, look_ahead=1, batch_shape=batch, engine=engine)
         parts = [inverter.push_many(part) for part in spectrum.split(size, -1)]
         assert torch.equal(torch.cat([*parts, inverter.flush()], -1), expected)
+
+
+# --- A whole spectrogram at once ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+@pytest.mark.parametrize("length", [None, 0, 1, 1000, 5000])
+def test_run_pushes_all_flushes_and_drops_the_latency(batch_shape, length):
+    stft = STFT(64, 16)
+    magnitude = torch.rand(*batch_shape, stft.n_freq, 30, generator=torch.Generator().manual_seed(0))
+    inverter, other = (StreamingInverter(stft, batch_shape=batch_shape) for _ in range(2))
+    inverter.push(magnitude[..., 7])  # what was before is forgotten
+    samples = inverter.run(magnitude, length=length)
+    pushed = other.push_many(magnitude)
+    owed = None if length is None else max(0, other.latency + length - pushed.shape[-1])
+    expected = torch.cat([pushed, other.flush(owed)], -1)[..., other.latency :][..., :length]
+    assert torch.equal(samples, expected)
+    assert samples.shape == (*batch_shape, stft.length(30) if length is None else length)
+    assert torch.equal(inverter.run(magnitude, length=length), samples)
+
+
+def test_run_of_bad_frames_changes_nothing():
+    stft = STFT(64, 16)
+    magnitude = torch.rand(stft.n_freq, 30, generator=torch.Generator().manual_seed(0))
+    inverter, other = StreamingInverter(stft), StreamingInverter(stft)
+    for each in (inverter, other):
+        each.push_many(magnitude)
+    with pytest.raises(ValueError, match="< 0"):
+        inverter.run(-magnitude)
+    with pytest.raises(ValueError, match="length"):
+        inverter.run(magnitude, length=-1)
+    assert torch.equal(inverter.flush(), other.flush())

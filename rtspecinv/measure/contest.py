@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import rtspecinv
@@ -62,8 +61,7 @@ class Contestant:
 def _stream(look_ahead: int, **options: Any) -> Callable[[Task], Tensor]:
     def run(task: Task) -> Tensor:
         inverter = rtspecinv.StreamingInverter(task.stft, look_ahead=look_ahead, n_iter=8, **options)
-        hops = [inverter.push(frame) for frame in task.magnitude.unbind(-1)]
-        return torch.cat([*hops, inverter.flush()])[inverter.latency :][: task.n_samples]
+        return inverter.run(task.magnitude, length=task.n_samples)
 
     return run
 

@@ -304,6 +304,5 @@ def convergence(runner: Runner, setting: Setting, magnitude: Tensor, **options: 
     """
     inverter = runner.inverter(setting, *magnitude.shape[:-2], **options)
     given = magnitude.to(runner.device)
-    samples = torch.cat([inverter.push_many(given), inverter.flush()], -1)[..., inverter.latency :]
-    level = float(inner_convergence(inverter.stft.magnitude(samples), given).mean())
+    level = float(inner_convergence(inverter.stft.magnitude(inverter.run(given)), given).mean())
     return level if math.isfinite(level) else None

@@ -123,10 +123,7 @@ class Mel(Module):
             length = count(1, LONGEST_SOUND, length=length)
         look_ahead = self.config.stft(critical=True).look_back + 2
         stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
-        samples = torch.cat([stream.push_many(value), stream.flush()], -1)[..., stream.latency :]
-        if length is None:
-            return samples
-        return F.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
+        return stream.run(value, length=length)
 
     def _as_whole(self, samples: Tensor) -> Tensor:
         """Magnitudes of samples, which are pre-emphasised first."""

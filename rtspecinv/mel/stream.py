@@ -103,6 +103,9 @@ class MelInverter(StreamingInverter):
             return self.stft.window.new_zeros(*self.batch_shape, 0)
         return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
 
+    def _check_many(self, magnitude: Tensor | Array) -> None:
+        self._check_mel(magnitude, 2)
+
     @modeless
     def flush(self, n_samples: int | None = None) -> Tensor:
         """Return the samples that are still owed, then reset; see `StreamingInverter`."""
