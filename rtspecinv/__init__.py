@@ -1,4 +1,4 @@
-"""rtspecinv turns magnitude spectrograms into sound while they arrive.
+"""Phase retrieval in real time: turns magnitude and mel spectrograms into sound while they arrive.
 
     import rtspecinv
 
@@ -6,45 +6,9 @@
     inverter = rtspecinv.StreamingInverter(stft, look_ahead=3)
     hop = inverter.push(magnitude)              # (n_freq,) -> (hop_length,)
 
-The map of the package, each module using only those before it:
-
-    checks       what a parameter may be; masks: arrays with a mask
-    warning      warnings in the name of the caller's line
-    printable    text of files, fit to be shown; settings: parameters that come from a file
-    whole_files  files that are whole or absent
-    modes        the modes torch may be in, and how they are left
-    stft         STFT, its least-squares inverse and their parts
-    frames       FrameBuffer: the frames that may still change, the samples that may not
-    projections  to_magnitude, to_consistent
-    updates      the rules that combine the two projections: RAAR, GriffinLim, ADMM, ...
-    phase        starts of the newest frame: overlap, phase gradient, peaks, zeros
-    inputs       what counts as a magnitude
-    levels       how loud a result is, and what is said if it is too quiet
-    engines      how one frame is advanced
-    checkpoint   the state of a stream in a state_dict
-    streaming    StreamingInverter
-    batch        invert, invert_many: whole spectrograms, the stream being the start
-    blocks       invert_blocks: spectrograms of any length
-    descent      lbfgs: any differentiable transform
-    methods      torch_specinv's names: griffin_lim, RTISI_LA, ADMM, L_BFGS, phase_init
-    mel_config   MelConfig, Compression: what a mel spectrogram is; mel_bank: of magnitudes and back
-    mel_stream   MelInverter: push a mel frame, get a hop
-    mel          Mel: mel spectrograms of samples and back
-    mel_presets  presets: those of known models
-    diagnosis    diagnose: what an array looks like, in words; evidence, mel_fit: what that rests on
-    bounds       how much work a file may ask for
-    conventions  rows and scalings of other programs
-    metadata     what a file says about the spectrogram in it
-    scales       PictureScale: grey values for magnitudes; images: pictures in files
-    files        open_spectrogram; readers: one for every format
-    saving       save_spectrogram
-    listening    listen: hear samples, magnitudes or mel frames
-    analysis     magnitude_frames: of samples that come in blocks
-    transforms   what can be done to frames as they pass: stretch, freeze, pitch, formants, smear, gain
-    metrics      spectral_convergence, log_spectral_distance, inconsistency, sc, snr, ser
-    speech       pesq, estoi
-    audio        sinks, sources, play and Player: samples only
-    cli          the command line
+Public are the names in `__all__`, and those of the modules among them, as docs/api.md lists them: they change
+only with a new minor version and a line in CHANGELOG.md. Everything else may change at any time.
+docs/architecture.md says where things are and who imports whom.
 """
 
 from __future__ import annotations
