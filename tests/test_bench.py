@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 import rtspecinv
-from rtspecinv.cli import bench, main, names
+from rtspecinv.cli import _bench as bench
+from rtspecinv.cli import _names as names
+from rtspecinv.cli import main
 from rtspecinv.measure import c_reference, table, timing
 from rtspecinv.measure.clip import render
 from rtspecinv.measure.quality import EDGE_FRAMES
@@ -255,7 +257,7 @@ def test_what_the_library_logs_is_noted_and_details_on_a_terminal(monkeypatch, c
         log.info("compiled %s", "it")
         return "none"
 
-    monkeypatch.setattr("rtspecinv.cli.commands.device_table", table)
+    monkeypatch.setattr("rtspecinv.cli._devices.device_table", table)
     assert main(["devices"]) == 0
     details = "rtspecinv: compiled it\n" if on_terminal else ""
     assert capsys.readouterr().err == f"rtspecinv: compiling it\n{details}"

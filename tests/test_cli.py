@@ -21,7 +21,7 @@ from stage import workers
 import rtspecinv
 from rtspecinv.audio import SoundDeviceSink, read_audio
 from rtspecinv.cli import main
-from rtspecinv.cli.report import Report
+from rtspecinv.cli._report import Report
 from rtspecinv.live import Progress
 from rtspecinv.measure.clip import SAMPLE_RATE, pluck, render
 from rtspecinv.measure.plots import before_and_after
@@ -165,8 +165,8 @@ def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(SoundDeviceSink, "_start", start_connected)
     # All of it is queued before the device starts, so that a busy machine does not make the inverter late.
     patient = partial(SoundDeviceSink, queue_seconds=1, prefill_seconds=1)
-    monkeypatch.setattr("rtspecinv.cli.commands.SoundDeviceSink", patient)
-    monkeypatch.setattr("rtspecinv.cli.commands._QUEUE_SECONDS", 1)
+    monkeypatch.setattr("rtspecinv.cli._play.SoundDeviceSink", patient)
+    monkeypatch.setattr("rtspecinv.cli._play._QUEUE_SECONDS", 1)
     args = [str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "-d", jackd.DEVICE, "--latency", "low"]
     assert main(["play", *args, *FAST]) == 0
     written = read_audio(tmp_path / "b.wav")[0]
@@ -187,8 +187,8 @@ def test_clipping_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_progress_is_one_line_on_a_terminal_and_some_lines_elsewhere(capsys, monkeypatch, terminal):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    monkeypatch.setattr("rtspecinv.cli.report._LINE_SECONDS", 0)
-    monkeypatch.setattr("rtspecinv.cli.report._UPDATE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli._report._LINE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli._report._UPDATE_SECONDS", 0)
     with Report(65, 8000, latency_seconds=0.05) as report:
         for n_samples in (8000, 61 * 8000):
             report(Progress(1, n_samples, 0.1))
@@ -232,7 +232,7 @@ def test_a_second_ctrl_c_while_python_ends_is_not_told_of():
     code = (
         "import atexit, signal, sys\n"
         "from rtspecinv import cli\n"
-        "from rtspecinv.cli import program\n"
+        "from rtspecinv.cli import _program as program\n"
         "def run(argv): raise KeyboardInterrupt\n"
         "program.run = run\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -255,8 +255,8 @@ def test_ctrl_c_while_playing_closes_the_device(card, tmp_path, clip, monkeypatc
         if stats.n_frames >= 40:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("rtspecinv.cli.commands.SoundDeviceSink", Noted)
-    monkeypatch.setattr("rtspecinv.cli.view.View.show", interrupt)
+    monkeypatch.setattr("rtspecinv.cli._play.SoundDeviceSink", Noted)
+    monkeypatch.setattr("rtspecinv.cli._view.View.show", interrupt)
     soundfile.write(clip, tone(90000).T, jackd.SAMPLE_RATE)
     assert main(["play", str(clip), "-d", jackd.DEVICE, "-o", str(tmp_path / "b.wav"), *FAST]) == 130
     with pytest.raises(ValueError, match="closed"):

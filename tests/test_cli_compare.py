@@ -159,7 +159,7 @@ def test_page_holds_all_that_it_shows(report):
 
 def test_some_methods_without_extras(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rtspecinv.cli.page.PAGE_SECONDS", 0.25)
+    monkeypatch.setattr("rtspecinv.cli._page.PAGE_SECONDS", 0.25)
     soundfile.write("a.wav", render()[:12000], SAMPLE_RATE)
     for name in ("pesq", "pystoi"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -188,9 +188,9 @@ def test_some_methods_without_extras(tmp_path, capsys, monkeypatch):
 def test_missing_extra_is_said_first(tmp_path, capsys, monkeypatch, module, line):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    for name in ("rtspecinv.cli.page", "rtspecinv.measure.plots"):
+    for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr("rtspecinv.cli.page", raising=False)
+    monkeypatch.delattr("rtspecinv.cli._page", raising=False)
     soundfile.write("a.wav", render()[:12000], SAMPLE_RATE)
     assert main(["compare", "a.wav"]) == 1
     assert capsys.readouterr() == ("", f"rtspecinv: error: {line}\n")

@@ -16,7 +16,7 @@ import torch
 import rtspecinv
 from rtspecinv.audio import read_audio
 from rtspecinv.cli import main
-from rtspecinv.cli.names import METHODS
+from rtspecinv.cli._names import METHODS
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 STFT = rtspecinv.STFT(512, 128)
@@ -285,7 +285,7 @@ def test_a_bad_file_does_not_stop_the_others(folder, capsys):
 
 @pytest.mark.parametrize("with_tqdm", [True, False])
 def test_bar_on_a_terminal(folder, capsys, monkeypatch, with_tqdm):
-    monkeypatch.setattr("rtspecinv.cli.report.on_terminal", lambda: True)
+    monkeypatch.setattr("rtspecinv.cli._report.on_terminal", lambda: True)
     if not with_tqdm:
         monkeypatch.setitem(sys.modules, "tqdm", None)
     assert main([*QUICK, "in", "-o", "out"]) == 0

@@ -20,10 +20,10 @@ from stage import workers
 
 import rtspecinv
 from rtspecinv.audio import DeviceError, SoundDeviceSink, portaudio, read_audio
-from rtspecinv.cli import live as performing
+from rtspecinv.cli import _live as performing
+from rtspecinv.cli import _view as views
 from rtspecinv.cli import main
-from rtspecinv.cli import view as views
-from rtspecinv.cli.view import Meter, View, spectrum_rows
+from rtspecinv.cli._view import Meter, View, spectrum_rows
 from rtspecinv.live import PlayerStats
 from rtspecinv.live.pace import slowed
 from rtspecinv.live.transforms import Stretch
@@ -251,9 +251,9 @@ def test_play_at_another_rate_inverts_stretched_frames(tmp_path, rate):
 def shown(capsys, monkeypatch, n: int = 1, terminal: bool = True, **options) -> str:
     """What stderr gets from a view that is asked to show something `n` times."""
     monkeypatch.setattr(views, "on_terminal", lambda: terminal)
-    monkeypatch.setattr("rtspecinv.cli.report.on_terminal", lambda: terminal)
-    monkeypatch.setattr("rtspecinv.cli.report._LINE_SECONDS", 0)
-    monkeypatch.setattr("rtspecinv.cli.report._UPDATE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli._report.on_terminal", lambda: terminal)
+    monkeypatch.setattr("rtspecinv.cli._report._LINE_SECONDS", 0)
+    monkeypatch.setattr("rtspecinv.cli._report._UPDATE_SECONDS", 0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "60")
     stft = rtspecinv.STFT(1024, 256)
@@ -298,7 +298,7 @@ def test_without_rich_it_is_one_line_and_a_hint(capsys, monkeypatch):
 
 def test_it_is_due_ten_times_a_second(monkeypatch):
     now, n_shown = 100.0, 0
-    monkeypatch.setattr("rtspecinv.cli.view.time.monotonic", lambda: now)
+    monkeypatch.setattr("rtspecinv.cli._view.time.monotonic", lambda: now)
     view = View(rtspecinv.STFT(1024, 256), 22050)
     for _ in range(3000):
         if view.due:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import rtspecinv
-from rtspecinv.cli.parser import parser
+from rtspecinv.cli._parser import parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import jackd
 import pytest
 
-from rtspecinv.cli import doctor as clinic
+from rtspecinv.cli import _doctor as clinic
 from rtspecinv.cli import main
 
 
@@ -58,8 +58,8 @@ def test_what_playing_needs_is_named_and_the_status_is_1(tmp_path, module, error
     assert done.stdout.endswith("playing       does not work here: see above\n")
 
 
-def test_without_torch_every_other_command_says_so(tmp_path):
-    done = lacking("torch", "ImportError('no torch')", tmp_path, "devices")
+def test_without_torch_a_command_that_needs_it_says_so(tmp_path):
+    done = lacking("torch", "ImportError('no torch')", tmp_path, "demo", "--no-device")
     assert done.returncode == 1
     assert done.stderr == "rtspecinv: error: no torch; `rtspecinv doctor` says what is missing\n"
 

@@ -98,7 +98,7 @@ def test_what_is_missing_is_one_line_before_any_work(
         "m.npz", np.ones((33, 5), np.float32), rtspecinv.STFT(64, 16), sample_rate=8000
     )
     hide(monkeypatch, module)
-    for name in ("rtspecinv.cli.page", "rtspecinv.measure.plots"):  # imported when they are needed
+    for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):  # imported when they are needed
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.delattr(name, raising=False)
     before = {path.name for path in tmp_path.iterdir()}

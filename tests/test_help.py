@@ -9,7 +9,8 @@ import pytest
 
 import rtspecinv
 from rtspecinv.batch import BATCH_RULES
-from rtspecinv.cli import main, names
+from rtspecinv.cli import _names as names
+from rtspecinv.cli import main
 from rtspecinv.common.settings import SUFFIXES
 from rtspecinv.conventions import SCALINGS
 from rtspecinv.files.metadata import LAYOUTS

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import rtspecinv
 from rtspecinv import ArraySink, FileSink, Player, StreamingInverter, listen, play
 from rtspecinv.cli import main
-from rtspecinv.cli.names import METHODS
+from rtspecinv.cli._names import METHODS
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 CLIP = torch.from_numpy(render())[12000:]

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import rtspecinv
 from rtspecinv.cli import main
-from rtspecinv.cli.report import Outlet, note
+from rtspecinv.cli._report import Outlet, note
 from rtspecinv.common.printable import printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\u2066\udce9\r\n\0"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtspecinv.cli.parser import parser
+from rtspecinv.cli._parser import parser
 from rtspecinv.metrics import sc
 
 ROOT = Path(__file__).parent.parent

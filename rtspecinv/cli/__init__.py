@@ -1,4 +1,8 @@
-"""The command line `rtspecinv`; parser.py has all its subcommands."""
+"""The command line.
+
+`rtspecinv X` has its options in X.py, and what it does in _X.py, which is imported when it runs: `--help`
+needs neither torch nor numpy.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
     try:
-        from rtspecinv.cli.program import run  # which may be interrupted, too
+        from rtspecinv.cli._program import run  # which may be interrupted, too
 
         return run(argv)
     except KeyboardInterrupt:

@@ -1,133 +1,90 @@
-"""`rtspecinv bench`: what a push costs on this machine, how many streams keep up, and how good they are."""
+"""`rtspecinv bench`: its options."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
-import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 
-import numpy as np
-import torch
-from torch import Tensor
+from rtspecinv.cli import _names as names
+from rtspecinv.cli._options import file_name
 
-from rtspecinv.cli import names
-from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.report import Tally
-from rtspecinv.common.printable import printable
-from rtspecinv.common.threads import threads
-from rtspecinv.common.whole_files import write_json, write_whole
-from rtspecinv.inputs import iterations
-from rtspecinv.measure import c_reference, timing
-from rtspecinv.measure.clip import SAMPLE_RATE, render
-from rtspecinv.measure.machine import facts
-from rtspecinv.measure.quality import EDGE_FRAMES
-from rtspecinv.measure.recording import read_mono
-from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
-from rtspecinv.measure.timing import Limit, Record, Setting
-
-_ENGINE_WIDTH = 18
+RUNS = "_bench.bench"
+HELP = "measure what a push costs on this machine"
+DESCRIPTION = """\
+Push frames, and print how long that takes (µs: least, 50th, 95th and 99th percentile, largest),
+how many streams keep up, 99 of 100 pushes taking less than one hop, and how good the sound is.
+Engines take turns, after a warm-up that does not count."""
+EXAMPLE = "rtspecinv bench --engines all --n-iter 8,32 --json bench.json --plot bench.png"
 
 
-def bench(args: argparse.Namespace) -> None:
-    """Time pushes, print a table, and write the numbers and a plot if they are wanted."""
-    draw = _plot_if_wanted(args)
-    if args.device and args.device not in timing.devices():
-        raise ValueError(f"Parameter device={args.device!r} is not there: torch finds {timing.devices()}")
-    if not args.engines:
-        raise ValueError("Parameter engines is empty: leave it out, or name one")
-    for n_iter in args.n_iter:
-        iterations(n_iter=n_iter)
-    for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0)):
-        value = getattr(args, name)
-        if np.min(value) < least:
-            raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
-    if args.threads > (cores := os.cpu_count() or 1):
-        raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
-    n_pushes = math.ceil(args.pushes / names.QUICK) if args.quick else args.pushes
-    samples, rate, name = _recording(args)
-    settings = [
-        Setting(rate, n_fft, hop_length, look_ahead, n_iter)
-        for (n_fft, hop_length), look_ahead, n_iter in itertools.product(
-            args.transforms, args.look_ahead, args.n_iter
-        )
-    ]
-    magnitudes = {setting: _magnitude(setting, samples) for setting in settings}
-    with ExitStack() as stack:
-        stack.enter_context(threads(args.threads))
-        program = stack.enter_context(c_reference.built(args.c_reference)) if args.c_reference else None
-        on = (args.device,) if args.device else timing.devices()
-        runners = timing.runners(args.engines, on, settings[0])
-        many = settings if args.every else settings[:1]
-        plan = [(s, n) for s in settings for n in (args.streams if s in many else args.streams[:1])]
-        result = Result(name, facts())
-        tally = stack.enter_context(Tally(len(plan) + len(many) * len(runners), "setting"))
-        for found in measure(
-            plan, many, runners, magnitudes.__getitem__, result, n_pushes=n_pushes, program=program
-        ):
-            if isinstance(found, Limit):
-                tally.line(limit_text(found))
-            else:
-                _print(found, tally, first=len(result.records) == len(found))
-            tally.end()
-    print(f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on {name}")
-    if args.json:
-        write_json(args.json, result.numbers())
-        print(f"written       {printable(args.json)}")
-    if draw is not None:
-        content = draw(result.records)
-        write_whole(args.plot, lambda file: file.write(content))
-        print(f"written       {printable(args.plot)}")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `rtspecinv bench`."""
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        type=file_name,
+        nargs="?",
+        help=f"recording, the first {names.BENCH_SECONDS:g} seconds of which are inverted (default: the demo "
+        "clip)",
+    )
+    group = parser.add_argument_group("what is measured, lists being separated by commas")
+    group.add_argument(
+        "--engines",
+        metavar="A,B",
+        type=_words,
+        default=["auto"],
+        help=f"of {', '.join(names.ENGINES)}, or all (default: auto)",
+    )
+    group.add_argument(
+        "--device", choices=names.DEVICES, help="default: all there are that the engine can run on"
+    )
+    group.add_argument(
+        "--transforms", metavar="N/H,...", type=_transforms, default=[(1024, 256)],
+        help="n_fft/hop_length (default: 1024/256)",
+    )  # fmt: skip
+    for option, default, what in (
+        ("--look-ahead", [3], "future frames used before a frame is final"),
+        ("--n-iter", [8, 2, 4, 16, 32], "iterations per frame"),
+        ("--streams", [1, 4, 16], "streams in one inverter"),
+    ):
+        group.add_argument(
+            option, metavar="N,...", type=_counts, default=default,
+            help=f"{what} (default: {','.join(map(str, default))})",
+        )  # fmt: skip
+    group.add_argument(
+        "--every",
+        action="store_true",
+        help="measure every setting with every number of streams; otherwise, only the one that is made of "
+        "the first values of the lists, and the others with the first number of streams",
+    )
+    group = parser.add_argument_group("how")
+    group.add_argument("--threads", metavar="N", type=int, default=1, help="default: %(default)s")
+    group.add_argument(
+        "--pushes", metavar="N", type=int, default=2000, help="that are timed, of each (default: %(default)s)"
+    )
+    group.add_argument("--quick", action="store_true", help=f"{names.QUICK} times fewer pushes")
+    group.add_argument(
+        "--c-reference", metavar="FILE.c", type=file_name,
+        help="program to compare with: called with n_fft, hop_length, look_ahead and n_iter it prints the "
+        "microseconds of a push. It is compiled with FFTW and run",
+    )  # fmt: skip
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", metavar="FILE", type=file_name, help="write all numbers to FILE")
+    group.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        type=file_name,
+        help="draw cost against streams and quality against cost",
+    )
 
 
-def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:
-    """Complain of files that cannot be written before anything is measured."""
-    for path in filter(None, (args.json, args.plot)):
-        is_file_or_free = path.is_file() or not path.exists()
-        if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise OSError(f"{path} cannot be written: it must be a file in a folder that may be written to")
-        if args.audio is not None:
-            refuse_same_file(args.audio, path)
-    if args.json and args.json == args.plot:
-        raise ValueError(
-            f"Parameters json and plot are both {args.plot}: choose another name for one of them"
-        )
-    if args.plot is None:
-        return None
-    if args.plot.suffix.lower() != ".png":
-        raise ValueError(f"Parameter plot={str(args.plot)!r} does not end in .png")
-    from rtspecinv.measure.plots import push_plot  # needs the extra plot
-
-    return lambda records: push_plot(list(map(point, records)))
+def _words(text: str) -> list[str]:
+    return [word for word in (part.strip() for part in text.split(",")) if word]
 
 
-def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
-    if args.audio is None:
-        demo = torch.from_numpy(render()).float()
-        return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
-    return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
+def _counts(text: str) -> list[int]:
+    return list(dict.fromkeys(int(word) for word in text.split(",")))
 
 
-def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
-    stft = setting.stft()
-    needed = max(stft.n_needed, 3 * EDGE_FRAMES * stft.hop_length)
-    if len(samples) < needed:
-        raise ValueError(f"{len(samples)} samples are too few for n_fft={stft.n_fft}: {needed} are needed")
-    return stft.magnitude(samples)[None]
-
-
-def _print(records: Sequence[Record], tally: Tally, first: bool) -> None:
-    """Print rows, and what the columns are before the first ones."""
-    shown = [c for c in COLUMNS if c.title not in ("C", "least / C") or records[0].c_reference_us is not None]
-    lines = [[column.title for column in shown]] if first else []
-    for cells in [*lines, *([column.text(record) for column in shown] for record in records)]:
-        widths = (max(len(column.title), 7) for column in shown[1:])
-        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths, strict=True))
-        tally.line(" ".join([cells[0].ljust(_ENGINE_WIDTH), *rest]))
-
-
-def _machine(result: Result) -> str:
-    names = ("processor", "gpu", "threads", "commit")
-    return ", ".join(f"{name} {result.facts[name]}" for name in names if name in result.facts)
+def _transforms(text: str) -> list[tuple[int, int]]:
+    pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
+    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))

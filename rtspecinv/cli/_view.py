@@ -15,7 +15,7 @@ import torch
 
 import rtspecinv
 from rtspecinv.audio import Sink
-from rtspecinv.cli.report import StatusLine, clock, note, on_terminal
+from rtspecinv.cli._report import StatusLine, clock, note, on_terminal
 from rtspecinv.live import PlayerStats
 
 if TYPE_CHECKING:

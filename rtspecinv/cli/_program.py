@@ -15,9 +15,9 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from typing import Any
 
 from rtspecinv.cli import INTERRUPTED, say_interrupted
-from rtspecinv.cli.parser import parser
-from rtspecinv.cli.pipes import sound_to_standard_output
-from rtspecinv.cli.report import Outlet, kind_of, note, on_terminal, one_line
+from rtspecinv.cli._files import sound_to_standard_output
+from rtspecinv.cli._parser import parser
+from rtspecinv.cli._report import Outlet, kind_of, note, on_terminal, one_line
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -45,7 +45,7 @@ def _run(argv: Sequence[str] | None) -> int:
     with _safe_usage():
         args = parser().parse_args(argv)
     try:
-        subcommand = _load(args.module, args.command)
+        subcommand = _load(*args.runs.split("."))
         with (
             sound_to_standard_output(args),
             _terminated_cleanly(),
@@ -63,7 +63,7 @@ def _run(argv: Sequence[str] | None) -> int:
     return status or 0
 
 
-def _load(module: str, command: str) -> Callable[[argparse.Namespace], int | None]:
+def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
     """Import a subcommand, and torch with it.
 
     Raises:
@@ -72,7 +72,7 @@ def _load(module: str, command: str) -> Callable[[argparse.Namespace], int | Non
     with _left_at_once():
         try:
             subcommand: Callable[[argparse.Namespace], int | None] = getattr(
-                importlib.import_module(f"rtspecinv.cli.{module}"), command
+                importlib.import_module(f"rtspecinv.cli.{module}"), function
             )
         except Exception as error:
             raise ImportError(f"{error}; `rtspecinv doctor` says what is missing") from error

@@ -1,4 +1,4 @@
-"""Sound from and to pipes: `-`, `/dev/stdin`, `/dev/stdout`, named pipes."""
+"""Files of the command line, and pipes: `-`, `/dev/stdin`, `/dev/stdout`, named pipes."""
 
 from __future__ import annotations
 
@@ -99,3 +99,9 @@ def spectrogram_file(path: Path) -> Iterator[Path]:
             while part := source.read(2**20):
                 file.write(part)
         yield copy
+
+
+def refuse_same_file(source: Path, output: Path) -> None:
+    """Raise `ValueError` if the output is the input."""
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"{printable(output)} is the input: choose another name for the output")

@@ -1,4 +1,4 @@
-"""The subcommands that play files: `play`, `demo`, and `devices`, and the stream that `invert` has too."""
+"""What `rtspecinv play` does: an audio file's magnitudes, inverted as a stream, to a device and a file."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import DeviceError, FileSink, Sink, SoundDeviceSink, TeeSink, device_table, read_audio
-from rtspecinv.cli.live import perform, print_performance
-from rtspecinv.cli.names import STRETCH_RATES
-from rtspecinv.cli.pipes import is_standard_output, named, sound_input
-from rtspecinv.cli.report import Report, note
-from rtspecinv.cli.transfer import (
-    Outcome,
+from rtspecinv.audio import DeviceError, Sink, SoundDeviceSink, TeeSink
+from rtspecinv.cli._files import is_standard_output, named, refuse_same_file, sound_input
+from rtspecinv.cli._names import STRETCH_RATES
+from rtspecinv.cli._playing import perform, print_performance
+from rtspecinv.cli._report import note
+from rtspecinv.cli._transfer import (
     Source,
     inverter_of,
     print_convergence,
-    print_source,
+    print_stream,
+    stream,
     transfer,
 )
-from rtspecinv.cli.view import View
-from rtspecinv.common.printable import printable
+from rtspecinv.cli._view import View
 from rtspecinv.live import Player, PlayerStats, Progress
-from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 _NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
 _QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost
@@ -112,7 +109,7 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
 
     outcome = transfer(source, run, view, output=args.output, device=device)
     assert stats is not None
-    _print_source(source, inverter, stats.n_samples)
+    print_stream(source, inverter, stats.n_samples)
     if stats.n_held:
         print("convergence   not to be had: frames came late, and others were made up for them")
     else:
@@ -120,47 +117,6 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
     print_performance(stats, view, device)
     if args.output is not None:
         print(f"written       {named(args.output)}")
-
-
-def demo(args: argparse.Namespace) -> None:
-    """Play and write a clip rendered by code, and draw its spectrograms before and after."""
-    folder: Path = args.output
-    folder.mkdir(parents=True, exist_ok=True)
-    original, inverted, picture = (
-        folder / name for name in ("original.wav", "inverted.wav", "spectrograms.png")
-    )
-    with FileSink(original, SAMPLE_RATE) as sink:
-        sink.write(render())
-    print(f"written       {printable(original)}")
-    args.audio, args.output, args.mono, args.rate, args.raw = original, inverted, True, 1.0, None
-    play(args)
-    try:
-        from rtspecinv.measure.plots import before_and_after
-    except ImportError as error:
-        note(f"{error}; no picture drawn")
-        return
-    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
-    first, second = (torch.from_numpy(read_audio(path)[0][0]) for path in (original, inverted))
-    before_and_after(
-        picture,
-        stft.magnitude(first),
-        stft.magnitude(second),
-        sample_rate=SAMPLE_RATE,
-        hop_length=stft.hop_length,
-        samples=(first, second),
-    )
-    print(f"written       {printable(picture)}")
-
-
-def devices(args: argparse.Namespace) -> None:
-    """List the sound devices."""
-    print(device_table())
-
-
-def refuse_same_file(source: Path, output: Path) -> None:
-    """Raise `ValueError` if the output is the input."""
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"{printable(output)} is the input: choose another name for the output")
 
 
 @contextmanager
@@ -179,26 +135,3 @@ def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSin
         return
     with sink:
         yield sink
-
-
-def stream(args: argparse.Namespace, source: Source, output: Path) -> Outcome:
-    """Invert `source` frame by frame into `output`, and say how it went."""
-    inverter, rate = inverter_of(args, source.stft, source.channels), source.sample_rate
-    report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate)
-    outcome = transfer(
-        source,
-        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=report),
-        report,
-        output=output,
-    )
-    _print_source(source, inverter, outcome.progress.n_samples)
-    print_convergence(outcome)
-    report.print_summary(outcome.progress)
-    print(f"written       {named(output)}")
-    return outcome
-
-
-def _print_source(source: Source, inverter: rtspecinv.StreamingInverter, n_samples: int) -> None:
-    print_source(source, n_samples, f"look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations")
-    milliseconds = 1000 * inverter.latency / source.sample_rate
-    print(f"latency       {milliseconds:.1f} ms ({inverter.latency} samples) in the inverter")

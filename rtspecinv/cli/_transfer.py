@@ -13,9 +13,9 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Sink, SoundDeviceSink, TeeSink
-from rtspecinv.cli.pipes import sound_output
-from rtspecinv.cli.report import Report
-from rtspecinv.cli.view import View
+from rtspecinv.cli._files import named, sound_output
+from rtspecinv.cli._report import Report
+from rtspecinv.cli._view import View
 from rtspecinv.common.threads import one_thread
 from rtspecinv.live import Progress
 from rtspecinv.live.stream import Length
@@ -105,3 +105,26 @@ def print_convergence(outcome: Outcome) -> None:
     known = not math.isnan(outcome.convergence)
     convergence = f"{outcome.convergence:.1f} dB" if known else "not to be had: silent or too short;"
     print(f"convergence   {convergence} spectral convergence against the input")
+
+
+def stream(args: argparse.Namespace, source: Source, output: Path) -> Outcome:
+    """Invert `source` frame by frame into `output`, and say how it went."""
+    inverter, rate = inverter_of(args, source.stft, source.channels), source.sample_rate
+    report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate)
+    outcome = transfer(
+        source,
+        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=report),
+        report,
+        output=output,
+    )
+    print_stream(source, inverter, outcome.progress.n_samples)
+    print_convergence(outcome)
+    report.print_summary(outcome.progress)
+    print(f"written       {named(output)}")
+    return outcome
+
+
+def print_stream(source: Source, inverter: rtspecinv.StreamingInverter, n_samples: int) -> None:
+    print_source(source, n_samples, f"look-ahead {inverter.look_ahead} frames, {inverter.n_iter} iterations")
+    milliseconds = 1000 * inverter.latency / source.sample_rate
+    print(f"latency       {milliseconds:.1f} ms ({inverter.latency} samples) in the inverter")

@@ -1,4 +1,4 @@
-"""`rtspecinv image` and `rtspecinv picture`: pictures into sound, and sound into pictures."""
+"""What `rtspecinv image` does: pictures into sound."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import AudioReader, read_audio
-from rtspecinv.cli import names
-from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.pipes import named, sound_output
+from rtspecinv.cli import _names as names
+from rtspecinv.cli._files import named, sound_output
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
 from rtspecinv.files.bounds import check_frames
-from rtspecinv.files.images import MOST_PIXELS, Levels, read_image, resize_columns
+from rtspecinv.files.images import Levels, read_image, resize_columns
 from rtspecinv.files.metadata import LENGTH, MEL, understand
 from rtspecinv.files.picture_scale import MOST_VALUES, PictureScale, number
 
@@ -152,43 +150,6 @@ def _gain(magnitude: Tensor, stft: rtspecinv.STFT) -> float:
     """
     energy = 2 * float(magnitude.square().sum(-2).max()) / stft.n_fft / stft.scale**2
     return LOUDEST_RMS / math.sqrt(energy / float(stft.window.square().sum()))
-
-
-def picture(args: argparse.Namespace) -> None:
-    """Draw the magnitudes of an audio file as a picture that `image` can play."""
-    refuse_same_file(args.audio, args.output)
-    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
-    height = stft.n_freq if args.height is None else args.height
-    n_frames = stft.count_frames(AudioReader(args.audio).n_samples)
-    if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
-        raise ValueError(
-            f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "
-            "use a larger --hop-length, or a part of it"
-        )
-    samples, rate = read_audio(args.audio)
-    magnitude = stft.magnitude(torch.from_numpy(samples.mean(0)))
-    white = float(magnitude.max())
-    if not white:
-        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to see")
-    scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
-    rtspecinv.save_spectrogram(
-        args.output,
-        magnitude,
-        stft,
-        sample_rate=rate,
-        length=samples.shape[-1],
-        scale=scale,
-        height=height,
-        bits=args.bits,
-    )
-    back = torch.from_numpy(scale.magnitude(read_image(args.output)[0]))
-    print(
-        f"drawn         {magnitude.shape[-1]} x {height} pixels of {args.bits} bits; {scale.lowest:g} to "
-        f"{scale.highest:g} Hz, {scale.scale}, {scale.range_db:g} dB"
-    )
-    convergence = float(rtspecinv.metrics.spectral_convergence(back, magnitude))
-    print(f"round trip    {convergence:.1f} dB spectral convergence of the picture alone")
-    print(f"written       {printable(args.output)}")
 
 
 def _print_convergence(samples: Tensor, magnitude: Tensor, stft: rtspecinv.STFT) -> None:

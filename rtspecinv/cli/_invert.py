@@ -1,4 +1,4 @@
-"""`rtspecinv invert`: magnitudes into sound, one file or a folder of them."""
+"""What `rtspecinv invert` does: magnitudes into sound, one file or a folder of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from torch import Tensor
 
 import rtspecinv
 from rtspecinv.audio import FileSink, Sink
-from rtspecinv.cli import names
-from rtspecinv.cli.commands import refuse_same_file, stream
-from rtspecinv.cli.pipes import is_standard_output, named, sound_output, spectrogram_file
-from rtspecinv.cli.report import Report, Tally, kind_of, on_terminal, one_line
-from rtspecinv.cli.transfer import (
+from rtspecinv.cli import _names as names
+from rtspecinv.cli._files import is_standard_output, named, refuse_same_file, sound_output, spectrogram_file
+from rtspecinv.cli._report import Report, Tally, kind_of, on_terminal, one_line
+from rtspecinv.cli._transfer import (
     STREAM_OPTIONS,
     Outcome,
     Run,
@@ -27,6 +26,7 @@ from rtspecinv.cli.transfer import (
     inverter_of,
     print_convergence,
     print_source,
+    stream,
     transfer,
 )
 from rtspecinv.common.printable import printable

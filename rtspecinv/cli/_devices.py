@@ -1,0 +1,12 @@
+"""What `rtspecinv devices` does."""
+
+from __future__ import annotations
+
+import argparse
+
+from rtspecinv.audio import device_table
+
+
+def devices(args: argparse.Namespace) -> None:
+    """List the sound devices."""
+    print(device_table())

@@ -1,0 +1,230 @@
+"""What `rtspecinv live` does: from a microphone to the speakers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext, suppress
+
+import torch
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.audio import DeviceError, FileSink, Microphone, Recording, SoundDeviceSink, TeeSink, one_device
+from rtspecinv.cli._files import named, sound_output
+from rtspecinv.cli._names import STRETCH_RATES
+from rtspecinv.cli._playing import perform, print_performance
+from rtspecinv.cli._transfer import inverter_of
+from rtspecinv.cli._view import View
+from rtspecinv.common.checks import count
+from rtspecinv.common.threads import one_thread
+from rtspecinv.live import Player
+from rtspecinv.live.pace import Pace, slowed
+from rtspecinv.live.transforms import Freeze, Pitch
+
+_BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
+_MOST_SEMITONES = 36.0
+_MOST_SECONDS = 1e7  # that it may run: 100 days
+_WARM_UP = 8  # pushes before sound is wanted: the first ones are slow
+
+
+def live(args: argparse.Namespace) -> None:
+    """Play what the inverter makes of a microphone's magnitudes, until Ctrl-C."""
+    _check(args)
+    stft = rtspecinv.STFT(args.n_fft, args.hop_length)
+    inverter = inverter_of(args, stft, channels=1)
+    failure: DeviceError | SystemExit | None = None
+    with one_thread(), ExitStack() as devices:
+        microphone, sink = _open(args, stft, devices)
+        with _file(args, microphone.sample_rate) as file:
+            try:
+                _play(args, inverter, microphone, sink, file)
+            except (DeviceError, SystemExit) as error:  # what was heard until then stays in the file
+                failure = error
+                sink.abort()
+    if args.output:
+        print(f"written       {named(args.output)}")
+    if failure is not None:
+        raise failure
+
+
+def _open(
+    args: argparse.Namespace, stft: rtspecinv.STFT, devices: ExitStack
+) -> tuple[Recording, SoundDeviceSink]:
+    """Open one stream for microphone and speakers where they are one device, or else one for each."""
+
+    def speakers(rate: int, device: int | str | None, input_channels: int = 0) -> SoundDeviceSink:
+        queue_seconds = _queue_seconds(args, stft, rate)
+        sink = SoundDeviceSink(
+            rate,
+            device=device,
+            latency=args.latency,
+            prefill_seconds=queue_seconds,
+            queue_seconds=4 * queue_seconds,
+            input_channels=input_channels,
+        )
+        return devices.enter_context(sink)
+
+    both = None if args.two_streams else one_device(args.input, args.device)
+    if both is not None:
+        with suppress(DeviceError):  # some devices do not do both at once
+            sink = speakers(args.sample_rate or round(both["default_samplerate"]), both["index"], 1)
+            return sink.microphone, sink
+    microphone = Microphone(args.sample_rate, device=args.input, latency=args.latency)
+    devices.enter_context(microphone)
+    return microphone, speakers(microphone.sample_rate, args.device)
+
+
+def _queue_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
+    """What is to be in the queue right after a hop was written."""
+    queue_seconds: float = args.queue + stft.hop_length / rate
+    return queue_seconds
+
+
+def _wanted_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
+    """What is to be in the queue when a frame comes; at half of it the player makes one up."""
+    wanted_seconds: float = max(args.queue, stft.hop_length / rate / 2)
+    return wanted_seconds
+
+
+def _play(
+    args: argparse.Namespace,
+    inverter: rtspecinv.StreamingInverter,
+    microphone: Recording,
+    sink: SoundDeviceSink,
+    file: FileSink | None,
+) -> None:
+    stft, rate = inverter.stft, microphone.sample_rate
+    hop_seconds = stft.hop_length / rate
+    view = View(stft, rate, before_seconds=lambda: stft.padding / rate + microphone.latency_seconds)
+    _print_start(args, inverter, microphone, sink)
+    _warm_up(inverter)
+    player = Player(
+        inverter,
+        TeeSink(view.meter, *filter(None, [file]), sink),
+        full="drop_oldest",  # what is late stays late no longer than this
+        late="hold",
+        max_frames=2 + int(args.queue / hop_seconds),
+        queue_seconds=_queue_seconds(args, stft, rate),
+        reserve_seconds=_wanted_seconds(args, stft, rate) / 2,
+    )
+    try:
+        with player, view:
+            perform(_frames(args, microphone, stft, sink, view), player, view)
+    except KeyboardInterrupt:
+        pass  # which is how one leaves
+    stats = player.stats
+    print(f"played        {stats.n_samples / rate:.2f} s")
+    print_performance(stats, view, sink)
+
+
+def _check(args: argparse.Namespace) -> None:
+    least = STRETCH_RATES[0]
+    if not least <= args.stretch <= 1:
+        raise ValueError(
+            f"--stretch {args.stretch:g} is not from {least:g} to 1: what a microphone hears can be slowed "
+            "down, not hurried; for a file, `rtspecinv play --rate`"
+        )
+    for option, low, high, unit in (
+        ("queue", 0, 2, "seconds"),
+        ("pitch", -_MOST_SEMITONES, _MOST_SEMITONES, "semitones"),
+        ("freeze", 0, _MOST_SECONDS, "seconds"),
+        ("seconds", 0, _MOST_SECONDS, "seconds"),
+    ):
+        value = getattr(args, option)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{option} {value:g} is not from {low:g} to {high:g} {unit}")
+    if args.sample_rate is not None:
+        count(1, sample_rate=args.sample_rate)
+    if args.seconds == 0:
+        raise ValueError("--seconds 0 is not over 0")
+
+
+def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:
+    return FileSink(sound_output(args.output), rate) if args.output else nullcontext()
+
+
+def _print_start(
+    args: argparse.Namespace,
+    inverter: rtspecinv.StreamingInverter,
+    microphone: Recording,
+    sink: SoundDeviceSink,
+) -> None:
+    rate, stft = microphone.sample_rate, inverter.stft
+    parts = {
+        "analysis": stft.padding / rate,
+        "inverter": inverter.latency / rate,
+        "queue": args.queue,
+        "device": microphone.latency_seconds + sink.latency_seconds,
+    }
+    each = " + ".join(f"{1000 * seconds:.1f} {name}" for name, seconds in parts.items())
+    resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
+    untold = "" if parts["device"] else ", and the device's periods, which it does not tell before it plays"
+    print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}{untold}")
+    streams = "two, for microphone and for speakers"
+    if not isinstance(microphone, Microphone):
+        streams = "one for microphone and speakers"
+    print(f"streams       {streams}")
+    setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
+    print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
+    print("headphones    wear some, or the microphone hears the speakers and it howls")
+    print(f"keys          {'Enter holds the sound and lets it go, ' if _has_keys() else ''}Ctrl-C ends")
+    sys.stdout.flush()
+
+
+def _warm_up(inverter: rtspecinv.StreamingInverter) -> None:
+    silence = inverter.stft.window.new_zeros(1, inverter.stft.n_freq)
+    for _ in range(_WARM_UP):
+        inverter.push(silence)
+
+
+def _frames(
+    args: argparse.Namespace,
+    microphone: Recording,
+    stft: rtspecinv.STFT,
+    sink: SoundDeviceSink,
+    view: View,
+) -> Iterator[Tensor]:
+    """Frames `(1, n_freq)` of the microphone, as the command line and the keys want them."""
+    rate = microphone.sample_rate / stft.hop_length  # frames in a second
+    freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
+    freeze_at = None if args.freeze is None else round(args.freeze * rate)
+    end = None if args.seconds is None else round(args.seconds * rate)
+    wanted_seconds = _wanted_seconds(args, stft, microphone.sample_rate)
+    pace = Pace(microphone, sink, wanted_seconds, stft.hop_length)
+    frames = rtspecinv.magnitude_frames(pace.blocks(), stft)
+    for n, frame in enumerate(slowed(frames, args.stretch, round(_BEHIND_SECONDS * rate))):
+        if n == end:
+            return
+        if n == freeze_at or _enter_pressed():
+            freeze.on = not freeze.on
+            view.remark = "   held" if freeze.on else ""
+        takes_frame = pace.takes_frame()
+        view.n_skipped = pace.n_skipped
+        if not takes_frame:
+            continue
+        if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
+            frame = torch.zeros_like(frame)
+        yield pitch(freeze(frame))
+
+
+def _has_keys() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _enter_pressed() -> bool:
+    """Whether Enter was pressed since this was last asked."""
+    if not _has_keys():
+        return False
+    try:
+        import msvcrt
+    except ImportError:
+        import select
+
+        pressed = bool(select.select([sys.stdin], [], [], 0)[0])
+        return pressed and bool(sys.stdin.readline())
+    pressed = False
+    while msvcrt.kbhit():  # type: ignore[attr-defined,unused-ignore]
+        pressed = msvcrt.getwch() == "\r"  # type: ignore[attr-defined,unused-ignore]
+    return pressed

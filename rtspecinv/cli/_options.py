@@ -1,0 +1,126 @@
+"""Options that several subcommands share, and values of options from the texts that they are given as."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+
+from rtspecinv.cli import _names as names
+
+
+def raw_format(text: str) -> tuple[int, int]:
+    """Parse "RATE" or "RATE:CHANNELS"."""
+    rate, colon, channels = text.partition(":")
+    if not (rate.isdecimal() and int(rate) and (not colon or (channels.isdecimal() and int(channels)))):
+        raise argparse.ArgumentTypeError(f"{text!r} is not RATE or RATE:CHANNELS, such as 22050 or 48000:2")
+    return int(rate), int(channels or 1)
+
+
+def file_name(text: str) -> Path:
+    """Parse the name of a file or folder; an empty one is a variable that nobody has set, not this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
+    return Path(text)
+
+
+def preset(text: str) -> str:
+    """Name of a preset or of a file that has a configuration."""
+    if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
+        return text
+    near = difflib.get_close_matches(text, names.PRESETS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names.PRESETS)}"
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no preset and no {' or '.join(names.CONFIG_FILES)} file; {hint}"
+    )
+
+
+def device(text: str) -> int | str:
+    """Parse a number or a name."""
+    return int(text) if text.isdecimal() else text
+
+
+def latency(text: str) -> float | str:
+    """Parse "low", "high" or seconds."""
+    return text if text in ("low", "high") else float(text)
+
+
+def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Options of what pixels mean; without a default, what the picture says comes first."""
+    group = parser.add_argument_group("pixels")
+    group.add_argument(
+        "--scale",
+        choices=names.PICTURE_SCALES,
+        default=default,
+        help="of frequency over the rows (default: linear)",
+    )
+    group.add_argument("--fmin", metavar="HZ", type=float, help="of the lowest row (default: 0; log: 20)")
+    group.add_argument("--fmax", metavar="HZ", type=float, help="of the highest row (default: half the rate)")
+    group.add_argument(
+        "--range",
+        metavar="DB",
+        type=float,
+        default=default and names.RANGE_DB,
+        help=f"from white down to black (default: {names.RANGE_DB:g})",
+    )
+
+
+def add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:
+    group = parser.add_argument_group("spectrogram")
+    known = "default: %(default)s" if n_fft else "default: what the file says or its shape suggests"
+    group.add_argument("--n-fft", metavar="N", type=int, default=n_fft, help=f"samples in a frame ({known})")
+    known = "default: %(default)s" if hop_length else "default: what the file says, else n_fft / 4"
+    group.add_argument(
+        "--hop-length",
+        metavar="N",
+        type=int,
+        default=hop_length,
+        help=f"samples from one frame to the next ({known})",
+    )
+
+
+def add_inverter_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("inversion")
+    add_stream_options(group)
+    group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
+
+
+def add_stream_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
+    group.add_argument("--init", metavar="NAME", help=f"start of the newest frame: {', '.join(names.STARTS)}")
+    group.add_argument(
+        "--look-ahead",
+        metavar="K",
+        type=int,
+        help="future frames used before a frame is final; more is later",
+    )
+    group.add_argument(
+        "--revise",
+        metavar="R",
+        type=int,
+        help="final frames still revised until they are heard; more is slower",
+    )
+
+
+def add_device_options(
+    parser: argparse.ArgumentParser, default_latency: str = "high"
+) -> argparse._ArgumentGroup:
+    group = parser.add_argument_group("sound device")
+    group.add_argument(
+        "-d",
+        "--device",
+        metavar="DEVICE",
+        type=device,
+        help="number or part of a name, see `rtspecinv devices`",
+    )
+    group.add_argument(
+        "--latency",
+        type=latency,
+        default=default_latency,
+        help="the device's buffering: low, high or seconds (default: %(default)s)",
+    )
+    return group
+
+
+def add_no_device(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")

@@ -1,0 +1,82 @@
+"""`rtspecinv invert`: its options."""
+
+from __future__ import annotations
+
+import argparse
+
+from rtspecinv.cli import _names as names
+from rtspecinv.cli import _options as options
+from rtspecinv.cli._options import file_name, preset
+
+RUNS = "_invert.invert"
+HELP = "invert a file of magnitudes, or a folder of them"
+DESCRIPTION = """\
+Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames)
+or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft, hop_length and
+n_samples, the length of the sound, are used. Two-sided magnitudes have n_fft rows; with n_fft / 2
+the row at the Nyquist frequency is missing, and is 0: --n-fft says which.
+
+If SPECTROGRAM is a folder, every such file in it and below (but hidden ones) becomes a sound
+file of the same name in the folder OUTPUT. What is there already is finished and skipped; a
+file that cannot be inverted does not stop the others.
+
+Memory does not grow with the number of frames, except for lbfgs."""
+EXAMPLE = "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `rtspecinv invert`."""
+    parser.add_argument(
+        "spectrogram", metavar="SPECTROGRAM", type=file_name, help="file, folder, or - for .npy or .npz"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        type=file_name,
+        required=True,
+        help="sound file: .wav, .flac or .ogg; - for WAV to standard output; or folder",
+    )
+    parser.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
+    parser.add_argument(
+        "--layout",
+        choices=names.LAYOUTS,
+        help="order of the last two axes (default: what the file says, else freq-time)",
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="MODEL",
+        type=preset,
+        help="what mel frames are, if the file does not say it: a .json or .toml file of a MelConfig, or one "
+        f"of {', '.join(names.PRESETS)}",
+    )
+    parser.add_argument(
+        "--array", metavar="NAME", help="of the files' arrays (default: the only one, or else magnitude)"
+    )
+    parser.add_argument(
+        "--scaling",
+        choices=names.SCALINGS,
+        help="of magnitudes of scipy, which is undone: scipy.signal.stft has spectrum and psd, ShortTimeFFT "
+        "magnitude and psd",
+    )
+    parser.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
+    parser.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
+    options.add_stft_options(parser, n_fft=None, hop_length=None)
+    group = parser.add_argument_group("inversion")
+    group.add_argument(
+        "--method",
+        choices=names.METHODS,
+        default=names.METHODS[0],
+        help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
+        "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
+        "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s). Mel "
+        "frames are inverted as a stream, or by lbfgs if that is given",
+    )
+    group.add_argument(
+        "--n-iter",
+        metavar="N",
+        type=int,
+        help="stream: sweeps over the open frames at each frame (default: 8). The others: iterations over "
+        f"all frames (default: {names.BATCH_ITERATIONS}). More is slower",
+    )
+    options.add_stream_options(parser.add_argument_group("inversion with --method stream"))
