@@ -12,7 +12,7 @@ A frame is *committed* when its first hop of samples is heard. The rest of it is
     samples       heard  |    hop    |   may still change ...
 
 `committed` holds what the frames of the buffer cannot change: first what was heard, then the overlap-added
-remains of frames that left the buffer unheard. A batch run is the same buffer with every frame open.
+remains of frames that left the buffer unheard. A batch run has no buffer: see `engines.batch`.
 """
 
 from __future__ import annotations
