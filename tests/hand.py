@@ -227,11 +227,11 @@ def by_hand(module: types.ModuleType, backend: str, opener):
 
 def hand_sink(*arguments, backend="callback", **options) -> tuple[SoundDeviceSink, HandStream]:
     sink = by_hand(device, backend, lambda: SoundDeviceSink(*arguments, backend=backend, **options))
-    stream = sink._ring.stream
+    stream = sink._device.ring.stream
     if isinstance(backend, str) and backend == "callback":
-        sink._ring.claim = Count(stream)
-        if sink._ring.capture is not None:
-            sink._ring.capture.count = Count(stream)
+        sink._device.ring.claim = Count(stream)
+        if sink._device.ring.capture is not None:
+            sink._device.ring.capture.count = Count(stream)
     return sink, stream
 
 

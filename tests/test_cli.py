@@ -20,6 +20,7 @@ from stage import workers
 
 import rtspecinv
 from rtspecinv.audio import SoundDeviceSink, read_audio
+from rtspecinv.audio.device import Device
 from rtspecinv.cli import main
 from rtspecinv.cli._report import Report
 from rtspecinv.live import Progress
@@ -155,14 +156,14 @@ def test_device_that_was_asked_for_must_exist(tmp_path, clip, capsys, monkeypatc
 def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(40000).T, jackd.SAMPLE_RATE)
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
-    start = SoundDeviceSink._start
+    start = Device.start
 
-    def start_connected(sink):
-        if not sink._running:
+    def start_connected(device):
+        if not device.running:
             recorder.connect()
-        start(sink)
+        start(device)
 
-    monkeypatch.setattr(SoundDeviceSink, "_start", start_connected)
+    monkeypatch.setattr(Device, "start", start_connected)
     # All of it is queued before the device starts, so that a busy machine does not make the inverter late.
     patient = partial(SoundDeviceSink, queue_seconds=1, prefill_seconds=1)
     monkeypatch.setattr("rtspecinv.cli._play.SoundDeviceSink", patient)

@@ -13,7 +13,7 @@ from hand import FADE, RATE, hand_sink, noise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import device
+from rtspecinv.audio import device_sink
 
 BACKENDS = pytest.mark.parametrize("backend", ["callback", "rtmixer"])
 STEPS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=30)
@@ -197,11 +197,11 @@ def test_a_gap_makes_the_next_prefill_longer_up_to_half_the_queue():
         for _ in range(40):
             stream.ask(10)
     assert latencies == sorted(latencies)
-    assert sink._prefill == 200
+    assert sink._timeline.prefill == 200
 
 
 def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     samples = noise(2, 400)
     for _ in range(20):  # through the ring many times
@@ -219,15 +219,15 @@ def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
 
 @pytest.mark.parametrize("n_left", [0, 30, 200])
 def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, queue_seconds=0.02, prefill_seconds=0)
     sink.write(noise(10))
     stream.ask(50)
-    length = len(sink._ring.samples)
-    while sink._ring.claimed < length - n_left:
-        stream.ask(min(50, length - n_left - sink._ring.claimed))
+    length = len(sink._device.ring.samples)
+    while sink._device.ring.claimed < length - n_left:
+        stream.ask(min(50, length - n_left - sink._device.ring.claimed))
     stopped, stop = [], stream.stop
-    monkeypatch.setattr(stream, "stop", lambda: stopped.append(sink._ring.claimed) or stop())
+    monkeypatch.setattr(stream, "stop", lambda: stopped.append(sink._device.ring.claimed) or stop())
     sink.write(noise(10, seed=1))
     assert stopped == ([length - n_left] if n_left < 50 else [])  # within a block of the end
     heard = stream.ask(100)[0]
@@ -239,7 +239,7 @@ def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left
 @pytest.mark.parametrize("n_before", range(15))
 def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatch, backend, n_before):
     """As when the program is held up for seconds in the middle of a write, wherever that is."""
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
     for n_early in (0, 50, 1000, 1500, 2048, 5000):
@@ -249,7 +249,7 @@ def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatc
         sink.write(written)
         sink.start()
         while sink.queued:
-            assert not sink._ring.exhausted
+            assert not sink._device.ring.exhausted
             stream.ask(50)
         heard = np.concatenate(stream.heard, -1)[0]
         np.testing.assert_array_equal(heard[np.isin(heard, written)], written)
@@ -270,7 +270,7 @@ def still_plays(sink, stream):
 @pytest.mark.parametrize("cut", ["clear", "abort"])
 @pytest.mark.parametrize("n_before", range(12))
 def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backend, cut, n_before):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(90))
     stream.ask(20)
@@ -283,7 +283,7 @@ def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backe
 
 @pytest.mark.parametrize("n_before", range(2))
 def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_before):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
     stream.ask(700)  # so much that the next write lends it again
@@ -292,7 +292,7 @@ def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_befo
         sink.write(noise(60, seed=1))
     for _ in range(2 * RATE // 50):
         stream.ask(50)
-        assert stream.actions or sink._ring.exhausted
+        assert stream.actions or sink._device.ring.exhausted
     still_plays(sink, stream)
 
 

@@ -135,7 +135,7 @@ def test_clear_cuts_within_a_block_without_a_click(card, tmp_path, backend):
         while sink.queued > 30000:
             time.sleep(0.001)
         sink.clear()
-        taken = 40000 - sink._end
+        taken = 40000 - sink._timeline.end
         assert sink.queued == 0
         sink.write(samples)
     recorded = np.trim_zeros(recorder.stop()[0])

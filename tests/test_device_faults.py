@@ -67,7 +67,7 @@ def test_the_resamplers_delay_is_part_of_the_latency(at_2000_hz):
         sink.write(np.zeros(10, np.float32))
     sink.clear()
     assert sink.latency_seconds == pytest.approx(0.01)
-    assert sink._prefill >= 2000 + sink._resampler.longest_delay > 2000
+    assert sink._timeline.prefill >= 2000 + sink._resampler.longest_delay > 2000
 
 
 def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch):
@@ -82,7 +82,7 @@ def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch)
 def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
     sink, stream = hand_sink(100, prefill_seconds=0)
     sink.write(noise(5))
-    sink._ring.samples = None
+    sink._device.ring.samples = None
     with pytest.raises(StopIteration):
         stream.ask(5)
     with pytest.raises(DeviceError, match="NoneType"):
@@ -189,7 +189,7 @@ def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkey
     monkeypatch.setitem(sys.modules, "rtmixer", None)
     with pytest.raises(ImportError, match=r'pip install "rtspecinv\[live\]"'):
         SoundDeviceSink(100, backend="rtmixer")
-    assert isinstance(SoundDeviceSink(100)._ring.stream, HandStream)
+    assert isinstance(SoundDeviceSink(100)._device.ring.stream, HandStream)
 
 
 def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):

@@ -18,7 +18,15 @@ from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_microphone, hand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv.audio import DeviceError, Microphone, Recording, SoundDeviceSink, capture, device, portaudio
+from rtspecinv.audio import (
+    DeviceError,
+    Microphone,
+    Recording,
+    SoundDeviceSink,
+    capture,
+    device_sink,
+    portaudio,
+)
 from rtspecinv.audio import microphone as microphones
 
 BACKENDS = pytest.mark.parametrize("backend", ["callback", "rtmixer"])
@@ -30,6 +38,7 @@ def alone(backend: str, channels: int = 2, **options) -> tuple[Recording, HandSt
 
 def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
+    stream.sink = sink
     return sink.microphone, stream
 
 
@@ -174,7 +183,7 @@ def test_a_device_that_does_not_start_is_a_clear_error(opened, backend, monkeypa
 def test_an_error_while_recording_in_a_callback_surfaces(monkeypatch):
     sink, stream = hand_sink(RATE, input_channels=1)
     sink.microphone._begin()
-    sink._ring.capture.samples = None
+    sink._device.ring.capture.samples = None
     with pytest.raises(StopIteration):
         stream.ask(5)
     with pytest.raises(DeviceError, match="NoneType"):
@@ -195,7 +204,7 @@ def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, stops,
         next(taken)
     monkeypatch.setattr(stream, "close", lambda **_: closers.append(threading.current_thread().name))
     with bounded():
-        microphone.close() if opened is alone else microphone._sink.abort()
+        microphone.close() if opened is alone else stream.sink.abort()
     assert closers == ["close"]  # not this thread, which might wait for minutes
 
 
@@ -229,7 +238,7 @@ def test_what_is_recorded_and_played_keep_one_time(backend, lengths):
 
 @BACKENDS
 def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     microphone = sink.microphone
     microphone._begin()
@@ -287,7 +296,7 @@ def test_only_a_device_that_is_there_is_waited_for_when_it_is_closed(backend, gi
 
 @BACKENDS
 def test_a_device_that_nobody_looked_after_is_started_anew(backend, monkeypatch):
-    monkeypatch.setattr(device, "_RING_SECONDS", 1)
+    monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     monkeypatch.setattr(capture, "_UNREAD_SECONDS", 1)
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     microphone, starts = sink.microphone, []

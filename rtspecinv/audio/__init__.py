@@ -4,7 +4,7 @@ Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns th
 Sound libraries are imported when a device or a file is opened, not before.
 """
 
-from rtspecinv.audio.device import SoundDeviceSink
+from rtspecinv.audio.device_sink import SoundDeviceSink
 from rtspecinv.audio.microphone import Microphone, Recording
 from rtspecinv.audio.portaudio import DeviceError, device_table, one_device
 from rtspecinv.audio.sinks import ArraySink, FileSink, Sink, TeeSink

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio.capture import QUEUE_SECONDS, Capture, new_capture
+from rtspecinv.audio.device import Device
 from rtspecinv.audio.portaudio import (
     HIGHEST_RATE,
     Watchdog,
@@ -29,6 +30,7 @@ from rtspecinv.audio.portaudio import (
     undisturbed,
 )
 from rtspecinv.audio.sinks import Block
+from rtspecinv.audio.timeline import Timeline
 
 _POLL_SECONDS = 0.001
 _PAUSE_SECONDS = 1.0  # a device that gives nothing for so long is closed with care
@@ -181,3 +183,44 @@ class Microphone(Recording):
                 return True
             time.sleep(_POLL_SECONDS)
         return False
+
+
+class DuplexMicrophone(Recording):
+    """What the device of a sink records while it plays.
+
+    Args:
+        device: the stream of both.
+        capture: what it records.
+        timeline: what it plays.
+    """
+
+    def __init__(self, device: Device, capture: Capture, timeline: Timeline) -> None:
+        super().__init__(device.rate, capture, device.ring.stream)
+        self._device, self._timeline = device, timeline
+
+    def _begin(self) -> None:
+        device = self._device
+        with device.lock:
+            device.check()
+            if not self._closed and not device.recording:
+                self._capture.clear()
+                device.recording = True
+                device.start()
+
+    def _take(self) -> Block | None:
+        device = self._device
+        with device.lock:
+            if self._closed or device.closed:
+                return None
+            device.check()
+            device.recycle(len(device.ring.samples) // 4)
+            device.start()  # if nobody has written or taken anything for so long that it came to its end
+            return self._capture.read()
+
+    def _end(self) -> None:
+        device = self._device
+        with device.lock:
+            self._capture.clear()
+            device.recording = False
+            if device.running and not self._timeline.sounding and not device.gone:
+                device.stop()

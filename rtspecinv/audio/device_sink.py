@@ -1,0 +1,268 @@
+"""Sink that plays samples through a sound device."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from rtspecinv.audio.device import Device
+from rtspecinv.audio.microphone import DuplexMicrophone, Recording
+from rtspecinv.audio.portaudio import MOST_CHANNELS, DeviceError, queue_of, rate_of, stream_options
+from rtspecinv.audio.resample import Resampler
+from rtspecinv.audio.sinks import Block, Sink, as_block
+from rtspecinv.audio.timeline import Timeline
+from rtspecinv.common.checks import count, finite
+
+_RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
+
+
+class SoundDeviceSink(Sink):
+    """Plays samples through a sound device as they are written: exactly these, one after another.
+
+    sample_rate: in Hz; if the device refuses it, soxr resamples to the device's own.
+    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
+    latency: the device's own output buffering: `"low"`, `"high"` or seconds.
+    queue_seconds: how much may wait to be played; `write` waits while that is full.
+    prefill_seconds: how much must be queued before the device starts, and how far behind the device sound
+        goes on after a gap; it doubles with every gap, up to half of the queue.
+    block_length: samples the device takes at once, 0 leaves it to the device.
+    backend: `"rtmixer"` copies to the device in C and is not held up by a busy interpreter, `"callback"`
+        copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
+    input_channels: if there are any, the stream is a duplex one: what the device records meanwhile is given
+        by `microphone`, at the same pace as it plays where `device` is one for both. There is no resampling.
+
+    Written samples are never changed. Where sound begins or ends other than in silence, 5 ms are put before
+    or after it in which its first or last sample is faded in or out, so that nothing clicks. A gap because
+    the writer is late is thus faded, too, counted in `underflows`, and delays what follows by its length.
+
+    Any thread may write, one at a time; `clear`, `abort` and the attributes may be used from others.
+    In asyncio: `await asyncio.to_thread(sink.write, samples)`, or `sink.write(samples)` itself where
+    `sink.room` says that it will not wait.
+
+    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from `write` and
+    `drain` if the device stops.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        channels: int = 1,
+        *,
+        device: int | str | None = None,
+        latency: float | str = "high",
+        queue_seconds: float = 0.5,
+        prefill_seconds: float = 0.05,
+        block_length: int = 0,
+        backend: str = "auto",
+        input_channels: int = 0,
+    ) -> None:
+        self.sample_rate = sample_rate = rate_of(sample_rate)
+        queue_seconds = queue_of(sample_rate, queue_seconds)
+        prefill_seconds = finite(0, prefill_seconds=prefill_seconds)
+        if prefill_seconds > queue_seconds:
+            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
+        input_channels = count(0, MOST_CHANNELS, input_channels=input_channels)
+        options = stream_options(device, channels, latency, block_length)
+        self.channels: int = options["channels"]
+        self._device = Device(
+            sample_rate,
+            options,
+            ring_seconds=queue_seconds + _RING_SECONDS,
+            backend=backend,
+            input_channels=input_channels,
+        )
+        self._resampler = None if self.device_rate == sample_rate else self._open_resampler()
+        delay = 0 if self._resampler is None else self._resampler.longest_delay
+        self._timeline = Timeline(
+            self._device,
+            queue_length=max(1, round(queue_seconds * self.device_rate)) + delay,
+            prefill=max(1, round(prefill_seconds * self.device_rate)) + delay,
+        )
+        self._clears = 0
+        self._microphone: Recording | None = None
+        if self._device.ring.capture is not None:
+            self._microphone = DuplexMicrophone(self._device, self._device.ring.capture, self._timeline)
+
+    def _open_resampler(self) -> Resampler:
+        try:
+            return Resampler(self.sample_rate, self.device_rate, self.channels)
+        except BaseException as error:
+            self._device.ring.stream.close()
+            if isinstance(error, ImportError):
+                raise DeviceError(f"The device plays only at {self.device_rate} Hz. {error}") from error
+            raise
+
+    # -- what there is to know -----------------------------------------------------------------------------
+
+    @property
+    def device_rate(self) -> int:
+        """Rate in Hz at which the device plays."""
+        return self._device.rate
+
+    @property
+    def _held(self) -> int:
+        """Samples that the resampler has not given yet, at the device's rate."""
+        return self._resampler.delay if self._resampler is not None else 0
+
+    @property
+    def queued(self) -> int:
+        """Samples written but not yet taken by the device."""
+        with self._device.lock:
+            return round((self._timeline.waiting + self._held) * self.sample_rate / self.device_rate)
+
+    @property
+    def room(self) -> int:
+        """Samples that `write` takes without waiting."""
+        with self._device.lock:
+            return max(0, (self._timeline.room - self._held) * self.sample_rate // self.device_rate)
+
+    @property
+    def latency_seconds(self) -> float:
+        """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers.
+
+        Of these it knows what the device tells, and that they hold a block.
+        """
+        with self._device.lock:
+            return (self._timeline.ahead + self._held) / self.device_rate + self._device.latency_seconds
+
+    @property
+    def underflows(self) -> int:
+        """Gaps: the writer was late and sound followed, or the device says that it was served late."""
+        return self._counted().underflows
+
+    @property
+    def underflow_samples(self) -> int:
+        """Samples of silence and fades in the gaps, at the device's rate."""
+        return self._timeline.underflow_samples
+
+    @property
+    def late_blocks(self) -> int:
+        """How many of the underflows the device told about: it was served late, or lost sound by itself."""
+        return self._counted().late_blocks
+
+    @property
+    def underflow_seconds(self) -> tuple[float, ...]:
+        """When each underflow began (the last 10000): seconds that the device had played since it opened."""
+        with self._device.lock:
+            self._timeline.count_late_blocks()
+            return tuple(self._timeline.underflow_seconds)
+
+    def _counted(self) -> Timeline:
+        with self._device.lock:
+            self._timeline.count_late_blocks()
+        return self._timeline
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def write(self, samples: npt.ArrayLike) -> None:
+        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile forgets the rest of them."""
+        block = as_block(samples, self.channels).T  # (n_samples, channels)
+        with self._device.lock:
+            self._device.check()
+            clears = self._clears
+            if self._resampler is not None:
+                block = self._resampler.push(block)
+        self._enqueue(block, clears)
+
+    def _enqueue(self, block: Block, clears: int) -> None:
+        timeline = self._timeline
+        while len(block):
+            with self._device.lock:
+                if clears != self._clears:
+                    return
+                self._device.check()
+                now, block = np.split(block, [max(0, timeline.room)])
+                if len(now):
+                    timeline.place(now)
+                    if timeline.is_prefilled:
+                        self._device.start()
+            if len(block):
+                self._device.wait(
+                    partial(self._missing_room, min(len(block), (timeline.queue_length + 1) // 2))
+                )
+
+    def _missing_room(self, n_samples: int) -> int:
+        return n_samples - self._timeline.room
+
+    # -- starting, waiting, stopping -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the device begin with what is queued, although that is less than its prefill."""
+        with self._device.lock:
+            self._device.check()
+            if self._timeline.sounding:
+                self._device.start()
+
+    def drain(self) -> None:
+        """Wait until everything written has been played; the device then rests until the next `write`.
+
+        While its microphone records, it plays silence instead.
+        """
+        device, timeline = self._device, self._timeline
+        with device.lock:
+            device.check()
+            clears = self._clears
+            rest = self._resampler.flush() if self._resampler is not None else None
+        if rest is not None:
+            self._enqueue(rest, clears)
+        self.start()
+        if device.running:
+            device.wait(lambda: timeline.used - device.ring.claimed)
+            with device.lock:
+                timeline.count_late_blocks()
+                timeline.sounding = False
+                if not device.recording:
+                    device.stop()
+
+    def clear(self) -> None:
+        """Fade out within one block of the device and forget what is queued; the device stays open."""
+        with self._device.lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._clears += 1
+        if self._resampler is not None:
+            self._resampler.clear()
+        self._timeline.fade_out()
+
+    def close(self) -> None:
+        """Play what is queued and close the device."""
+        if not self._device.closed:
+            try:
+                self.drain()
+            finally:
+                self.abort()
+
+    def abort(self) -> None:
+        """Fade out within one block of the device, forget what is queued and close the device."""
+        device, timeline = self._device, self._timeline
+        if device.closed:
+            return
+        try:
+            with device.lock:
+                self._clear()
+                device.closed = True
+            give_up = time.monotonic() + 0.25
+            while device.running and device.ring.claimed < timeline.end and time.monotonic() < give_up:
+                time.sleep(0.002)
+        finally:
+            with device.lock:
+                device.closed = True
+                device.close(timeline.end)
+
+    # -- recording -----------------------------------------------------------------------------------------
+
+    @property
+    def microphone(self) -> Recording:
+        """What the device records; raises `ValueError` without `input_channels`.
+
+        The device starts when it is iterated, whatever the prefill; where there is no sound it plays silence.
+        """
+        if self._microphone is None:
+            raise ValueError(
+                "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)!"
+            )
+        return self._microphone
