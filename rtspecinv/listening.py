@@ -410,7 +410,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warn(f"{error}; the sound is in {path}")
+        warn(f"{error}; the sound is in {printable(path)}")
         return FileSink(path, rate, channels)
 
 

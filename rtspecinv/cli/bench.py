@@ -72,7 +72,10 @@ def bench(args: argparse.Namespace) -> None:
             else:
                 _print(found, tally, first=len(result.records) == len(found))
             tally.end()
-    print(f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on {name}")
+    print(
+        f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on "
+        f"{printable(name)}"
+    )
     if args.json:
         write_json(args.json, result.numbers())
         print(f"written       {printable(args.json)}")
@@ -87,17 +90,19 @@ def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], by
     for path in filter(None, (args.json, args.plot)):
         is_file_or_free = path.is_file() or not path.exists()
         if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise OSError(f"{path} cannot be written: it must be a file in a folder that may be written to")
+            raise OSError(
+                f"{printable(path)} cannot be written: it must be a file in a folder that may be written to"
+            )
         if args.audio is not None:
             refuse_same_file(args.audio, path)
     if args.json and args.json == args.plot:
         raise ValueError(
-            f"Parameters json and plot are both {args.plot}: choose another name for one of them"
+            f"Parameters json and plot are both {printable(args.plot)}: choose another name for one of them"
         )
     if args.plot is None:
         return None
     if args.plot.suffix.lower() != ".png":
-        raise ValueError(f"Parameter plot={str(args.plot)!r} does not end in .png")
+        raise ValueError(f"{printable(args.plot)} does not end in .png, as a plot must: give --plot FILE.png")
     from rtspecinv.measure.plots import push_plot  # needs the extra plot
 
     return lambda records: push_plot(list(map(point, records)))

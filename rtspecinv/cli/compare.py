@@ -79,7 +79,7 @@ def _contest(args: argparse.Namespace) -> Contest:
         raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
-        raise NotADirectoryError(f"{args.output} is a file: the report needs a folder")
+        raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")
     mono, rate = read_mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
     if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):
