@@ -205,6 +205,34 @@ def test_sound_is_no_spectrogram(tmp_path, capsys):
     assert "`rtspecinv play` and `listen` play sound" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["play", "picture", "compare", "bench"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors", ".h5", ".csv", ".png"])
+def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_path, capsys, suffix, command):
+    path, sound = tmp_path / f"a{suffix}", tmp_path / "a.wav"
+    values = rtspecinv.STFT(64, 16).magnitude(CLIP).numpy()
+    if suffix == ".npy":
+        np.save(path, values)
+    elif suffix == ".csv":
+        np.savetxt(path, values)
+    elif suffix == ".h5":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    elif suffix == ".png":
+        write_image(path, values[::-1] / values.max(), {})
+    else:
+        several(path, {"magnitude": values})
+    needs = {"picture": ["-o", str(tmp_path / "b.png")], "compare": ["-o", str(tmp_path / "report")]}
+    assert main([command, str(path), *needs.get(command, [])]) == 1
+    said = capsys.readouterr().err
+    way = re.search(r"`rtspecinv (\w+)`", said).group(1)
+    options = ["--seconds", "0.5"] if re.search(r"with --seconds", said) else ["--sample-rate", "22050"]
+    if (code := re.search(r"(numpy\.save\('x\.npy', (.*)\)), of which", said)) is not None:
+        loaded = values if suffix == ".h5" else eval(code.group(2), {"numpy": np, "path": path})
+        path = tmp_path / "x.npy"
+        np.save(path, loaded)
+    assert main([way, str(path), "-o", str(sound), "--n-iter", "1", *options]) == 0
+    assert rtspecinv.read_audio(sound)[0].any()
+
+
 # -- samples that lie otherwise ------------------------------------------------------------------------------
 
 

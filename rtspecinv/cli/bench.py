@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
+from rtspecinv.cli.pipes import sound_file
 from rtspecinv.cli.report import Tally
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import threads
@@ -112,6 +113,7 @@ def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
     if args.audio is None:
         demo = torch.from_numpy(render()).float()
         return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
+    sound_file(args.audio)  # or it says what to do with the file
     return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
 
 

@@ -14,6 +14,7 @@ import rtspecinv
 from rtspecinv.audio import FileSink
 from rtspecinv.audio._soundfile import soundfile
 from rtspecinv.cli.commands import refuse_same_file
+from rtspecinv.cli.pipes import sound_file
 from rtspecinv.cli.report import Tally, note
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
@@ -80,6 +81,7 @@ def _contest(args: argparse.Namespace) -> Contest:
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
         raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")
+    sound_file(args.audio)  # or it says what to do with the file
     mono, rate = read_mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
     if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):

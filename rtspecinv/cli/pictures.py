@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import rtspecinv
-from rtspecinv.audio import AudioReader, read_audio
+from rtspecinv.audio import read_audio
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
-from rtspecinv.cli.pipes import named, sound_output
+from rtspecinv.cli.pipes import named, sound_file, sound_output
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
 from rtspecinv.files.bounds import check_frames
@@ -159,7 +159,7 @@ def picture(args: argparse.Namespace) -> None:
     refuse_same_file(args.audio, args.output)
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     height = stft.n_freq if args.height is None else args.height
-    n_frames = stft.count_frames(AudioReader(args.audio).n_samples)
+    n_frames = stft.count_frames(sound_file(args.audio).n_samples)
     if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
         raise ValueError(
             f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "

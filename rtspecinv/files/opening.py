@@ -333,6 +333,22 @@ def no_spectrogram(path: Path) -> ValueError:
     return ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}: {way_out}")
 
 
+def no_sound(path: Path) -> ValueError:
+    """Error for a file that is not sound where sound is expected, with the command that makes sound of it."""
+    suffix = path.suffix.lower()
+    name, load = printable(path), LOADERS.get(suffix)
+    if load is not None:
+        return ValueError(
+            f"{name} holds arrays, not sound: write one with numpy.save('x.npy', {load}), of which "
+            "`rtspecinv invert` makes sound if it is a spectrogram"
+        )
+    if suffix in ARRAYS:
+        return ValueError(f"{name} holds arrays, not sound: `rtspecinv invert` makes sound of spectrograms")
+    if suffix in (*IMAGES, *PHOTOS):
+        return ValueError(f"{name} is a picture, not sound: `rtspecinv image` with --seconds S plays any")
+    return ValueError(f"{name} is not audio: expected a WAV, FLAC, OGG or MP3 file")
+
+
 def _checked_bands(found: Spectrogram) -> Spectrogram:
     mel = found.mel
     for name in ("sample_rate", "hop_length", "n_fft") if mel is not None else ():
