@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from rtspecinv.common.checks import choice, count, finite, real, unknown_name
 
 STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
-_LONGEST_LATENCY = 60.0  # seconds
+LONGEST_LATENCY = 60.0  # seconds
 _LONGEST_QUEUE = 1e7  # seconds
-_LATENCIES = ("low", "high")
+LATENCIES = ("low", "high")
 HIGHEST_RATE = 2**31 - 1  # Hz
 MOST_CHANNELS = 1024
 _LONGEST_BLOCK = 2**24  # samples
@@ -76,10 +76,10 @@ def stream_options(
     """Return the options of a stream of sounddevice; raises `ValueError` for what no device can have."""
     if device is not None and not isinstance(device, str):
         device = count(device=device)
-    if not (isinstance(latency, str) and latency in _LATENCIES):
+    if not (isinstance(latency, str) and latency in LATENCIES):
         if math.isnan(real(latency)):
-            raise unknown_name("latency", latency, (*_LATENCIES, "seconds"))
-        latency = finite(0, _LONGEST_LATENCY, latency=latency)
+            raise unknown_name("latency", latency, (*LATENCIES, "seconds"))
+        latency = finite(0, LONGEST_LATENCY, latency=latency)
     return {
         "device": device,
         "channels": count(1, MOST_CHANNELS, channels=channels),
@@ -106,7 +106,7 @@ def stream_seconds(stream: Any, is_output: bool) -> float:
     """
     told = stream.latency
     seconds = float(told[is_output] if isinstance(told, tuple) else told)
-    return seconds if seconds < _LONGEST_LATENCY else 0.0
+    return seconds if seconds < LONGEST_LATENCY else 0.0
 
 
 def device_table() -> str:

@@ -24,8 +24,7 @@ from rtspecinv.inputs import iterations
 from rtspecinv.measure import c_reference, timing
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.measure.machine import facts
-from rtspecinv.measure.quality import EDGE_FRAMES
-from rtspecinv.measure.recording import read_mono
+from rtspecinv.measure.recording import read_mono, samples_needed, transform_for
 from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
 from rtspecinv.measure.timing import Limit, Record, Setting
 
@@ -119,9 +118,14 @@ def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
 
 def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
     stft = setting.stft()
-    needed = max(stft.n_needed, 3 * EDGE_FRAMES * stft.hop_length)
+    needed = samples_needed(stft)
     if len(samples) < needed:
-        raise ValueError(f"{len(samples)} samples are too few for n_fft={stft.n_fft}: {needed} are needed")
+        fitting = transform_for(len(samples))
+        smaller = "" if fitting is None else " or --transforms {}/{}".format(*fitting)
+        raise ValueError(
+            f"{len(samples)} samples are too few for n_fft={stft.n_fft} with hop_length={stft.hop_length}: "
+            f"{needed} are needed; use a longer recording{smaller}"
+        )
     return stft.magnitude(samples)[None]
 
 
