@@ -102,8 +102,10 @@ class STFT(Module):
                 f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame!"
             )
         if hop_length > win_length:
+            larger = f"{n_fft=}" if win_length == n_fft else f"{win_length=}"  # what the caller has said
             raise ValueError(
-                f"Parameter {hop_length=} is larger than {win_length=}: samples would be skipped!"
+                f"Parameter {hop_length=} is larger than {larger}: samples would be skipped, use a smaller "
+                f"one, such as hop_length={max(1, win_length // 4)}!"
             )
         pad_mode = choice(PAD_MODES, pad_mode=pad_mode)
         normalized, onesided = flag(normalized=normalized), flag(onesided=onesided)

@@ -17,6 +17,7 @@ from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.pipes import sound_file
 from rtspecinv.cli.report import Tally
+from rtspecinv.common.checks import count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import threads
 from rtspecinv.common.whole_files import write_json, write_whole
@@ -29,6 +30,7 @@ from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
 from rtspecinv.measure.timing import Limit, Record, Setting
 
 _ENGINE_WIDTH = 18
+_MOST_PUSHES = 10**7  # whose times take 80 MB
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -44,6 +46,7 @@ def bench(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if np.min(value) < least:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
+    count(1, _MOST_PUSHES, pushes=args.pushes)
     if args.threads > (cores := os.cpu_count() or 1):
         raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
     n_pushes = math.ceil(args.pushes / names.QUICK) if args.quick else args.pushes

@@ -17,7 +17,7 @@ from rtspecinv.audio import read_audio
 from rtspecinv.cli import names
 from rtspecinv.cli.commands import refuse_same_file
 from rtspecinv.cli.pipes import named, sound_file, sound_output
-from rtspecinv.common.checks import LONGEST_SOUND
+from rtspecinv.common.checks import LONGEST_SOUND, MOST_RATE, count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
 from rtspecinv.files.bounds import MOST_FRAMES, check_frames
@@ -83,6 +83,8 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     same = n_fft == whole.get("n_fft")
     others = ("win_length", "window", "normalized", "center", "pad_mode")
     options = {name: known[name] for name in others if name in known and same}
+    if args.sample_rate is not None:
+        count(1, int(MOST_RATE), sample_rate=args.sample_rate)
     rate = whole.get("sample_rate", names.PICTURE_RATE) if args.sample_rate is None else args.sample_rate
     stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
     if args.n_fft is None or args.hop_length is None:

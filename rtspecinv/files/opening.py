@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rtspecinv.common.checks import choice, count
+from rtspecinv.common.checks import MOST_RATE, choice, count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
@@ -31,7 +31,7 @@ from rtspecinv.files.readers import READERS, only_array, open_image
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.models import config_of
 from rtspecinv.mel.spectrogram import Mel
-from rtspecinv.stft import STFT
+from rtspecinv.stft import LONGEST, STFT
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
@@ -133,7 +133,7 @@ class Spectrogram:
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
         if given is not None:
-            given = count(1, **{name: given})
+            given = count(1, int(MOST_RATE) if name == "sample_rate" else LONGEST, **{name: given})
         if given is not None and stored is not None and given != stored:
             raise ValueError(
                 f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
