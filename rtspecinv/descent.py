@@ -5,16 +5,29 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from rtspecinv.batch import Best, Callback, Iteration, invert
-from rtspecinv.common.checks import LONGEST_SOUND, able, count, finite, flag, function, instance, shown
+from rtspecinv.common.checks import (
+    LONGEST_SOUND,
+    able,
+    choice,
+    count,
+    finite,
+    flag,
+    function,
+    instance,
+    shown,
+    sizes,
+    unknown_name,
+)
 from rtspecinv.common.modes import modeless
 from rtspecinv.common.progress import bar
-from rtspecinv.inputs import iterations
+from rtspecinv.inputs import MOST_ITER, iterations
 from rtspecinv.levels import least_share, warn_of_quiet
 from rtspecinv.stft import STFT, check_dense
 
@@ -30,6 +43,19 @@ DEFAULTS: dict[str, Any] = {
     "tolerance_grad": 0.0,
     "tolerance_change": 0.0,
 }
+
+
+# Options of torch.optim.LBFGS, and what each may be.
+OPTIONS: dict[str, Callable[..., object]] = {
+    "lr": partial(finite, 0, above=True),
+    "max_iter": partial(count, 1, MOST_ITER),
+    "max_eval": partial(count, 1),
+    "tolerance_grad": partial(finite, 0),
+    "tolerance_change": partial(finite, 0),
+    "history_size": partial(count, 1, MOST_ITER),
+    "line_search_fn": partial(choice, ("strong_wolfe",)),
+}
+_MAY_BE_NONE = ("max_eval", "line_search_fn")
 
 
 @runtime_checkable
@@ -82,7 +108,8 @@ def lbfgs(
 
     Raises:
         ValueError: neither `length` nor `initial` where noise is needed; the transform gives another shape
-            than that of `target`, or something that is not finite at the start.
+            than that of `target`, or something that is not finite at the start; a value out of range.
+        TypeError: an option that `torch.optim.LBFGS` does not have.
 
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
     """
@@ -97,6 +124,7 @@ def lbfgs(
         instance(torch.Generator, "pass torch.Generator()", generator=generator)
     if optimizer is not None:
         able(("keys", "__getitem__"), "pass a dictionary", optimizer=optimizer)
+    options = check_options(optimizer or {})
     check_target(target, "target")
     if max_evaluations is not None:
         max_evaluations = count(1, max_evaluations=max_evaluations)
@@ -104,7 +132,7 @@ def lbfgs(
     wanted = target.detach().clone()  # the gradients here are those of the samples alone
     with torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
         start = _start(wanted, transform, shape_of(length=length), initial, generator)
-        search = _Search(start, wanted, transform, {"max_iter": every} | dict(optimizer or {}))
+        search = _Search(start, wanted, transform, {"max_iter": every} | options)
         while True:
             value, error = search.evaluate()
             if not search.n_iter and not math.isfinite(error):
@@ -124,6 +152,23 @@ def lbfgs(
                 warn_of_quiet(share, "pass another initial, or let it iterate longer")
                 return best.samples[0]
             search.advance(min(every, n_iter - search.n_iter), left)
+
+
+def check_options(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the optimizer as plain values.
+
+    Raises:
+        TypeError: an option that `torch.optim.LBFGS` does not have.
+        ValueError: a value out of range.
+    """
+    options = dict(optimizer)
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(str(unknown_name("optimizer", name, tuple(OPTIONS))))
+    return {
+        name: value if value is None and name in _MAY_BE_NONE else OPTIONS[name](**{name: value})
+        for name, value in options.items()
+    }
 
 
 def check_target(target: Tensor, name: str) -> None:
@@ -147,9 +192,13 @@ def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         return count(1, LONGEST_SOUND, **parameter)
-    if not value:
-        raise ValueError(f"Parameter {name}={shown(value)} is not an integer >= 1, or several!")
-    return tuple(count(1, LONGEST_SOUND, **{name: each}) for each in value)
+    rule = "an integer >= 1, or several"
+    shape = sizes(rule, **parameter)
+    if not shape:
+        raise ValueError(f"Parameter {name}={shown(value)} is not {rule}!")
+    if math.prod(shape) > LONGEST_SOUND:
+        raise ValueError(f"Parameter {name}={shown(value)} is of more than {LONGEST_SOUND} samples!")
+    return shape
 
 
 class _Search:
@@ -164,7 +213,7 @@ class _Search:
             self.silence = transform(torch.zeros_like(start))
         self.n_iter = self.n_evaluations = 0
         self.optimizer = torch.optim.LBFGS([self.scaled], **(DEFAULTS | options))
-        self.step_iter = count(1, max_iter=self.optimizer.param_groups[0]["max_iter"])
+        self.step_iter, self.step_evaluations = options["max_iter"], options.get("max_eval") or math.inf
 
     @property
     def samples(self) -> Tensor:
@@ -187,7 +236,7 @@ class _Search:
         end, last = self.n_iter + n_iter, self.n_evaluations + max_evaluations
         while self.n_iter < end and self.n_evaluations < last:
             group["max_iter"] = min(self.step_iter, end - self.n_iter)
-            group["max_eval"] = min(2 * group["max_iter"], last - self.n_evaluations)
+            group["max_eval"] = min(2 * group["max_iter"], self.step_evaluations, last - self.n_evaluations)
             self.optimizer.step(self._closure)  # type: ignore[no-untyped-call]
             self.n_iter += group["max_iter"]
 

@@ -8,7 +8,6 @@ import io
 import itertools
 import os
 import sys
-import wave
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,8 +27,10 @@ from rtspecinv.audio import (
     SoundDeviceSink,
     TeeSink,
 )
+from rtspecinv.audio.formats import check
 from rtspecinv.audio.level import Level
-from rtspecinv.common.checks import LONGEST_SOUND, choice, count
+from rtspecinv.audio.wav import WavWriter
+from rtspecinv.common.checks import LONGEST_SOUND, MOST_RATE, choice, count
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
@@ -74,10 +75,11 @@ class Sound:
     def wav(self) -> bytes:
         """The sound as a WAV file of 16 bits."""
         channels = np.atleast_2d(self.samples)
+        check("the sound", "WAV", "PCM_16", self.sample_rate, *channels.shape)
         file = io.BytesIO()
-        with wave.open(file, "wb") as sound:
-            sound.setparams((len(channels), 2, self.sample_rate, 0, "NONE", ""))
-            sound.writeframes(np.rint(channels.T * 32767).astype("<i2").tobytes())
+        writer = WavWriter(file, self.sample_rate, len(channels), "PCM_16")
+        writer.write(channels.T)
+        writer.close()
         return file.getvalue()
 
     def _repr_html_(self) -> str:
@@ -281,7 +283,7 @@ def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
         return known
     if sample_rate is None:
         raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it!")
-    return count(1, sample_rate=sample_rate)
+    return count(1, int(MOST_RATE), sample_rate=sample_rate)
 
 
 def _check_samples(piece: Tensor) -> None:
@@ -410,7 +412,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warn(f"{error}; the sound is in {path}")
+        warn(f"{error}; the sound is in {printable(path)}")
         return FileSink(path, rate, channels)
 
 

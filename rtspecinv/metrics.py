@@ -17,10 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rtspecinv.common.checks import MOST_RATE, finite, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import modeless
-from rtspecinv.stft import STFT, check_dense
+from rtspecinv.stft import STFT, check_dense, check_stft
 
+MOST_DECIBELS = 600.0  # of a dynamic range: a floor further down would be 0 in float32
 SPEECH_RATE = 16000  # Hz, what PESQ wideband wants
 LONGEST_PESQ = 30 * SPEECH_RATE  # it is made for sentences, and its C code for a limited number of them
 
@@ -95,17 +97,19 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
     Args:
         input: magnitudes `(*batch, n_freq, n_frames)`.
         target: magnitudes of the same shape.
-        dynamic_range: dB; values further under the target's peak count as if they were there.
+        dynamic_range: dB, above 0, at most 600; values further under the target's peak count as if they
+            were there.
 
     Returns:
         `(*batch)` dB; nan where the target is silent.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or dynamic_range is out of range.
 
     Source: Gray & Markel 1976.
     """
     _check(input, target, 2)
+    dynamic_range = finite(0, MOST_DECIBELS, above=True, dynamic_range=dynamic_range)
     floor = target.amax((-2, -1), keepdim=True) * 10 ** (-dynamic_range / 20)
     ratio = _db(input.maximum(floor) / target.maximum(floor))
     return _root(ratio.square().mean(-2)).mean(-1)
@@ -127,6 +131,7 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
 
     Source: Le Roux, Ono & Sagayama 2008.
     """
+    check_stft(stft)
     consistent = stft.analyze(stft.synthesize(spectrum))
     distance = _norm(consistent - spectrum, (-2, -1))
     return _db(distance / _norm(spectrum, (-2, -1)))
@@ -179,7 +184,7 @@ def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> floa
     except ImportError as error:
         raise ImportError('ESTOI needs pystoi: pip install "rtspecinv[bench]"') from error
     samples, clean = _resampled_speech(input, target, sample_rate)
-    if not clean.any():
+    if not clean.any() or len(clean) < SPEECH_RATE // 2:
         return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # too few frames that are not silent
@@ -234,9 +239,23 @@ def _resampled_speech(
         import soxr
     except ImportError as error:
         raise ImportError('Resampling needs soxr: pip install "rtspecinv[files]"') from error
-    arrays: list[npt.NDArray[np.float32]] = [
-        np.asarray(unmasked(part, name), np.float32) for part, name in ((input, "input"), (target, "target"))
-    ]
+    rate = finite(1, MOST_RATE, sample_rate=sample_rate)
+    arrays = [_samples(part, name) for part, name in ((input, "input"), (target, "target"))]
     n_samples = min(map(len, arrays))
     resample: Any = soxr.resample
-    return [resample(part[:n_samples], sample_rate, SPEECH_RATE) for part in arrays]
+    return [resample(part[:n_samples], rate, SPEECH_RATE) for part in arrays]
+
+
+def _samples(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
+    """Samples `(n_samples,)`, finite and in float32."""
+    given = np.asarray(unmasked(value, name))
+    if given.dtype.kind != "f":
+        raise TypeError(f"Parameter {name} has {given.dtype}, {shown(value)}: pass floating-point samples!")
+    if given.ndim != 1 or not given.size:
+        raise ValueError(
+            f"Parameter {name} has shape {given.shape}, {shown(value)}, not (n_samples,): pass one channel!"
+        )
+    samples: npt.NDArray[np.float32] = given.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"Parameter {name} is NaN or infinite somewhere!")
+    return samples

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, instance, real, shown
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count, finite, flag, instance, real, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import Module, home
 
@@ -102,8 +102,10 @@ class STFT(Module):
                 f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame!"
             )
         if hop_length > win_length:
+            larger = f"{n_fft=}" if win_length == n_fft else f"{win_length=}"  # what the caller has said
             raise ValueError(
-                f"Parameter {hop_length=} is larger than {win_length=}: samples would be skipped!"
+                f"Parameter {hop_length=} is larger than {larger}: samples would be skipped, use a smaller "
+                f"one, such as hop_length={max(1, win_length // 4)}!"
             )
         pad_mode = choice(PAD_MODES, pad_mode=pad_mode)
         normalized, onesided = flag(normalized=normalized), flag(onesided=onesided)
@@ -210,8 +212,8 @@ class STFT(Module):
         Args:
             spectrum: complex `(*batch, n_freq, n_frames)`.
             length: samples to return, trimmed or padded with zeros; None is all that the frames cover.
-            min_coverage: share of the steady-state sum that every actual sum counts as at least, so that
-                edges fade where dividing would be loud.
+            min_coverage: share, 0 to 1, of the steady-state sum that every actual sum counts as at least, so
+                that edges fade where dividing would be loud.
 
         Returns:
             Real `(*batch, n_samples)`.
@@ -221,6 +223,7 @@ class STFT(Module):
             TypeError: not a complex tensor of the precision of this STFT.
         """
         self._check("spectrum", spectrum, _COMPLEX[self.dtype], "(*batch, n_freq, n_frames)", 2)
+        min_coverage = finite(0, 1, min_coverage=min_coverage)
         n_freq, n_frames = spectrum.shape[-2:]
         if n_freq != self.n_freq:
             transposed = "; its frames look transposed: pass spectrum.mT" if n_frames == self.n_freq else ""

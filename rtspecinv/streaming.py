@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from contextlib import AbstractContextManager
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from rtspecinv import engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.common.checks import LONGEST_SOUND, count
+from rtspecinv.common.checks import LONGEST_SOUND, count, sizes
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.threads import one_thread
 from rtspecinv.inputs import Array, as_magnitude, check_values, full_scale, iterations, warn_of_power
@@ -91,7 +90,7 @@ class StreamingInverter(Checkpointed):
         default = 0 if self.update.textbook else look_back // 2
         self.revise = default if revise is None else count(revise=revise)
         n_iter = iterations(n_iter=n_iter)
-        self.batch_shape = _shape(batch_shape)
+        self.batch_shape = sizes("a tuple of integers >= 1, () for one stream", batch_shape=batch_shape)
         if self.revise > look_back:
             raise ValueError(
                 f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full!"
@@ -352,13 +351,3 @@ def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
     raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}!")
-
-
-def _shape(batch_shape: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        shape = tuple(operator.index(size) for size in batch_shape)
-    except TypeError:
-        shape = (0,)
-    if any(size < 1 for size in shape):
-        raise ValueError(f"Parameter {batch_shape=} is not a tuple of integers >= 1, () for one stream!")
-    return shape

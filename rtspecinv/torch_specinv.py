@@ -22,7 +22,7 @@ from rtspecinv.common.checks import count, finite, flag, function, instance, rea
 from rtspecinv.common.modes import modeless
 from rtspecinv.common.progress import Show, bar
 from rtspecinv.common.warning import warn
-from rtspecinv.descent import Transform, check_target, lbfgs, shape_of
+from rtspecinv.descent import OPTIONS, Transform, check_options, check_target, lbfgs, shape_of
 from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, iterations
 from rtspecinv.phase import single_pass
 from rtspecinv.stft import STFT
@@ -48,6 +48,7 @@ STFT_KEYWORDS = (
     "onesided",
 )
 IGNORED_KEYWORDS = ("return_complex",)
+NEVER_NONE = ("center", "pad_mode", "normalized")  # None is the default of the others
 
 
 @modeless
@@ -221,17 +222,9 @@ def L_BFGS(
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
     """
     own = ("samples", "init_x0", "outer_max_iter", "tol", "verbose", "eva_iter", "metric")
-    known = (
-        "lr",
-        "max_iter",
-        "max_eval",
-        "tolerance_grad",
-        "tolerance_change",
-        "history_size",
-        "line_search_fn",
-    )
-    _refuse_unknown(kwargs, known, own)
-    inner = count(1, max_iter=kwargs.get("max_iter", 20))
+    _refuse_unknown(kwargs, tuple(OPTIONS), own)
+    kwargs = check_options(kwargs)
+    inner = kwargs.get("max_iter", 20)
     if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
         raise ValueError(
             f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: "
@@ -352,8 +345,9 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
         raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)!")
     if spec.ndim < 2:
         raise ValueError(f"Parameter spec has shape {tuple(spec.shape)}, not (*batch, n_freq, n_frames)!")
-    given = {name: value for name, value in settings.items() if value is not None}
-    onesided = bool(given.get("onesided", True))
+    given = {name: value for name, value in settings.items() if value is not None or name in NEVER_NONE}
+    flag(return_complex=given.get("return_complex", True))
+    onesided = flag(onesided=given.get("onesided", True))
     n_freq = spec.shape[-2]
     n_fft = given.get("n_fft", _guess_n_fft(n_freq, given) if onesided else n_freq)
     return STFT(
@@ -361,9 +355,9 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
         given.get("hop_length"),
         win_length=given.get("win_length"),
         window=given.get("window", "rectangular"),
-        center=bool(given.get("center", True)),
+        center=flag(center=given.get("center", True)),
         pad_mode=given.get("pad_mode", "reflect"),
-        normalized=bool(given.get("normalized", False)),
+        normalized=given.get("normalized", False),
         onesided=onesided,
         device=spec.device,
         dtype=spec.dtype.to_real() if spec.is_complex() else spec.dtype,
@@ -374,7 +368,9 @@ def _guess_n_fft(n_freq: int, given: dict[str, Any]) -> int:
     """Even n_fft with so many one-sided frequencies, or the odd one, if the window is as long as that."""
     even, odd = max(1, 2 * (n_freq - 1)), 2 * n_freq - 1
     window = given.get("window")
-    lengths = (given.get("win_length"), len(window) if isinstance(window, Tensor) and window.ndim else None)
+    win_length = given.get("win_length")
+    win_length = None if win_length is None else count(1, win_length=win_length)
+    lengths = (win_length, len(window) if isinstance(window, Tensor) and window.ndim else None)
     return odd if odd in lengths else even
 
 

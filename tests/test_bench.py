@@ -162,6 +162,7 @@ def test_every_setting_with_every_number_of_streams(capsys):
         (["--json", os.devnull], "cannot be written"),
         (["--plot", "{folder}/bench.jpg"], "does not end in .png"),
         (["--pushes", "0"], "pushes=0 is not made of integers >= 1"),
+        (["--pushes", "1" + "0" * 15], "pushes=1000000000000000 is more than 10000000"),
         (["--threads", "0"], "threads=0 is not an integer >= 1"),
         (["--threads", "1000000"], "threads=1000000 is more than the"),
         (["--streams", "0"], "streams=[0] is not made of integers >= 1"),

@@ -348,10 +348,14 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ("live --freeze -1", "--freeze -1 is not from 0 to 1e+07 seconds"),
         ("live --seconds inf", "--seconds inf is not from 0 to 1e+07 seconds"),
         ("live --seconds nan", "--seconds nan is not from 0 to 1e+07 seconds"),
+        ("live -d 1" + "0" * 20, "device=100000000000000000000 is more than 2147483647"),
+        ("live -i 1" + "0" * 20, "device=100000000000000000000 is more than 2147483647"),
+        ("live -i 1" + "0" * 20 + " --two-streams", "device=100000000000000000000 is more than 2147483647"),
         ("live --sample-rate -1", "sample_rate=-1 is not an integer >= 1"),
         ("live --look-ahead 1000000000000", "look_ahead=1000000000000"),
         ("play clip.wav --hop-length 2000", "hop_length"),
         ("play clip.wav --n-fft 0", "n_fft"),
+        ("play clip.wav --n-fft 3", "hop_length=256 is larger than n_fft=3"),
         ("invert none.npy -o out.wav", "There is no file none.npy"),
         ("invert clip.wav -o out.wav", "not one of .npy, .npz, .pt, .safetensors"),
         ("invert text.npy -o out.wav", "text.npy"),
@@ -363,6 +367,7 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ),
         ("invert frame.npy -o out.wav --sample-rate 8000", "frame.npy has one frame"),
         ("invert right.npy -o out.wav --sample-rate 0", "sample_rate=0"),
+        ("invert right.npy -o out.wav --sample-rate 1000000000000", "sample_rate=1000000000000 is more than"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(tmp_path, clip, capsys, monkeypatch, command, message):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import rtspecinv
+from rtspecinv.audio.portaudio import LATENCIES, LONGEST_LATENCY
 from rtspecinv.batch import BATCH_RULES
 from rtspecinv.cli import _names as names
 from rtspecinv.cli import main
@@ -31,6 +32,7 @@ def test_the_names_are_those_of_the_package():
     assert rtspecinv.transforms.RATES == names.STRETCH_RATES
     assert (LAYOUTS, SCALES) == (names.LAYOUTS, names.PICTURE_SCALES)
     assert SCALINGS == names.SCALINGS
+    assert (LATENCIES, LONGEST_LATENCY) == (names.LATENCIES, names.LONGEST_LATENCY)
     assert timing.DEVICES == names.DEVICES
     assert set(names.BATCH_RULES) <= {*BATCH_RULES, *rtspecinv.updates.RULES}
 

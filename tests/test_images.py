@@ -212,6 +212,8 @@ def test_any_picture_sounds_as_long_and_as_loud_as_it_should(tmp_path, options):
         (["--seconds", "1", "--range", "0"], "range_db=0.0 is not a finite number from 1 to 200"),
         (["--seconds", "1", "--scale", "log", "--fmin", "0"], "fmin"),
         (["--seconds", "1", "--n-fft", "0"], "n_fft"),
+        (["--seconds", "1", "--sample-rate", "0"], "sample_rate=0 is not an integer >= 1"),
+        (["--seconds", "1", "--sample-rate", "1" + "0" * 12], "sample_rate=1000000000000 is more than"),
     ],
 )
 def test_pictures_that_cannot_be_heard(tmp_path, capsys, options, message):

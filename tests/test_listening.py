@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import rtspecinv
-from rtspecinv import ArraySink, listen
+from rtspecinv import ArraySink, Sound, listen
 from rtspecinv.audio import DeviceError
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.metrics import spectral_convergence
@@ -155,7 +155,32 @@ def test_in_a_notebook_it_is_a_player(monkeypatch, tmp_path):
     with wave.open(io.BytesIO(sound.wav)) as file:
         assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 8000, len(CLIP))
         values = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
-    np.testing.assert_allclose(values[:, 0] / 32767, CLIP, atol=1 / 32767)
+    np.testing.assert_allclose(values[:, 0] / 32768, CLIP, atol=1 / 32768)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_player_has_what_a_file_has(tmp_path, channels):
+    sound = listen(CLIP.expand(channels, -1), sample_rate=8000, output=tmp_path / "a.wav")
+    assert sound.wav == (tmp_path / "a.wav").read_bytes()
+
+
+@pytest.mark.parametrize("sample_rate", [10**9 + 1, 10**12, 10**30])
+def test_a_rate_that_no_file_holds_is_refused_before_the_first_sample(sample_rate):
+    class Untouched(ArraySink):
+        def write(self, samples):
+            raise AssertionError("a sample was written")
+
+    with pytest.raises(ValueError, match=f"sample_rate={sample_rate} is more than 1000000000"):
+        listen(CLIP, sample_rate=sample_rate, output=Untouched())
+    whole = listen(CLIP[:9], sample_rate=10**9, output=ArraySink()).wav
+    with wave.open(io.BytesIO(whole)) as file:
+        assert (file.getframerate(), file.getnframes()) == (10**9, 9)
+
+
+def test_a_sound_says_what_its_wav_cannot_hold():
+    sound = Sound(np.zeros((1025, 3), np.float32), 8000)
+    with pytest.raises(ValueError, match="WAV with PCM_16 holds at most 1024 channels"):
+        _ = sound.wav
 
 
 def test_a_stream_that_fails_leaves_no_file(tmp_path):

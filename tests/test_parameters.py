@@ -7,6 +7,7 @@ message has the parameter's name and the value, its type or its shape.
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from anything import MEL, N_FREQ, STFT, bounded
 from hand import hand_microphone, hand_sink
 
 import rtspecinv
-from rtspecinv import ArraySink, phase, torch_specinv, updates
+from rtspecinv import ArraySink, metrics, phase, torch_specinv, updates
 from rtspecinv.live import Player, transforms
+from rtspecinv.mel.models import UnknownPreset
 
 pytestmark = [
     pytest.mark.usefixtures("little_memory"),
@@ -93,7 +95,28 @@ class Blocks:
 
 MICROPHONE = Blocks()
 LBFGS = {"n_iter": 1, "evaluate_every": 1, "tol": 0.0, "max_evaluations": 4, "length": 128}
-STFT_OF_TORCH = {"n_fft": 64, "hop_length": 16}
+STFT_OF_TORCH = {
+    "n_fft": 64,
+    "hop_length": 16,
+    "win_length": 64,
+    "window": torch.ones(64),
+    "center": True,
+    "pad_mode": "reflect",
+    "normalized": False,
+    "onesided": True,
+    "return_complex": True,
+}
+LBFGS_OF_TORCH = {
+    "lr": 1.0,
+    "max_iter": 1,
+    "max_eval": 2,
+    "tolerance_grad": 0.0,
+    "tolerance_change": 0.0,
+    "history_size": 3,
+    "line_search_fn": "strong_wolfe",
+}
+TWO = {"input": MAGNITUDE, "target": MAGNITUDE.flip(-1)}
+SPEECH = {"input": SAMPLES.numpy(), "target": SAMPLES.numpy(), "sample_rate": 8000}
 DEVICE = {"device": "card", "latency": 0.1, "queue_seconds": 0.2, "block_length": 16, "backend": "callback"}
 
 # name: what is called, with what; each of these is replaced in turn
@@ -165,6 +188,18 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
     "Hybrid": (rtspecinv.Hybrid, {"search": updates.RAAR(), "settle": updates.ADMM(), "share": 0.5}),
+    "diagnose": (
+        rtspecinv.diagnose,
+        {"array": MEL(SAMPLES), "preset": "hifigan-22k", "samples": SAMPLES, "sample_rate": 22050.0},
+    ),
+    "metrics.sc": (metrics.sc, TWO),
+    "metrics.snr": (metrics.snr, TWO),
+    "metrics.ser": (metrics.ser, TWO),
+    "metrics.spectral_convergence": (metrics.spectral_convergence, TWO),
+    "metrics.log_spectral_distance": (metrics.log_spectral_distance, {**TWO, "dynamic_range": 60.0}),
+    "metrics.inconsistency": (metrics.inconsistency, {"spectrum": STFT.analyze(SAMPLES), "stft": STFT}),
+    "metrics.pesq": (metrics.pesq, SPEECH),
+    "metrics.estoi": (metrics.estoi, SPEECH),
     "Mel": (rtspecinv.Mel, {"config": MEL.config, "device": "cpu", "dtype": torch.float32}),
     "MelInverter": (
         lambda **options: rtspecinv.MelInverter(engine="eager", **options),
@@ -281,7 +316,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "verbose": 0,
             "eva_iter": 1,
             "metric": "sc",
-            "max_iter": 1,
+            **LBFGS_OF_TORCH,
         },
     ),
     "torch_specinv.phase_init": (torch_specinv.phase_init, {"spec": MAGNITUDE, **STFT_OF_TORCH}),
@@ -349,6 +384,45 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         },
     ),
 }
+WAV = rtspecinv.Sound(SAMPLES.numpy(), 8000).wav
+# Methods with parameters that their class does not have, and a function's options in a dictionary.
+METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "STFT.synthesize": (
+        STFT.synthesize,
+        {"spectrum": STFT.analyze(SAMPLES), "length": 128, "min_coverage": 0.5},
+    ),
+    "STFT.length": (STFT.length, {"n_frames": 3}),
+    "STFT.count_frames": (STFT.count_frames, {"n_samples": 300}),
+    "Mel.invert": (MEL.invert, {"mel": MEL(SAMPLES), "length": 128}),
+    "Mel.length": (MEL.length, {"n_frames": 3}),
+    "StreamingInverter.length": (inverter(stft=STFT).length, {"n_frames": 3}),
+    "StreamingInverter.flush": (inverter(stft=STFT).flush, {"n_samples": 30}),
+    "AudioStream": (
+        lambda **options: rtspecinv.AudioStream(io.BytesIO(WAV), **options),
+        {"raw": (8000, 1)},
+    ),
+    "AudioStream.file": (
+        lambda **options: rtspecinv.AudioStream(**options, raw=(8000, 1)),
+        {"file": io.BytesIO()},
+    ),
+    "AudioStream.blocks": (
+        drained(rtspecinv.AudioStream(io.BytesIO(bytes(99)), raw=(8000, 1)).blocks),
+        {"n_samples": 20},
+    ),
+    "FileSink": (
+        lambda **options: rtspecinv.FileSink(io.BytesIO(), **options),
+        {"sample_rate": 8000, "channels": 1, "length": 40},
+    ),
+    "listen": (
+        lambda **options: len(rtspecinv.listen(SAMPLES, output=ArraySink(), **options).wav),
+        {"sample_rate": 8000, "length": 40},
+    ),
+    "lbfgs.optimizer": (
+        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),
+        LBFGS_OF_TORCH,
+    ),
+}
+CALLS = BASES | METHODS
 # What has no parameters to get wrong, is not for users to make, or has tests of its own for files and arrays.
 ELSEWHERE = {
     *(
@@ -359,7 +433,6 @@ ELSEWHERE = {
         "read_audio",
         "save_spectrogram",
         "listen",
-        "diagnose",
     ),
     *(
         "DeviceError",
@@ -367,7 +440,6 @@ ELSEWHERE = {
         "Recording",
         "Sound",
         "presets",
-        "metrics",
         "engines",
         "torch_specinv",
     ),
@@ -383,7 +455,7 @@ def public() -> Iterator[str]:
         value = getattr(rtspecinv, name)
         if not isinstance(value, ModuleType):
             yield name
-        elif name in ("transforms", "updates", "phase", "torch_specinv"):
+        elif name in ("metrics", "transforms", "updates", "phase", "torch_specinv"):
             for inner, each in vars(value).items():
                 if getattr(each, "__module__", "") == value.__name__ and callable(each) and inner[0] != "_":
                     yield f"{name}.{inner}"
@@ -407,7 +479,7 @@ def test_nothing_public_is_left_out():
 
 CASES = [
     pytest.param(name, parameter, id=f"{name}-{parameter}")
-    for name, (_, base) in BASES.items()
+    for name, (_, base) in CALLS.items()
     for parameter in base
 ]
 
@@ -421,7 +493,14 @@ def says(message: str, parameter: str, value: Any) -> bool:
     text = " ".join(repr(value).split())[:40]
     shape = str(tuple(getattr(value, "shape", ("none",))))
     dtype = str(getattr(value, "dtype", "no dtype"))
-    words = [text, str(value)[:40], type(value).__name__, shape, dtype]
+    words = [
+        text,
+        *(["is missing"] if value is None else []),
+        str(value)[:40],
+        type(value).__name__,
+        shape,
+        dtype,
+    ]
     if isinstance(value, int | float):
         words += [repr(float(value)), f"{float(value):g}"]
     if hasattr(value, "__len__") and getattr(value, "ndim", 1):
@@ -457,11 +536,11 @@ def is_wrong(value: Any, parameter: str, right: Any) -> bool:
 
 def problem(name: str, parameter: str, value: Any) -> str:
     """Try a value; what is wrong with what comes of it, if anything."""
-    call, base = BASES[name]
+    call, base = CALLS[name]
     with bounded():
         try:
             made = call(**{**base, parameter: value})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnknownPreset) as error:
             return "" if says(str(error), parameter, value) else f"says {str(error)!r}"
         except Exception as error:
             return f"raises {error!r}"
@@ -471,7 +550,7 @@ def problem(name: str, parameter: str, value: Any) -> str:
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
 def test_a_wrong_value_is_refused_by_name_or_taken_sanely(name, parameter):
-    right = BASES[name][1][parameter]
+    right = CALLS[name][1][parameter]
     wrong = [value for value in WRONG if is_wrong(value, parameter, right)]
     problems = [(value, found) for value in wrong if (found := problem(name, parameter, value))]
     assert not problems, "\n".join(f"{parameter}={value!r} {found}" for value, found in problems)
@@ -479,7 +558,7 @@ def test_a_wrong_value_is_refused_by_name_or_taken_sanely(name, parameter):
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
 def test_numbers_of_numpy_are_taken_for_numbers(name, parameter):
-    call, base = BASES[name]
+    call, base = CALLS[name]
     right = base[parameter]
     kinds: list[type] = []
     if isinstance(right, int) and not isinstance(right, bool):
@@ -489,3 +568,27 @@ def test_numbers_of_numpy_are_taken_for_numbers(name, parameter):
     for kind in kinds:
         made = call(**{**base, parameter: kind(right)})
         assert is_sane(getattr(made, parameter, right), right)
+
+
+@pytest.mark.parametrize("subtype", [3, b"FLOAT", ["FLOAT"]])
+def test_a_subtype_is_a_name(subtype):
+    with pytest.raises(TypeError, match=r"Parameter subtype is a .*: pass a name such as 'FLOAT'"):
+        rtspecinv.FileSink(io.BytesIO(), 8000, subtype=subtype)
+    assert rtspecinv.FileSink(io.BytesIO(), 8000, subtype="float").sample_rate == 8000
+
+
+@pytest.mark.parametrize("path", [3, None, ["a.wav"], np.zeros(3)])
+def test_a_sound_goes_to_a_name_or_to_an_open_file(path):
+    with pytest.raises(
+        TypeError, match=r"Parameter path is .*: pass the name of a file, or a file that is op"
+    ):
+        rtspecinv.FileSink(path, 8000)
+
+
+def test_a_stream_of_text_is_no_sound(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(WAV)
+    with open(path, encoding="latin-1") as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
+        rtspecinv.AudioStream(file)
+    with open(path, "rb") as file:
+        assert rtspecinv.AudioStream(file).sample_rate == 8000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import io
@@ -123,6 +124,69 @@ def test_the_command_line_is_safe(tmp_path, capsys, monkeypatch):
     assert harmless(out)
     assert harmless(err)
     assert max(map(len, out.splitlines())) < 2000
+
+
+RUNS = {  # what is refused, with the name in the message
+    "bench plot": ["bench", "--plot", "{name}.gif"],
+    "bench json": ["bench", "--json", "no{name}/a.json"],
+    "bench both": ["bench", "--json", "{name}.png", "--plot", "{name}.png"],
+    "bench audio": ["bench", "{name}.wav"],
+    "bench C": ["bench", "--c-reference", "{name}.c", "--quick"],
+    "compare audio": ["compare", "{name}.wav"],
+    "compare output": ["compare", "clip.wav", "-o", "{name}"],
+    "play": ["play", "{name}.wav", "--no-device"],
+    "play array": ["play", "{name}.npz", "--no-device"],
+    "invert": ["invert", "{name}.npz", "-o", "a.wav"],
+    "invert format": ["invert", "{name}", "-o", "a.wav", "--format", "ogg"],
+    "invert sound": ["invert", "{name}.wav", "-o", "a.wav"],
+    "invert preset": ["invert", "clip.wav", "-o", "a.wav", "--preset", "{name}.json"],
+    "image": ["image", "{name}.png"],
+    "picture": ["picture", "{name}.wav", "-o", "a.png"],
+    "picture output": ["picture", "clip.wav", "-o", "{name}.gif"],
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_refused_file_is_named_as_printable_names_it(tmp_path, capsys, monkeypatch, run):
+    """A name that reached the message as it is would have lost its line break to the line it is put in."""
+    name = "a\x1b[2J\nb"
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    with rtspecinv.FileSink("clip.wav", 8000) as sink:
+        sink.write(np.ones(4096, np.float32))
+    assert main([word.format(name=name) for word in RUNS[run]]) == 1
+    err = capsys.readouterr().err
+    assert printable(name) in err
+    assert harmless(err)
+
+
+SAYING = ("print", "note", "warn", "line", "begin")  # functions that show a text
+OF_FILES = ("path", "folder", "file", "audio", "output", "plot", "json", "picture", "spectrogram", "source")
+
+
+def shown_raw(tree: ast.AST) -> list[str]:
+    """Names of files, as they are called here, in texts that are raised or shown, without `printable`."""
+    found = []
+    for said in ast.walk(tree):
+        function = said.func if isinstance(said, ast.Call) else None
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        for part in ast.walk(said) if isinstance(said, ast.Raise) or name in SAYING else ():
+            value = part.value if isinstance(part, ast.FormattedValue) else None
+            while isinstance(value, ast.Call) and ast.unparse(value.func) == "str":
+                value = value.args[0]
+            words = ast.unparse(value).split(".") if isinstance(value, ast.Name | ast.Attribute) else [""]
+            if words[-1] in OF_FILES or (words[-1] in ("name", "stem") and words[-2:][0] in OF_FILES):
+                found.append(f"{part.lineno}: {ast.unparse(value)}")
+    return found
+
+
+def test_no_message_has_the_name_of_a_file_as_it_is():
+    assert shown_raw(ast.parse("raise OSError(f'{args.output} is a file')"))
+    assert shown_raw(ast.parse("print(f'on {path.name}', file=out)"))
+    assert not shown_raw(ast.parse("print(f'{printable(path)}', named(args.output), f'{n_frames}')"))
+    modules = sorted(Path(rtspecinv.__file__).parent.rglob("*.py"))
+    raw = {path.name: lines for path in modules if (lines := shown_raw(ast.parse(path.read_text("utf-8"))))}
+    assert not raw
 
 
 def test_a_terminal_with_a_bar_is_safe(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -241,7 +242,8 @@ BAD_PARAMETERS = [
     ({"n_fft": 0}, "n_fft=0 is not an integer >= 1"),
     ({"n_fft": 64.0}, "n_fft=64.0 is not an integer"),
     ({"hop_length": True}, "hop_length=True is not an integer"),
-    ({"hop_length": 65}, "hop_length=65 is larger than win_length=64"),
+    ({"hop_length": 65}, "hop_length=65 is larger than n_fft=64: .* such as hop_length=16"),
+    ({"hop_length": 33, "win_length": 32}, "hop_length=33 is larger than win_length=32: .* hop_length=8"),
     ({"win_length": 65}, "win_length=65 is larger than n_fft=64"),
     ({"hop_length": 64}, "hop_length=64 cannot be inverted.* 0 at sample offset 0 .*at most 32.*'hamming'"),
     ({"window": torch.zeros(64)}, "<values>.*cannot be inverted"),
@@ -259,6 +261,14 @@ BAD_PARAMETERS = [
 def test_bad_parameters_are_refused(parameters, message):
     with pytest.raises((ValueError, TypeError), match=message):
         STFT(**{"n_fft": 64, "hop_length": 16, **parameters})
+
+
+@pytest.mark.parametrize(("n_fft", "win_length"), [(1, None), (3, None), (64, None), (64, 7), (1000, 64)])
+def test_a_hop_that_would_skip_samples_is_told_one_that_does_not(n_fft, win_length):
+    with pytest.raises(ValueError, match="samples would be skipped") as error:
+        STFT(n_fft, 256, win_length=win_length)
+    way = re.search(r"such as hop_length=(\d+)", str(error.value)).group(1)
+    assert STFT(n_fft, int(way), win_length=win_length).hop_length <= (win_length or n_fft)
 
 
 HALF = torch.zeros(33, 4, dtype=torch.complex64)

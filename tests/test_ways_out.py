@@ -115,6 +115,97 @@ def test_another_stft_is_named(n_rows):
     assert rtspecinv.invert(values, other, n_iter=1).shape == (2, 128)
 
 
+# -- options of the command line -----------------------------------------------------------------------------
+
+
+def advised(capsys, *command: str) -> list[str]:
+    """The options that the error of a command says to give; it fails without them."""
+    assert main(list(command)) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return re.findall(r"--[a-z-]+ [\d./]+", said)
+
+
+@pytest.fixture
+def photo(tmp_path) -> tuple[str, ...]:
+    write_image(tmp_path / "a.png", np.random.default_rng(0).uniform(0.1, 1, (9, 9)), {})
+    return ("image", str(tmp_path / "a.png"), "-o", str(tmp_path / "a.wav"), "--n-iter", "1")
+
+
+@pytest.mark.parametrize("seconds", ["1e-300", "1e-9", "0.00002"])
+@pytest.mark.parametrize("hop_length", ["512", "441", "1000"])
+def test_a_picture_lasts_at_least_a_sample(photo, capsys, seconds, hop_length):
+    command = (*photo, "--hop-length", hop_length, "--seconds")
+    ways = advised(capsys, *command, seconds)
+    assert len(ways) == 2
+    way = ways[1].split()[1]
+    assert main([*command, way]) == 0
+    assert len(rtspecinv.read_audio(photo[3])[0][0]) == int(hop_length)
+
+
+@pytest.mark.parametrize("seconds", ["1e5", "1e300", "1.7e308"])
+def test_a_picture_does_not_last_longer_than_any_sound(photo, capsys, seconds):
+    assert main([*photo, "--seconds", seconds]) == 1
+    assert re.search(r"^rtspecinv: error: .*: use fewer --seconds", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("n_fft", ["2", "3", "16", "47"])
+def test_frames_of_a_picture_that_are_too_short_are_told_of_n_fft(photo, capsys, n_fft):
+    ways = advised(capsys, *photo, "--seconds", "0.1", "--n-fft", n_fft)
+    assert [way.split()[0] for way in ways] == ["--n-fft", "--n-fft", "--hop-length"]
+    assert ways[1] == f"--n-fft {n_fft}"
+    for way in (ways[:1], ways[1:]):
+        assert main([*photo, "--seconds", "0.1", *" ".join(way).split()]) == 0
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "given"),
+    [
+        (12000, ["--seconds", "1e-9"]),
+        (12000, ["--seconds", "0.1"]),
+        (12000, ["--seconds", "0.15", "--n-fft", "2000", "--hop-length", "333"]),
+        (2000, []),
+        (48 * 3, []),
+        (5000, ["--n-fft", "8192"]),
+        (12000, ["--n-fft", "8192", "--hop-length", "4096"]),
+    ],
+)
+def test_too_few_samples_to_compare(tmp_path, capsys, n_samples, given):
+    soundfile.write(tmp_path / "a.wav", CLIP[:n_samples].repeat(2)[:n_samples].numpy(), 22050)
+    command = ["compare", str(tmp_path / "a.wav"), "-o", str(tmp_path / "out"), "--methods", "peaks", *given]
+    (*ways,) = advised(capsys, *command)
+    assert ways
+    assert main([*command, *" ".join(ways).split()]) == 0
+
+
+def test_too_few_samples_to_measure(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", CLIP[:2000].numpy(), 22050)
+    command = ["bench", str(tmp_path / "a.wav"), "--engines", "eager", "--pushes", "1", "--streams", "1"]
+    command += ["--device", "cpu", "--n-iter", "1"]
+    (way,) = advised(capsys, *command)
+    assert main([*command, *way.split()]) == 0
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "inf", "1e300", "hi", ""])
+@pytest.mark.parametrize("command", [["play", "a.wav", "--no-device"], ["live"]])
+def test_a_latency_is_low_high_or_seconds(capsys, command, text):
+    with pytest.raises(SystemExit) as leaving:
+        main([*command, f"--latency={text}"])
+    assert leaving.value.code == 2
+    assert f"--latency: {text!r} is not low, high or seconds from 0 to 60" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--streams", "--n-iter", "--look-ahead", "--transforms"])
+@pytest.mark.parametrize("text", ["x", "", "1,", "1.5", "1024/"])
+def test_lists_of_bench_are_told_how_they_are_written(capsys, option, text):
+    with pytest.raises(SystemExit) as leaving:
+        main(["bench", f"{option}={text}"])
+    assert leaving.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: {text!r} is not " in said
+    assert "such as 1" in said
+
+
 # -- pictures ------------------------------------------------------------------------------------------------
 
 
@@ -203,6 +294,34 @@ def test_sound_is_no_spectrogram(tmp_path, capsys):
     path = tmp_path / "a.wav"
     assert main(["invert", str(path), "-o", str(tmp_path / "b.wav")]) == 1
     assert "`rtspecinv play` and `listen` play sound" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["play", "picture", "compare", "bench"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors", ".h5", ".csv", ".png"])
+def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_path, capsys, suffix, command):
+    path, sound = tmp_path / f"a{suffix}", tmp_path / "a.wav"
+    values = rtspecinv.STFT(64, 16).magnitude(CLIP).numpy()
+    if suffix == ".npy":
+        np.save(path, values)
+    elif suffix == ".csv":
+        np.savetxt(path, values)
+    elif suffix == ".h5":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    elif suffix == ".png":
+        write_image(path, values[::-1] / values.max(), {})
+    else:
+        several(path, {"magnitude": values})
+    needs = {"picture": ["-o", str(tmp_path / "b.png")], "compare": ["-o", str(tmp_path / "report")]}
+    assert main([command, str(path), *needs.get(command, [])]) == 1
+    said = capsys.readouterr().err
+    way = re.search(r"`rtspecinv (\w+)`", said).group(1)
+    options = ["--seconds", "0.5"] if re.search(r"with --seconds", said) else ["--sample-rate", "22050"]
+    if (code := re.search(r"(numpy\.save\('x\.npy', (.*)\)), of which", said)) is not None:
+        loaded = values if suffix == ".h5" else eval(code.group(2), {"numpy": np, "path": path})
+        path = tmp_path / "x.npy"
+        np.save(path, loaded)
+    assert main([way, str(path), "-o", str(sound), "--n-iter", "1", *options]) == 0
+    assert rtspecinv.read_audio(sound)[0].any()
 
 
 # -- samples that lie otherwise ------------------------------------------------------------------------------

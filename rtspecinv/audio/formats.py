@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
+from rtspecinv.common.checks import count, shown
 from rtspecinv.common.printable import printable
 
 SUFFIXES = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
@@ -92,11 +92,10 @@ def check(
     Raises:
         ValueError: the format cannot hold them, or `length` samples per channel; says which formats can.
     """
-    begin = f"Cannot write {printable(name)} with {sample_rate=} and {channels=}"
-    for parameter, value in (("sample_rate", sample_rate), ("channels", channels)):
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-            raise ValueError(f"{begin}: {parameter} is not an integer >= 1")
-    rate, n_channels = operator.index(sample_rate), operator.index(channels)
+    begin = (
+        f"Cannot write {printable(name)} with sample_rate={shown(sample_rate)} and channels={shown(channels)}"
+    )
+    rate, n_channels = _count(begin, sample_rate=sample_rate), _count(begin, channels=channels)
     format = _find(container, subtype)
     if format.fits(rate, n_channels, length):
         return rate, n_channels
@@ -114,3 +113,11 @@ def check(
         if other.container == held and other.fits(rate, n_channels, length)
     ]
     raise ValueError(f"{begin}: {reason}; {' or '.join(others) or 'no format here'} can hold it")
+
+
+def _count(begin: str, **parameter: Any) -> int:
+    """Value of one named parameter as an integer >= 1."""
+    try:
+        return count(1, **parameter)
+    except ValueError as error:
+        raise ValueError(f"{begin}: {next(iter(parameter))} is not an integer >= 1") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import math
 import signal
 import threading
 import time
@@ -11,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rtspecinv.common.checks import choice, count, finite, real, unknown_name
+from rtspecinv.common.checks import choice, count, finite, real, shown
 
 STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
-_LONGEST_LATENCY = 60.0  # seconds
+LONGEST_LATENCY = 60.0  # seconds
 _LONGEST_QUEUE = 1e7  # seconds
-_LATENCIES = ("low", "high")
+LATENCIES = ("low", "high")
+_MOST_DEVICES = 2**31 - 1  # PortAudio counts them with 32 bits
 HIGHEST_RATE = 2**31 - 1  # Hz
 MOST_CHANNELS = 1024
 _LONGEST_BLOCK = 2**24  # samples
@@ -74,18 +74,25 @@ def stream_options(
     device: int | str | None, channels: int, latency: float | str, block_length: int
 ) -> dict[str, Any]:
     """Return the options of a stream of sounddevice; raises `ValueError` for what no device can have."""
-    if device is not None and not isinstance(device, str):
-        device = count(device=device)
-    if not (isinstance(latency, str) and latency in _LATENCIES):
-        if math.isnan(real(latency)):
-            raise unknown_name("latency", latency, (*_LATENCIES, "seconds"))
-        latency = finite(0, _LONGEST_LATENCY, latency=latency)
+    given = latency
+    if not (isinstance(latency, str) and latency in LATENCIES):
+        latency = real(latency)
+        if not 0 <= latency <= LONGEST_LATENCY:  # nor NaN
+            names = ", ".join(map(repr, LATENCIES))
+            raise ValueError(
+                f"Parameter latency={shown(given)} is not {names} or seconds from 0 to {LONGEST_LATENCY:g}!"
+            )
     return {
-        "device": device,
+        "device": _device_of(device),
         "channels": count(1, MOST_CHANNELS, channels=channels),
         "latency": latency,
         "blocksize": count(0, _LONGEST_BLOCK, block_length=block_length),
     }
+
+
+def _device_of(device: int | str | None) -> int | str | None:
+    """Return a device by its number or name; raises `ValueError` for what is no number."""
+    return device if device is None or isinstance(device, str) else count(0, _MOST_DEVICES, device=device)
 
 
 def refused(
@@ -106,7 +113,7 @@ def stream_seconds(stream: Any, is_output: bool) -> float:
     """
     told = stream.latency
     seconds = float(told[is_output] if isinstance(told, tuple) else told)
-    return seconds if seconds < _LONGEST_LATENCY else 0.0
+    return seconds if seconds < LONGEST_LATENCY else 0.0
 
 
 def device_table() -> str:
@@ -120,8 +127,10 @@ def device_table() -> str:
 def one_device(to_record: int | str | None, to_play: int | str | None) -> dict[str, Any] | None:
     """Return what PortAudio tells of the device that both are, or None if they are two, or not there.
 
-    Its `index` and its `default_samplerate` are what a stream for both needs.
+    Its `index` and its `default_samplerate` are what a stream for both needs. Raises `ValueError` for a
+    number that no device has.
     """
+    to_record, to_play = _device_of(to_record), _device_of(to_play)
     sd = sounddevice()
     try:
         recording, playing = sd.query_devices(to_record, "input"), sd.query_devices(to_play, "output")

@@ -18,7 +18,7 @@ from rtspecinv.audio._soundfile import SoundfileWriter
 from rtspecinv.audio.formats import SAMPLE_BYTES, SUFFIXES, check
 from rtspecinv.audio.level import Level
 from rtspecinv.audio.wav import WavWriter
-from rtspecinv.common.checks import able
+from rtspecinv.common.checks import able, count, instance
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.whole_files import Guarded, Spool, WholeFile, is_stream, open_stream
@@ -145,11 +145,17 @@ class FileSink(Sink):
         length: int | None = None,
     ) -> None:
         self.path = Path(path) if isinstance(path, str | os.PathLike) else None
+        if self.path is None:
+            able(("write",), "pass the name of a file, or a file that is open for bytes", path=path)
         self._name = "the stream" if self.path is None else printable(self.path)
         container = self._container()
-        self._subtype = (subtype or _SUBTYPES[container]).upper()
+        subtype_name = (
+            None if subtype is None else instance(str, "pass a name such as 'FLOAT'", subtype=subtype)
+        )
+        length = 0 if length is None else count(length=length)
+        self._subtype = (subtype_name or _SUBTYPES[container]).upper()
         self.sample_rate, self.channels = check(
-            self._name, container, self._subtype, sample_rate, channels, 0 if self._is_stream else length or 0
+            self._name, container, self._subtype, sample_rate, channels, 0 if self._is_stream else length
         )
         self.level = Level()
         self.n_samples = 0  # samples per channel so far

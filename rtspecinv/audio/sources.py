@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rtspecinv.audio._soundfile import SoundfileReader
+from rtspecinv.audio.formats import MOST_CHANNELS
 from rtspecinv.audio.wav import WavReader
-from rtspecinv.common.checks import count
+from rtspecinv.common.checks import MOST_RATE, able, count, shown, sizes
 from rtspecinv.common.printable import printable
 
 _LONGEST_BLOCK = 2**24  # samples
@@ -85,8 +87,11 @@ class AudioStream:
         self, file: IO[bytes], *, raw: tuple[int, int] | None = None, name: str = "the stream"
     ) -> None:
         self._name = printable(name)
+        given: object = able(("read",), "pass a file that is open for reading bytes", file=file)
+        if isinstance(given, io.TextIOBase):
+            raise TypeError(f"Parameter file is open for text, {shown(given)}: open it with mode 'rb'!")
         try:
-            self._wav = WavReader(file) if raw is None else WavReader.raw(file, *raw)
+            self._wav = WavReader(file) if raw is None else WavReader.raw(file, *_raw(raw))
         except ValueError as error:
             raise ValueError(f"{self._name} is not a WAV stream: {error}") from error
         self.sample_rate, self.channels = self._wav.sample_rate, self._wav.channels
@@ -97,7 +102,16 @@ class AudioStream:
 
     def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
         """Yield float32 blocks `(channels, n_samples)` of what is left; the last one may be shorter."""
-        return _blocks(self._wav, n_samples, self._name)
+        return _blocks(self._wav, count(1, _LONGEST_BLOCK, n_samples=n_samples), self._name)
+
+
+def _raw(raw: tuple[int, int]) -> tuple[int, int]:
+    """Rate and channels of a stream without a header."""
+    rule = "(sample_rate, channels), two integers >= 1"
+    found = sizes(rule, raw=raw)
+    if len(found) != 2:
+        raise ValueError(f"Parameter raw={shown(raw)} is not {rule}!")
+    return count(1, int(MOST_RATE), sample_rate=found[0]), count(1, MOST_CHANNELS, channels=found[1])
 
 
 def _plain_wav(file: IO[bytes]) -> WavReader | None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from rtspecinv.cli import _names as names
-from rtspecinv.cli._files import refuse_same_file
+from rtspecinv.cli._files import refuse_same_file, sound_file
 from rtspecinv.cli._report import Tally
+from rtspecinv.common.checks import count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import threads
 from rtspecinv.common.whole_files import write_json, write_whole
@@ -23,12 +24,12 @@ from rtspecinv.inputs import iterations
 from rtspecinv.measure import c_reference, timing
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 from rtspecinv.measure.machine import facts
-from rtspecinv.measure.quality import EDGE_FRAMES
-from rtspecinv.measure.recording import read_mono
+from rtspecinv.measure.recording import read_mono, samples_needed, transform_for
 from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
 from rtspecinv.measure.timing import Limit, Record, Setting
 
 _ENGINE_WIDTH = 18
+_MOST_PUSHES = 10**7  # whose times take 80 MB
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -44,6 +45,7 @@ def bench(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if np.min(value) < least:
             raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
+    count(1, _MOST_PUSHES, pushes=args.pushes)
     if args.threads > (cores := os.cpu_count() or 1):
         raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
     n_pushes = math.ceil(args.pushes / names.QUICK) if args.quick else args.pushes
@@ -72,7 +74,10 @@ def bench(args: argparse.Namespace) -> None:
             else:
                 _print(found, tally, first=len(result.records) == len(found))
             tally.end()
-    print(f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on {name}")
+    print(
+        f"measured      {n_pushes} pushes each, µs; {_machine(result)}; spectral convergence on "
+        f"{printable(name)}"
+    )
     if args.json:
         write_json(args.json, result.numbers())
         print(f"written       {printable(args.json)}")
@@ -87,17 +92,19 @@ def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], by
     for path in filter(None, (args.json, args.plot)):
         is_file_or_free = path.is_file() or not path.exists()
         if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise OSError(f"{path} cannot be written: it must be a file in a folder that may be written to")
+            raise OSError(
+                f"{printable(path)} cannot be written: it must be a file in a folder that may be written to"
+            )
         if args.audio is not None:
             refuse_same_file(args.audio, path)
     if args.json and args.json == args.plot:
         raise ValueError(
-            f"Parameters json and plot are both {args.plot}: choose another name for one of them"
+            f"Parameters json and plot are both {printable(args.plot)}: choose another name for one of them"
         )
     if args.plot is None:
         return None
     if args.plot.suffix.lower() != ".png":
-        raise ValueError(f"Parameter plot={str(args.plot)!r} does not end in .png")
+        raise ValueError(f"{printable(args.plot)} does not end in .png, as a plot must: give --plot FILE.png")
     from rtspecinv.measure.plots import push_plot  # needs the extra plot
 
     return lambda records: push_plot(list(map(point, records)))
@@ -107,14 +114,20 @@ def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
     if args.audio is None:
         demo = torch.from_numpy(render()).float()
         return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
+    sound_file(args.audio)  # or it says what to do with the file
     return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
 
 
 def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
     stft = setting.stft()
-    needed = max(stft.n_needed, 3 * EDGE_FRAMES * stft.hop_length)
+    needed = samples_needed(stft)
     if len(samples) < needed:
-        raise ValueError(f"{len(samples)} samples are too few for n_fft={stft.n_fft}: {needed} are needed")
+        fitting = transform_for(len(samples))
+        smaller = "" if fitting is None else " or --transforms {}/{}".format(*fitting)
+        raise ValueError(
+            f"{len(samples)} samples are too few for n_fft={stft.n_fft} with hop_length={stft.hop_length}: "
+            f"{needed} are needed; use a longer recording{smaller}"
+        )
     return stft.magnitude(samples)[None]
 
 

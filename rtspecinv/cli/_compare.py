@@ -13,7 +13,7 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv.audio import FileSink
 from rtspecinv.audio._soundfile import soundfile
-from rtspecinv.cli._files import refuse_same_file
+from rtspecinv.cli._files import refuse_same_file, sound_file
 from rtspecinv.cli._report import Tally, note
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
@@ -21,8 +21,7 @@ from rtspecinv.common.whole_files import write_json, write_whole
 from rtspecinv.inputs import iterations
 from rtspecinv.measure.contest import CONTESTANTS, Contest, Contestant, Result
 from rtspecinv.measure.machine import processor
-from rtspecinv.measure.quality import EDGE_FRAMES
-from rtspecinv.measure.recording import read_mono
+from rtspecinv.measure.recording import read_mono, samples_needed, transform_for
 
 if TYPE_CHECKING:
     from rtspecinv.cli._page import Column
@@ -79,11 +78,20 @@ def _contest(args: argparse.Namespace) -> Contest:
         raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
-        raise NotADirectoryError(f"{args.output} is a file: the report needs a folder")
+        raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")
+    reader = sound_file(args.audio)  # or it says what to do with the file
     mono, rate = read_mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
-    if n_samples < max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * stft.hop_length):
-        raise ValueError(f"{len(mono)} samples are too few for n_fft={stft.n_fft}: use a smaller n_fft")
+    needed = samples_needed(stft)
+    if n_samples < needed:
+        said = f"{len(mono)} samples are too few for n_fft={stft.n_fft} with hop_length={stft.hop_length}"
+        fitting = transform_for(len(mono))
+        way_out = "use a longer recording"
+        if reader.n_samples >= needed and args.seconds is not None:
+            way_out = f"give --seconds {needed / rate:.9g} or more"
+        elif fitting is not None:
+            way_out = "give --n-fft {} --hop-length {} or less".format(*fitting)
+        raise ValueError(f"{said}: {way_out}")
     if n_samples / rate > LONG_SECONDS:
         note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")
     if not mono[:n_samples].any():

@@ -60,13 +60,31 @@ def sound_input(path: Path, raw: tuple[int, int] | None) -> AudioReader | AudioS
 
     Raises `ValueError` for what is neither, and `FileNotFoundError`.
     """
-    from rtspecinv.audio import AudioReader, AudioStream  # only now: `--help` loads neither numpy nor torch
+    from rtspecinv.audio import AudioStream  # only now: `--help` loads neither numpy nor torch
 
     if str(path) in _INPUTS:
         return AudioStream(_standard_input(), raw=raw, name="standard input")
     if raw is not None or is_stream(path):
         return AudioStream(open(path, "rb"), raw=raw, name=str(path))
-    return AudioReader(path)
+    return sound_file(path)
+
+
+def sound_file(path: Path) -> AudioReader:
+    """Open a sound file.
+
+    Raises `ValueError` for what is none, with the command that makes sound of it, and `FileNotFoundError`.
+    """
+    from rtspecinv.audio import AudioReader
+    from rtspecinv.files.opening import LOADERS, no_sound
+
+    if path.suffix.lower() in LOADERS and path.is_file():  # of which libsndfile would play some
+        raise no_sound(path)
+    try:
+        return AudioReader(path)
+    except ValueError as error:
+        if "is not audio" not in str(error):
+            raise
+        raise no_sound(path) from error
 
 
 def _standard_input() -> BinaryIO:

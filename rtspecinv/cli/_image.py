@@ -15,13 +15,15 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv.cli import _names as names
 from rtspecinv.cli._files import named, sound_output
+from rtspecinv.common.checks import LONGEST_SOUND, MOST_RATE, count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
-from rtspecinv.files.bounds import check_frames
+from rtspecinv.files.bounds import MOST_FRAMES, check_frames
 from rtspecinv.files.images import Levels, read_image, resize_columns
 from rtspecinv.files.metadata import LENGTH, MEL, understand
 from rtspecinv.files.picture_scale import MOST_VALUES, PictureScale, number
 
+_OPTIONS = ("n_fft", "hop_length", "sample_rate", "scale", "fmin", "fmax", "range")  # that a picture may say
 LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
 
 
@@ -32,10 +34,16 @@ def image(args: argparse.Namespace) -> None:
         raise ValueError(f"{printable(args.picture)} is a mel spectrogram: rtspecinv invert can play it")
     try:
         known = understand(texts)
+    except ValueError as error:
+        raise ValueError(f"{printable(args.picture)}: {error}") from error
+    try:
         stft, rate = _transform(args, known)
         scale, shown = _scales(args, texts, known.get("sample_rate", rate), rate, stft.n_fft)
     except ValueError as error:
+        if any(getattr(args, name) is not None for name in _OPTIONS):  # it is not the picture's fault
+            raise
         raise ValueError(f"{printable(args.picture)}: {error}") from error
+    _check_seconds(args, rate, stft)
     length = _length(args, known, levels.shape[1], rate, stft)
     levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
     magnitude = torch.from_numpy(scale.magnitude(levels))
@@ -73,14 +81,20 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
     same = n_fft == whole.get("n_fft")
     others = ("win_length", "window", "normalized", "center", "pad_mode")
     options = {name: known[name] for name in others if name in known and same}
+    if args.sample_rate is not None:
+        count(1, int(MOST_RATE), sample_rate=args.sample_rate)
     rate = whole.get("sample_rate", names.PICTURE_RATE) if args.sample_rate is None else args.sample_rate
     stft = rtspecinv.STFT(n_fft, hop_length, **options)  # type: ignore[arg-type]  # `understand` checked them
     if args.n_fft is None or args.hop_length is None:
         try:
             check_frames(n_fft, hop_length, 1, rate)
         except ValueError as error:
+            unsaid = args.hop_length is None and "hop_length" not in whole
+            why = ", hop_length being a quarter of n_fft where none is given" if unsaid else ""
+            larger = 4 * -(-rate // MOST_FRAMES)
+            more = f": use --n-fft {larger} or more" if unsaid and n_fft < larger else ""
             raise ValueError(
-                f"{error}; if that is right, give both: --n-fft {n_fft} --hop-length {hop_length}"
+                f"{error}{why}{more}; if that is right, give both: --n-fft {n_fft} --hop-length {hop_length}"
             ) from error
     return stft, rate
 
@@ -109,12 +123,31 @@ def _scales(
     return replace(shown, sample_rate=own_rate, fmin=shown.lowest / faster, fmax=highest), shown
 
 
+def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) -> None:
+    """Raise `ValueError` for a length that no sound can have."""
+    seconds: float | None = args.seconds
+    if seconds is None:
+        return
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"Parameter seconds={seconds} is not a number above 0!")
+    if seconds * rate < 1:
+        raise ValueError(
+            f"--seconds {seconds:g} is less than a sample at {rate} Hz: give --seconds "
+            f"{stft.hop_length / rate:.9g}, which is a hop, or more"
+        )
+    if seconds * rate > LONGEST_SOUND:
+        raise ValueError(
+            f"--seconds {seconds:g} is more than {LONGEST_SOUND} samples at {rate} Hz: use fewer --seconds"
+        )
+
+
 def _length(
     args: argparse.Namespace, known: Mapping[str, Any], n_columns: int, rate: int, stft: rtspecinv.STFT
 ) -> int | None:
     """Samples of the sound: as given, or those of the recording, if the picture is still as long as that."""
     if args.seconds is not None:
-        return max(1, round(args.seconds * rate)) if 0 < args.seconds < math.inf else None
+        n_samples: int = round(args.seconds * rate)
+        return n_samples
     if LENGTH not in known or "hop_length" not in known:
         return None
     length = round(known[LENGTH] * stft.hop_length / known["hop_length"])
@@ -130,8 +163,6 @@ def _columns(
             raise ValueError(f"{printable(args.picture)} does not say how long it lasts: give --seconds")
         n_frames = levels.shape[1]
     else:
-        if not 0 < args.seconds < math.inf:
-            raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
         n_frames = max(2, 1 + round(args.seconds * rate / stft.hop_length))
     if n_frames < 2 and stft.padding:
         raise ValueError(f"{printable(args.picture)} has one frame: there is sound only between two")

@@ -54,7 +54,8 @@ def _invert_file(args: argparse.Namespace) -> int:
     if args.format or args.overwrite:
         option = "format" if args.format else "overwrite"
         raise ValueError(
-            f"--{option} is for folders, and {args.spectrogram} is none: the name of the output says the rest"
+            f"--{option} is for folders, and {printable(args.spectrogram)} is none: leave it out, and let "
+            "the name of the output say the rest"
         )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)

@@ -36,6 +36,9 @@ STARTS = ("overlap", "gradient", "peaks", "zeros")
 
 CONFIG_FILES = (".json", ".toml")
 
+LATENCIES = ("low", "high")
+LONGEST_LATENCY = 60.0  # seconds, of a device
+
 # Of the command line.
 BATCH_RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
 METHODS = (*BATCH_RULES, "lbfgs", "stream")

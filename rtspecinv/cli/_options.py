@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
 from rtspecinv.cli import _names as names
@@ -42,7 +43,36 @@ def device(text: str) -> int | str:
 
 def latency(text: str) -> float | str:
     """Parse "low", "high" or seconds."""
-    return text if text in ("low", "high") else float(text)
+    if text in names.LATENCIES:
+        return text
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= names.LONGEST_LATENCY:
+            return seconds
+    known = ", ".join(names.LATENCIES)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not {known} or seconds from 0 to {names.LONGEST_LATENCY:g}"
+    )
+
+
+def counts(text: str) -> list[int]:
+    """Parse integers between commas, each of them once."""
+    try:
+        return list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not integers between commas, such as 1,4,16"
+        ) from error
+
+
+def transforms(text: str) -> list[tuple[int, int]]:
+    """Parse n_fft/hop_length, or several between commas, each of them once."""
+    pairs = (word.split("/") for word in text.split(","))
+    try:
+        return list(dict.fromkeys((int(n_fft), int(hop_length)) for n_fft, hop_length in pairs))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not n_fft/hop_length, such as 1024/256, or several between commas"
+        ) from error
 
 
 def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> None:

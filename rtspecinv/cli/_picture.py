@@ -7,8 +7,8 @@ import argparse
 import torch
 
 import rtspecinv
-from rtspecinv.audio import AudioReader, read_audio
-from rtspecinv.cli._files import refuse_same_file
+from rtspecinv.audio import read_audio
+from rtspecinv.cli._files import refuse_same_file, sound_file
 from rtspecinv.common.printable import printable
 from rtspecinv.files.images import MOST_PIXELS, read_image
 from rtspecinv.files.picture_scale import PictureScale
@@ -19,7 +19,7 @@ def picture(args: argparse.Namespace) -> None:
     refuse_same_file(args.audio, args.output)
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     height = stft.n_freq if args.height is None else args.height
-    n_frames = stft.count_frames(AudioReader(args.audio).n_samples)
+    n_frames = stft.count_frames(sound_file(args.audio).n_samples)
     if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
         raise ValueError(
             f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rtspecinv.cli import _names as names
-from rtspecinv.cli._options import file_name
+from rtspecinv.cli._options import counts, file_name, transforms
 
 RUNS = "_bench.bench"
 HELP = "measure what a push costs on this machine"
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--device", choices=names.DEVICES, help="default: all there are that the engine can run on"
     )
     group.add_argument(
-        "--transforms", metavar="N/H,...", type=_transforms, default=[(1024, 256)],
+        "--transforms", metavar="N/H,...", type=transforms, default=[(1024, 256)],
         help="n_fft/hop_length (default: 1024/256)",
     )  # fmt: skip
     for option, default, what in (
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("--streams", [1, 4, 16], "streams in one inverter"),
     ):
         group.add_argument(
-            option, metavar="N,...", type=_counts, default=default,
+            option, metavar="N,...", type=counts, default=default,
             help=f"{what} (default: {','.join(map(str, default))})",
         )  # fmt: skip
     group.add_argument(
@@ -79,12 +79,3 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _words(text: str) -> list[str]:
     return [word for word in (part.strip() for part in text.split(",")) if word]
-
-
-def _counts(text: str) -> list[int]:
-    return list(dict.fromkeys(int(word) for word in text.split(",")))
-
-
-def _transforms(text: str) -> list[tuple[int, int]]:
-    pairs = [tuple(map(int, word.split("/"))) for word in text.split(",")]
-    return list(dict.fromkeys((n_fft, hop_length) for n_fft, hop_length in pairs))

@@ -11,6 +11,7 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,19 @@ def count(least: int = 0, most: int | None = None, **parameter: Any) -> int:
     if most is not None and number > most:
         raise ValueError(f"Parameter {name}={shown(value)} is more than {most}!")
     return number
+
+
+def sizes(rule: str, **parameter: Any) -> tuple[int, ...]:
+    """Value of one named parameter as a tuple of integers >= 1; anything else is a ValueError.
+
+    rule: what the value is not, as in "a tuple of integers >= 1, () for one stream".
+    """
+    ((name, value),) = parameter.items()
+    is_bytes = isinstance(value, (str, bytes, bytearray, memoryview))
+    if not is_bytes and (isinstance(value, Sequence) or getattr(value, "ndim", None) == 1):
+        with suppress(ValueError):
+            return tuple(count(1, **{name: size}) for size in value)
+    raise ValueError(f"Parameter {name}={shown(value)} is not {rule}!")
 
 
 def finite(

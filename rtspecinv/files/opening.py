@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rtspecinv.common.checks import choice, count
+from rtspecinv.common.checks import MOST_RATE, choice, count
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
@@ -31,7 +31,7 @@ from rtspecinv.files.readers import READERS, only_array, open_image
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.models import config_of
 from rtspecinv.mel.spectrogram import Mel
-from rtspecinv.stft import STFT
+from rtspecinv.stft import LONGEST, STFT
 
 ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
@@ -133,7 +133,7 @@ class Spectrogram:
     def _agreed(self, name: str, given: int | None) -> int | None:
         stored: int | None = getattr(self, name)
         if given is not None:
-            given = count(1, **{name: given})
+            given = count(1, int(MOST_RATE) if name == "sample_rate" else LONGEST, **{name: given})
         if given is not None and stored is not None and given != stored:
             raise ValueError(
                 f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
@@ -331,6 +331,22 @@ def no_spectrogram(path: Path) -> ValueError:
     else:
         way_out = "write its array with numpy.save('x.npy', array)"
     return ValueError(f"{printable(path)} is not one of {', '.join(SUFFIXES)}: {way_out}")
+
+
+def no_sound(path: Path) -> ValueError:
+    """Error for a file that is not sound where sound is expected, with the command that makes sound of it."""
+    suffix = path.suffix.lower()
+    name, load = printable(path), LOADERS.get(suffix)
+    if load is not None:
+        return ValueError(
+            f"{name} holds arrays, not sound: write one with numpy.save('x.npy', {load}), of which "
+            "`rtspecinv invert` makes sound if it is a spectrogram"
+        )
+    if suffix in ARRAYS:
+        return ValueError(f"{name} holds arrays, not sound: `rtspecinv invert` makes sound of spectrograms")
+    if suffix in (*IMAGES, *PHOTOS):
+        return ValueError(f"{name} is a picture, not sound: `rtspecinv image` with --seconds S plays any")
+    return ValueError(f"{name} is not audio: expected a WAV, FLAC, OGG or MP3 file")
 
 
 def _checked_bands(found: Spectrogram) -> Spectrogram:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rtspecinv.common.printable import printable
+
 _FLAGS = ("-O3", "-march=native", "-ffast-math")
 _LIBRARIES = ("-lfftw3f", "-lm")
 
@@ -48,7 +50,7 @@ def built(source: Path) -> Iterator[CReference]:
         OSError: there is no such file, no compiler, or it does not compile.
     """
     if not source.is_file():
-        raise FileNotFoundError(f"{source} does not exist: the C reference is a program in C")
+        raise FileNotFoundError(f"{printable(source)} does not exist: the C reference is a program in C")
     compiler = shutil.which("cc")
     if compiler is None:
         raise FileNotFoundError(
@@ -63,6 +65,7 @@ def built(source: Path) -> Iterator[CReference]:
                 (line for line in done.stderr.splitlines() if "error" in line or "cannot" in line), ""
             )
             raise OSError(
-                f"{source} cannot be built ({reason.strip()}): is FFTW there (apt-get install libfftw3-dev)?"
+                f"{printable(source)} cannot be built ({printable(reason.strip())}): is FFTW there "
+                "(apt-get install libfftw3-dev)?"
             )
         yield CReference(program)

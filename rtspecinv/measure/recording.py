@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import rtspecinv
 from rtspecinv.audio import AudioReader
 from rtspecinv.common.printable import printable
+from rtspecinv.measure.quality import EDGE_FRAMES
 
 LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
 
@@ -31,3 +33,24 @@ def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
             f"take the beginning of {printable(audio)} with --seconds 20"
         )
     return mono, rate
+
+
+def samples_needed(stft: rtspecinv.STFT) -> int:
+    """Samples, whole hops, of which a transform has enough frames to compare."""
+    hop_length = stft.hop_length
+    needed = max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * hop_length)
+    return -(-needed // hop_length) * hop_length
+
+
+def transform_for(n_samples: int) -> tuple[int, int] | None:
+    """Largest n_fft, a power of two, and a quarter of it as hop_length, of which so many samples are enough.
+
+    None if there is none.
+    """
+    sizes = (2**power for power in range(16, 4, -1))
+    fitting = (
+        (n_fft, n_fft // 4)
+        for n_fft in sizes
+        if samples_needed(rtspecinv.STFT(n_fft, n_fft // 4)) <= n_samples
+    )
+    return next(fitting, None)

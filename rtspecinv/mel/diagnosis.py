@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.common.checks import MOST_RATE, finite, shown
 from rtspecinv.common.masks import unmasked
-from rtspecinv.inputs import Array
+from rtspecinv.inputs import Array, as_magnitude, check_finite
 from rtspecinv.mel.evidence import LOUDER, NEAR, TURNED, Evidence, measure, tilt, turned
 from rtspecinv.mel.fit import LN10, able, against, choices, made_by
 from rtspecinv.mel.models import CONFIGS, find
@@ -162,13 +163,16 @@ def diagnose(
 
     Raises:
         KeyError: there is no such preset.
-        TypeError: not a tensor or array of numbers.
-        ValueError: samples of another shape, or without sample_rate.
+        TypeError: not a tensor or array of numbers; samples that are no floating-point numbers.
+        ValueError: samples of another shape, not finite, or without sample_rate; a rate that is none.
 
     Values show neither sample rate nor hop, edges and norm of the bands: every preset that can make them is
     named, with the duration that it would give.
     """
     wanted = None if preset is None else find(preset)
+    if sample_rate is not None:
+        sample_rate = finite(1, MOST_RATE, sample_rate=sample_rate)
+    sound = None if samples is None else _samples(samples, sample_rate)
     values, eps, is_complex = _numbers(unmasked(array, "array"))
     e = measure(values, eps)
     kind = "spectrum" if is_complex else next(name for name, claim in CLAIMS.items() if claim.shown(e))
@@ -177,14 +181,14 @@ def diagnose(
     found: tuple[str, ...] = ()
     if kind not in NO_SPECTROGRAM:
         found = able(e, n_bands, sample_rate) if kind != "standard" else ()
-        made = None if samples is None else made_by(values, found, samples, sample_rate)
+        made = None if sound is None else made_by(values, found, sound)
         found = found if made is None else made
         unsure += [OPEN[kind]] if kind in OPEN and not made else []
         unsure += _of_presets(found, sample_rate, layout) if not made else []
         if "mels" in layout and kind not in ("grey", "silence", "standard"):
             said, hint = _upside_down(e, layout, isinstance(array, Tensor))
             problems, unsure = problems + said, unsure + hint
-    maker = CONFIGS[found[0]] if samples is not None and found else None
+    maker = CONFIGS[found[0]] if sound is not None and found else None
     if preset is not None and wanted is not None:
         problems += _against(preset, e, kind, n_bands, found, sample_rate, isinstance(array, Tensor))
     return Diagnosis(
@@ -217,6 +221,23 @@ def _numbers(array: Tensor | Array) -> tuple[Array, float, bool]:
         eps = max(eps, float(np.finfo(values.dtype).eps))
     is_complex = values.dtype.kind == "c"
     return np.abs(values) if is_complex else values.astype(np.float64), eps, is_complex
+
+
+def _samples(samples: Tensor | Array, sample_rate: float | None) -> Tensor:
+    """Samples `(n_samples,)` in float32."""
+    tensor: object = samples
+    if isinstance(samples, np.ndarray):
+        tensor = as_magnitude(samples, torch.zeros((), dtype=torch.float32, device="cpu"), "samples")
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise TypeError(f"Parameter samples is {shown(samples)}: pass floating-point samples in -1 to 1!")
+    check_dense(tensor, "samples")
+    if sample_rate is None or tensor.ndim != 1:
+        raise ValueError(
+            f"Parameters samples of shape {tuple(tensor.shape)}, {sample_rate=} are not (n_samples,) and its "
+            "rate: pass one channel and sample_rate= in Hz!"
+        )
+    check_finite(tensor, "samples")
+    return tensor.detach().to("cpu", torch.float32)
 
 
 def _layout(shape: tuple[int, ...], wanted: int | None) -> tuple[str, int | None, list[str]]:

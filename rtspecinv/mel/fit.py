@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rtspecinv.inputs import Array
@@ -87,20 +86,8 @@ def able(e: Evidence, n_bands: int | None, sample_rate: float | None) -> tuple[s
     return tuple(sorted(names, key=lambda name: _span(name, median, e.high) > DEEP_DB))
 
 
-def made_by(
-    values: Array, names: tuple[str, ...], samples: Tensor | Array, sample_rate: float | None
-) -> tuple[str, ...]:
-    """Those presets that make this very array of the samples, within a twentieth of its deviation.
-
-    Raises:
-        ValueError: samples that are not `(n_samples,)`, or without their rate.
-    """
-    sound = torch.as_tensor(samples, device="cpu").detach().float()
-    if sample_rate is None or sound.ndim != 1:
-        raise ValueError(
-            f"Parameters samples of shape {tuple(sound.shape)}, {sample_rate=} are not (n_samples,) and its "
-            "rate: pass one channel and sample_rate= in Hz!"
-        )
+def made_by(values: Array, names: tuple[str, ...], sound: Tensor) -> tuple[str, ...]:
+    """Those presets that make this array of samples `(n_samples,)`, within a twentieth of its deviation."""
     found = []
     for name in names:
         mel = _mel(name)(sound).double().numpy()

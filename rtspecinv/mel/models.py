@@ -135,9 +135,9 @@ CONFIGS: dict[str, MelConfig] = {
 }
 
 
-def find(name: str) -> MelConfig:
+def find(name: object) -> MelConfig:
     """Configuration of a preset; an unknown name is a KeyError with the nearest one."""
-    if name not in CONFIGS:
+    if not isinstance(name, str) or name not in CONFIGS:
         raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
     return CONFIGS[name]
 

@@ -69,7 +69,7 @@ class Mel(Module):
 
     def length(self, n_frames: int) -> int:
         """Samples that mel frames stand for: as many as have `n_frames` frames, and as an inverse gives."""
-        return self.stft.length(n_frames + self.config.drop_last)
+        return self.stft.length(count(n_frames=n_frames) + self.config.drop_last)
 
     @modeless
     def expand(self, mel: Tensor | Array) -> Tensor:
