@@ -159,11 +159,11 @@ SHOWN = (
 )
 CAPTION = (
     "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
-    "server with a dummy driver, so device is what its periods take (256 samples in the first two rows, 64 "
-    "below); a real card adds its converters and buffers. Where a period is a hop, queue may show a period "
-    "too much, and device as much too little. Silence heard in each run, which short queues do not prevent "
-    "on a machine that is late itself, stands in bench/README.md. SC and PESQ of the same setting on the "
-    "recordings."
+    "server with a dummy driver, so that device is the time of its periods (256 samples in the first two "
+    "rows, 64 below); a real card adds its converters and buffers. Where a period is as long as a hop, queue "
+    "may be a period too high and device as much too low. Dropouts in each run are listed in "
+    "bench/README.md; short queues cannot hide scheduling delays of the machine itself. SC and PESQ of the "
+    "same setting on the recordings."
 )
 
 
@@ -210,7 +210,7 @@ def write_summary(name: str, bench: Bench) -> None:
     kept = [HEADER.index(name) for name in SHOWN]
     shown = table(SHOWN, [[cells[i] for i in kept] for cells in rows(bench)])
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
-    origin = f"From [bench/README.md](../bench/README.md#live-latency), {made}."
+    origin = f"From [bench/README.md](../bench/README.md#live), {made}."
     summarise("live", f"{shown}\n\n{CAPTION}\n\n{origin}")
 
 
