@@ -1,8 +1,8 @@
 """Puts parts of other files, a table of the presets and sounds into the pages of the site.
 
 `<!-- include FILE -->` includes a file of the project and `<!-- include FILE#MARK -->` a part of it, which
-stands between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benchmarks write it. A table of the presets
-replaces `<!-- presets -->`, and sounds, which are made when the site is built, replace `<!-- sounds -->`.
+stands between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benchmarks write it. A table of the
+presets replaces `<!-- presets -->`, and sounds, which are made when the site is built, replace `<!-- sounds -->`.
 """
 
 from __future__ import annotations
