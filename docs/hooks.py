@@ -2,7 +2,7 @@
 
 `<!-- include FILE -->` includes a file of the project and `<!-- include FILE#MARK -->` a part of it, which
 stands between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benchmarks write it. A table of the
-presets replaces `<!-- presets -->`, and sounds, which are made when the site is built, replace `<!-- sounds -->`.
+presets replaces `<!-- presets -->`. Sounds, which are made when the site is built, replace `<!-- sounds -->`.
 """
 
 from __future__ import annotations
