@@ -72,9 +72,14 @@ def test_the_readme_is_short():
     assert len(README.encode()) <= 9000
 
 
-def test_every_page_that_it_links_to_exists():
-    for target in re.findall(r"\]\(([^)#:]+)", README):
-        assert (ROOT / target).exists(), target
+def test_every_link_leads_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", README)
+    assert len(links) >= 10
+    for page, anchor in links:
+        assert (ROOT / page).exists(), page
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
 
 
 @pytest.mark.parametrize("name", ["measured", "offline", "mel", "pictures", "live"])
