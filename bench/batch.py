@@ -1,7 +1,7 @@
 """Prints how good and how fast batch inversion is, beside its peers; see bench/README.md.
 
 python bench/batch.py                    every table
-python bench/batch.py --only h,i         some of them
+python bench/batch.py --only batch-methods,batch-time    some of them
 python bench/batch.py --write            put into bench/README.md as well
 python bench/batch.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import protocol
 import torch
-from page import ROOT, commit, processor, replace_between, run
+from page import commit, named, processor, run, summarise
 from protocol import A, Clips
 from tables import Bench, db, number, table
 from torch import Tensor
@@ -86,18 +86,18 @@ def one_by_one(method: Method, magnitude: Tensor, n_iter: int) -> Tensor:
     return torch.stack([method(item, n_iter) for item in magnitude])
 
 
-def section_h(bench: Bench) -> str:
-    """Batch inversion at A by method and iterations.
+def batch_methods(bench: Bench) -> str:
+    """Quality and time by method and iterations, at 1024/256.
 
-    Clips one after another. SC as in table a; PESQ and ESTOI after 100 iterations; "s": seconds for one clip
-    of 4 s, start included. Targets of the default: -38, -41, -43.
+    Clips one after another. SC as in table "stream quality"; PESQ and ESTOI after 100 iterations; "s":
+    seconds for one clip of 4 s, start included. Targets of the default: -38, -41, -43.
     """
     header = [f"{what}, {n}" for n in (32, 100, 200) for what in ("SC dB", "s")]
-    return table(["method, start", *header, "PESQ", "ESTOI"], _rows_h(bench))
+    return table(["method, start", *header, "PESQ", "ESTOI"], _method_rows(bench))
 
 
 @cache
-def _rows_h(bench: Bench) -> list[list[str]]:
+def _method_rows(bench: Bench) -> list[list[str]]:
     clips, rows = bench.clips(A), []
     magnitude = A.magnitude(clips.samples)
     for name, method in METHODS.items():
@@ -114,23 +114,23 @@ def _rows_h(bench: Bench) -> list[list[str]]:
     return rows
 
 
-def write_summary(letter: str, bench: Bench) -> None:
-    """Put the rows of table h that sum it up into the README of the project."""
-    if letter != "h" or not bench.files:
+def write_summary(name: str, bench: Bench) -> None:
+    """Put the rows of table "batch methods" that sum it up into docs/whole.md."""
+    if name != "batch-methods" or not bench.files:
         return
     chosen = (FIRST, "hybrid, stream", "**agla, stream (the default)**", "lbfgs, stream")
-    rows = [[row[0], row[1], row[3], row[5], row[7]] for row in _rows_h(bench) if row[0] in chosen]
+    rows = [[row[0], row[1], row[3], row[5], row[7]] for row in _method_rows(bench) if row[0] in chosen]
     text = table(["method, start", "SC dB, 32 iterations", "100", "200", "PESQ, 100"], rows)
     caption = (
-        f"Mean of {len(bench.clips(A).names)} recordings as above. From "
-        "[bench/README.md](bench/README.md#h-batch-inversion-at-a-by-method-and-iterations), "
+        f"Mean of {len(bench.clips(A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. From "
+        "[bench/README.md](../bench/README.md#batch-inversion), "
         f"commit {commit()}, {processor()}, torch {torch.__version__}."
     )
-    replace_between(ROOT / "README.md", "offline", f"{text}\n\n{caption}\n")
+    summarise("offline", f"{text}\n\n{caption}")
 
 
-def section_i(bench: Bench) -> str:
-    """Time at A, against the first row of table h after 100 iterations.
+def batch_time(bench: Bench) -> str:
+    """Against the first row of table "batch methods" after 100 iterations, at 1024/256.
 
     Medians of 5 runs, all methods in turn in each. "To pass": the least iterations, of 0, 5, 10, ..., after
     which the mean SC is under that of the first row after 100, and the time that they take. Clips come one
@@ -190,11 +190,11 @@ def _medians(jobs: dict[Any, Callable[[], Tensor]], n_runs: int) -> dict[Any, fl
     return {key: float(np.median(seconds)) for key, seconds in times.items()}
 
 
-def section_j(bench: Bench) -> str:
-    """Mel spectrograms with 80 bands up to 8 kHz, at A, of the speech.
+def batch_mel(bench: Bench) -> str:
+    """Mel spectrograms with 80 bands up to 8 kHz, at 1024/256, of the speech.
 
     "SC dB, mel" is spectral convergence in the mel domain; "evaluations": of the transform and its gradient;
-    "s": for one clip. Targets within 200 evaluations: -25 dB in the mel domain, PESQ 3.2.
+    "batch-engines": for one clip. Targets within 200 evaluations: -25 dB in the mel domain, PESQ 3.2.
     """
     clips = bench.clips(A)
     chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")] or list(
@@ -256,8 +256,8 @@ def _mel_methods(mel: rtspecinv.Mel, length: int) -> Iterator[tuple[str, str, Ca
     yield "no line search, from noise of 1e-6", "about 125", unsearched
 
 
-def section_k(bench: Bench) -> str:
-    """Blocks: what constant memory costs, at A, 100 iterations.
+def batch_blocks(bench: Bench) -> str:
+    """What constant memory costs, at 1024/256, 100 iterations.
 
     15 s of each recording, or what there is, from the same place on. "Change" is to the whole at once.
     """
@@ -282,8 +282,8 @@ def section_k(bench: Bench) -> str:
     return table(["block_frames", "SC dB", "change", "worst"], rows)
 
 
-def section_l(bench: Bench) -> str:
-    """Starts: what a stream is worth to a batch run, at A, rule `agla`.
+def batch_starts(bench: Bench) -> str:
+    """What a stream is worth to a batch run, at 1024/256, rule `agla`.
 
     Four clips of every recording, from 1.5, 3, 4.5 and 6 s on: other places than in the tables above. The
     constants of the start were chosen here. "s": for the start of one clip. Means and their standard errors.
@@ -313,11 +313,12 @@ def section_l(bench: Bench) -> str:
     return table(["stream", "s", "SC dB, 0 iterations", "32", "100", "200"], rows)
 
 
-def section_s(bench: Bench) -> str:
-    """Engines of batch inversion: 100 iterations at A from random phases, clip after clip.
+def batch_engines(bench: Bench) -> str:
+    """100 iterations at 1024/256 from random phases, clip after clip.
 
-    ms for one clip, medians of 5 runs, both engines in turn in each; SC as in table h. Last, what no engine
-    can do without: two real transforms a frame and iteration, by torch. Target for `numba`: a ratio of 2.
+    ms for one clip, medians of 5 runs, both engines in turn in each; SC as in table "batch methods".
+    Last, what no engine can do without: two real transforms a frame and iteration, by torch. Target
+    for `numba`: a ratio of 2.
     """
     magnitude, rows = A.magnitude(bench.clips(A).samples), []
     names, engines = ("gla", "fgla", "agla", "raar", "dm", "admm", "hybrid"), ("eager", "numba")
@@ -363,7 +364,7 @@ def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:
         yield from bench.clips(A).samples
 
 
-SECTIONS = {"h": section_h, "i": section_i, "j": section_j, "k": section_k, "l": section_l, "s": section_s}
+SECTIONS = named(batch_methods, batch_time, batch_mel, batch_blocks, batch_starts, batch_engines)
 
 if __name__ == "__main__":
     if librosa is None:

@@ -39,7 +39,7 @@ def noise(configuration: Configuration, *batch: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def buffer() -> FrameBuffer:
-    """A buffer of configuration A, all its frames open."""
+    """A buffer of 1024/256, all its frames open."""
     buffer = FrameBuffer(rtspecinv.STFT(A.n_fft, A.hop_length), LOOK_AHEAD + 1)
     for magnitude in noise(A).unbind(-1):
         buffer.push(magnitude)
@@ -52,19 +52,19 @@ def spectrum(buffer: FrameBuffer) -> Tensor:
     return torch.polar(buffer.target(), 2 * torch.pi * phase)
 
 
-@pytest.mark.benchmark(group="parts, A, 4 frames")
+@pytest.mark.benchmark(group="parts, 1024/256, 4 frames")
 def test_to_magnitude(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
     result = benchmark(to_magnitude, spectrum, buffer.target())
     torch.testing.assert_close(result.abs(), buffer.target())
 
 
-@pytest.mark.benchmark(group="parts, A, 4 frames")
+@pytest.mark.benchmark(group="parts, 1024/256, 4 frames")
 def test_to_consistent(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
     result = benchmark(to_consistent, spectrum, buffer)
     assert result.shape == spectrum.shape
 
 
-@pytest.mark.benchmark(group="parts, A, 4 frames")
+@pytest.mark.benchmark(group="parts, 1024/256, 4 frames")
 def test_overlap_add(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
     stft = buffer.stft
     samples = benchmark(stft.overlap_add, stft.inverse_transform(spectrum))

@@ -33,8 +33,8 @@ SETTINGS = [
 PER_BIN, PER_SAMPLE = 28, 3
 
 
-def section_r(bench: Bench) -> str:
-    """The floor of a push, and how far above it the engines are.
+def push_floor(bench: Bench) -> str:
+    """What a push cannot do without, and how far above it the engines are.
 
     Least times of up to 1,000, µs, all streams together, one thread. "FFTs": real ones of a push, counted in
     what torch is asked to do or, of `numba`, by its code; Mflop: theirs (2.5 n log2 n each, Frigo & Johnson

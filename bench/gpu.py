@@ -1,6 +1,6 @@
 """Checks every engine for a GPU against the reference, and times them all, in one run of under 8 minutes.
 
-python bench/gpu.py            prints tables t and u of bench/README.md and, where there is no GPU, v
+python bench/gpu.py            prints tables of bench/README.md; "GPU kernel" only where there is no GPU
 python bench/gpu.py --write    puts them there as well
 
 Without a GPU it runs to its end on the CPU, `triton` in Triton's interpreter and on tiny sizes, and says
@@ -25,7 +25,7 @@ GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
-from page import run  # noqa: E402
+from page import named, run  # noqa: E402
 from protocol import A, B, C, D  # noqa: E402
 from tables import Bench, table  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -44,7 +44,7 @@ USUAL = A.setting(3, 8)
 TINY = Setting(22050, 256, 64, 1, 1)  # what the interpreter can do in time
 
 
-def section_t(bench: Bench) -> str:
+def gpu_checks(bench: Bench) -> str:
     """Engines for a GPU against `eager` on the same device.
 
     "Bits": samples of a whole stream that differ from those of `eager`. "Error": the largest of one push in
@@ -143,11 +143,11 @@ def company(runner: Runner, setting: Setting) -> float:
     return float((together[0] != again[0]).sum())
 
 
-def section_u(bench: Bench) -> str:
+def gpu_cost(bench: Bench) -> str:
     """A push on the device, by engine and number of streams.
 
     µs of one push of all streams, over 2,000 pushes or what time allows, the GPU synchronised after each.
-    Targets on an H100 at A, 3 ahead, 8 iterations: one stream in 250 µs by `cuda_graph`, 60 µs by
+    Targets on an H100 at 1024/256, 3 ahead, 8 iterations: one stream in 250 µs by `cuda_graph`, 60 µs by
     `triton`; 5,000 and 20,000 streams with p99 under a hop, 11.6 ms.
     """
     if not GPU:
@@ -202,7 +202,7 @@ def late() -> bool:
     return time.monotonic() - BEGIN > SECONDS
 
 
-def section_v(bench: Bench) -> str:
+def gpu_kernel(bench: Bench) -> str:
     """The kernel of `triton` as it is compiled for an H100 (sm_90), rule `raar`, by Triton's own ptxas.
 
     Compiled, not run: no GPU is needed. "Stack": bytes a thread spills. "Loop": instructions of one
@@ -227,7 +227,7 @@ def section_v(bench: Bench) -> str:
     )
 
 
-SECTIONS = {"t": section_t, "u": section_u, "v": section_v}
+SECTIONS = named(gpu_checks, gpu_cost, gpu_kernel)
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, SECTIONS, "t,u" if GPU else "t,u,v", "gpu"))
+    sys.exit(run(__doc__, SECTIONS, "gpu-checks,gpu-cost" if GPU else ",".join(SECTIONS), "gpu"))

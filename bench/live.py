@@ -1,7 +1,7 @@
 """Measures how late `rtspecinv live` is, from the air to the air; see bench/README.md.
 
 python bench/live.py            the table; needs jackd
-python bench/live.py --write    puts it into bench/README.md and README.md as well
+python bench/live.py --write    puts it into bench/README.md and docs/live.md as well
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from page import ROOT, commit, processor, replace_between, run
+from page import ROOT, commit, named, processor, run, summarise
 from protocol import Configuration
 from tables import Bench, db, number, table
 
@@ -128,8 +128,8 @@ def loudness(samples: np.ndarray) -> np.ndarray:
     return np.log10(energy[n:] - energy[:-n] + 1e-6)
 
 
-def section_aa(bench: Bench) -> str:
-    """Latency of `rtspecinv live` from the air to the air, and the quality of its setting.
+def live_latency(bench: Bench) -> str:
+    """Milliseconds of `rtspecinv live` from the air to the air, and the quality of its setting.
 
     At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the
     frame that it ends and on to the inverter's sample. Queue: what waits for the device when a frame
@@ -142,7 +142,7 @@ def section_aa(bench: Bench) -> str:
     converters and its own buffers, once each way. Gaps: silence heard; and frames made up, in 8 s, of the
     calmest of up to 5 runs, on a virtual machine whose threads are late by themselves: where the queue
     has 3 or 5 ms, that is heard. SC and PESQ: of the same setting of the stream on the clips, as in table
-    a. Target: algorithmic and queue, "both", under 35 ms with 1024/256 and look_ahead 1.
+    "stream quality". Target: algorithmic and queue, "both", under 35 ms with 1024/256 and look_ahead 1.
     """
     return table(HEADER, rows(bench))
 
@@ -159,11 +159,11 @@ SHOWN = (
 )
 CAPTION = (
     "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
-    "server with a dummy driver, so device is what its periods take (256 samples in the first two rows, 64 "
-    "below); a real card adds its converters and buffers. Where a period is a hop, queue may show a period "
-    "too much, and device as much too little. Silence heard in each run, which short queues do not prevent "
-    "on a machine that is late itself, stands in bench/README.md. SC and PESQ of the same setting on the "
-    "recordings."
+    "server with a dummy driver, so that device is the time of its periods (256 samples in the first two "
+    "rows, 64 below); a real card adds its converters and buffers. Where a period is as long as a hop, queue "
+    "may be a period too high and device as much too low. Dropouts in each run are listed in "
+    "bench/README.md; short queues cannot hide scheduling delays of the machine itself. SC and PESQ of the "
+    "same setting on the recordings."
 )
 
 
@@ -171,7 +171,7 @@ CAPTION = (
 def rows(bench: Bench) -> list[list[str]]:
     if reason := jackd.missing():
         raise SystemExit(reason)
-    samples = bench.clips(Configuration("", RATE, 1024, 256)).samples.flatten().numpy()
+    samples = bench.clips(Configuration(RATE, 1024, 256)).samples.flatten().numpy()
     return [row(bench, setting, calmest(setting, samples)) for setting in SETTINGS]
 
 
@@ -188,7 +188,7 @@ def calmest(setting: Setting, samples: np.ndarray) -> Lateness:
 
 
 def row(bench: Bench, setting: Setting, late: Lateness) -> list[str]:
-    configuration = Configuration("", RATE, setting.n_fft, setting.hop_length)
+    configuration = Configuration(RATE, setting.n_fft, setting.hop_length)
     score = bench.score(configuration, look_ahead=setting.look_ahead, n_iter=setting.n_iter)
     both = setting.algorithmic_ms + late.queue_ms
     parts = (setting.algorithmic_ms, late.queue_ms, both, late.whole_ms - both, late.whole_ms)
@@ -205,14 +205,14 @@ def row(bench: Bench, setting: Setting, late: Lateness) -> list[str]:
     ]
 
 
-def write_summary(letter: str, bench: Bench) -> None:
-    """Put the columns that matter into the README of the project."""
+def write_summary(name: str, bench: Bench) -> None:
+    """Put the columns that matter into docs/live.md."""
     kept = [HEADER.index(name) for name in SHOWN]
     shown = table(SHOWN, [[cells[i] for i in kept] for cells in rows(bench)])
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
-    origin = f"From [bench/README.md](bench/README.md), {made}."
-    replace_between(ROOT / "README.md", "live", f"{shown}\n\n{CAPTION}\n\n{origin}\n")
+    origin = f"From [bench/README.md](../bench/README.md#live), {made}."
+    summarise("live", f"{shown}\n\n{CAPTION}\n\n{origin}")
 
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, {"aa": section_aa}, "aa", "live", after=write_summary))
+    sys.exit(run(__doc__, named(live_latency), "live-latency", "live", after=write_summary))

@@ -1,7 +1,7 @@
 """Prints how good and how fast mel spectrograms are inverted, beside librosa; see bench/README.md.
 
 python bench/mel.py                    every table
-python bench/mel.py --only w           one of them
+python bench/mel.py --only mel-methods one of them
 python bench/mel.py --write            put into bench/README.md as well
 python bench/mel.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
 """
@@ -18,7 +18,7 @@ from unittest import mock
 
 import protocol
 import torch
-from page import ROOT, commit, processor, replace_between, run
+from page import commit, named, processor, run, summarise
 from protocol import A, Clips
 from tables import Bench, number, table
 from torch import Tensor
@@ -96,19 +96,19 @@ def methods(length: int) -> Iterator[tuple[str, str, Method]]:
         )
 
 
-def section_w(bench: Bench) -> str:
-    """Mel spectrograms of "hifigan-22k", 80 bands up to 8 kHz, of the speech.
+def mel_methods(bench: Bench) -> str:
+    """Preset "hifigan-22k", 80 bands up to 8 kHz, the recordings of speech.
 
     "SC dB, mel": spectral convergence of mel spectrograms without logarithms. "Real-time factor": seconds of
     work per second of sound, analysis and setting up included. Targets: live with
     look_ahead 3 PESQ 3.1, ESTOI .95; offline PESQ 3.3.
     """
     header = ["method", "latency", "PESQ", "ESTOI", "SC dB, mel", "real-time factor"]
-    return table(header, _rows_w(bench))
+    return table(header, _method_rows(bench))
 
 
 @cache
-def _rows_w(bench: Bench) -> list[list[str]]:
+def _method_rows(bench: Bench) -> list[list[str]]:
     clips = speech(bench.clips(A))
     return [_judged(*method, clips) for method in methods(clips.samples.shape[-1])]
 
@@ -129,9 +129,9 @@ def _to_length(samples: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
-def write_summary(letter: str, bench: Bench) -> None:
-    """Put rows of table w into the README of the project."""
-    if letter != "w" or not bench.files:
+def write_summary(name: str, bench: Bench) -> None:
+    """Put rows of table "mel methods" into docs/mel.md."""
+    if name != "mel-methods" or not bench.files:
         return
     chosen = (
         "librosa: NNLS, griffinlim 32",
@@ -139,23 +139,23 @@ def write_summary(letter: str, bench: Bench) -> None:
         "offline: invert",
         "**offline: lbfgs without logarithms, 200**",
     )
-    rows = [row for row in _rows_w(bench) if row[0] in chosen]
+    rows = [row for row in _method_rows(bench) if row[0] in chosen]
     text = table(["method", "latency", "PESQ", "ESTOI", "SC dB, mel", "real-time factor"], rows)
     caption = (
         "Mean of two voices, 4 s each, `hifigan-22k`. From "
-        f"[bench/README.md](bench/README.md#mel-spectrograms), commit {commit()}, {processor()}, "
+        f"[bench/README.md](../bench/README.md#mel-spectrograms), commit {commit()}, {processor()}, "
         f"torch {torch.__version__}."
     )
-    replace_between(ROOT / "README.md", "mel", f"{text}\n\n{caption}\n")
+    summarise("mel", f"{text}\n\n{caption}")
 
 
-def section_x(bench: Bench) -> str:
+def mel_choices(bench: Bench) -> str:
     """What the choices give, live, look_ahead 3, where they were made.
 
-    24 excerpts of the two voices that have no part in table w, but overlap each other, some at another speed.
-    "Start" is what the multiplicative steps begin with: levels interpolated between bands, the clamped
-    pseudo-inverse, or, half and half on a logarithmic scale, the last frame. Steps are relaxed by 1.5 unless
-    said otherwise. "Change" is to the choice, with its standard error over the excerpts; chance
+    24 excerpts of the two voices that have no part in table "mel methods", but overlap each other, some at
+    another speed. "Start" is what the multiplicative steps begin with: levels interpolated between bands, the
+    clamped pseudo-inverse, or, half and half on a logarithmic scale, the last frame. Steps are relaxed by
+    1.5 unless said otherwise. "Change" is to the choice, with its standard error over the excerpts; chance
     alone moves PESQ of some of them by far more than that.
     """
     parts = [speech(protocol.read_clips(bench.files, A.sample_rate, *where)) for where in TUNED]
@@ -225,8 +225,8 @@ def other_start(mel: Tensor, kind: str, n_steps: int) -> Tensor:
     return torch.stack(found, -1)
 
 
-def section_y(bench: Bench) -> str:
-    """Cost of a push, mel and linear in turn, look_ahead 3, 8 iterations, one stream.
+def mel_cost(bench: Bench) -> str:
+    """A push, mel and linear in turn, look_ahead 3, 8 iterations, one stream.
 
     Medians of 600 pushes of each, µs, and the ratio to the linear push with its default rule. Target: 2.
     """
@@ -257,7 +257,7 @@ def section_y(bench: Bench) -> str:
     return table(["engine", "push", "µs", "ratio", "real-time factor"], rows)
 
 
-SECTIONS = {"w": section_w, "x": section_x, "y": section_y}
+SECTIONS = named(mel_methods, mel_choices, mel_cost)
 
 if __name__ == "__main__":
     if librosa is None:

@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import protocol
@@ -20,6 +20,13 @@ from rtspecinv.measure.machine import commit, processor
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
 README = ROOT / "bench" / "README.md"
+SUMMARIES = {  # pages with a few rows of a table, between markers of these names
+    "measured": "README.md",
+    "offline": "docs/whole.md",
+    "mel": "docs/mel.md",
+    "live": "docs/live.md",
+    "pictures": "docs/files.md",
+}
 BEGIN = 0.5  # seconds
 
 Section = Callable[[Bench], str]
@@ -30,9 +37,9 @@ def run(
     sections: Mapping[str, Section],
     usual: str,
     script: str,
-    after: Callable[[str, Bench], None] = lambda letter, bench: None,
+    after: Callable[[str, Bench], None] = lambda name, bench: None,
 ) -> int:
-    """Make the tables that the command line asks for; call `after` with the letter of each one written."""
+    """Make the tables that the command line asks for; call `after` with the name of each one written."""
     args = parse(description, sections, usual)
     torch.set_num_threads(1)
     try:
@@ -41,12 +48,12 @@ def run(
     except protocol.NoRecordings as error:
         print(error, file=sys.stderr)
         return 1
-    for letter in args.only:
-        text = render(letter, sections[letter], bench, command(args, script, letter))
+    for name in args.only:
+        text = render(name, sections[name], bench, command(args, script, name))
         print(text, flush=True)
         if args.write:
-            write(script, letter, text)
-            after(letter, bench)
+            write(script, list(sections), name, text)
+            after(name, bench)
     return 0
 
 
@@ -57,7 +64,7 @@ def parse(description: str, sections: Mapping[str, Section], usual: str) -> argp
     parser.add_argument(
         "--audio", type=Path, metavar="DIR", help="recordings; default ../shared/audio, else the demo clip"
     )
-    parser.add_argument("--only", metavar="a,b,...", default=usual, help=f"tables to make, else {usual}")
+    parser.add_argument("--only", metavar="NAME,...", default=usual, help=f"tables to make, else {usual}")
     parser.add_argument("--all", action="store_true", help="make all tables")
     parser.add_argument(
         "--clips-from", type=float, metavar="SECONDS", default=BEGIN, help="where clips begin"
@@ -70,11 +77,11 @@ def parse(description: str, sections: Mapping[str, Section], usual: str) -> argp
     return args
 
 
-def command(args: argparse.Namespace, script: str, letter: str) -> str:
+def command(args: argparse.Namespace, script: str, name: str) -> str:
     """What makes one table again; of a folder, only its name."""
     audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
     begin = f" --clips-from {args.clips_from:g}" if args.clips_from != BEGIN else ""
-    return f"bench/{script}.py --only {letter}{audio}{begin}"
+    return f"bench/{script}.py --only {name}{audio}{begin}"
 
 
 def recordings(folder: Path | None) -> list[Path]:
@@ -87,11 +94,16 @@ def recordings(folder: Path | None) -> list[Path]:
     return protocol.files_in(folder or DEFAULT_AUDIO)
 
 
-def render(letter: str, section: Section, bench: Bench, command: str) -> str:
+def render(name: str, section: Section, bench: Bench, command: str) -> str:
     title, _, caption = " ".join((section.__doc__ or "").split()).partition(".")
     begin = time.perf_counter()
     rows = section(bench)
-    parts = [f"### {letter}. {title}", caption.strip(), rows, stamp(command, time.perf_counter() - begin)]
+    parts = [
+        f"### {heading(name)}: {title[0].lower()}{title[1:]}",
+        caption.strip(),
+        rows,
+        stamp(command, time.perf_counter() - begin),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -105,16 +117,31 @@ def stamp(command: str, seconds: float) -> str:
     )
 
 
-def write(name: str, letter: str, section: str) -> None:
-    """Put a section between the markers of bench/README.md, the others there staying as they are."""
-    old = between(README, name)
-    kept = {
-        part[4:].partition(".")[0]: part.strip() + "\n"
-        for part in re.split(r"^(?=### )", old, flags=re.M)
-        if part.strip()
-    }
-    sections = sorted((kept | {letter: section}).items(), key=lambda item: (len(item[0]), item[0]))
-    replace_between(README, name, "\n".join(text for _, text in sections))
+def named(*sections: Section) -> dict[str, Section]:
+    """Tables by the names that `--only` takes: `stream-quality` is what `stream_quality` makes."""
+    return {section.__name__.replace("_", "-"): section for section in sections}
+
+
+def heading(name: str) -> str:
+    """Name of a table as the page and its text have it: "Stream quality" of `stream-quality`."""
+    words = name.replace("-", " ")
+    return words.replace("gpu", "GPU") if words.startswith("gpu") else words.capitalize()
+
+
+def write(script: str, names: Sequence[str], name: str, section: str) -> None:
+    """Put a table between the script's markers of bench/README.md, where the others stay as they are."""
+    old = between(README, script)
+    parts = [part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()]
+    kept = {part[4:].partition(":")[0]: part for part in parts} | {heading(name): section}
+    order = [heading(known) for known in names]
+    if strangers := sorted(set(kept) - set(order)):
+        raise SystemExit(f"{README.name} has tables that bench/{script}.py does not make: {strangers}")
+    replace_between(README, script, "\n".join(kept[title] for title in order if title in kept))
+
+
+def summarise(name: str, text: str) -> None:
+    """Put a few rows, their caption and origin into the page that shows them."""
+    replace_between(ROOT / SUMMARIES[name], name, f"{text}\n")
 
 
 def between(page: Path, name: str) -> str:

@@ -1,17 +1,18 @@
 """Prints what is lost when a magnitude spectrogram goes through a picture; see bench/README.md.
 
 python bench/pictures.py            the table
-python bench/pictures.py --write    put it into bench/README.md, and its gist into README.md
+python bench/pictures.py --write    put it into bench/README.md, and its gist into docs/files.md
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
-from page import ROOT, commit, replace_between, run
+from page import commit, named, run, summarise
 from protocol import A
 from tables import Bench, number, table
 from torch import Tensor
@@ -30,19 +31,26 @@ PICTURES: list[tuple[str, str, int | None, int]] = [  # name, scale, rows, bits
     ("mel, 512 rows", "mel", 512, 8),
 ]
 
+HEADER = ["picture", "bits", "KB per second", "SC dB, picture", "SC dB, sound"]
 
-def section_z(bench: Bench) -> str:
-    """Through a picture of 80 dB and back, at A.
+
+def picture_loss(bench: Bench) -> str:
+    """Through a picture of 80 dB and back, at 1024/256.
 
     Magnitudes saved as PNG and opened again. Picture: spectral convergence of its magnitudes. Sound: of what
     the stream makes of them (look_ahead 3, 8 iterations), against the recording's own magnitudes.
     """
+    return table(HEADER, _picture_rows(bench))
+
+
+@cache
+def _picture_rows(bench: Bench) -> list[list[str]]:
     clips = bench.clips(A)
     rows = [["no picture", "", *_row([_measured(samples, None) for samples in clips.samples])]]
     for name, scale, height, bits in PICTURES:
         found = [_measured(samples, (scale, height, bits)) for samples in clips.samples]
         rows.append([name, str(bits), *_row(found)])
-    return table(["picture", "bits", "KB per second", "SC dB, picture", "SC dB, sound"], rows)
+    return rows
 
 
 def _row(found: list[tuple[float, float, float]]) -> list[str]:
@@ -78,18 +86,16 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
     )
 
 
-def write_summary(letter: str, bench: Bench) -> None:
-    """Put the rows without loss of frequencies into the README of the project."""
+def write_summary(name: str, bench: Bench) -> None:
+    """Put the rows without loss of frequencies into docs/files.md."""
     if not bench.files:
         return
-    text = (ROOT / "bench" / "README.md").read_text()
-    lines = text.split("### v. ")[1].splitlines()
-    rows = [line for line in lines if line.startswith("|")]
-    chosen = [row for row in rows[:5] if "log" not in row] + [row for row in rows if row.startswith("| mel")]
-    origin = f"From [bench/README.md](bench/README.md#pictures), commit {commit()}."
+    rows = [row for row in _picture_rows(bench) if not row[0].startswith("log")]
+    text = table(HEADER, rows)
+    origin = f"From [bench/README.md](../bench/README.md#pictures), commit {commit()}."
     caption = f"Mean of {len(bench.clips(A).names)} recordings, 4 s each. {origin}"
-    replace_between(ROOT / "README.md", "pictures", "\n".join(chosen) + f"\n\n{caption}\n")
+    summarise("pictures", f"{text}\n\n{caption}")
 
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__, {"z": section_z}, "z", "pictures", after=write_summary))
+    sys.exit(run(__doc__, named(picture_loss), "picture-loss", "pictures", after=write_summary))

@@ -31,13 +31,17 @@ class NoRecordings(Exception):
 class Configuration:
     """Sample rate and transform of the magnitudes."""
 
-    name: str
     sample_rate: int
     n_fft: int
     hop_length: int
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.sample_rate / 1000:g} kHz {self.n_fft}/{self.hop_length}"
+        return f"{self.sample_rate / 1000:g} kHz {self.name}"
+
+    @property
+    def name(self) -> str:
+        """Name of the transform in tables."""
+        return f"{self.n_fft}/{self.hop_length}"
 
     def magnitude(self, samples: Tensor) -> Tensor:
         """Magnitude `(*batch, n_freq, n_frames)` by torch's own transform, periodic Hann window."""
@@ -55,8 +59,8 @@ class Configuration:
         return Setting(self.sample_rate, self.n_fft, self.hop_length, look_ahead, n_iter)
 
 
-A, B = Configuration("A", 22050, 1024, 256), Configuration("B", 22050, 2048, 512)
-C, D = Configuration("C", 16000, 512, 128), Configuration("D", 22050, 1024, 128)
+A, B = Configuration(22050, 1024, 256), Configuration(22050, 2048, 512)
+C, D = Configuration(16000, 512, 128), Configuration(22050, 1024, 128)
 
 
 @dataclass(frozen=True)

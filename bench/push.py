@@ -1,7 +1,7 @@
 """Prints what a push costs, by engine, beside plain C; see bench/README.md.
 
 python bench/push.py                     every table
-python bench/push.py --only m            some of them
+python bench/push.py --only push-cost    one of them
 python bench/push.py --write             put into bench/README.md as well, and docs/push.png, bench/push.json
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import protocol
 import scale
 import steady
-from page import ROOT, run
+from page import ROOT, named, run
 from protocol import A, B, C, Configuration, D
 from scale import runners
 from tables import Bench, db, table
@@ -41,15 +41,15 @@ PLAN = [
 ]
 
 
-def section_m(bench: Bench) -> str:
+def push_cost(bench: Bench) -> str:
     """A push by engine.
 
     µs: least, median (p50), 95th and 99th percentile, largest of 2,000 pushes, in rounds of 500 in which C
     and the engines take turns. "C" is a plain RTISI-LA loop with FFTW, one stream, the best of 20 times 250
     pushes; "least / C" is per stream. The default rule sweeps over revised frames too, and looks once more
     before it commits. The real-time factor is that of all streams together, on one thread; SC is that of
-    table a. Transforms A to D as above. Targets for `numba`, look_ahead 3, 8 iterations: 1.4 times C's at A,
-    1.5 at B and C; 4.5 times faster than `eager`; p99 / p50 1.5.
+    table "stream quality". Targets for `numba`, look_ahead 3, 8 iterations: 1.4 times C's at 1024/256, 1.5 at
+    2048/512 and 512/128; 4.5 times faster than `eager`; p99 / p50 1.5.
     """
     records, rows = measured(bench).records, []
     eager = {(r.setting, r.streams): r.least_us for r in records if (r.engine, r.device) == ("eager", "cpu")}
@@ -63,12 +63,12 @@ def section_m(bench: Bench) -> str:
 
 @cache
 def measured(bench: Bench) -> Result:
-    """All that table m says, as `rtspecinv bench --json` writes it."""
+    """All that table "push cost" says, as `rtspecinv bench --json` writes it."""
     names = bench.clips(A).names
     result = Result(f"{len(names)} clips: {', '.join(names)}", facts())
 
     def magnitude(setting: Setting) -> Tensor:
-        return bench.magnitude(Configuration("", setting.sample_rate, setting.n_fft, setting.hop_length))
+        return bench.magnitude(Configuration(setting.sample_rate, setting.n_fft, setting.hop_length))
 
     with ExitStack() as stack:
         try:
@@ -81,9 +81,9 @@ def measured(bench: Bench) -> Result:
     return result
 
 
-def write_files(letter: str, bench: Bench) -> None:
-    """Put the numbers and the plot of table m where its text looks for them."""
-    if letter == "m":
+def write_files(name: str, bench: Bench) -> None:
+    """Put the numbers and the plot of table "push cost" where its text looks for them."""
+    if name == "push-cost":
         result = measured(bench)
         write_json(NUMBERS, result.numbers())
         from rtspecinv.measure.plots import push_plot
@@ -94,11 +94,11 @@ def write_files(letter: str, bench: Bench) -> None:
         write_whole(PLOT, lambda file: file.write(content))
 
 
-def section_n(bench: Bench) -> str:
-    """The best quality for the least time, one stream, engine `numba`, A.
+def push_quality(bench: Bench) -> str:
+    """The best quality for the least time, one stream, engine `numba`, 1024/256.
 
-    Settings of the stream, each on the clips of table a; those that another beats in both are left out.
-    Target: -30 dB in 80 µs.
+    Settings of the stream, each on the clips of table "stream quality"; those that another beats in both are
+    left out. Target: -30 dB in 80 µs.
     """
     clips, points = bench.clips(A), []
     magnitude = A.magnitude(clips.samples)
@@ -120,8 +120,8 @@ def section_n(bench: Bench) -> str:
     return table(["look_ahead", "revise", "n_iter", "µs a push (p50)", "SC dB"], rows)
 
 
-def section_o(bench: Bench) -> str:
-    """Many streams in one object, engine `numba`, A, look_ahead 3, 8 iterations.
+def push_streams(bench: Bench) -> str:
+    """Many streams in one object, engine `numba`, 1024/256, look_ahead 3, 8 iterations.
 
     Medians of 300 pushes; "throughput": over that of one stream on one thread; "real-time streams": how many
     this machine keeps up with, by the median. Target: throughput 1.85 for 64 streams on 2 threads.
@@ -144,7 +144,7 @@ def section_o(bench: Bench) -> str:
     return table(["streams", "threads", "µs a push", "µs a stream", "throughput", "real-time streams"], rows)
 
 
-def section_p(bench: Bench) -> str:
+def push_capacity(bench: Bench) -> str:
     """Streams that keep up.
 
     The most streams in one object of which 99 of 100 pushes take less than a hop, over 2,000 pushes, on one
@@ -155,20 +155,23 @@ def section_p(bench: Bench) -> str:
         for runner in runners():
             limit = timing.most_streams(runner, setting, bench.magnitude(A)[0], N_PUSHES)
             p99 = "" if limit.p99_us is None else f"{limit.p99_us / 1000:.2f}"
-            name, hop = f"A, {setting.look_ahead}, {setting.n_iter}", f"{1000 * setting.hop_seconds:.2f}"
+            name, hop = (
+                f"{A.name}, {setting.look_ahead}, {setting.n_iter}",
+                f"{1000 * setting.hop_seconds:.2f}",
+            )
             rows.append([name, engine_label(limit), str(limit.streams), p99, hop])
     return table(["setting", "engine", "streams", "p99, ms", "a hop, ms"], rows)
 
 
-SECTIONS = {
-    "m": section_m,
-    "n": section_n,
-    "o": section_o,
-    "p": section_p,
-    "q": scale.section_q,
-    "r": floor.section_r,
-    "ab": steady.section_ab,
-}
+SECTIONS = named(
+    push_cost,
+    push_quality,
+    push_streams,
+    push_capacity,
+    scale.push_growth,
+    floor.push_floor,
+    steady.push_steadiness,
+)
 
 if __name__ == "__main__":
     sys.exit(run(__doc__, SECTIONS, ",".join(SECTIONS), "push", after=write_files))

@@ -1,7 +1,7 @@
 """Prints how good and how fast streaming inversion is; see bench/README.md.
 
-python bench/quality.py                    every table but g, the slow one
-python bench/quality.py --only a,d         some of them
+python bench/quality.py                    every table but stream-choices, the slow one
+python bench/quality.py --only stream-quality,stream-noise    some of them
 python bench/quality.py --all --write      every table, put into bench/README.md as well
 python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
 """
@@ -12,13 +12,13 @@ import sys
 
 import protocol
 import torch
-from page import ROOT, commit, processor, replace_between, run
+from page import commit, processor, run, summarise
 from tables import SECTIONS, Bench, summary
 
 
-def write_summary(letter: str, bench: Bench) -> None:
-    """Put the few rows that sum up section a into the README of the project."""
-    if letter != "a" or not bench.files:
+def write_summary(name: str, bench: Bench) -> None:
+    """Put the few rows that sum up table "stream quality" into the README of the project."""
+    if name != "stream-quality" or not bench.files:
         return
     caption = (
         f"Mean of {len(bench.clips(protocol.A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
@@ -28,9 +28,9 @@ def write_summary(letter: str, bench: Bench) -> None:
     )
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
     origin = f"From [bench/README.md](bench/README.md), {made}."
-    replace_between(ROOT / "README.md", "measured", f"{summary(bench)}\n\n{caption}{origin}\n")
+    summarise("measured", f"{summary(bench)}\n\n{caption}{origin}")
 
 
 if __name__ == "__main__":
-    usual = "a,b,c,d,e,f"  # g takes as long as all the others
+    usual = ",".join(name for name in SECTIONS if name != "stream-choices")  # as slow as all the others
     sys.exit(run(__doc__, SECTIONS, usual, "quality", after=write_summary))

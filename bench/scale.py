@@ -35,7 +35,7 @@ class Sweep:
         with threads(self.threads):
             for (setting, streams), runner in itertools.product(self.points.values(), runners()):
                 sizes = (setting.sample_rate, setting.n_fft, setting.hop_length)
-                magnitude = bench.magnitude(Configuration("", *sizes))[0]
+                magnitude = bench.magnitude(Configuration(*sizes))[0]
                 self.seconds.setdefault(runner, []).append(median(runner, setting, streams, magnitude))
 
 
@@ -70,15 +70,15 @@ def sweeps() -> list[Sweep]:
     return [*found, Sweep(f"streams, {cores} threads", many, cores)] if cores > 1 else found
 
 
-def section_q(bench: Bench) -> str:
+def push_growth(bench: Bench) -> str:
     """How the cost of a push grows.
 
-    One thing grows at a time, from A, look_ahead 3, 8 iterations, one stream, one thread. "Exponent": slope
-    of the logarithm of the median against that of what grows, by least squares, and its standard error; 1 is
-    in proportion. Open frames are look_ahead + 1 + revise, here of look_ahead 0, 1, 3, 7, 15. The overlap is
-    n_fft / hop_length, n_fft being 1024, with look_ahead 3 or "all ahead", the default of one less than the
-    overlap; the exponent is that of a push: a second of sound has as many more pushes, add 1. Below the
-    table, the engines against each other, in all rows.
+    One thing grows at a time, from 1024/256, look_ahead 3, 8 iterations, one stream, one thread. "Exponent":
+    slope of the logarithm of the median against that of what grows, by least squares, and its standard error;
+    1 is in proportion. Open frames are look_ahead + 1 + revise, here of look_ahead 0, 1, 3, 7, 15. The
+    overlap is n_fft / hop_length, n_fft being 1024, with look_ahead 3 or "all ahead", the default of one less
+    than the overlap; the exponent is that of a push: a second of sound has as many more pushes, add 1. Below
+    the table, the engines against each other, in all rows.
     """
     done, rows = sweeps(), []
     for sweep in done:

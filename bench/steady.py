@@ -18,8 +18,8 @@ N_PUSHES, N_PUSHES_OF_MANY, N_ROUNDS, N_STREAMS = 10_000, 400, 20, 64
 Job = Callable[[], Any]
 
 
-def section_ab(bench: Bench) -> str:
-    """How steady a push is and what a second thread gains, engine `numba`, A, look_ahead 3, 8 iterations.
+def push_steadiness(bench: Bench) -> str:
+    """How steady a push is and what a second thread gains, engine `numba`, 1024/256, 3, 8.
 
     "Transforms alone": as many transforms as a push has, by the same compiled code, in turn with the pushes;
     they call nothing, allocate nothing and share nothing, so what is left of the unsteadiness is the

@@ -77,10 +77,10 @@ class Bench:
         return f"{float(gain):+.2f} {self.clips(A).names[int(clip)]}"
 
 
-def section_a(bench: Bench) -> str:
+def stream_quality(bench: Bench) -> str:
     """Default and textbook.
 
-    A setting is configuration, look_ahead, n_iter. "Target" was set before the work began: SC,
+    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" was set before the work began: SC,
     PESQ, ESTOI. The second textbook has the compensated windows of Gnann & Spiertz (2010). "Least
     gain": SC of the better of the two minus SC of the default, for the clip where it is smallest; below 0 a
     clip is worse than the textbook.
@@ -100,7 +100,7 @@ def section_a(bench: Bench) -> str:
 
 
 def summary(bench: Bench) -> str:
-    """A few rows of section a for the README of the project."""
+    """A few rows of table "stream quality" for the README of the project."""
     rows = []
     for look_ahead, n_iter in ((0, 8), (1, 8), (3, 8), (3, 32)):
         options = {"look_ahead": look_ahead, "n_iter": n_iter}
@@ -114,8 +114,8 @@ def summary(bench: Bench) -> str:
     return table(["look_ahead", "n_iter", "latency", *names, "real-time factor"], rows)
 
 
-def section_b(bench: Bench) -> str:
-    """Every rule at A, look_ahead 3, n_iter 8.
+def stream_rules(bench: Bench) -> str:
+    """Every rule at 1024/256, look_ahead 3, n_iter 8.
 
     "Least gain" is over "rtisi", the textbook, for the clip where it is smallest.
     """
@@ -127,8 +127,8 @@ def section_b(bench: Bench) -> str:
     return table(["rule", *JUDGED, "least gain, dB", *TIMED], rows)
 
 
-def section_c(bench: Bench) -> str:
-    """Starts of the newest frame at A, default rule.
+def stream_starts(bench: Bench) -> str:
+    """Starts of the newest frame at 1024/256, default rule.
 
     With n_iter 0 the start is the answer.
     """
@@ -141,8 +141,8 @@ def section_c(bench: Bench) -> str:
     return table(["look_ahead", "n_iter", "start", *JUDGED, *TIMED], rows)
 
 
-def section_d(bench: Bench) -> str:
-    """Magnitudes that no sound has, at A, look_ahead 3, n_iter 8.
+def stream_noise(bench: Bench) -> str:
+    """Magnitudes that no sound has, at 1024/256, look_ahead 3, n_iter 8.
 
     Magnitudes times log-normal noise, `10 ** (sigma randn / 20)`, means over three seeds. SC against the
     noisy magnitudes, which the inverter got, and against the clean ones; PESQ and ESTOI against the clean
@@ -189,8 +189,8 @@ def _judge_noisy(bench: Bench, clean: Tensor, sigma: float, seed: int, **options
     return judged + [torch.tensor(x) for x in protocol.speech_quality(A, output, bench.clips(A))]
 
 
-def section_e(bench: Bench) -> str:
-    """After silence, at A, look_ahead 3, n_iter 8.
+def stream_silence(bench: Bench) -> str:
+    """After silence, at 1024/256, look_ahead 3, n_iter 8.
 
     SC of the frames after the silence, without the first 4, with and without zeros in the recording;
     "begun" is an inverter whose first frame is the first that sounds again. A gain below 0 is a loss, the
@@ -224,7 +224,7 @@ def _tail_convergence(magnitude: Tensor, first: int, skip: int, **options: Any) 
     return protocol.convergence(A, output, magnitude, begin=first - skip)
 
 
-def section_f(bench: Bench) -> str:
+def stream_seams(bench: Bench) -> str:
     """Clicks between hops.
 
     "Ratio": RMS second difference of the samples across hop boundaries over that at all other samples, mean
@@ -253,8 +253,8 @@ def section_f(bench: Bench) -> str:
     return table(["setting", *header], rows)
 
 
-def section_g(bench: Bench) -> str:
-    """Constants and choices at A, look_ahead 3, n_iter 8.
+def stream_choices(bench: Bench) -> str:
+    """Constants and choices at 1024/256, look_ahead 3, n_iter 8.
 
     Each row changes one thing. Three clips of every recording: as above, from 4 s on, and from 2 s on
     slowed to 0.8x, because on few clips near-equal choices differ by chance. "Above": the clips of the
@@ -324,13 +324,13 @@ def changed(**constants: float) -> Iterator[None]:
 
 
 SECTIONS = {
-    "a": section_a,
-    "b": section_b,
-    "c": section_c,
-    "d": section_d,
-    "e": section_e,
-    "f": section_f,
-    "g": section_g,
+    "stream-quality": stream_quality,
+    "stream-rules": stream_rules,
+    "stream-starts": stream_starts,
+    "stream-noise": stream_noise,
+    "stream-silence": stream_silence,
+    "stream-seams": stream_seams,
+    "stream-choices": stream_choices,
 }
 
 

@@ -1,24 +1,100 @@
-"""Puts what other files of the project say into pages: `<!-- include FILE -->`, or `FILE#MARK` for a part.
+"""Puts parts of other files, a table of the presets and sounds into the pages of the site.
 
-A part is what lies between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benches write it. A table of
-the presets takes the place of `<!-- presets -->`.
+`<!-- include FILE -->` includes a file of the project and `<!-- include FILE#MARK -->` a part of it, which
+stands between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benchmarks write it. A table of the
+presets replaces `<!-- presets -->`. Sounds, which are made when the site is built, replace `<!-- sounds -->`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import rtspecinv
+from rtspecinv.measure.clip import SAMPLE_RATE, render
+from rtspecinv.measure.quality import inner_convergence
 from rtspecinv.mel.models import CONFIGS
 
 ROOT = Path(__file__).resolve().parent.parent
+PRESET = "hifigan-22k"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sound of the start page.
+
+    name: of the file, without its ending.
+    title: what it is, in Markdown.
+    samples: `(n_samples,)` within -1 to 1 at the rate of the clip.
+    latency: of the inverter, samples; None for the clip itself.
+    convergence: spectral convergence against the clip in dB, of the frames that were inverted.
+    """
+
+    name: str
+    title: str
+    samples: torch.Tensor
+    latency: int | None = None
+    convergence: float | None = None
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the sounds to the files of the site."""
+    from mkdocs.structure.files import File
+
+    for example in examples():
+        wav = rtspecinv.Sound(example.samples.numpy(), SAMPLE_RATE).wav
+        files.append(File.generated(config, f"sounds/{example.name}.wav", content=wav))
+    return files
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Include what a page asks for; links to the benches' page become links to it."""
+    """Include what a page asks for, and let links from and to the benchmarks' page work in the site."""
+    if "<!-- sounds -->" in markdown:
+        markdown = markdown.replace("<!-- sounds -->", _sounds())
     markdown = markdown.replace("<!-- presets -->", _presets())
-    return re.sub(r"<!-- include ([\w./]+)(?:#(\w+))? -->", _included, markdown)
+    markdown = re.sub(r"<!-- include ([\w./]+)(?:#(\w+))? -->", _included, markdown)
+    markdown = re.sub(r"\]\((?:\.\./)?bench/README\.md", "](measured.md", markdown)
+    return markdown.replace("](../docs/", "](")
+
+
+@cache
+def examples() -> list[Example]:
+    """The demo clip, and what several inverters make of its magnitudes or of its mel frames."""
+    clip, stft = torch.from_numpy(render()), rtspecinv.STFT(1024, 256)
+    magnitude, found = stft.magnitude(clip), [Example("clip", "the clip itself", clip)]
+    for look_ahead in (0, 3):
+        for name, title, update in (
+            ("textbook", "textbook (RTISI-LA)", "rtisi"),
+            ("stream", "**rtspecinv**", "raar"),
+        ):
+            inverter = rtspecinv.StreamingInverter(stft, update=update, look_ahead=look_ahead)
+            samples = inverter.run(magnitude)
+            convergence = inner_convergence(stft.magnitude(samples), magnitude)
+            title = f"{title}, look_ahead {look_ahead}"
+            name = f"{name}-{look_ahead}"
+            found.append(Example(name, title, samples, inverter.latency, float(convergence)))
+    preset = rtspecinv.presets[PRESET]
+    inverter, mel = preset.inverter(look_ahead=3), preset(clip)
+    samples = inverter.run(mel)
+    convergence = inner_convergence(preset.linear(samples), preset.expand(mel))
+    title = f"**rtspecinv**, from {preset.config.n_mels} mel bands (`{PRESET}`), look_ahead 3"
+    return [*found, Example("mel-3", title, samples, inverter.latency, float(convergence))]
+
+
+def _sounds() -> str:
+    """Table of the sounds, with players."""
+    rows = ["| sound | listen | latency | spectral convergence |", "|---|---|---|---|"]
+    for example in examples():
+        player = f'<audio controls preload="none" src="sounds/{example.name}.wav"></audio>'
+        latency = "" if example.latency is None else f"{1000 * example.latency / SAMPLE_RATE:.0f} ms"
+        convergence = "" if example.convergence is None else f"{example.convergence:.1f} dB"
+        rows.append(f"| {example.title} | {player} | {latency} | {convergence} |")
+    return "\n".join(rows)
 
 
 def _included(match: re.Match[str]) -> str:
@@ -26,7 +102,7 @@ def _included(match: re.Match[str]) -> str:
     text = (ROOT / name).read_text("utf-8")
     if mark:
         text = text.split(f"<!-- {mark}:begin -->")[1].split(f"<!-- {mark}:end -->")[0].strip()
-    return text.replace("](bench/README.md", "](measured.md")
+    return text
 
 
 def _presets() -> str:

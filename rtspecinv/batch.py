@@ -2,7 +2,7 @@
 
 Without a committed tail the consistent spectra are those of the transform itself, `P_C(c) = STFT(iSTFT(c))`,
 with its padding. The streaming inverter's result is the start: what it gets wrong is rare and local, and
-it is ahead of what hundreds of iterations make of random phases (bench/README.md, tables h and l).
+it is ahead of what hundreds of iterations make of random phases (bench/README.md, "batch starts").
 """
 
 from __future__ import annotations
@@ -394,7 +394,7 @@ def _start(
 def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto") -> StreamingInverter:
     """Stream whose result a batch run starts with: nobody waits for it, so it may look further ahead.
 
-    Table l of bench/README.md has what others give.
+    Table "batch starts" of bench/README.md has what others give.
     """
     return StreamingInverter(
         stft,

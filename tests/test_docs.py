@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -66,6 +67,23 @@ def test_pictures_are_drawn_by_their_script(tmp_path):
         assert (ROOT / "docs" / name).stat().st_size < 60_000
 
 
+def test_the_sounds_of_the_start_page(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    examples = {example.name: example for example in importlib.import_module("hooks").examples()}
+    clip = examples.pop("clip")
+    assert set(examples) == {"textbook-0", "stream-0", "textbook-3", "stream-3", "mel-3"}
+    rms = clip.samples.square().mean().sqrt()
+    for example in examples.values():
+        assert example.samples.abs().max() < 1
+        assert 0 <= len(clip.samples) - len(example.samples) < 256
+        assert 0.9 < example.samples.square().mean().sqrt() / rms < 1.1
+    for look_ahead in (0, 3):
+        stream, textbook = examples[f"stream-{look_ahead}"], examples[f"textbook-{look_ahead}"]
+        assert stream.latency == textbook.latency == 256 * look_ahead + 512
+        assert stream.convergence < textbook.convergence - 4 < -20
+    assert examples["mel-3"].convergence < -20
+
+
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     pytest.importorskip("mkdocs", reason='the site needs mkdocs: pip install "rtspecinv[docs]"')
     pytest.importorskip("mkdocstrings", reason='the site needs mkdocstrings: pip install "rtspecinv[docs]"')
@@ -91,6 +109,13 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
         )
         assert not fetched, f"{page.name} fetches {fetched}"
         assert "<!-- include" not in text
+    start = (tmp_path / "site" / "index.html").read_text("utf-8")
+    sounds = re.findall(r'<audio[^>]* src="([^"]+)"', start)
+    assert len(sounds) == 6
+    for path in sounds:
+        samples, rate = rtspecinv.read_audio(tmp_path / "site" / path)
+        assert rate == 22050
+        assert 0.5 < abs(samples).max() < 1
     measured = (ROOT / "README.md").read_text("utf-8").split("<!-- measured:begin -->")[1]
     number = re.search(r"\*\*(-\d+\.\d\d)\*\*", measured)[1]
     assert number in (tmp_path / "site" / "choosing.html").read_text("utf-8")

@@ -157,7 +157,7 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
 def test_a_minute_live_without_an_underflow(card):
-    """Configuration A of the README, with the card's own rate behind a resampler, in real time."""
+    """The setting of the README, with the card's own rate behind a resampler, in real time."""
     stft, rate = rtspecinv.STFT(1024, 256), 22050
     inverter = rtspecinv.StreamingInverter(stft, look_ahead=3, n_iter=8)
     second = torch.rand(rate, generator=torch.manual_seed(0)) - 0.5

@@ -20,7 +20,7 @@ from rtspecinv.mel.config import LOGARITHMS, MelConfig
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
-# would be one more state. Measured in bench/README.md, table x.
+# would be one more state. Measured in bench/README.md, table "mel choices".
 N_STEPS = 5
 RELAXATION = 1.5
 QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0

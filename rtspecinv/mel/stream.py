@@ -25,7 +25,7 @@ class MelInverter(StreamingInverter):
 
     Every frame becomes the magnitudes that it may have come from, on its own; see `MelBank.inverse`. They are
     far from those of any signal: rules differ by little here, ADMM is the best of them by a hair, and more
-    iterations gain little (bench/README.md, table x).
+    iterations gain little (bench/README.md, table "mel choices").
 
     Args:
         config: what a mel frame is.
