@@ -343,6 +343,9 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
     _refuse_unknown(settings, STFT_KEYWORDS + IGNORED_KEYWORDS, names)
     if not isinstance(spec, Tensor):
         raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)!")
+    if spec.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        way_out = "spec.to(torch.complex64)" if spec.is_complex() else "spec.float()"
+        raise TypeError(f"Parameter spec has {spec.dtype}, not float32 or float64: use {way_out}!")
     if spec.ndim < 2:
         raise ValueError(f"Parameter spec has shape {tuple(spec.shape)}, not (*batch, n_freq, n_frames)!")
     given = {name: value for name, value in settings.items() if value is not None or name in NEVER_NONE}

@@ -585,6 +585,36 @@ def test_a_sound_goes_to_a_name_or_to_an_open_file(path):
         rtspecinv.FileSink(path, 8000)
 
 
+@pytest.mark.parametrize("path", [3, 1.5, None, b"a.npz", [], np.zeros(3)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        rtspecinv.AudioReader,
+        rtspecinv.read_audio,
+        rtspecinv.open_spectrogram,
+        lambda path: rtspecinv.save_spectrogram(path, MAGNITUDE, STFT, sample_rate=8000),
+        rtspecinv.MelConfig.load,
+        MEL.config.save,
+    ],
+)
+def test_the_name_of_a_file_is_a_name(call, path):
+    with pytest.raises(TypeError, match=r"Parameter path is a \w+, .*: pass a file's name!"):
+        call(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("name", ["griffin_lim", "ADMM", "RTISI_LA", "phase_init"])
+def test_another_precision_is_one_of_spec(name, dtype):
+    spec = torch.ones(33, 9).to(dtype)
+    with pytest.raises(TypeError, match=rf"Parameter spec has {dtype}.*: use spec\.") as error:
+        getattr(torch_specinv, name)(spec)
+    way_out = re.search(r"use (spec\..*)!", str(error.value)).group(1)
+    again = eval(way_out, {"spec": spec, "torch": torch})
+    options = {} if name == "phase_init" else {"max_iter": 1, "verbose": False}
+    real = again if name in ("griffin_lim", "ADMM") else again.abs()
+    assert getattr(torch_specinv, name)(real, **options).isfinite().all()
+
+
 def test_a_stream_of_text_is_no_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(WAV)

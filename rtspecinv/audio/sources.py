@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from rtspecinv.audio._soundfile import SoundfileReader
 from rtspecinv.audio.formats import MOST_CHANNELS
 from rtspecinv.audio.wav import WavReader
-from rtspecinv.common.checks import MOST_RATE, able, count, shown, sizes
+from rtspecinv.common.checks import MOST_RATE, able, count, file_name, shown, sizes
 from rtspecinv.common.printable import printable
 
 _LONGEST_BLOCK = 2**24  # samples
@@ -31,7 +30,7 @@ class AudioReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = file_name(path=path)
         self._name = printable(self.path)
         if self.path.is_dir():
             raise IsADirectoryError(f"{self._name} is a folder, not an audio file")
@@ -90,8 +89,9 @@ class AudioStream:
         given: object = able(("read",), "pass a file that is open for reading bytes", file=file)
         if isinstance(given, io.TextIOBase):
             raise TypeError(f"Parameter file is open for text, {shown(given)}: open it with mode 'rb'!")
+        form = None if raw is None else _raw(raw)
         try:
-            self._wav = WavReader(file) if raw is None else WavReader.raw(file, *_raw(raw))
+            self._wav = WavReader(file) if form is None else WavReader.raw(file, *form)
         except ValueError as error:
             raise ValueError(f"{self._name} is not a WAV stream: {error}") from error
         self.sample_rate, self.channels = self._wav.sample_rate, self._wav.channels

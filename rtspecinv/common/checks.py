@@ -10,8 +10,10 @@ import difflib
 import math
 import numbers
 import operator
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -129,6 +131,14 @@ def able(methods: Sequence[str], way_out: str, **parameter: Any) -> Any:
         if not callable(getattr(value, method, None)):
             raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
     return value
+
+
+def file_name(**parameter: Any) -> Path:
+    """Value of one named parameter as the name of a file; anything else is a TypeError."""
+    ((name, value),) = parameter.items()
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file's name!")
+    return Path(value)
 
 
 def function(**parameter: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rtspecinv.common.checks import MOST_RATE, choice, count
+from rtspecinv.common.checks import MOST_RATE, choice, count, file_name
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import warn
 from rtspecinv.conventions import half_spectrum, row_counts, suggestion, unscaled
@@ -251,7 +251,7 @@ def open_spectrogram(
 
     Warns that the phase of complex values is not used.
     """
-    path = Path(path)
+    path = file_name(path=path)
     mel = None if mel is None else config_of(mel)
     if layout is not None:
         choice(LAYOUTS, layout=layout)

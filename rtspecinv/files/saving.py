@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.common.checks import choice, count
+from rtspecinv.common.checks import choice, count, file_name
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.whole_files import write_whole
@@ -62,7 +61,7 @@ def save_spectrogram(
         OSError: the disk refuses, for the reason it gives.
         ImportError: an extra is missing; says which.
     """
-    path = Path(path)
+    path = file_name(path=path)
     suffix = path.suffix.lower()
     if suffix not in (*_WRITERS, *IMAGES):
         raise ValueError(

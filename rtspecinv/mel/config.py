@@ -7,14 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.common.checks import MOST_RATE, choice, count, finite, flag, keep, shown
+from rtspecinv.common.checks import MOST_RATE, choice, count, file_name, finite, flag, keep, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.printable import printable
 from rtspecinv.common.settings import check_names, read_settings
@@ -223,6 +222,7 @@ class MelConfig:
             ValueError: no such file of parameters, or one that is unknown, missing or out of range.
             ImportError: .toml in Python 3.10.
         """
+        path = file_name(path=path)
         try:
             return cls.from_dict(read_settings(path))
         except ValueError as error:
@@ -236,7 +236,8 @@ class MelConfig:
             ValueError: another name.
             OSError: the disk refuses, for the reason it gives.
         """
-        if Path(path).suffix.lower() != ".json":
+        path = file_name(path=path)
+        if path.suffix.lower() != ".json":
             raise ValueError(f"Cannot write {printable(path)}: its name must end in .json")
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
