@@ -186,7 +186,7 @@ def test_however_live_ends_what_was_heard_is_kept(
         (["--queue", "-1"], "--queue -1 is not from 0 to 2 seconds"),
         (["--seconds", "0"], "--seconds 0 is not over 0"),
         (["-i", "no such device"], "Cannot record from device 'no such device'"),
-        (["--n-fft", "7"], "win_length=7"),
+        (["--n-fft", "7"], "hop_length=256 is larger than n_fft=7"),
     ],
 )
 def test_errors_are_one_line(tmp_path, capsys, args, message):
