@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import interpreter  # noqa: F401  first, before anything imports Triton
@@ -20,6 +21,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.card)
         if "soak" not in config.option.markexpr and item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.skip(reason="takes minutes: make soak"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now out of garbage collections: tests ask for many, and torch is large."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", params=["patient"])

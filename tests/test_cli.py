@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from forked import forked
 from stage import workers
 
 import rtspecinv
@@ -46,7 +47,7 @@ def clip(tmp_path) -> Path:
 
 
 def run(*args: object, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rtspecinv", *map(str, args)]
+    command = forked([sys.executable, "-m", "rtspecinv", *map(str, args)])
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
@@ -217,7 +218,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, number, status):
         "sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "play", "long.wav", "--no-device", "-o", "out.wav"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(forked(command), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for _ in range(300):
         if any(part.stat().st_size > 10000 for part in tmp_path.glob(".*.part")):
             break

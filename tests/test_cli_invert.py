@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import forked
 
 import rtspecinv
 from rtspecinv.audio import read_audio
@@ -350,7 +351,7 @@ def test_interrupted_folder_has_whole_files_only(folder):
         "sys.exit(main())"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *QUICK, "in", "-o", "out"],
+        forked([sys.executable, "-c", code, *QUICK, "in", "-o", "out"]),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

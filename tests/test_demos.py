@@ -12,6 +12,7 @@ import jackd
 import numpy as np
 import pytest
 import torch
+from forked import forked
 
 import rtspecinv
 from rtspecinv.audio import FileSink, read_audio
@@ -26,7 +27,7 @@ STEADY = 0.2  # of two frames of a held sound, the largest relative difference
 def start(name: str, *args: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(DEMOS / name), *map(str, args)]
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        forked(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

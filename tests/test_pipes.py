@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from forked import forked
 
 import rtspecinv
 from rtspecinv.cli import main
@@ -19,7 +20,7 @@ FAST = ["--n-fft", "64", "--hop-length", "16", "--n-iter", "1"]
 
 
 def run(*args: object, **options: object) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "rtspecinv", *map(str, args)]
+    command = forked([sys.executable, "-m", "rtspecinv", *map(str, args)])
     return subprocess.run(command, capture_output=True, timeout=100, **options)  # type: ignore[call-overload]
 
 
@@ -73,7 +74,7 @@ def test_standard_output_in_a_file_is_written_where_it_is(clip):
         file.write(b"before")
         file.flush()
         command = [sys.executable, "-m", "rtspecinv", "invert", "m.npz", "-o", "/dev/stdout", "--n-iter", "1"]
-        subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=True)
+        subprocess.run(forked(command), stdout=file, stderr=subprocess.PIPE, check=True)
     content = Path("all.wav").read_bytes()
     assert content[:10] == b"beforeRIFF"
     assert len(heard(content[6:])) == 39 * 16
@@ -125,7 +126,7 @@ def test_a_terminal_gets_no_sound(clip):
     here, there = os.openpty()
     try:
         command = [sys.executable, "-m", "rtspecinv", "invert", "m.npz", "-o", "-"]
-        done = subprocess.run(command, stdout=there, stderr=subprocess.PIPE)
+        done = subprocess.run(forked(command), stdout=there, stderr=subprocess.PIPE)
     finally:
         os.close(here)
         os.close(there)
@@ -138,7 +139,9 @@ def test_a_reader_that_leaves_ends_it_quietly(clip):
     reading, writing = os.pipe()
     os.close(reading)  # nobody reads
     with open(writing, "wb") as output:
-        done = subprocess.run(command, input=bytes(10**6), stdout=output, stderr=subprocess.PIPE, timeout=100)
+        done = subprocess.run(
+            forked(command), input=bytes(10**6), stdout=output, stderr=subprocess.PIPE, timeout=100
+        )
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr
     assert b"error" not in done.stderr
@@ -149,7 +152,7 @@ def test_a_full_standard_output_is_an_error_of_its_own(clip):
     for args in (["--help"], ["invert", "m.npz", "-o", "a.wav", "--n-iter", "1"]):
         with open("/dev/full", "w") as full:
             command = [sys.executable, "-m", "rtspecinv", *args]
-            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+            done = subprocess.run(forked(command), stdout=full, stderr=subprocess.PIPE)
         assert done.returncode == 1
         assert done.stderr.endswith(b"error: Cannot write to standard output: No space left on device\n")
     assert Path("a.wav").exists()

@@ -18,6 +18,7 @@ import jackd
 import numpy as np
 import pytest
 import torch
+from forked import forked
 from stage import HOP, Echo, join_workers, workers
 
 import rtspecinv
@@ -126,7 +127,11 @@ def test_a_player_that_nobody_closed_lets_the_program_end():
         "print('end')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+        forked([sys.executable, "-c", code]),
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import forked
 from stage import HOP, PATIENT, Card, Clock, Echo, join_workers, workers
 
 from rtspecinv.audio import ArraySink
@@ -379,7 +380,8 @@ def run_python(code: str) -> tuple[int, str, str]:
         "from stage import HOP, Echo\n"
         "frame = np.ones(HOP, np.float32)\n" + code
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=60)
+    command = forked([sys.executable, "-c", code])
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
 

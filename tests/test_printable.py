@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import forked
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -196,7 +197,7 @@ def test_a_terminal_with_a_bar_is_safe(tmp_path):
     here, there = os.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # else a bar has no room
     command = [sys.executable, "-m", "rtspecinv", "invert", "in", "-o", "out", "--n-iter", "1"]
-    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there, check=True)
+    subprocess.run(forked(command), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there, check=True)
     shown = os.read(here, 10**6)
     os.close(here)
     os.close(there)

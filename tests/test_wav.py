@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from forked import forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,7 +168,8 @@ for suffix, rates, channels in (
 
 def test_what_a_format_is_said_to_hold_it_holds(tmp_path):
     """In a process of its own: where the table is wrong, libsndfile may end it."""
-    done = subprocess.run([sys.executable, "-c", HELD], cwd=tmp_path, capture_output=True, text=True)
+    command = forked([sys.executable, "-c", HELD])
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

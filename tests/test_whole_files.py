@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from forked import forked
 
 import rtspecinv
 from rtspecinv.common.whole_files import WholeFile, is_stream, write_json, write_whole
@@ -109,7 +110,7 @@ def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_pat
         "file = WholeFile(Path(sys.argv[1])); file.write(b'half'); os.kill(os.getpid(), 9)"
     )
     for name in ("a.wav", "b.wav"):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)])
+        done = subprocess.run(forked([sys.executable, "-c", code, str(tmp_path / name)]))
         assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     sound(None)(tmp_path / "a.wav")
