@@ -18,9 +18,12 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Tests of the core: they need torch and numpy, and take the compiled engine where it is installed.
-CORE := $(patsubst %,tests/test_%.py,stft projections phase streaming engines engines_batch batch blocks descent metrics mel_stream architecture help)
+CORE := $(patsubst %,tests/core/test_%.py,stft projections phase streaming batch blocks descent metrics) \
+	tests/engines/test_engines.py tests/engines/test_engines_batch.py tests/mel/test_mel_stream.py \
+	tests/cli/test_help.py tests/docs/test_architecture.py
 # Tests that touch sound devices, or serve one by hand.
-SOUND := $(patsubst %,tests/test_%.py,audio cli cli_live demos device device_clock device_faults doctor fuzz_live live_pace microphone player player_live readme)
+SOUND := tests/audio tests/live tests/docs/test_demos.py tests/docs/test_readme.py \
+	$(patsubst %,tests/cli/test_%.py,cli cli_live doctor)
 PYTEST := $(BIN)/pytest --benchmark-disable
 
 .DELETE_ON_ERROR:
@@ -50,7 +53,7 @@ lint-changed: $(STAMP)all,test
 		if [ -n "$$files" ]; then $(BIN)/ruff check $$files && $(BIN)/ruff format --check $$files; fi
 
 compiled: $(STAMP)all,test
-	@$(BIN)/python tests/compile_all.py
+	@$(BIN)/python tests/support/compile_all.py
 
 # The tests of sound devices where there is neither PortAudio nor JACK.
 silent: $(STAMP)all,test compiled

@@ -1,6 +1,6 @@
 """Prints what `diagnose` says of the features that people hold, and what obeying it gives; see docs/mel.md.
 
-python bench/diagnose.py               every kind of tests/features.py, of recordings and of made sounds
+python bench/diagnose.py               every kind of tests/support/features.py, of recordings and made sounds
 python bench/diagnose.py --write       put into docs/mel.md as well
 python bench/diagnose.py --audio DIR   of other recordings
 """

@@ -67,10 +67,20 @@ def gpu_checks(bench: Bench) -> str:
         rows.append([engine, what, f"{value:.2g}", "ok" if value <= limit else "FAILED"])
     if not GPU:
         rows.append(
-            ["cuda_graph", "everything", "no GPU here: only tests/tape.py, on the CPU", "not checked"]
+            [
+                "cuda_graph",
+                "everything",
+                "no GPU here: only a fake graph, on the CPU",
+                "not checked",
+            ]
         )
         rows.append(
-            ["triton", "n_fft 512 to 2048", "only tests/test_engines_gpu.py, on the CPU", "not checked"]
+            [
+                "triton",
+                "n_fft 512 to 2048",
+                "only the tests, on the CPU",
+                "not checked",
+            ]
         )
     return table(["engine", "what", "value", ""], rows)
 

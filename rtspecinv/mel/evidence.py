@@ -1,7 +1,7 @@
 """What can be measured of an array that may be a spectrogram: its axes, its values, how its bands lie.
 
-Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of `tests/features.py`
-with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.
+Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of
+`tests/support/features.py` with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.
 """
 
 from __future__ import annotations

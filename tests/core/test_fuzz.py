@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from anything import (
+from fuzzing import (
     ANYTHING,
     EFFORT,
     LENGTHS,

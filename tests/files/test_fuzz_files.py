@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from anything import (
+from fuzzing import (
     EFFORT,
     N_FREQ,
     STFT,

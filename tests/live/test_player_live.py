@@ -18,8 +18,8 @@ import jackd
 import numpy as np
 import pytest
 import torch
+from fake_clock import HOP, Echo, join_workers, workers
 from forked import forked
-from stage import HOP, Echo, join_workers, workers
 
 import rtspecinv
 from rtspecinv.audio import ArraySink, Sink, SoundDeviceSink, TeeSink
@@ -121,14 +121,14 @@ def test_a_player_that_nobody_closed_lets_the_program_end():
     code = (
         "import numpy as np\n"
         "from rtspecinv import ArraySink, Player\n"
-        "from stage import HOP, Echo\n"
+        "from fake_clock import HOP, Echo\n"
         "player = Player(Echo(), ArraySink())\n"
         "player.push(np.ones(HOP))\n"
         "print('end')\n"
     )
     done = subprocess.run(
         forked([sys.executable, "-c", code]),
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "support",
         capture_output=True,
         text=True,
         timeout=60,

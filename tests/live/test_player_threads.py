@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_clock import HOP, PATIENT, Card, Clock, Echo, join_workers, workers
 from forked import forked
-from stage import HOP, PATIENT, Card, Clock, Echo, join_workers, workers
 
 from rtspecinv.audio import ArraySink
 from rtspecinv.live import Mailbox, Player
@@ -373,11 +373,11 @@ def test_a_player_may_be_collected_in_its_own_thread():
 
 
 def run_python(code: str) -> tuple[int, str, str]:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1] / "support"
     code = (
         "import os, sys, threading, time, numpy as np\n"
         "from rtspecinv import ArraySink, Player\n"
-        "from stage import HOP, Echo\n"
+        "from fake_clock import HOP, Echo\n"
         "frame = np.ones(HOP, np.float32)\n" + code
     )
     command = forked([sys.executable, "-c", code])

@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from anything import bounded
-from hand import FADE, RATE, hand_sink, noise
+from fake_device import FADE, RATE, hand_sink, noise
+from fuzzing import bounded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 
+import fake_cuda_graph
 import pytest
-import tape
 import torch
 from contract import LINEAR as LINEAR_FRAMES
 from contract import does_not_depend_on_chunks, run, streams_are_independent, verify_contract
-from interpreter import INTERPRET
+from triton_interpreter import INTERPRET
 
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines.gpu import graph as cuda_graph
@@ -189,7 +189,7 @@ def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatc
     if DEVICE == "cpu":
         with pytest.raises(ValueError, match=r"triton.*use 'auto'"):
             StreamingInverter(stft, engine="triton", **options)
-        tape.on_cpu(monkeypatch)
+        fake_cuda_graph.on_cpu(monkeypatch)
     assert StreamingInverter(stft, engine="triton", **options).engine == "cuda_graph"
 
 
@@ -209,7 +209,7 @@ def test_more_frames_than_fit_are_left_to_the_others():
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs of the device, or those of a tape."""
     if DEVICE == "cpu":
-        tape.on_cpu(monkeypatch)
+        fake_cuda_graph.on_cpu(monkeypatch)
 
 
 def pair(stft: STFT, **options: object) -> tuple[StreamingInverter, StreamingInverter]:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_clock import HOP, RATE, Stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import HOP, RATE, Stage
 
 import rtspecinv
 from rtspecinv.live.iterations import AIM, PATIENCE, IterationControl

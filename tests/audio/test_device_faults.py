@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 import soxr
-from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_sink, noise
+from fake_device import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_sink, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

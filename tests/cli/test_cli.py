@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from fake_clock import workers
 from forked import forked
-from stage import workers
 
 import rtspecinv
 from rtspecinv.audio import SoundDeviceSink, read_audio
@@ -169,7 +169,15 @@ def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
     patient = partial(SoundDeviceSink, queue_seconds=1, prefill_seconds=1)
     monkeypatch.setattr("rtspecinv.cli._play.SoundDeviceSink", patient)
     monkeypatch.setattr("rtspecinv.cli._play._QUEUE_SECONDS", 1)
-    args = [str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.wav"), "-d", jackd.DEVICE, "--latency", "low"]
+    args = [
+        str(tmp_path / "a.wav"),
+        "-o",
+        str(tmp_path / "b.wav"),
+        "-d",
+        jackd.DEVICE,
+        "--latency",
+        "low",
+    ]
     assert main(["play", *args, *FAST]) == 0
     written = read_audio(tmp_path / "b.wav")[0]
     fade = round(0.005 * jackd.SAMPLE_RATE)  # before sound that does not begin in silence

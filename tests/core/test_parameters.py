@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anything import MEL, N_FREQ, STFT, bounded
-from hand import hand_microphone, hand_sink
+from fake_device import hand_microphone, hand_sink
+from fuzzing import MEL, N_FREQ, STFT, bounded
 
 import rtspecinv
 from rtspecinv import ArraySink, metrics, phase, torch_specinv, updates

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hand import hand_sink
+from fake_device import hand_sink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import rtspecinv
 
 PACKAGE = Path(rtspecinv.__file__).parent
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 # Code beside the package whose imports the page restricts, too.
 OUTSIDE = ("bench", "demos", "docs")

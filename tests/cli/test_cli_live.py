@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from fake_clock import workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import workers
 
 import rtspecinv
 from rtspecinv.audio import DeviceError, SoundDeviceSink, portaudio, read_audio

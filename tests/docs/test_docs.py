@@ -16,7 +16,7 @@ import pytest
 import rtspecinv
 from rtspecinv.cli._parser import parser
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 

@@ -18,7 +18,7 @@ import rtspecinv
 from rtspecinv.audio import FileSink, read_audio
 from rtspecinv.measure.clip import render
 
-DEMOS = Path(__file__).parent.parent / "demos"
+DEMOS = Path(__file__).parents[2] / "demos"
 NAMES = sorted(path.name for path in DEMOS.glob("*.py"))
 CENTS = 5.0  # a note may be off by so much
 STEADY = 0.2  # of two frames of a held sound, the largest relative difference

@@ -13,7 +13,7 @@ import pytest
 from rtspecinv.cli._parser import parser
 from rtspecinv.metrics import sc
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 # Pages with a few rows of a table of bench/README.md; the table of `diagnose` is in docs/mel.md alone.
 PAGES = {

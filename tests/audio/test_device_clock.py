@@ -13,7 +13,7 @@ import jackd
 import numpy as np
 import pytest
 import soxr
-from busy import gil_held
+from busy_machine import gil_held
 
 from rtspecinv.audio import DeviceError, FileSink, SoundDeviceSink, TeeSink, device_table, read_audio
 from rtspecinv.live import play
@@ -210,7 +210,12 @@ def test_device_refuses_wrong_settings_in_one_line(card, backend):
     for options in ({"channels": 99}, {"device": "no such device"}, {"device": 12345}):
         with pytest.raises(DeviceError, match="rtspecinv devices") as error:
             SoundDeviceSink(
-                **{"sample_rate": jackd.SAMPLE_RATE, "device": jackd.DEVICE, "backend": backend, **options}
+                **{
+                    "sample_rate": jackd.SAMPLE_RATE,
+                    "device": jackd.DEVICE,
+                    "backend": backend,
+                    **options,
+                }
             )
         assert "\n" not in str(error.value)
     assert "JACK" in device_table()
@@ -262,7 +267,7 @@ def roughly(what: str, n_rounds: int, backend: str, seed: int = 0) -> None:
         pytest.skip(reason)
     program = [
         sys.executable,
-        str(Path(__file__).with_name("rough.py")),
+        str(Path(__file__).parents[1] / "support" / "abuse_device.py"),
         what,
         str(n_rounds),
         backend,

@@ -12,9 +12,9 @@ from itertools import islice
 import jackd
 import numpy as np
 import pytest
-from anything import bounded
-from busy import gil_held
-from hand import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_microphone, hand_sink, noise
+from busy_machine import gil_held
+from fake_device import FADE, FAKE_SOUNDDEVICE, RATE, HandStream, hand_microphone, hand_sink, noise
+from fuzzing import bounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

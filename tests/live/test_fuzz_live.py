@@ -8,11 +8,11 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from anything import ANYTHING, EFFORT, N_FREQ, NUMBERS, STFT, attempt, bounded, check_finite, quick, sound
-from hand import hand_microphone, hand_sink
+from fake_clock import join_workers
+from fake_device import hand_microphone, hand_sink
+from fuzzing import ANYTHING, EFFORT, N_FREQ, NUMBERS, STFT, attempt, bounded, check_finite, quick, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import join_workers
 
 import rtspecinv
 from rtspecinv import ArraySink, Mailbox, Player, TeeSink

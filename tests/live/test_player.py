@@ -13,7 +13,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from stage import HOP, PATIENT, RATE, Card, Clock, Echo, join_workers, workers
+from fake_clock import HOP, PATIENT, RATE, Card, Clock, Echo, join_workers, workers
 
 import rtspecinv
 from rtspecinv.audio import ArraySink, DeviceError, FileSink, TeeSink
