@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -57,7 +58,15 @@ class Outlet:
         """Raise `OSError` if not everything could be written."""
         self.flush()
         if self._error is not None:
+            self._abandon()
             raise OSError(f"Cannot write to standard output: {self._error.strerror or self._error}")
+
+    def _abandon(self) -> None:
+        """Send what is left in the stream's buffer nowhere: Python would try to write it again at its end."""
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def note(message: str) -> None:
