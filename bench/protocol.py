@@ -78,7 +78,7 @@ def files_in(folder: Path) -> list[Path]:
     """Recordings in a folder, sorted by name."""
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not found:
-        raise NoRecordings(f"No recordings (WAV, FLAC, OGG, MP3) in {folder}: pass --audio DIR!")
+        raise NoRecordings(f"No recordings (WAV, FLAC, OGG, MP3) in {folder}: pass --audio DIR")
     return found
 
 
@@ -99,7 +99,7 @@ def read_clips(files: Sequence[Path], rate: int, begin: float = 0.5, speed: floa
         clips["demo"] = _to_length(soxr.resample(cut, demo_clip.SAMPLE_RATE * speed, rate), rate)
     if not clips:
         raise NoRecordings(
-            f"No recording is as long as {CLIP_SECONDS:g} s: pass --audio DIR with longer ones!"
+            f"No recording is as long as {CLIP_SECONDS:g} s: pass --audio DIR with longer ones"
         )
     return Clips(tuple(clips), torch.from_numpy(np.stack(list(clips.values()))))
 

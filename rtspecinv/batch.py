@@ -244,7 +244,7 @@ def invert_many(
     if lengths is not None:
         wanted = [None if each is None else count(1, lengths=each) for each in iterable(lengths=lengths)]
     if len(wanted) != len(tensors):
-        raise ValueError(f"Parameter lengths has {len(wanted)} values for {len(tensors)} magnitudes!")
+        raise ValueError(f"Parameter lengths has {len(wanted)} values for {len(tensors)} magnitudes")
     alike: dict[Any, list[int]] = {}
     for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
         alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
@@ -323,11 +323,11 @@ def _check(
     if not isinstance(init, str):
         start = as_magnitude(init, stft.window, "init")
         if value.is_complex():
-            raise ValueError("Parameter init is a spectrum, and so is magnitude: its phase is the start!")
+            raise ValueError("Parameter init is a spectrum, and so is magnitude: its phase is the start")
         if not start.is_complex() or start.shape not in (value.shape, value.shape[-2:]):
             raise ValueError(
                 f"Parameter init has {start.dtype} and shape {tuple(start.shape)}: it must be complex and of "
-                f"the shape {tuple(value.shape)} of magnitude!"
+                f"the shape {tuple(value.shape)} of magnitude"
             )
         check_finite(start, "init")
         start = start.expand(value.shape)
@@ -357,7 +357,7 @@ def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engin
     if samples.is_complex() or not fits:
         raise ValueError(
             f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real and of "
-            f"shape {batch_shape} + (n_known,), n_known <= {n_most}!"
+            f"shape {batch_shape} + (n_known,), n_known <= {n_most}"
         )
     check_finite(samples, "known")
     return samples.reshape(math.prod(batch_shape), samples.shape[-1])

@@ -62,11 +62,11 @@ def invert_blocks(
     if length is not None:
         length = count(1, 2**48, length=length)
     if unfit := sorted({"init", "generator", "known"} & set(options)):
-        raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream!")
+        raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream")
     source = (_magnitude(frame, stft) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
-        raise ValueError("Parameter frames is empty: there is nothing to invert!")
+        raise ValueError("Parameter frames is empty: there is nothing to invert")
     if len(first) < block_frames:
         yield invert(torch.stack(first, -1), stft.with_center(stft.center), length=length, **options)
         return
@@ -89,9 +89,9 @@ def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
     """Copy of a magnitude `(*batch, n_half)`; whoever makes frames may use their memory again."""
     magnitude = as_magnitude(frame, stft.window, "frames")
     if magnitude.is_complex():
-        raise TypeError("Parameter frames is complex, but blocks start with the stream: pass frame.abs()!")
+        raise TypeError("Parameter frames is complex, but blocks start with the stream: pass frame.abs()")
     if magnitude.shape[-1:] != (stft.n_freq,):
-        raise ValueError(f"Parameter frames has shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq})!")
+        raise ValueError(f"Parameter frames has shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq})")
     return magnitude[..., : stft.n_fft // 2 + 1].clone()
 
 

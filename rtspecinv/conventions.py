@@ -38,7 +38,7 @@ def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
     n_half, n_rows = n_fft // 2 + 1, magnitude.shape[-2]
     if n_rows not in row_counts(n_fft):
         raise ValueError(
-            f"Magnitudes of n_fft={n_fft} have {n_half} rows, not {n_rows}: {suggestion(n_rows)}!"
+            f"Magnitudes of n_fft={n_fft} have {n_half} rows, not {n_rows}: {suggestion(n_rows)}"
         )
     if n_rows >= n_half:
         return magnitude[..., :n_half, :]

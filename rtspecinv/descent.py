@@ -138,7 +138,7 @@ def lbfgs(
             if not search.n_iter and not math.isfinite(error):
                 raise ValueError(
                     "Parameter transform gives values that are not finite at the start: pass another "
-                    "initial, or keep logarithms away from 0!"
+                    "initial, or keep logarithms away from 0"
                 )
             n_new = search.n_iter - best.number
             best.offer(search.n_iter, search.samples[None], error[None], search.change(value)[None])
@@ -174,14 +174,14 @@ def check_options(optimizer: Mapping[str, Any]) -> dict[str, Any]:
 def check_target(target: Tensor, name: str) -> None:
     """Raise `TypeError` unless it is a tensor of real numbers that are fine enough to search with."""
     if not isinstance(target, Tensor):
-        raise TypeError(f"Parameter {name} is a {type(target).__name__}: use torch.as_tensor({name})!")
+        raise TypeError(f"Parameter {name} is a {type(target).__name__}: use torch.as_tensor({name})")
     check_dense(target, name)
     if not target.is_floating_point():
-        raise TypeError(f"Parameter {name} has {target.dtype}: use real floating-point numbers!")
+        raise TypeError(f"Parameter {name} has {target.dtype}: use real floating-point numbers")
     if target.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(
             f"Parameter {name} has {target.dtype}, too coarse to search with: make it outside of "
-            f"autocast, or use {name}.float()!"
+            f"autocast, or use {name}.float()"
         )
 
 
@@ -195,9 +195,9 @@ def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
     rule = "an integer >= 1, or several"
     shape = sizes(rule, **parameter)
     if not shape:
-        raise ValueError(f"Parameter {name}={shown(value)} is not {rule}!")
+        raise ValueError(f"Parameter {name}={shown(value)} is not {rule}")
     if math.prod(shape) > LONGEST_SOUND:
-        raise ValueError(f"Parameter {name}={shown(value)} is of more than {LONGEST_SOUND} samples!")
+        raise ValueError(f"Parameter {name}={shown(value)} is of more than {LONGEST_SOUND} samples")
     return shape
 
 
@@ -249,7 +249,7 @@ class _Search:
                 raise
             raise ValueError(
                 "Parameter transform uses tensors that were made in inference mode, through which no "
-                "gradient goes: make them, or a clone() of each, outside of it!"
+                "gradient goes: make them, or a clone() of each, outside of it"
             ) from error
         difference = (value - self.target) / self.size
         # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
@@ -262,7 +262,7 @@ def _squared_error(value: Tensor, target: Tensor, samples: Tensor) -> Tensor:
     if value.shape != target.shape:
         raise ValueError(
             f"Parameter transform makes {tuple(value.shape)} of samples {tuple(samples.shape)}, target is "
-            f"{tuple(target.shape)}: pass the length of the signal!"
+            f"{tuple(target.shape)}: pass the length of the signal"
         )
     return (value - target).double().square().sum()
 
@@ -279,7 +279,7 @@ def _start(
     if initial is not None:
         if length is not None and initial.shape[-1:] != (length,) and initial.shape != length:
             raise ValueError(
-                f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out!"
+                f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out"
             )
         if initial.any() or not target.any():
             return initial.detach().to(target)
@@ -294,7 +294,7 @@ def _start(
     if isinstance(way_back, Invertible):
         return way_back.invert(target, length=n_samples)
     if length is None:
-        raise ValueError("Parameters length and initial are both None: say how many samples there are!")
+        raise ValueError("Parameters length and initial are both None: say how many samples there are")
     return _noise(target, transform, (length,) if isinstance(length, int) else length, generator)
 
 

@@ -32,19 +32,19 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
     if isinstance(value, np.ndarray):
         value = unmasked(value, name)
         if value.dtype.kind not in "fc":
-            raise TypeError(f"Parameter {name} has {value.dtype}: use {name}.astype('float32')!")
+            raise TypeError(f"Parameter {name} has {value.dtype}: use {name}.astype('float32')")
         is_complex = value.dtype.kind == "c"
         native = np.ascontiguousarray(value, np.complex128 if is_complex else np.float64)
         return torch.from_numpy(native).to(like.device, dtype.to_complex() if is_complex else dtype)
     if not isinstance(value, Tensor):
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array")
     if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
             f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or .to() of STFT and "
-            "inverter for the other precision!"
+            "inverter for the other precision"
         )
     if value.device != like.device:
-        raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()!")
+        raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()")
     check_dense(value, name)
     return value.resolve_conj().resolve_neg()
 
@@ -58,7 +58,7 @@ def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -
         way_out = f"it looks transposed, pass {name}.mT" if transposed else _other_n_fft(tensor, stft, name)
         raise ValueError(
             f"Parameter {name} has shape {tuple(tensor.shape)}, not (*batch, n_freq, n_frames) with "
-            f"n_freq={stft.n_freq} and frames in it: {way_out}!"
+            f"n_freq={stft.n_freq} and frames in it: {way_out}"
         )
     return tensor
 
@@ -79,7 +79,7 @@ def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
 def check_finite(value: Tensor, name: str) -> None:
     """Raise `ValueError` if a value is NaN or infinite."""
     if not bool(value.detach().isfinite().all()):
-        raise ValueError(f"Parameter {name} is NaN or infinite somewhere!")
+        raise ValueError(f"Parameter {name} is NaN or infinite somewhere")
 
 
 def check_values(magnitude: Tensor, n_fft: int) -> float:
@@ -99,15 +99,15 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     limit = _LARGEST[magnitude.dtype] / (100 * n_fft)
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
-        raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted!")
+        raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted")
     if low < 0:
         raise ValueError(
             f"Parameter magnitude has the value {low:g} < 0. Convert dB with 10 ** (x / 20), natural "
-            "logarithms with exp(x), those of powers with exp(x / 2)!"
+            "logarithms with exp(x), those of powers with exp(x / 2)"
         )
     if high > limit:
         raise ValueError(
-            f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}!"
+            f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}"
         )
     return high
 

@@ -143,7 +143,7 @@ def listen(
         DeviceError: the device that was asked for cannot play.
     """
     if preset is not None and stft is not None:
-        raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes!")
+        raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes")
     if layout is not None:
         choice(LAYOUTS, layout=layout)
     if length is not None:
@@ -163,19 +163,19 @@ def listen(
     elif isinstance(sound, Iterable):
         pieces = map(_array, sound)
     else:
-        raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file!")
+        raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file")
     if array is not None and not isinstance(sound, str | os.PathLike):
-        raise ValueError(f"Parameter {array=} is the name of an array in a file, and this is none!")
+        raise ValueError(f"Parameter {array=} is the name of an array in a file, and this is none")
     first = next(pieces, None)
     if first is None:
-        raise ValueError("Parameter sound is empty: there is nothing to hear!")
+        raise ValueError("Parameter sound is empty: there is nothing to hear")
     most_axes = 2 if given is None else 3
     first = _squeezed(first, most_axes)
     pieces = itertools.chain([first], (_squeezed(piece, most_axes) for piece in pieces))
     if given is None:
         _check_samples(first)
         if scaling is not None:
-            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are samples!")
+            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are samples")
         rate = _rate(sample_rate, None)
         return _emit(pieces, None, first, rate, output, device, length=length)
     rate = _rate(sample_rate, given)
@@ -183,7 +183,7 @@ def listen(
     inverter: StreamingInverter
     if isinstance(given, MelConfig):
         if scaling is not None:
-            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are mel frames!")
+            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are mel frames")
         batch_shape = _batch_shape(first, (given.n_mels,), transposed)
         inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
         frames = _frames(pieces, len(batch_shape) + 1, transposed)
@@ -210,15 +210,15 @@ def _squeezed(piece: Tensor, most_axes: int) -> Tensor:
 def _array(piece: Any) -> Tensor:
     """Piece as a float32 tensor on the CPU, without its graph."""
     if not isinstance(piece, Tensor | np.ndarray):
-        raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays!")
+        raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays")
     if isinstance(piece, np.ndarray):
         piece = unmasked(piece, "sound")
         if piece.dtype.kind != "f":
-            raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
+            raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats")
         with np.errstate(over="ignore"):
             return torch.from_numpy(np.ascontiguousarray(piece, np.float32))
     if not piece.is_floating_point():
-        raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats!")
+        raise TypeError(f"Parameter sound has {piece.dtype} values: convert and scale them to floats")
     check_dense(piece, "sound")
     return piece.detach().to("cpu", torch.float32)
 
@@ -237,10 +237,10 @@ def _file(
         reader = _reader(path)
         if given is not None or array is not None or scaling is not None:
             raise ValueError(
-                f"{printable(path)} is sound, not a spectrogram: leave out preset, stft, array and scaling!"
+                f"{printable(path)} is sound, not a spectrogram: leave out preset, stft, array and scaling"
             )
         if sample_rate not in (None, reader.sample_rate):
-            raise ValueError(f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}!")
+            raise ValueError(f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}")
         return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None, length
     mel = given if isinstance(given, MelConfig) else None
     found = open_spectrogram(path, layout=layout, mel=mel, array=array)
@@ -255,7 +255,7 @@ def _file(
     if isinstance(given, STFT):
         frames = found.magnitudes(given, scaling, rate)
     elif scaling is not None:
-        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {printable(path)} has mel frames!")
+        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {printable(path)} has mel frames")
     else:
         frames = map(torch.from_numpy, found.frames())
     return (frame if found.channels > 1 else frame[0] for frame in frames), given, rate, None, length
@@ -279,10 +279,10 @@ def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
     if isinstance(given, MelConfig):
         known = round(given.sample_rate)
         if sample_rate not in (None, known):
-            raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out!")
+            raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out")
         return known
     if sample_rate is None:
-        raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it!")
+        raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it")
     return count(1, int(MOST_RATE), sample_rate=sample_rate)
 
 
@@ -298,13 +298,13 @@ def _check_samples(piece: Tensor) -> None:
         way_out = f"pass sound{turned}" if few else f"pass sound{turned}[:2], or sound{turned}.mean(0)"
         raise ValueError(
             f"Parameter sound has shape {shape}, not {expected} with at most {_MOST_CHANNELS} channels: "
-            f"{lies}: {way_out}; or, of a spectrogram, say preset= or stft=!"
+            f"{lies}: {way_out}; or, of a spectrogram, say preset= or stft="
         )
     lines = str(diagnose(piece)).splitlines() if piece.numel() else ["empty"]
     looks = "; ".join(line for line in lines if not line.startswith("cannot tell"))
     raise ValueError(
         f"Parameter sound has shape {shape}, not {expected}: "
-        f"of a spectrogram say preset= or stft=. It is {looks}!"
+        f"of a spectrogram say preset= or stft=. It is {looks}"
     )
 
 
@@ -323,9 +323,9 @@ def _batch_shape(first: Tensor, row_counts: tuple[int, ...], transposed: bool) -
     raise ValueError(
         f"Parameter sound has shape {shape}, not ([channels,] {n_bands}, n_frames) or frames of {n_bands}: "
         + (
-            f"it lies the other way: say layout={other!r}!"
+            f"it lies the other way: say layout={other!r}"
             if turned
-            else "ask rtspecinv.diagnose, or pass one of a batch!"
+            else "ask rtspecinv.diagnose, or pass one of a batch"
         )
     )
 
@@ -339,7 +339,7 @@ def _frames(pieces: Iterable[Tensor], n_axes: int, transposed: bool) -> Iterator
         else:
             raise ValueError(
                 f"Parameter sound has a piece of shape {tuple(piece.shape)} in it, but a frame of it has "
-                f"{n_axes} axes: pass pieces with as many channels as the first!"
+                f"{n_axes} axes: pass pieces with as many channels as the first"
             )
 
 
@@ -366,14 +366,14 @@ def _emit(
         if inverter is not None:
             done = play_through(pieces, Stream(inverter, sink, length=length))
             if not done.n_samples:
-                raise ValueError(f"There is nothing to hear: {no_samples(done.n_frames)}!")
+                raise ValueError(f"There is nothing to hear: {no_samples(done.n_frames)}")
         else:
             for piece in _of_length(pieces, length):
                 sink.write(piece)
             sink.drain()
         samples = level.limit(memory.samples)
         if not samples.size:
-            raise ValueError("Parameter sound has no samples: there is nothing to hear!")
+            raise ValueError("Parameter sound has no samples: there is nothing to hear")
     if not isinstance(target, FileSink):
         level.warn("the sound")
     stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None

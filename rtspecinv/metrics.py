@@ -199,16 +199,16 @@ def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"Parameter {name} is {kind}, not a real floating-point tensor!")
+            raise TypeError(f"Parameter {name} is {kind}, not a real floating-point tensor")
         check_dense(value, name)
     if input.device != target.device:
-        raise ValueError(f"Parameters input and target are on {input.device} and {target.device}: use .to()!")
+        raise ValueError(f"Parameters input and target are on {input.device} and {target.device}: use .to()")
     if input.shape != target.shape:
         raise ValueError(
-            f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}!"
+            f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}"
         )
     if n_axes and (input.ndim < n_axes or not input.numel()):
-        raise ValueError(f"Parameters of shape {tuple(input.shape)} are not (*batch, n_freq, n_frames)!")
+        raise ValueError(f"Parameters of shape {tuple(input.shape)} are not (*batch, n_freq, n_frames)")
 
 
 def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
@@ -250,12 +250,12 @@ def _samples(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
     """Samples `(n_samples,)`, finite and in float32."""
     given = np.asarray(unmasked(value, name))
     if given.dtype.kind != "f":
-        raise TypeError(f"Parameter {name} has {given.dtype}, {shown(value)}: pass floating-point samples!")
+        raise TypeError(f"Parameter {name} has {given.dtype}, {shown(value)}: pass floating-point samples")
     if given.ndim != 1 or not given.size:
         raise ValueError(
-            f"Parameter {name} has shape {given.shape}, {shown(value)}, not (n_samples,): pass one channel!"
+            f"Parameter {name} has shape {given.shape}, {shown(value)}, not (n_samples,): pass one channel"
         )
     samples: npt.NDArray[np.float32] = given.astype(np.float32)
     if not np.isfinite(samples).all():
-        raise ValueError(f"Parameter {name} is NaN or infinite somewhere!")
+        raise ValueError(f"Parameter {name} is NaN or infinite somewhere")
     return samples

@@ -99,13 +99,13 @@ class STFT(Module):
         self.win_length, self.hop_length = win_length, hop_length
         if win_length > n_fft:
             raise ValueError(
-                f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame!"
+                f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame"
             )
         if hop_length > win_length:
             larger = f"{n_fft=}" if win_length == n_fft else f"{win_length=}"  # what the caller has said
             raise ValueError(
                 f"Parameter {hop_length=} is larger than {larger}: samples would be skipped, use a smaller "
-                f"one, such as hop_length={max(1, win_length // 4)}!"
+                f"one, such as hop_length={max(1, win_length // 4)}"
             )
         pad_mode = choice(PAD_MODES, pad_mode=pad_mode)
         normalized, onesided = flag(normalized=normalized), flag(onesided=onesided)
@@ -180,7 +180,7 @@ class STFT(Module):
         if self.center and n_samples < self.n_needed:
             raise ValueError(
                 f"Parameter samples has {n_samples=}, but pad_mode={self.pad_mode!r} with n_fft={self.n_fft} "
-                f"needs at least {self.n_needed}: pass more samples, or use pad_mode='constant'!"
+                f"needs at least {self.n_needed}: pass more samples, or use pad_mode='constant'"
             )
         if not padding:
             return samples
@@ -229,7 +229,7 @@ class STFT(Module):
             transposed = "; its frames look transposed: pass spectrum.mT" if n_frames == self.n_freq else ""
             raise ValueError(
                 f"Parameter spectrum has {n_freq=} (shape {tuple(spectrum.shape)}), but n_fft={self.n_fft} "
-                f"with onesided={self.onesided} has {self.n_freq}{transposed}!"
+                f"with onesided={self.onesided} has {self.n_freq}{transposed}"
             )
         half = spectrum[..., : self.n_fft // 2 + 1, :].mT
         frames = self.inverse_transform(half) * self.dual_window
@@ -237,7 +237,7 @@ class STFT(Module):
         if length is None:
             samples = samples[..., self.padding : samples.shape[-1] - self.padding]
             if samples.shape[-1] == 0:
-                raise ValueError(f"Parameter spectrum has {n_frames=}, all cut by center=True: pass length!")
+                raise ValueError(f"Parameter spectrum has {n_frames=}, all cut by center=True: pass length")
             return samples
         length = count(1, LONGEST_SOUND, length=length)
         samples = samples[..., self.padding : self.padding + length]
@@ -259,7 +259,7 @@ class STFT(Module):
         if samples.shape[-1] < self.n_fft:
             raise ValueError(
                 f"Parameter samples has n_samples={samples.shape[-1]}, but a frame needs n_fft={self.n_fft}: "
-                "pass more samples, or use center=True!"
+                "pass more samples, or use center=True"
             )
         return samples.unfold(-1, self.n_fft, self.hop_length)
 
@@ -283,7 +283,7 @@ class STFT(Module):
         """
         self._check("frames", frames, self.dtype, "(*batch, n_frames, n_fft)", 2)
         if frames.shape[-1] != self.n_fft:
-            raise ValueError(f"Parameter frames of shape {tuple(frames.shape)} is not (..., {self.n_fft})!")
+            raise ValueError(f"Parameter frames of shape {tuple(frames.shape)} is not (..., {self.n_fft})")
         return _overlap_add(frames, self.hop_length)
 
     def transform(self, frames: Tensor) -> Tensor:
@@ -338,15 +338,15 @@ class STFT(Module):
 
     def _check(self, name: str, value: Tensor, dtype: torch.dtype, layout: str, n_axes: int) -> None:
         if not isinstance(value, Tensor):
-            raise TypeError(f"Parameter {name} is a {type(value).__name__}: use torch.as_tensor({name})!")
+            raise TypeError(f"Parameter {name} is a {type(value).__name__}: use torch.as_tensor({name})")
         if value.dtype != dtype:
-            raise TypeError(f"Parameter {name} has {value.dtype}, not {dtype}: {_cast(value, dtype)}!")
+            raise TypeError(f"Parameter {name} has {value.dtype}, not {dtype}: {_cast(value, dtype)}")
         if value.device != self.device:
-            raise ValueError(f"Parameter {name} is on {value.device}, the STFT on {self.device}: use .to()!")
+            raise ValueError(f"Parameter {name} is on {value.device}, the STFT on {self.device}: use .to()")
         check_dense(value, name)
         if value.ndim < n_axes or value.numel() == 0:
             state = "is empty" if value.numel() == 0 else "has too few axes"
-            raise ValueError(f"Parameter {name} of shape {tuple(value.shape)} {state}, it must be {layout}!")
+            raise ValueError(f"Parameter {name} of shape {tuple(value.shape)} {state}, it must be {layout}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> STFT:
         _check_real(fn(self.window).dtype)
@@ -366,15 +366,15 @@ def check_stft(stft: object) -> STFT:
 def check_center(center: object) -> None:
     """Raise `ValueError` if it is not one of `CENTERS`."""
     if not isinstance(center, bool | str) or center not in CENTERS:
-        raise ValueError(f"Parameter center={shown(center)} is not True, False, 'same' or 'snip'!")
+        raise ValueError(f"Parameter center={shown(center)} is not True, False, 'same' or 'snip'")
 
 
 def check_dense(value: Tensor, name: str) -> None:
     """Raise `TypeError` for a sparse tensor, `ValueError` for one on the meta device, which has no values."""
     if value.layout != torch.strided:
-        raise TypeError(f"Parameter {name} is {value.layout}, not a plain tensor: use {name}.to_dense()!")
+        raise TypeError(f"Parameter {name} is {value.layout}, not a plain tensor: use {name}.to_dense()")
     if value.is_meta:
-        raise ValueError(f"Parameter {name} is on the meta device and has no values: use a real device!")
+        raise ValueError(f"Parameter {name} is on the meta device and has no values: use a real device")
 
 
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
@@ -404,11 +404,11 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int,
         return make(win_length, sym=False, dtype=torch.float64, device="cpu")
     if not isinstance(window, (Tensor, np.ndarray)):
         raise TypeError(
-            f"Parameter window={shown(window)} is no name, tensor or array: use 'rectangular' for none!"
+            f"Parameter window={shown(window)} is no name, tensor or array: use 'rectangular' for none"
         )
     values = window if isinstance(window, Tensor) else torch.from_numpy(unmasked(window, "window").copy())
     if values.is_complex():
-        raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window!")
+        raise TypeError(f"Parameter window is complex ({values.dtype}): use a real window")
     if values.shape != (win_length,):
         way_out = "pass values (win_length,)"
         if values.ndim == 1 and len(values) > n_fft:
@@ -416,9 +416,9 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int,
         elif values.ndim == 1:
             way_out = f"pass win_length={len(values)}"
         shape = tuple(values.shape)
-        raise ValueError(f"Parameter window has {shape=}, but {win_length=}: {way_out}!")
+        raise ValueError(f"Parameter window has {shape=}, but {win_length=}: {way_out}")
     if not values.isfinite().all():
-        raise ValueError("Parameter window has values that are NaN or infinite: use a finite window!")
+        raise ValueError("Parameter window has values that are NaN or infinite: use a finite window")
     return values.detach().to("cpu", torch.float64, copy=True)
 
 
@@ -428,13 +428,13 @@ def _check_invertible(window_sum: Tensor, window: str, hop_length: int, win_leng
         raise ValueError(
             f"Parameters {window=}, {win_length=}, {hop_length=} cannot be inverted: the sum of squared "
             f"windows is 0 at sample offset {int(offset)} of every hop. Use a smaller hop_length, at most "
-            f"{max(1, min(win_length // 2, hop_length - 1))}, or a window without zeros, such as 'hamming'!"
+            f"{max(1, min(win_length // 2, hop_length - 1))}, or a window without zeros, such as 'hamming'"
         )
 
 
 def _check_real(dtype: object) -> None:
     if not isinstance(dtype, torch.dtype) or dtype not in _COMPLEX:
-        raise TypeError(f"Parameter dtype={shown(dtype)} is not torch.float32 or torch.float64!")
+        raise TypeError(f"Parameter dtype={shown(dtype)} is not torch.float32 or torch.float64")
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device | None:
@@ -445,7 +445,7 @@ def checked_device(device: torch.device | str | int | None) -> torch.device | No
         if isinstance(device, str) or not math.isnan(real(device)):
             return torch.device(device)
     raise ValueError(
-        f"Parameter device={shown(device)} is no device here: use 'cpu', or 'cuda' where there is one!"
+        f"Parameter device={shown(device)} is no device here: use 'cpu', or 'cuda' where there is one"
     )
 
 

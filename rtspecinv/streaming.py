@@ -93,20 +93,20 @@ class StreamingInverter(Checkpointed):
         self.batch_shape = sizes("a tuple of integers >= 1, () for one stream", batch_shape=batch_shape)
         if self.revise > look_back:
             raise ValueError(
-                f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full!"
+                f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full"
             )
         if self.update.textbook and self.revise:
-            raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise!")
+            raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise")
         if self.look_ahead < self.init.n_waiting:
             raise ValueError(
                 f"Parameter look_ahead={self.look_ahead} is too small: {self.init} needs at least "
-                f"{self.init.n_waiting}!"
+                f"{self.init.n_waiting}"
             )
         n_values = (self.look_ahead + look_back + 1) * stft.n_fft * math.prod(self.batch_shape)
         if n_values > MOST_VALUES:
             raise ValueError(
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
-                f"{n_values} values and more, over {MOST_VALUES}: use several inverters!"
+                f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
         self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
             self.stft,
@@ -248,15 +248,15 @@ class StreamingInverter(Checkpointed):
         try:
             mask = streams if isinstance(streams, Tensor) else torch.as_tensor(streams, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask!") from error
+            raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask") from error
         check_dense(mask, "streams")
         if mask.dtype != torch.bool:
             raise TypeError(
-                f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True!"
+                f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True"
             )
         if mask.shape != self.batch_shape:
             raise ValueError(
-                f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}!"
+                f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}"
             )
         self._engine.reset(mask.to(self.stft.device))
 
@@ -298,7 +298,7 @@ class StreamingInverter(Checkpointed):
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
                 "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
-                "model that makes the magnitudes, and push what it gives!"
+                "model that makes the magnitudes, and push what it gives"
             )
         stft = self.stft
         value = as_magnitude(value, stft.window)
@@ -306,7 +306,7 @@ class StreamingInverter(Checkpointed):
         is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
         if is_complex and self.init.n_waiting:
             raise ValueError(
-                f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'!"
+                f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'"
             )
         magnitude = _modulus(value, n_axes) if is_complex else value
         largest = check_values(magnitude, stft.n_fft)
@@ -350,4 +350,4 @@ def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_
         way_out = f"make the inverter for its batch_shape and n_fft ({stft.n_fft} gives {stft.n_freq})"
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
-    raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}!")
+    raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}")

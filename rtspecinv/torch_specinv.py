@@ -124,7 +124,7 @@ def RTISI_LA(
     names = ("spec", "look_ahead", "asymmetric_window", "max_iter", "alpha", "verbose")
     stft = _stft(spec, stft_kwargs, names)
     if spec.is_complex():
-        raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()!")
+        raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()")
     alpha, max_iter = finite(0, 2, alpha=alpha), iterations(max_iter=max_iter)
     textbook = flag(asymmetric_window=asymmetric_window)
     rule = RTISI(momentum=alpha) if textbook else GriffinLim(momentum=alpha)
@@ -227,8 +227,7 @@ def L_BFGS(
     inner = kwargs.get("max_iter", 20)
     if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
         raise ValueError(
-            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: "
-            "use fewer!"
+            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: use fewer"
         )
     eva_iter = count(1, eva_iter=eva_iter)
     tol = finite(0, tol=tol)
@@ -239,7 +238,7 @@ def L_BFGS(
         instance(Tensor, "pass samples as a tensor", init_x0=init_x0)
         if samples is not None and init_x0.shape[-1:] != (samples,) and init_x0.shape != samples:
             raise ValueError(
-                f"Parameter init_x0 has shape {tuple(init_x0.shape)}, but {samples=}: leave one out!"
+                f"Parameter init_x0 has shape {tuple(init_x0.shape)}, but {samples=}: leave one out"
             )
     _check_metric(metric)
     with _bar(outer_max_iter, "L_BFGS", verbose) as show:
@@ -275,7 +274,7 @@ def phase_init(spec: Tensor, **stft_kwargs: Any) -> Tensor:
     """
     stft = _stft(spec, stft_kwargs, ("spec",))
     if spec.is_complex():
-        raise TypeError("Parameter spec is complex: pass spec.abs()!")
+        raise TypeError("Parameter spec is complex: pass spec.abs()")
     spec = as_spectrogram(spec, stft, "spec")
     check_values(spec, stft.n_fft)
     half = single_pass(stft, spec[..., : stft.n_fft // 2 + 1, :].mT).mT
@@ -342,12 +341,12 @@ def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STF
     """Transform that `torch.stft` would be with these settings."""
     _refuse_unknown(settings, STFT_KEYWORDS + IGNORED_KEYWORDS, names)
     if not isinstance(spec, Tensor):
-        raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)!")
+        raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)")
     if spec.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
         way_out = "spec.to(torch.complex64)" if spec.is_complex() else "spec.float()"
-        raise TypeError(f"Parameter spec has {spec.dtype}, not float32 or float64: use {way_out}!")
+        raise TypeError(f"Parameter spec has {spec.dtype}, not float32 or float64: use {way_out}")
     if spec.ndim < 2:
-        raise ValueError(f"Parameter spec has shape {tuple(spec.shape)}, not (*batch, n_freq, n_frames)!")
+        raise ValueError(f"Parameter spec has shape {tuple(spec.shape)}, not (*batch, n_freq, n_frames)")
     given = {name: value for name, value in settings.items() if value is not None or name in NEVER_NONE}
     flag(return_complex=given.get("return_complex", True))
     onesided = flag(onesided=given.get("onesided", True))

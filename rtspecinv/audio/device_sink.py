@@ -63,7 +63,7 @@ class SoundDeviceSink(Sink):
         queue_seconds = queue_of(sample_rate, queue_seconds)
         prefill_seconds = finite(0, prefill_seconds=prefill_seconds)
         if prefill_seconds > queue_seconds:
-            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}!")
+            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}")
         input_channels = count(0, MOST_CHANNELS, input_channels=input_channels)
         options = stream_options(device, channels, latency, block_length)
         self.channels: int = options["channels"]
@@ -263,6 +263,6 @@ class SoundDeviceSink(Sink):
         """
         if self._microphone is None:
             raise ValueError(
-                "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)!"
+                "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)"
             )
         return self._microphone

@@ -80,7 +80,7 @@ def stream_options(
         if not 0 <= latency <= LONGEST_LATENCY:  # nor NaN
             names = ", ".join(map(repr, LATENCIES))
             raise ValueError(
-                f"Parameter latency={shown(given)} is not {names} or seconds from 0 to {LONGEST_LATENCY:g}!"
+                f"Parameter latency={shown(given)} is not {names} or seconds from 0 to {LONGEST_LATENCY:g}"
             )
     return {
         "device": _device_of(device),

@@ -264,7 +264,7 @@ class TeeSink(Sink):
             able(("write", "drain"), "pass sinks, such as ArraySink()", **{f"sinks[{i}]": sink})
         rates = {sink.sample_rate for sink in sinks if hasattr(sink, "sample_rate")}
         if len(rates) > 1:
-            raise ValueError(f"It must be one sample_rate, these sinks have {sorted(rates)}!")
+            raise ValueError(f"It must be one sample_rate, these sinks have {sorted(rates)}")
         self.sinks = sinks
 
     def __getattr__(self, name: str) -> Any:

@@ -88,7 +88,7 @@ class AudioStream:
         self._name = printable(name)
         given: object = able(("read",), "pass a file that is open for reading bytes", file=file)
         if isinstance(given, io.TextIOBase):
-            raise TypeError(f"Parameter file is open for text, {shown(given)}: open it with mode 'rb'!")
+            raise TypeError(f"Parameter file is open for text, {shown(given)}: open it with mode 'rb'")
         form = None if raw is None else _raw(raw)
         try:
             self._wav = WavReader(file) if form is None else WavReader.raw(file, *form)
@@ -110,7 +110,7 @@ def _raw(raw: tuple[int, int]) -> tuple[int, int]:
     rule = "(sample_rate, channels), two integers >= 1"
     found = sizes(rule, raw=raw)
     if len(found) != 2:
-        raise ValueError(f"Parameter raw={shown(raw)} is not {rule}!")
+        raise ValueError(f"Parameter raw={shown(raw)} is not {rule}")
     return count(1, int(MOST_RATE), sample_rate=found[0]), count(1, MOST_CHANNELS, channels=found[1])
 
 

@@ -44,10 +44,10 @@ def bench(args: argparse.Namespace) -> None:
     for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0)):
         value = getattr(args, name)
         if np.min(value) < least:
-            raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}!")
+            raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}")
     count(1, _MOST_PUSHES, pushes=args.pushes)
     if args.threads > (cores := os.cpu_count() or 1):
-        raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine!")
+        raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine")
     n_pushes = math.ceil(args.pushes / names.QUICK) if args.quick else args.pushes
     samples, rate, name = _recording(args)
     settings = [

@@ -75,7 +75,7 @@ def _chosen(names: str | None) -> list[Contestant]:
 def _contest(args: argparse.Namespace) -> Contest:
     iterations(n_iter=args.n_iter)
     if args.seconds is not None and not (math.isfinite(args.seconds) and args.seconds > 0):
-        raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0!")
+        raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0")
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
         raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")

@@ -129,7 +129,7 @@ def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) ->
     if seconds is None:
         return
     if not 0 < seconds < math.inf:
-        raise ValueError(f"Parameter seconds={seconds} is not a number above 0!")
+        raise ValueError(f"Parameter seconds={seconds} is not a number above 0")
     if seconds * rate < 1:
         raise ValueError(
             f"--seconds {seconds:g} is less than a sample at {rate} Hz: give --seconds "

@@ -38,9 +38,9 @@ def count(least: int = 0, most: int | None = None, **parameter: Any) -> int:
     except TypeError:
         number = None
     if number is None or number < least:
-        raise ValueError(f"Parameter {name}={shown(value)} is not an integer >= {least}!")
+        raise ValueError(f"Parameter {name}={shown(value)} is not an integer >= {least}")
     if most is not None and number > most:
-        raise ValueError(f"Parameter {name}={shown(value)} is more than {most}!")
+        raise ValueError(f"Parameter {name}={shown(value)} is more than {most}")
     return number
 
 
@@ -54,7 +54,7 @@ def sizes(rule: str, **parameter: Any) -> tuple[int, ...]:
     if not is_bytes and (isinstance(value, Sequence) or getattr(value, "ndim", None) == 1):
         with suppress(ValueError):
             return tuple(count(1, **{name: size}) for size in value)
-    raise ValueError(f"Parameter {name}={shown(value)} is not {rule}!")
+    raise ValueError(f"Parameter {name}={shown(value)} is not {rule}")
 
 
 def finite(
@@ -76,7 +76,7 @@ def finite(
         bounds = [f"{'>' if above else '>='} {low:g}"] if low > -math.inf else []
         bounds += [f"{'<' if below else '<='} {high:g}"] if high < math.inf else []
         range_ = " and ".join(bounds) if above or below or len(bounds) < 2 else f"from {low:g} to {high:g}"
-        raise ValueError(f"Parameter {name}={shown(value)} is not a finite number {range_}".rstrip() + "!")
+        raise ValueError(f"Parameter {name}={shown(value)} is not a finite number {range_}".rstrip())
     return found
 
 
@@ -101,7 +101,7 @@ def flag(**parameter: Any) -> bool:
     """Value of one named parameter as True or False; anything else is a TypeError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
-        raise TypeError(f"Parameter {name}={shown(value)} is not True or False!")
+        raise TypeError(f"Parameter {name}={shown(value)} is not True or False")
     return bool(value)
 
 
@@ -120,7 +120,7 @@ def instance(kind: type[T], way_out: str, **parameter: Any) -> T:
     """
     ((name, value),) = parameter.items()
     if not isinstance(value, kind):
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}")
     return value
 
 
@@ -129,7 +129,7 @@ def able(methods: Sequence[str], way_out: str, **parameter: Any) -> Any:
     ((name, value),) = parameter.items()
     for method in methods:
         if not callable(getattr(value, method, None)):
-            raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+            raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}")
     return value
 
 
@@ -137,7 +137,7 @@ def file_name(**parameter: Any) -> Path:
     """Value of one named parameter as the name of a file; anything else is a TypeError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file's name!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file's name")
     return Path(value)
 
 
@@ -150,7 +150,7 @@ def iterable(**parameter: Any) -> Any:
     """Value of one named parameter, which can be iterated over, and is no text; else it is a TypeError."""
     ((name, value),) = parameter.items()
     if isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass an iterable!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass an iterable")
     return able(("__iter__",), "pass an iterable", **parameter)
 
 
@@ -167,14 +167,14 @@ def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) ->
     if isinstance(value, str) and value in table:
         return table[value]
     if isinstance(value, type) and issubclass(value, kind):
-        raise TypeError(f"Parameter {parameter} is the class {value.__name__}: use {value.__name__}()!")
+        raise TypeError(f"Parameter {parameter} is the class {value.__name__}: use {value.__name__}()")
     raise unknown_name(parameter, value, tuple(table))
 
 
 def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:
     """Error for a name that is not one of `names`, with the nearest of them as a suggestion."""
     near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "!"
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(map(repr, names))
     return ValueError(f"Parameter {parameter}={shown(value)} is not one of {known}{hint}")
 
@@ -183,5 +183,5 @@ def having(attributes: Sequence[str], way_out: str, **parameter: Any) -> Any:
     """Value of one named parameter, which has these attributes; anything else is a TypeError."""
     ((name, value),) = parameter.items()
     if not all(hasattr(value, attribute) for attribute in attributes):
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}!")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}")
     return value

@@ -20,6 +20,6 @@ def unmasked(values: T, name: str) -> T:
     if n_hidden := int(np.ma.getmaskarray(values).sum()):
         raise ValueError(
             f"Parameter {name} has a mask that hides {n_hidden} of {values.size} values: say what they are, "
-            f"{name}.filled(0) for zeros!"
+            f"{name}.filled(0) for zeros"
         )
     return cast(T, values.data)

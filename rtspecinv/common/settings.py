@@ -66,12 +66,12 @@ def check_names(given: object, known: Sequence[str], needed: Sequence[str], with
     """
     if not isinstance(given, Mapping):
         place = f"Parameter {within[:-1]}" if within else "What is given"
-        raise ValueError(f"{place} is a {type(given).__name__}, not parameters by name!")
+        raise ValueError(f"{place} is a {type(given).__name__}, not parameters by name")
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {within}{near[0]}?" if near else f"there are {', '.join(known)}!"
+            hint = f"did you mean {within}{near[0]}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"There is no parameter {within}{printable(name, 40)}: {hint}")
     for name in needed:
         if name not in given:
-            raise ValueError(f"Parameter {within}{name} is missing!")
+            raise ValueError(f"Parameter {within}{name} is missing")

@@ -86,7 +86,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
     transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {update}, {init} with {transform} on "
-        f"{str(stft.device)!r}: use 'auto'!"
+        f"{str(stft.device)!r}: use 'auto'"
     )
 
 
@@ -108,7 +108,7 @@ def find_batch(
         return EagerBatch
     names = ", ".join(map(str, rules))
     raise ValueError(
-        f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}: use 'auto'!"
+        f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}: use 'auto'"
     )
 
 
@@ -131,7 +131,7 @@ def _compiled(engine: str) -> ModuleType | None:
         if engine != "auto":
             raise ValueError(
                 f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "
-                "without that variable, or use 'eager'!"
+                "without that variable, or use 'eager'"
             )
         warnings.warn(  # from one line, so that it is shown once
             "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch works in its place", stacklevel=1

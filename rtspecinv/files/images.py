@@ -153,10 +153,10 @@ def encode_image(
     """Write a picture as `write_image` does, into an open file as "PNG" or "TIFF"."""
     image_module = pillow()
     if bits not in (8, 16):
-        raise ValueError(f"Parameter {bits=} is not 8 or 16!")
+        raise ValueError(f"Parameter {bits=} is not 8 or 16")
     values = np.asarray(unmasked(levels, "levels"), np.float64)
     if values.ndim != 2 or not 0 < values.size <= MOST_PIXELS:
-        raise ValueError(f"A picture of shape {values.shape} is not of 1 to {MOST_PIXELS} pixels!")
+        raise ValueError(f"A picture of shape {values.shape} is not of 1 to {MOST_PIXELS} pixels")
     largest = 2**bits - 1
     whole = np.rint(values.clip(0, 1) * largest).astype(np.uint8 if bits == 8 else np.uint16)
     image = image_module.fromarray(np.ascontiguousarray(whole))

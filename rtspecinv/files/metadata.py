@@ -43,7 +43,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
     """
     if isinstance(transform, MelConfig):
         if sample_rate is not None and sample_rate != transform.sample_rate:
-            raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the mels!")
+            raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the mels")
         return {
             "sample_rate": _whole_number("sample_rate", round(transform.sample_rate)),
             "n_fft": transform.n_fft,
@@ -51,9 +51,9 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
             MEL: _bounded(json.dumps(transform.to_dict())),
         }
     if sample_rate is None:
-        raise ValueError("Parameter sample_rate is missing: an STFT does not know it!")
+        raise ValueError("Parameter sample_rate is missing: an STFT does not know it")
     if transform.window_name is None:
-        raise ValueError("The window has values but no name, which no file can say: use one of WINDOWS!")
+        raise ValueError("The window has values but no name, which no file can say: use one of WINDOWS")
     return {
         "sample_rate": _whole_number("sample_rate", sample_rate),
         "n_fft": transform.n_fft,

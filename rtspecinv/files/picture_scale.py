@@ -66,7 +66,7 @@ class PictureScale:
             way_out = ": a logarithmic scale begins above 0" if self.scale == "log" else ""
             raise ValueError(
                 f"Parameters fmin={self.fmin}, fmax={self.fmax} are not {least} <= fmin < fmax <= "
-                f"{self.sample_rate / 2:g}, half of sample_rate={self.sample_rate}{way_out}!"
+                f"{self.sample_rate / 2:g}, half of sample_rate={self.sample_rate}{way_out}"
             )
 
     @property
@@ -149,7 +149,7 @@ class PictureScale:
 
 def _check_size(n_rows: int, n_columns: int) -> None:
     if n_rows * n_columns > MOST_VALUES:
-        raise ValueError(f"{n_rows} x {n_columns} values are more than {MOST_VALUES}: use a part of it!")
+        raise ValueError(f"{n_rows} x {n_columns} values are more than {MOST_VALUES}: use a part of it")
 
 
 def _blocks(found: Array, values: Array) -> list[tuple[Array, Array]]:

@@ -76,9 +76,9 @@ class StreamingAnalysis:
 
     def _checked(self, block: Block) -> Tensor:
         if not isinstance(block, Tensor | np.ndarray):
-            raise TypeError(f"Parameter block is a {type(block).__name__}: pass a tensor or an array!")
+            raise TypeError(f"Parameter block is a {type(block).__name__}: pass a tensor or an array")
         if not (block.is_floating_point() if isinstance(block, Tensor) else block.dtype.kind == "f"):
-            raise TypeError(f"Parameter block has {block.dtype} values: convert and scale them to floats!")
+            raise TypeError(f"Parameter block has {block.dtype} values: convert and scale them to floats")
         if not isinstance(block, Tensor):
             block = unmasked(block, "block")
             block = torch.from_numpy(np.array(block, block.dtype.newbyteorder("=")))
@@ -86,12 +86,12 @@ class StreamingAnalysis:
         channels = block.shape[:-1] if self._pending is None else self._pending.shape[:-1]
         if not block.ndim or 0 in block.shape[:-1]:
             raise ValueError(
-                f"Parameter block has shape {tuple(block.shape)}, not (*channels, n_samples) with a channel!"
+                f"Parameter block has shape {tuple(block.shape)}, not (*channels, n_samples) with a channel"
             )
         if block.shape[:-1] != channels:
             raise ValueError(
                 f"Parameter block has shape {tuple(block.shape)}, not {(*channels, 'n_samples')}, as all of "
-                "a signal have it!"
+                "a signal have it"
             )
         return block.to(self.stft.device, self.stft.dtype)
 

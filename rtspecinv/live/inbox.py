@@ -91,7 +91,7 @@ class Inbox:
                     if self.full == "raise":
                         raise queue.Full(
                             f"{self.max_frames} frames wait already: push later, or use full='block' or "
-                            "'drop_oldest'!"
+                            "'drop_oldest'"
                         )
                     self._pop()
                     self.n_dropped += 1

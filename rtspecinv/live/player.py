@@ -161,7 +161,7 @@ class Player:
             reserve_seconds = queue_seconds / 2
         reserve_seconds = finite(0, MOST_SECONDS, reserve_seconds=reserve_seconds)
         if not 0 < reserve_seconds <= queue_seconds:
-            raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}!")
+            raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}")
         self._inverter, self._sink = inverter, sink
         self._inbox = Inbox(count(1, MOST_FRAMES, max_frames=max_frames), choice(FULL, full=full))
         most_iter = max(1, inverter.n_iter)
@@ -197,7 +197,7 @@ class Player:
             self._check()
             self._refuse_to_wait("push() with full='block'", "take another `full`")
             if not room.wait(None if timeout is None else end - time.monotonic()):
-                raise TimeoutError(f"There was no room for another frame in {timeout:g} seconds!")
+                raise TimeoutError(f"There was no room for another frame in {timeout:g} seconds")
             self._check()
 
     async def push_async(self, magnitude: Any) -> None:

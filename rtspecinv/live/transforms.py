@@ -37,7 +37,7 @@ RANGE = 1e-3
 RATES = (1e-3, 1e3)  # least and largest of `Stretch`, but for 0
 _MOST_MEMORY = 2**24  # frames
 _MOST_DB = 600.0  # 10**30: more would leave the range of float32
-_IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence!"
+_IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence"
 
 
 class _Checked(Generic[T]):
@@ -74,7 +74,7 @@ def _rate(**parameter: Any) -> float:
     if rate and not least <= abs(rate) <= most:
         raise ValueError(
             f"Parameter {name}={shown(value)} is not a finite number that is 0, or from {least:g} to "
-            f"{most:g}, or from {-most:g} to {-least:g}!"
+            f"{most:g}, or from {-most:g} to {-least:g}"
         )
     return rate
 
@@ -100,7 +100,7 @@ class Stretch(Iterator[Any]):
         if isinstance(frames, (Tensor, np.ndarray)):
             raise TypeError(
                 f"Parameter frames is an array of shape {tuple(frames.shape)}: pass its frames, of a tensor "
-                "frames.unbind(-1)!"
+                "frames.unbind(-1)"
             )
         memory = count(2, _MOST_MEMORY, memory=memory)
         self.rate = rate
@@ -151,14 +151,14 @@ class Transform(ABC):
             frame = unmasked(frame, "frame")
             return self(torch.from_numpy(np.array(frame, frame.dtype.newbyteorder("=")))).numpy()
         if not isinstance(frame, Tensor):
-            raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array!")
+            raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array")
         if not frame.is_floating_point() or frame.layout != torch.strided or frame.is_meta:
             raise TypeError(
                 f"Parameter frame is {frame.dtype}, {frame.layout} on {frame.device}: pass magnitudes in"
-                " floats, abs() of complex frames!"
+                " floats, abs() of complex frames"
             )
         if not frame.ndim or not frame.numel():
-            raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)!")
+            raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)")
         return self._of(frame)
 
     @abstractmethod
@@ -259,7 +259,7 @@ class Gain(Transform):
         factor = self._factor
         if factor.ndim and factor.shape != frame.shape[-1:]:
             raise ValueError(
-                f"Parameter decibels has {len(factor)} values, but a frame {frame.shape[-1]}: one for each!"
+                f"Parameter decibels has {len(factor)} values, but a frame {frame.shape[-1]}: one for each"
             )
         return frame * factor.to(frame)
 

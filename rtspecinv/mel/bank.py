@@ -88,7 +88,7 @@ class MelBank(Module):
         super().__init__()
         self.config, self.extend, device = config, extend, home(device)
         if torch.device(device).type == "meta":
-            raise ValueError("Parameter device is 'meta', where nothing has values: pass device='cpu'!")
+            raise ValueError("Parameter device is 'meta', where nothing has values: pass device='cpu'")
         filters, centres = mel_filters(config)
         area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
         live = area > 0
@@ -174,17 +174,17 @@ class MelBank(Module):
         )
         if not (math.isfinite(low) and math.isfinite(high)):
             odd = high if math.isfinite(low) else low
-            raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted!")
+            raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted")
         if low < self._lowest:
             raise ValueError(
                 f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
                 "so with Compression('ln', floor=1e-5), or ask rtspecinv.diagnose; if a model is off by so "
-                f"much, pass mel.clamp_min({self._lowest:g})!"
+                f"much, pass mel.clamp_min({self._lowest:g})"
             )
         if high > self._highest:
             raise ValueError(
                 f"Parameter mel has the value {high:g}, which overflows where values are up to "
-                f"{self._highest:.3g}: ask rtspecinv.diagnose what it is!"
+                f"{self._highest:.3g}: ask rtspecinv.diagnose what it is"
             )
 
     def _curve(self, mel: Tensor) -> Tensor:

@@ -75,22 +75,22 @@ class Compression:
         if self.curve in LOGARITHMS and not self.floor + self.guard:
             raise ValueError(
                 f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs: give the least mel "
-                "value as floor, or what is added to it as guard!"
+                "value as floor, or what is added to it as guard"
             )
         if not self.gain:
-            raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone!")
+            raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone")
         # Lists and arrays become tuples, so that a configuration can be compared.
         if self.clip is not None:
             clip = _values("clip", self.clip)
             if len(clip) != 2 or not clip[0] < clip[1]:
-                raise ValueError(f"Parameter clip={shown(self.clip)} is not (least, largest)!")
+                raise ValueError(f"Parameter clip={shown(self.clip)} is not (least, largest)")
             object.__setattr__(self, "clip", clip)
         for name in ("mean", "std"):
             values = _values(name, getattr(self, name))
             if not np.isfinite(values).all() or (name == "std" and min(values, default=0) <= 0):
                 given = shown(getattr(self, name))
                 raise ValueError(
-                    f"Parameter {name}={given} is not finite, above 0 if std, and a number or a list!"
+                    f"Parameter {name}={given} is not finite, above 0 if std, and a number or a list"
                 )
             is_number = np.ndim(getattr(self, name)) == 0
             object.__setattr__(self, name, values[0] if is_number else values)
@@ -168,25 +168,25 @@ class MelConfig:
         if not 0 <= self.fmin < self.highest <= half:
             raise ValueError(
                 f"Parameters fmin={self.fmin:g}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half:g}, "
-                f"half of sample_rate={self.sample_rate:g}!"
+                f"half of sample_rate={self.sample_rate:g}"
             )
         check_center(self.center)
         keep(self, finite, "power")
         if self.power not in (1, 2):
-            raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)!")
+            raise ValueError(f"Parameter power={self.power} is not 1 (magnitude) or 2 (power)")
         self._check_window()
         n_weights = self.n_mels * max(self.n_fft, self.n_mels)
         if n_weights > MOST_WEIGHTS:
             raise ValueError(
                 f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} make {n_weights} weights, more than "
-                f"{MOST_WEIGHTS}!"
+                f"{MOST_WEIGHTS}"
             )
         if not isinstance(self.compression, Compression):
-            raise TypeError(f"Parameter compression={shown(self.compression)} is not a Compression!")
+            raise TypeError(f"Parameter compression={shown(self.compression)} is not a Compression")
         for name in ("mean", "std"):
             value = getattr(self.compression, name)
             if isinstance(value, tuple) and len(value) != self.n_mels:
-                raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}!")
+                raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}")
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> MelConfig:
@@ -284,7 +284,7 @@ class MelConfig:
         if len(values) != win_length or not np.isfinite(values).all():
             raise ValueError(
                 f"Parameter window={shown(self.window)} has {len(values)} values, not {win_length} finite "
-                "ones: it is as long as win_length, or else n_fft!"
+                "ones: it is as long as win_length, or else n_fft"
             )
         object.__setattr__(self, "window", values)
 
@@ -310,4 +310,4 @@ def _values(name: str, given: Any) -> tuple[float, ...]:
             raise TypeError
         return tuple(array.astype(np.float64).reshape(-1).tolist())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Parameter {name}={shown(given)} is no list of numbers!") from error
+        raise ValueError(f"Parameter {name}={shown(given)} is no list of numbers") from error

@@ -216,7 +216,7 @@ def _numbers(array: Tensor | Array) -> tuple[Array, float, bool]:
         eps = torch.finfo(array.dtype).eps if array.is_floating_point() else eps
         values = (array.double() if array.is_floating_point() else array.resolve_conj()).numpy()
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fcuib":
-        raise TypeError(f"Parameter array is a {type(array).__name__}, not a tensor or an array of numbers!")
+        raise TypeError(f"Parameter array is a {type(array).__name__}, not a tensor or an array of numbers")
     if values.dtype.kind == "f":
         eps = max(eps, float(np.finfo(values.dtype).eps))
     is_complex = values.dtype.kind == "c"
@@ -229,12 +229,12 @@ def _samples(samples: Tensor | Array, sample_rate: float | None) -> Tensor:
     if isinstance(samples, np.ndarray):
         tensor = as_magnitude(samples, torch.zeros((), dtype=torch.float32, device="cpu"), "samples")
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise TypeError(f"Parameter samples is {shown(samples)}: pass floating-point samples in -1 to 1!")
+        raise TypeError(f"Parameter samples is {shown(samples)}: pass floating-point samples in -1 to 1")
     check_dense(tensor, "samples")
     if sample_rate is None or tensor.ndim != 1:
         raise ValueError(
             f"Parameters samples of shape {tuple(tensor.shape)}, {sample_rate=} are not (n_samples,) and its "
-            "rate: pass one channel and sample_rate= in Hz!"
+            "rate: pass one channel and sample_rate= in Hz"
         )
     check_finite(tensor, "samples")
     return tensor.detach().to("cpu", torch.float32)

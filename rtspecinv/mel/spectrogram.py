@@ -155,7 +155,7 @@ class Mel(Module):
             way_out = "it looks like (frames, mels), pass mel.mT" if transposed else "ask rtspecinv.diagnose"
             raise ValueError(
                 f"Parameter mel has {value.dtype} and shape {tuple(value.shape)}, not real and "
-                f"(*batch, {n_mels}, n_frames): {way_out}!"
+                f"(*batch, {n_mels}, n_frames): {way_out}"
             )
         self.bank.check(value)
         return value

@@ -167,7 +167,7 @@ class MelInverter(StreamingInverter):
             )
             raise ValueError(
                 f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
-                f"{way_out}!"
+                f"{way_out}"
             )
         self.bank.check(mel)
         return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()

@@ -285,7 +285,7 @@ BAD_INPUT = [
     ("overlap_add", torch.zeros(4, 63), r"shape \(4, 63\) is not \(..., 64\)"),
     ("synthesize", HALF.real, "spectrum has torch.float32, not torch.complex64: a magnitude has no phase"),
     ("synthesize", HALF.to(torch.complex128), r"complex128.*cast it with .to\(torch.complex64\)"),
-    ("synthesize", HALF[:32], "n_freq=32 .*with onesided=True has 33!"),
+    ("synthesize", HALF[:32], "n_freq=32 .*with onesided=True has 33"),
     ("synthesize", HALF.mT, "n_freq=4 .*has 33; its frames look transposed: pass spectrum.mT"),
     ("synthesize", HALF[:, :0], r"\(33, 0\) is empty"),
     ("synthesize", HALF[:, :1], "n_frames=1, all cut by center=True: pass length"),

@@ -71,7 +71,7 @@ def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:
         constants = [update.alpha, update.beta, update.gamma, 1 - update.gamma, 0.0, 0.0]
         rule = ACCELERATED
     else:
-        raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'!")
+        raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'")
     return rule, np.tile(constants, (n_open, 1))
 
 
