@@ -154,16 +154,16 @@ HEADER = [
 
 
 SHOWN = (
-    *("n_fft/hop", "look_ahead", "n_iter", "algorithmic", "queue", "both", "device", "whole, measured"),
-    *("SC dB", "PESQ"),
+    *("n_fft/hop", "look_ahead", "n_iter", "--queue", "period", "algorithmic", "queue", "device"),
+    *("whole, measured", "SC dB", "PESQ"),
 )
 CAPTION = (
-    "Milliseconds at 44.1 kHz. Whole: from the microphone's sample to the speaker's, measured through a JACK "
-    "server with a dummy driver, so that device is the time of its periods (256 samples in the first two "
-    "rows, 64 below); a real card adds its converters and buffers. Where a period is as long as a hop, queue "
-    "may be a period too high and device as much too low. Dropouts in each run are listed in "
-    "bench/README.md; short queues cannot hide scheduling delays of the machine itself. SC and PESQ of the "
-    "same setting on the recordings."
+    "Milliseconds at 44.1 kHz, but period is in samples. Whole: from the microphone's sample to the "
+    "speaker's, measured through a JACK server with a dummy driver, so that device is the time of its "
+    "periods; a real card adds its converters and buffers. Where a period is as long as a hop, queue may "
+    "be a period too high and device as much too low. Dropouts in each run are listed in bench/README.md;"
+    " short queues cannot hide scheduling delays of the machine itself. SC and PESQ of the same setting "
+    "on the recordings."
 )
 
 

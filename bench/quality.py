@@ -22,9 +22,10 @@ def write_summary(name: str, bench: Bench) -> None:
         return
     caption = (
         f"Mean of {len(bench.clips(protocol.A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
-        "SC is spectral convergence, the lower the better; PESQ (wideband) and ESTOI are of the speech among "
-        "them; textbook is RTISI-LA; latency is that of the inverter. Real-time factor: seconds of work per "
-        f"second of sound, engine `{protocol.A.inverter().engine}` on one core.\n\n"
+        "SC is spectral convergence: the lower, the better. PESQ (wideband) and ESTOI are means of the "
+        "recordings of speech. The textbook is RTISI-LA. Latency is that of the inverter. The real-time "
+        "factor is seconds of work per second of sound, with the engine "
+        f"`{protocol.A.inverter().engine}` on one core.\n\n"
     )
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
     origin = f"From [bench/README.md](bench/README.md), {made}."
