@@ -123,8 +123,17 @@ def test_signals_reach_it(number):
     raise AssertionError(f"{fork} is still there")
 
 
+def test_no_test_has_changed_the_environment():
+    """Or programs would be started as always, which takes seconds, from then on."""
+    changed = {
+        name for name, value in {**os.environ, **module.ENVIRONMENT}.items() if os.environ.get(name) != value
+    }
+    changed |= os.environ.keys() - module.ENVIRONMENT.keys()
+    assert not {name for name in changed if not name.startswith(module.LATE)}
+
+
 def test_it_loads_nothing_itself_unless_its_environment_is_another():
-    real, fork = both(["-c", LOADED])
+    real, fork = both(["-c", LOADED], env=module.ENVIRONMENT)
     assert (real.stdout, fork.stdout) == (b"False\n", b"True\n")
     other = both(["-c", LOADED], env={**os.environ, "NUMBA_NUM_THREADS": "1"})
     assert [done.stdout for done in other] == [b"False\n", b"False\n"]
@@ -148,5 +157,6 @@ def test_the_process_that_forks_is_started_again_and_leaves_nothing():
     process.communicate()
     assert process.returncode == 0
     assert not first.exists()
-    assert subprocess.run(forked(command), capture_output=True).stdout == b"True\n"
+    done = subprocess.run(forked(command), capture_output=True, env=module.ENVIRONMENT)
+    assert done.stdout == b"True\n"
     assert module._server[0] is not process

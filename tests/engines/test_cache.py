@@ -232,7 +232,7 @@ def limited(limit: int) -> str:
 
 
 def test_a_process_that_has_not_set_up_logging_sees_one_line(places):
-    code = CODE.format(folder=str(Path(__file__).parents[1] / "support"))
+    code = CODE.format(folder=str(Path(__file__).parent))
     first, second = (run("-c", code, NUMBA_CACHE_DIR=str(places["asked"])) for _ in range(2))
     assert first.stdout == second.stdout == "2.0\n"
     assert first.stderr == "compiling a trifle for float64: some 20 s, once on this machine\n"
@@ -241,7 +241,7 @@ def test_a_process_that_has_not_set_up_logging_sees_one_line(places):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limits")
 def test_a_full_disk(places):
-    code = limited(50_000) + CODE.format(folder=str(Path(__file__).parents[1] / "support"))
+    code = limited(50_000) + CODE.format(folder=str(Path(__file__).parent))
     done = run("-c", code, NUMBA_CACHE_DIR=str(places["asked"]), XDG_CACHE_HOME=str(places["user"]))
     assert (done.returncode, done.stdout) == (0, "2.0\n")
     assert done.stderr.count("\n") == 1
@@ -250,7 +250,7 @@ def test_a_full_disk(places):
 
 
 def test_two_processes_at_once(places):
-    code = CODE.format(folder=str(Path(__file__).parents[1] / "support"))
+    code = CODE.format(folder=str(Path(__file__).parent))
     env = {**os.environ, "NUMBA_CACHE_DIR": str(places["asked"])}
     both = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in both] == [b"2.0\n"] * 2
