@@ -237,7 +237,8 @@ class Player:
         """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless.
 
         From now on `push` raises `ValueError`, in threads that wait for room, too. Called by the sink or the
-        inverter, that is, by the player's own thread, it does not wait.
+        inverter, that is, by the player's own thread, it does not wait; nor where a signal handler calls it
+        that interrupted another call of the player, which the thread waits for.
         """
         if self._waits_for_itself:
             self._inbox.end(self._worker.leave, last=True)
@@ -253,7 +254,8 @@ class Player:
     def abort(self) -> None:
         """Stop and fall silent at once; the sink stays open.
 
-        Called by the player's own thread, it does not wait for it.
+        It waits for the push that the player's thread is at, however many iterations that has; where
+        `close` does not wait, it does not, either.
         """
         if self._worker.is_elsewhere:
             return
@@ -352,14 +354,19 @@ class Player:
 
     @property
     def _waits_for_itself(self) -> bool:
-        """Whether the thread would wait for this one, in which the sink or the inverter calls the player."""
-        return self._worker.is_current or self._pump.is_held_up_here
+        """Whether the thread would wait for this one: see `close`."""
+        return (
+            self._worker.is_current
+            or self._worker.is_starting_here
+            or self._inbox.is_held_here
+            or self._pump.is_held_up_here
+        )
 
     def _refuse_to_wait(self, what: str, way_out: str) -> None:
         if self._waits_for_itself:
             raise RuntimeError(
-                f"{what} would wait for ever: it was called by the sink or the inverter, for which the "
-                f"player waits; {way_out}, or call it from another thread"
+                f"{what} would wait for ever: it was called by the sink, the inverter or a signal handler, "
+                f"for which the player waits; {way_out}, or call it from another thread"
             )
 
     def _check(self) -> None:

@@ -165,7 +165,8 @@ class Transform(ABC):
             )
         if not frame.ndim or not frame.numel():
             raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)!")
-        return _own(self._of(frame))
+        result: Tensor = _own(self._of(frame))
+        return result
 
     @abstractmethod
     def _of(self, frame: Tensor) -> Tensor: ...
