@@ -20,6 +20,7 @@ import numpy as np
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
 from rtspecinv.common.warning import warn
+from rtspecinv.levels import no_samples
 from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import LATE, LiveInverter, Pump
@@ -49,7 +50,8 @@ def play(
     progress: called after each frame with how far it has come; the last state is also returned.
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
-    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples.
+    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples, and if
+    every sample is 0 although not all frames are.
 
     Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
     """
@@ -58,9 +60,11 @@ def play(
     able(SINK, "pass a sink, such as ArraySink()", sink=sink)
     if progress is not None:
         function(progress=progress)
-    done = play_through(frames, Stream(inverter, sink, length=checked_length(length)), progress)
+    stream = Stream(inverter, sink, length=checked_length(length))
+    done = play_through(frames, stream, progress)
     if done.n_frames and not done.n_samples:
         warn(no_samples(done.n_frames))
+    stream.warn_of_silence()
     return done
 
 
@@ -79,16 +83,6 @@ def play_through(
     write(stream.flush())
     stream.sink.drain()
     return stream.progress
-
-
-def no_samples(n_frames: int) -> str:
-    """Why so many frames have become no samples."""
-    if not n_frames:
-        return "there was no frame, so there is no sound"
-    return (
-        f"{n_frames} frame{'' if n_frames == 1 else 's'} became no samples: centred frames stand for "
-        "n_frames - 1 hops, so it takes two of them, or length= to say otherwise"
-    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class Player:
     Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
     `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
     by the next call. As a context manager, also with `async`, it closes at the end and aborts on an
-    exception.
+    exception. Closing warns if every sample was 0 although not all frames were.
     """
 
     def __init__(
@@ -248,6 +242,7 @@ class Player:
                 self._check_process()
                 self._wait_for_end(last=True)
                 self._worker.leave()
+                self._pump.stream.warn_of_silence()
         finally:
             self.abort()
 
@@ -327,6 +322,7 @@ class Player:
                 self._check_process()
                 await self._wait_for_end_async(last=True)
                 self._worker.leave()
+                self._pump.stream.warn_of_silence()
         finally:
             await asyncio.to_thread(self.abort)
 

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from rtspecinv.common.checks import LONGEST_SOUND, count, instance
 from rtspecinv.common.modes import Module, modeless
+from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array, as_magnitude
+from rtspecinv.levels import no_samples
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import Compression, MelConfig
 from rtspecinv.mel.stream import MelInverter
@@ -113,7 +115,7 @@ class Mel(Module):
             length: samples to return; None is what the frames cover.
 
         Returns:
-            Samples `(*batch, n_samples)`.
+            Samples `(*batch, n_samples)`. Warns of frames that stand for none.
 
         Raises:
             ValueError, TypeError: as in `inverse`; a length that is no integer above 0.
@@ -125,6 +127,8 @@ class Mel(Module):
         stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
         samples = torch.cat([stream.push_many(value), stream.flush()], -1)[..., stream.latency :]
         if length is None:
+            if not samples.shape[-1]:
+                warn(no_samples(value.shape[-1]))
             return samples
         return F.pad(samples[..., :length], (0, max(0, length - samples.shape[-1])))
 
