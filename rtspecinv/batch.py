@@ -31,6 +31,7 @@ from rtspecinv.common.checks import (
 )
 from rtspecinv.common.modes import modeless
 from rtspecinv.common.progress import bar
+from rtspecinv.common.warning import warn
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
@@ -41,7 +42,7 @@ from rtspecinv.inputs import (
     iterations,
     warn_of_power,
 )
-from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, least_share, warn_of_quiet
+from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, least_share, no_samples, warn_of_quiet
 from rtspecinv.phase import single_pass
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
@@ -163,7 +164,8 @@ def invert(
         TypeError: not a tensor or array, or not of the dtype of `stft`.
         ImportError: `progress` without tqdm, or an engine whose packages are not installed.
 
-    A result that is 20 dB and more under the level of its magnitudes is warned of.
+    Warns of a result that is 20 dB and more under the level of its magnitudes, and of frames that stand for
+    no samples.
 
     If the magnitude requires a gradient, the samples have one; ask for few iterations then, as gradients grow
     with every one, most with rules that search ("hybrid", "dm", "raar"). Where the start is made here it
@@ -216,6 +218,8 @@ def invert(
                     break
             results.append(samples)
             share = min(share, least_share(best.energy, energy))
+    if not transform.n_out:
+        warn(no_samples(target.shape[-2]))
     warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
     return torch.cat(results).reshape(*batch_shape, transform.n_out)
 

@@ -45,6 +45,16 @@ def warn_of_peak(peak: float, stft: STFT | None = None, scaling: str | None = No
         warn(_why_quiet(peak, stft, scaling))
 
 
+def no_samples(n_frames: int) -> str:
+    """Why so many frames have become no samples."""
+    if not n_frames:
+        return "there was no frame, so there is no sound"
+    return (
+        f"{n_frames} frame{'' if n_frames == 1 else 's'} became no samples: centred frames stand for "
+        "n_frames - 1 hops, so it takes two of them, or length= to say otherwise"
+    )
+
+
 def _why_quiet(peak: float, stft: STFT | None, scaling: str | None) -> str:
     if not peak:
         return "the sound is silent: every sample of it is 0" + (

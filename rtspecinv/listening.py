@@ -38,8 +38,8 @@ from rtspecinv.conventions import SCALINGS, half_spectrum, row_counts, unscaled
 from rtspecinv.files.metadata import LAYOUTS
 from rtspecinv.files.opening import LOADERS, SUFFIXES, no_spectrogram, open_spectrogram
 from rtspecinv.inputs import Array
-from rtspecinv.levels import warn_of_peak
-from rtspecinv.live.player import no_samples, play_through
+from rtspecinv.levels import no_samples, warn_of_peak
+from rtspecinv.live.player import play_through
 from rtspecinv.live.stream import Stream
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.mel.diagnosis import diagnose

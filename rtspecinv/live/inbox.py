@@ -36,6 +36,14 @@ class Bell:
         return self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
 
 
+def is_held_here(lock: Any) -> bool:
+    """Whether this thread holds an `RLock`: then a signal handler interrupted what it is held for.
+
+    A thread that waits for the lock goes on when the handler has ended, so the handler must not wait for it.
+    """
+    return bool(lock._is_owned())  # which `threading.Condition` asks of it, too
+
+
 class End:
     """A place in the queue: what was pushed before it is to be heard to its end, whatever comes behind."""
 
@@ -56,8 +64,9 @@ class Taken(NamedTuple):
 class Inbox:
     """At most `max_frames` frames, what happens if one more comes (one of `FULL`), and ends between them.
 
-    Every lock is held for a few instructions only, in which nobody else's code runs. Callbacks, which wake
-    who waits, are called at least once each.
+    The lock is held for a few instructions only, in which nobody else's code runs but a signal handler, which
+    may call everything here: between any two instructions, there may be more or fewer frames and ends.
+    Callbacks, which wake who waits, are called at least once each.
     """
 
     def __init__(self, max_frames: int, full: str) -> None:
@@ -65,7 +74,7 @@ class Inbox:
         self.n_dropped = 0
         self.bell = Bell()  # rung when there is something new for the worker
         self.is_closed = False  # the last end has been asked for: no more frames
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._frames: deque[Any] = deque()
         self._ends: deque[End] = deque()
         self._cut = self._shut = False
@@ -73,6 +82,11 @@ class Inbox:
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether this thread was interrupted in a call of the inbox, so that the worker may wait for it."""
+        return is_held_here(self._lock)
 
     def offer(self, frame: Any, when_room: Wake) -> bool:
         """Take in a frame; False if it has to wait, and then `when_room` is called once there may be room.
@@ -109,12 +123,16 @@ class Inbox:
         """
         with self._lock:
             self.is_closed = self.is_closed or last
+            is_over = True
             if not self._shut:
                 n_before = len(self._frames)
-                if not self._ends or self._ends[-1].is_reached or self._ends[-1].n_before < n_before:
-                    self._ends.append(End(n_before))
-                self._ends[-1].wakes.append(when_heard)
-        if self._shut:
+                newest = next(reversed(self._ends.copy()), None)
+                if newest is None or newest.is_reached or newest.n_before < n_before:
+                    newest = End(n_before)
+                    self._ends.append(newest)
+                newest.wakes.append(when_heard)
+                is_over = newest.is_reached
+        if is_over:
             when_heard()
         if last:
             self._wake_who_wants_room()
@@ -133,16 +151,18 @@ class Inbox:
         return Taken(cut, frame, end)
 
     def _pop(self) -> Any:
-        for end in self._ends:
+        for end in self._ends.copy():
             end.n_before -= 1
-        return self._frames.popleft()
+        with suppress(IndexError):  # a signal handler was here first
+            return self._frames.popleft()
+        return None
 
     def cut(self) -> None:
         """Forget all frames; what is asked to end ends here."""
         with self._lock:
             self._cut = True
             self._frames.clear()
-            for end in self._ends:
+            for end in self._ends.copy():
                 end.is_reached = True
         self._wake_all()
 
@@ -163,7 +183,7 @@ class Inbox:
         """Take nothing any more, so that nobody waits."""
         with self._lock:
             self.is_closed = self._shut = True
-            for end in self._ends:
+            for end in self._ends.copy():
                 end.is_reached = True
         self._wake_all()
 

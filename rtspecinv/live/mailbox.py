@@ -36,4 +36,4 @@ class Mailbox:
             self._first.wait()
             self._first.ring()  # for others who wait
         while not self._closed:
-            yield self._latest
+            yield copy_of(self._latest)  # who takes it may write to it

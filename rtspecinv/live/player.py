@@ -20,6 +20,7 @@ import numpy as np
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
 from rtspecinv.common.warning import warn
+from rtspecinv.levels import no_samples
 from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import LATE, LiveInverter, Pump
@@ -49,7 +50,8 @@ def play(
     progress: called after each frame with how far it has come; the last state is also returned.
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
-    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples.
+    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples, and if
+    every sample is 0 although not all frames are.
 
     Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
     """
@@ -58,9 +60,11 @@ def play(
     able(SINK, "pass a sink, such as ArraySink()", sink=sink)
     if progress is not None:
         function(progress=progress)
-    done = play_through(frames, Stream(inverter, sink, length=checked_length(length)), progress)
+    stream = Stream(inverter, sink, length=checked_length(length))
+    done = play_through(frames, stream, progress)
     if done.n_frames and not done.n_samples:
         warn(no_samples(done.n_frames))
+    stream.warn_of_silence()
     return done
 
 
@@ -79,16 +83,6 @@ def play_through(
     write(stream.flush())
     stream.sink.drain()
     return stream.progress
-
-
-def no_samples(n_frames: int) -> str:
-    """Why so many frames have become no samples."""
-    if not n_frames:
-        return "there was no frame, so there is no sound"
-    return (
-        f"{n_frames} frame{'' if n_frames == 1 else 's'} became no samples: centred frames stand for "
-        "n_frames - 1 hops, so it takes two of them, or length= to say otherwise"
-    )
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class Player:
     Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
     `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
     by the next call. As a context manager, also with `async`, it closes at the end and aborts on an
-    exception.
+    exception. Closing warns if every sample was 0 although not all frames were.
     """
 
     def __init__(
@@ -237,7 +231,8 @@ class Player:
         """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless.
 
         From now on `push` raises `ValueError`, in threads that wait for room, too. Called by the sink or the
-        inverter, that is, by the player's own thread, it does not wait.
+        inverter, that is, by the player's own thread, it does not wait; nor where a signal handler calls it
+        that interrupted another call of the player, which the thread waits for.
         """
         if self._waits_for_itself:
             self._inbox.end(self._worker.leave, last=True)
@@ -247,13 +242,15 @@ class Player:
                 self._check_process()
                 self._wait_for_end(last=True)
                 self._worker.leave()
+                self._pump.stream.warn_of_silence()
         finally:
             self.abort()
 
     def abort(self) -> None:
         """Stop and fall silent at once; the sink stays open.
 
-        Called by the player's own thread, it does not wait for it.
+        It waits for the push that the player's thread is at, however many iterations that has; where
+        `close` does not wait, it does not, either.
         """
         if self._worker.is_elsewhere:
             return
@@ -325,6 +322,7 @@ class Player:
                 self._check_process()
                 await self._wait_for_end_async(last=True)
                 self._worker.leave()
+                self._pump.stream.warn_of_silence()
         finally:
             await asyncio.to_thread(self.abort)
 
@@ -352,14 +350,19 @@ class Player:
 
     @property
     def _waits_for_itself(self) -> bool:
-        """Whether the thread would wait for this one, in which the sink or the inverter calls the player."""
-        return self._worker.is_current or self._pump.is_held_up_here
+        """Whether the thread would wait for this one: see `close`."""
+        return (
+            self._worker.is_current
+            or self._worker.is_starting_here
+            or self._inbox.is_held_here
+            or self._pump.is_held_up_here
+        )
 
     def _refuse_to_wait(self, what: str, way_out: str) -> None:
         if self._waits_for_itself:
             raise RuntimeError(
-                f"{what} would wait for ever: it was called by the sink or the inverter, for which the "
-                f"player waits; {way_out}, or call it from another thread"
+                f"{what} would wait for ever: it was called by the sink, the inverter or a signal handler, "
+                f"for which the player waits; {way_out}, or call it from another thread"
             )
 
     def _check(self) -> None:

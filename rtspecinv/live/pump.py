@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-from rtspecinv.live.inbox import End, Inbox
+from rtspecinv.live.inbox import End, Inbox, is_held_here
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.stream import Inverter, Length, Stream
 
@@ -75,7 +75,7 @@ class Pump:
         self._wait = inbox.bell.wait if wait is None else wait
         self._clock = clock
         self._one_thread = getattr(inverter, "one_thread", nullcontext)
-        self._at_sink = threading.Lock()  # held for a write, and for a clear by the one who cuts
+        self._at_sink = threading.RLock()  # held for a write, and for a clear by the one who cuts
         self._cutter: int | None = None  # thread that clears the sink
         self._uncleared = False  # there was a cut, but the sink has not been cleared yet
         self.factors: deque[float] = deque(maxlen=REMEMBERED)
@@ -129,7 +129,7 @@ class Pump:
 
     def _clear(self) -> None:
         """Clear the sink, if it is to be, and if nobody writes."""
-        if self._uncleared and self._at_sink.acquire(blocking=False):
+        if self._uncleared and not self.is_held_up_here and self._at_sink.acquire(blocking=False):
             self._cutter, self._uncleared = threading.get_ident(), False
             try:
                 self.sink.clear()
@@ -139,8 +139,8 @@ class Pump:
 
     @property
     def is_held_up_here(self) -> bool:
-        """Whether this thread is in the sink's `clear`, so that the next write waits for it."""
-        return self._cutter == threading.get_ident()
+        """Whether this thread is in the sink's `clear` or `write`, so that the next write waits for it."""
+        return is_held_here(self._at_sink)
 
     def end(self) -> None:
         """Let go all who wait, and leave the inverter with the iterations that it had."""

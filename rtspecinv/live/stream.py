@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import LONGEST_SOUND, count
+from rtspecinv.levels import warn_of_peak
 
 # Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
 Length = int | Callable[[], int | None] | None
@@ -49,6 +50,10 @@ class Stream:
     """Pushes frames through `inverter`, without the latency at the beginning, and counts.
 
     `clock` tells seconds, for the time that the inverter takes. `length` is that of the sound up to a flush.
+
+    Attributes:
+        is_asked: whether a frame asked for sound: not all of its values were 0.
+        is_heard: whether there was sound: not all samples written were 0.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Stream:
         self.n_frames = self.n_samples = 0
         self.hop_length = 0  # samples of a push, known after the first
         self.work_seconds = 0.0
+        self.is_asked = self.is_heard = False
         self._clock = clock
         self.restart()
 
@@ -73,6 +79,7 @@ class Stream:
     def restart(self) -> None:
         """Begin anew, as if nothing had been pushed."""
         self.inverter.reset()
+        self.is_asked = False  # by a frame that is still to be heard
         self._begin()
 
     def _begin(self) -> None:
@@ -84,6 +91,7 @@ class Stream:
         samples = self._timed(lambda: self.inverter.push(frame))
         self.hop_length = samples.shape[-1]
         self.n_frames += 1
+        self.is_asked = self.is_asked or bool((frame != 0).any())
         return self._trimmed(samples)
 
     def flush(self) -> Any:
@@ -104,7 +112,13 @@ class Stream:
         """Give samples to the sink."""
         if samples.shape[-1]:
             self.sink.write(samples)
+            self.is_heard = self.is_heard or bool((samples != 0).any())
             self.n_samples += samples.shape[-1]
+
+    def warn_of_silence(self) -> None:
+        """Warn if all that was written is 0, and not because the frames ask for that."""
+        if self.n_samples and self.is_asked and not self.is_heard:
+            warn_of_peak(0.0)
 
     def _timed(self, step: Callable[[], Any]) -> Any:
         begin = self._clock()

@@ -1,8 +1,9 @@
 """What can be done to magnitude frames on their way to the inverter, while it plays.
 
 Frames are `(*batch, n_freq)`, numpy or torch, and come out as they went in; `Pitch` and `Formants`, which
-know of frequencies, take two-sided frames with `onesided=False`. `Stretch` is an iterator over other frames,
-everything else a function of one frame, so that they compose with `map`:
+know of frequencies, take two-sided frames with `onesided=False`. Every frame that comes out, and every one
+that is kept, is a copy: the caller may write to what went in and to what came out. `Stretch` is an iterator
+over other frames, everything else a function of one frame, so that they compose with `map`:
 
     stretch, pitch = Stretch(frames, rate=0.5), Pitch(1.2)
     for frame in map(pitch, stretch):
@@ -38,6 +39,11 @@ RATES = (1e-3, 1e3)  # least and largest of `Stretch`, but for 0
 _MOST_MEMORY = 2**24  # frames
 _MOST_DB = 600.0  # 10**30: more would leave the range of float32
 _IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence"
+
+
+def _own(frame: Any) -> Any:
+    """Copy of a tensor, with its graph, or of an array: the caller may write to the one or the other."""
+    return frame.clone() if isinstance(frame, Tensor) else np.array(frame)
 
 
 class _Checked(Generic[T]):
@@ -128,7 +134,7 @@ class Stretch(Iterator[Any]):
         frame = self._kept[index - self._n_read]
         if a and self._read(index + 1):
             return (1 - a) * self._kept[index - self._n_read] + a * self._kept[index + 1 - self._n_read]
-        return frame
+        return _own(frame)
 
     def _read(self, index: int) -> bool:
         """Read on up to frame `index`; False if there are not so many."""
@@ -137,7 +143,7 @@ class Stretch(Iterator[Any]):
                 frame = next(self._frames)
             except StopIteration:
                 return False
-            self._kept.append(able(("__array__",), "pass tensors or arrays in it", frames=frame))
+            self._kept.append(_own(able(("__array__",), "pass tensors or arrays in it", frames=frame)))
             self._n_read += 1
         return True
 
@@ -159,7 +165,8 @@ class Transform(ABC):
             )
         if not frame.ndim or not frame.numel():
             raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)")
-        return self._of(frame)
+        result: Tensor = _own(self._of(frame))
+        return result
 
     @abstractmethod
     def _of(self, frame: Tensor) -> Tensor: ...
@@ -200,7 +207,7 @@ class Freeze(Transform):
             self._held = None
             return frame
         if self._held is None:
-            self._held = frame.clone()
+            self._held = _own(frame)
         return self._held
 
 
@@ -220,7 +227,7 @@ class Smear(Transform):
         amount = self.amount
         last = self._last
         if last is None or last.shape != frame.shape or not amount or not last.isfinite().all():
-            self._last = frame
+            self._last = _own(frame)
         else:
             self._last = (1 - amount) * frame + amount * last
         return self._last
@@ -252,7 +259,7 @@ class Gain(Transform):
         if values.ndim > 1 or not values.numel() or not bool((values <= _MOST_DB).all()):  # NaN is not
             shape = f" of shape {tuple(values.shape)}" if values.ndim else ""
             raise ValueError(f"Parameter decibels={shown(decibels)}{shape} is {_IS_NO_GAIN}")
-        self._decibels = decibels if values.ndim else float(values)
+        self._decibels = _own(decibels) if values.ndim else float(values)
         self._factor = 10 ** (values / 20)
 
     def _of(self, frame: Tensor) -> Tensor:

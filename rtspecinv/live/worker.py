@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from rtspecinv.live.inbox import Bell
+from rtspecinv.live.inbox import Bell, is_held_here
 
 _EXIT_SECONDS = 2.0  # that Python's exit waits for steps that threads are at
 
@@ -25,7 +25,7 @@ class Worker:
         self.failure: BaseException | None = None
         self.is_stopping = False
         self._step, self._bell, self._at_end = step, bell, at_end
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._ended = Bell()
         self._name, self._thread = name, None
         self._process = 0  # that it was started in
@@ -47,8 +47,15 @@ class Worker:
         """Whether the thread was started in another process, of which this one is a fork."""
         return self._process not in (0, os.getpid())
 
+    @property
+    def is_starting_here(self) -> bool:
+        """Whether this thread, interrupted by a signal handler, is about to start the worker's."""
+        return is_held_here(self._starting)
+
     def start(self) -> None:
         """Start the thread, if it has not been started."""
+        if self.is_starting_here:
+            return
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 import types
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtspecinv
-from rtspecinv import ArraySink, FileSink, Player, StreamingInverter, listen, play
+from rtspecinv import ArraySink, FileSink, Player, StreamingInverter, listen, play, torch_specinv
 from rtspecinv.audio.level import Level
 from rtspecinv.cli import main
 
@@ -201,6 +202,88 @@ def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
     with pytest.raises(ValueError, match="no samples"):
         listen(torch.zeros(0), sample_rate=8000, output=tmp_path / "a.wav")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda one: rtspecinv.invert(one, STFT),
+        lambda one: rtspecinv.invert(one.expand(2, -1, 1), STFT),
+        lambda one: rtspecinv.invert_many([one, one], STFT),
+        lambda one: list(rtspecinv.invert_blocks(one.unbind(-1), STFT)),
+        lambda one: torch_specinv.griffin_lim(one, n_fft=512, hop_length=128, verbose=False),
+        lambda one: rtspecinv.presets["tacotron2"].invert(torch.zeros(80, 1)),
+    ],
+    ids=["invert", "batch", "many", "blocks", "torch_specinv", "mel"],
+)
+def test_one_centred_frame_is_said_to_become_no_samples(call):
+    (said,) = told(lambda: call(STFT.magnitude(LOUD)[:, :1]))
+    assert re.match(r"1 frame became no samples.*it takes two.*length=", said)
+
+
+def test_a_length_or_frames_that_stand_for_samples_say_nothing():
+    one = STFT.magnitude(LOUD)[:, 20:21]
+    assert not told(lambda: rtspecinv.invert(one, STFT, length=50))
+    assert not told(lambda: rtspecinv.invert(one, STFT.with_center(False)))
+    assert not told(lambda: rtspecinv.presets["tacotron2"].invert(torch.zeros(80, 1), length=50))
+
+
+class Mute:
+    """An inverter that makes silence, whatever it is pushed."""
+
+    latency, n_iter = 128, 0
+
+    def check(self, magnitude) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def push(self, magnitude) -> torch.Tensor:
+        return torch.zeros(128)
+
+    def flush(self, n_samples=128) -> torch.Tensor:
+        return torch.zeros(n_samples)
+
+
+def by_player(frames, inverter) -> None:
+    with Player(inverter, ArraySink()) as player:
+        for frame in frames:
+            player.push(frame)
+
+
+def by_async_player(frames, inverter) -> None:
+    async def main() -> None:
+        async with Player(inverter, ArraySink()) as player:
+            for frame in frames:
+                await player.push_async(frame)
+
+    asyncio.run(main())
+
+
+def by_play(frames, inverter) -> None:
+    play(frames, inverter, ArraySink())
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+@pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
+def test_silence_is_said_if_sound_was_asked_for(how, as_array):
+    frames = list(STFT.magnitude(LOUD).unbind(-1))
+    frames = [frame.numpy() for frame in frames] if as_array else frames
+    (said,) = told(lambda: how(frames, Mute()))
+    assert said == "the sound is silent: every sample of it is 0"
+    assert told(lambda: how([0 * frames[0]] * 4 + frames[:1], Mute())) == [said]
+    assert not told(lambda: how([0 * frame for frame in frames], Mute()))
+    assert not told(lambda: how([0 * frame for frame in frames], StreamingInverter(STFT)))
+    assert not told(lambda: how(frames, StreamingInverter(STFT)))
+
+
+def test_a_player_says_nothing_of_frames_that_were_cut():
+    def use() -> None:
+        with Player(Mute(), ArraySink()) as player:
+            player.push(STFT.magnitude(LOUD)[:, 0])
+            player.reset()
+            player.push(torch.zeros(STFT.n_freq))
+
+    assert not told(use)
 
 
 def test_play_warns_of_frames_that_become_nothing():

@@ -199,9 +199,10 @@ def test_scale_does_not_matter(scale):
 @pytest.mark.filterwarnings("ignore:the result is")  # of a sound that is quiet
 def test_any_setting_is_finite(init, n_frames, stft):
     magnitude = torch.rand(stft.n_freq, n_frames, generator=torch.Generator().manual_seed(0)).double()
-    samples = invert(magnitude, stft, init=init, n_iter=4)
-    assert samples.isfinite().all()
     natural = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
+    with nullcontext() if natural else pytest.warns(UserWarning, match="1 frame became no samples"):
+        samples = invert(magnitude, stft, init=init, n_iter=4)
+    assert samples.isfinite().all()
     assert samples.shape == (natural,)
     longer = invert(magnitude, stft, init=init, n_iter=4, length=natural + 3)
     assert longer.shape == (natural + 3,)

@@ -357,6 +357,14 @@ def test_mailbox_feeds_a_player_at_its_pace():
     assert values.max() == 2
 
 
+def test_who_takes_a_frame_from_a_mailbox_may_write_to_it():
+    mailbox = Mailbox()
+    mailbox.put(np.full(HOP, 2.0))
+    for frame, _ in zip(mailbox, range(3), strict=False):
+        assert (frame == 2).all()
+        frame *= 0.5
+
+
 # -- asyncio --
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -328,6 +329,123 @@ def test_closed_by_the_sink_it_plays_what_was_pushed():
     player.push(OWN)
     join_workers()
     assert sink.samples.tolist() == [*OWN, *OTHER]
+
+
+# -- a signal handler calls the player in the middle of another call --
+
+
+class Interrupted(collections.deque):
+    """A deque in one of whose methods the thread that made it is interrupted, once, and makes a call."""
+
+    call: Callable[[], object] | None = None
+
+    def __init__(self, where: str, items: Iterable[object] = ()) -> None:
+        super().__init__(items)
+        self.where, self.thread = where, threading.get_ident()
+
+    def run(self, here: str) -> None:
+        if here == self.where and threading.get_ident() == self.thread and self.call is not None:
+            call, self.call = self.call, None
+            call()
+
+    def append(self, item) -> None:
+        self.run("before append")
+        super().append(item)
+        self.run("after append")
+
+    def popleft(self):
+        self.run("before popleft")
+        item = super().popleft()
+        self.run("after popleft")
+        return item
+
+    def clear(self) -> None:
+        self.run("before clear")
+        super().clear()
+        self.run("after clear")
+
+    def copy(self):
+        return collections.deque(self)
+
+
+PLACES = {  # where it is interrupted: the deque, its method, and the call of the player that gets there
+    "push": ("_frames", "append", lambda player: player.push(OWN)),
+    "drop": ("_frames", "popleft", lambda player: [player.push(OWN) for _ in range(9)]),
+    "drain": ("_ends", "append", Player.drain),
+    "reset": ("_frames", "clear", Player.reset),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", CALLS)
+def test_a_signal_handler_may_call_the_player_where_its_locks_are_held(name, place, when):
+    kind, method, interrupted = PLACES[place]
+    sink, held = Calling("write"), threading.Event()
+
+    def use() -> None:
+        player = Player(Echo(), sink, max_frames=4, full="drop_oldest", queue_seconds=0.01)
+        if place == "drop":  # the thread holds on, so that there is no room
+            sink.call = lambda: held.wait(PATIENT)
+        player.push(OWN)
+        if place == "drop":
+            while player.stats.n_waiting:
+                pass
+        places = Interrupted(f"{when} {method}", getattr(player._inbox, kind))
+        setattr(player._inbox, kind, places)
+        places.call = lambda: CALLS[name](player)
+        with suppress(ValueError, RuntimeError):  # closed meanwhile, or it would wait
+            interrupted(player)
+        assert places.call is None
+        held.set()
+        if name not in ("abort", "close", "exit"):
+            player.push(OTHER)
+            player.drain()
+            assert sink.samples[-HOP:].tolist() == OTHER.tolist()
+        player.close()
+        with pytest.raises(ValueError, match="closed"):
+            player.push(OWN)
+
+    in_time(use)
+    join_workers()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_signal_handler_may_call_the_player_where_its_thread_starts(name, monkeypatch):
+    sink, start, called = Calling("write"), threading.Thread.start, []
+
+    def use() -> None:
+        player = Player(Echo(), sink, queue_seconds=0.01)
+
+        def interrupted_start(thread) -> None:
+            if thread.name == "rtspecinv player" and not called:
+                called.append(thread)
+                with suppress(RuntimeError):  # it would wait
+                    CALLS[name](player)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+        with suppress(ValueError):  # closed meanwhile
+            player.push(OWN)
+        player.close()
+
+    in_time(use)
+    assert called
+    join_workers()
+
+
+def test_closed_by_a_signal_handler_it_plays_what_was_pushed():
+    sink = Calling("write")
+
+    def use() -> None:
+        with Player(Echo(), sink, queue_seconds=0.01) as player:
+            player.push(OWN)
+            player._inbox._frames = places = Interrupted("before append", player._inbox._frames)
+            places.call = player.close
+            refused(player)
+
+    in_time(use)
+    assert sink.samples.tolist() == OWN.tolist()
 
 
 # -- nobody closes it --

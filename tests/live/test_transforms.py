@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 
@@ -76,7 +77,7 @@ def test_stretch_by_one_is_the_frames_themselves_and_reads_no_further():
     frames, n_read = frames_of(), []
     stretch = Stretch(n_read.append(i) or frame for i, frame in enumerate(frames))
     for i, frame in enumerate(frames):
-        assert next(stretch) is frame
+        assert torch.equal(next(stretch), frame)
         assert len(n_read) == i + 1
     assert list(stretch) == []
 
@@ -161,6 +162,67 @@ def test_frames_come_out_as_they_went_in(kind, setting, dtype):
     assert transform(torch.full_like(first, math.nan)).shape == first.shape  # refused by the inverter
     if not isinstance(transform, Freeze):
         assert transform(first).isfinite().all()
+
+
+TRANSFORMS = {
+    "Freeze": lambda: Freeze(on=True),
+    "Freeze off": Freeze,
+    "Smear": lambda: Smear(0.5),
+    "Smear off": lambda: Smear(0.0),
+    "Gain": lambda: Gain(-6.0),
+    "Pitch": lambda: Pitch(1.2),
+    "Pitch off": Pitch,
+    "Formants": lambda: Formants(1.2, 4.0),
+    "Formants off": Formants,
+}
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_transform_shares_no_memory_with_its_caller(make, as_array):
+    frames = [frame.numpy() if as_array else frame for frame in frames_of(2, n_freq=33)]
+    expected = list(map(make(), copy.deepcopy(frames)))
+    transform, buffer = make(), copy.deepcopy(frames[0])
+    for frame, wanted in zip(frames, expected, strict=True):
+        buffer[:] = frame
+        result = transform(buffer)
+        buffer[:] = -1
+        np.testing.assert_array_equal(result, wanted)
+        result[:] = -2
+        assert (buffer == -1).all()
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.3, 0.0, -1.0])
+def test_stretch_shares_no_memory_with_its_source_nor_with_who_takes_its_frames(rate, as_array):
+    frames = [frame.numpy() if as_array else frame for frame in frames_of(2)]
+    buffer = copy.deepcopy(frames[0])
+
+    def refilled():
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+            buffer[:] = -1
+
+    def taken(source, overwrite):
+        stretch = Stretch(source)
+        for number, frame in zip(range(20), stretch, strict=False):
+            yield copy.deepcopy(frame)
+            stretch.rate = rate if number >= 4 else 1.0
+            if overwrite:
+                frame[:] = -2
+
+    results = list(taken(refilled(), True))
+    np.testing.assert_array_equal(np.stack(results), np.stack(list(taken(iter(frames), False))))
+
+
+def test_gain_keeps_its_own_decibels():
+    decibels = np.full(9, -6.0)
+    gain, (frame, *_) = Gain(decibels), frames_of()
+    before = gain(frame)
+    decibels[:] = 0
+    assert (gain.decibels == -6).all()
+    assert torch.equal(gain(frame), before)
 
 
 def test_freeze_holds_the_frame_at_which_it_was_switched_on():
