@@ -46,7 +46,13 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the sounds to the files of the site."""
     from mkdocs.structure.files import File
 
-    for example in examples():
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the operations of a push are small: more threads wait for each other
+    try:
+        found = examples()
+    finally:
+        torch.set_num_threads(n_threads)
+    for example in found:
         wav = rtspecinv.Sound(example.samples.numpy(), SAMPLE_RATE).wav
         files.append(File.generated(config, f"sounds/{example.name}.wav", content=wav))
     return files
