@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Tests of the core: they need torch and numpy, and take the compiled engine where it is installed.
 CORE := $(patsubst %,tests/core/test_%.py,stft projections phase streaming batch blocks descent metrics) \
-	tests/engines/test_engines.py tests/engines/test_engines_batch.py tests/mel/test_mel_stream.py \
+	tests/engines/test_engines.py tests/engines/test_engines_batch.py tests/engines/test_rules.py tests/mel/test_mel_stream.py \
 	tests/cli/test_help.py tests/docs/test_architecture.py
 # Tests that touch sound devices, or serve one by hand.
 SOUND := tests/audio tests/live tests/docs/test_demos.py tests/docs/test_readme.py \

@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from rtspecinv import STFT
 from rtspecinv.engines.gpu import push as triton_kernels
 from rtspecinv.engines.gpu.stream import options_of
-from rtspecinv.engines.table import numbers
+from rtspecinv.engines.table import table_of
 from rtspecinv.updates import RAAR
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -27,7 +27,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 def compiled(n_fft: int, n_open: int) -> tuple[dict[str, int], bytes, int]:
     """Options, machine code and bytes of shared memory."""
-    options, _ = options_of(STFT(n_fft, n_fft // 4), numbers(RAAR(), n_open), n_open, compensated=True)
+    options, _ = options_of(STFT(n_fft, n_fft // 4), table_of(RAAR(), n_open), n_open, compensated=True)
     launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     constants = {**options, "ITERATES": True, "HAS_FRAME": True, "HAS_START": False}
     names = [parameter.name for parameter in triton_kernels.push.params]

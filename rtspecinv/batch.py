@@ -187,7 +187,7 @@ def invert(
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(t, Tensor) and t.requires_grad for t in (target, start)
     )
-    make = engines.find_batch(engine, stft, rules, needs_grad)
+    make = engines.find_batch(engine, stft, rules, transform.n_frames, needs_grad)
     with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
         scale = _scale(target.detach(), stft)
         target = target / scale

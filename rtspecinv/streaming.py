@@ -108,7 +108,9 @@ class StreamingInverter(Checkpointed):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
-        self._engine: engines.Engine = engines.find(engine, self.stft, self.update, self.init)(
+        n_open = engines.n_open(self.init, self.look_ahead, self.revise)
+        make = engines.find(engine, self.stft, self.update, self.init, n_open)
+        self._engine: engines.Engine = make(
             self.stft,
             self.update,
             self.init,

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from rtspecinv.common.checks import choice
 from rtspecinv.engines.batch import BatchEngine, BatchTransform, EagerBatch
-from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.eager import Eager, n_open
 from rtspecinv.engines.gpu import graph
+from rtspecinv.engines.table import why_none
 from rtspecinv.phase import Start
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
-__all__ = ["ENGINES", "BatchEngine", "BatchTransform", "EagerBatch", "Engine", "find", "find_batch"]
+__all__ = ["ENGINES", "BatchEngine", "BatchTransform", "EagerBatch", "Engine", "find", "find_batch", "n_open"]
 
 ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
 
@@ -64,10 +65,12 @@ class Engine(Protocol):
         """Forget everything, in all streams or where the bool mask `streams` is true."""
 
 
-def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., Engine]:
+def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
     """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
 
     On a GPU it takes `eager` until `bench/gpu.py` has been run on one: the others are then a name away.
+
+    n_open: frames that the rule is applied to.
 
     Raises:
         ValueError: no engine has this name, or it cannot do what is asked for.
@@ -76,22 +79,23 @@ def find(engine: str, stft: STFT, update: Update, init: Start) -> Callable[..., 
     module = _compiled(engine)
     if module is None:
         return Eager
-    if module.suits(stft, update, init):
+    if module.suits(stft, update, init, n_open):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton" and graph.suits(stft, update, init):
+    if engine == "triton" and graph.suits(stft, update, init, n_open):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
     transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
+    why = _reasons((update,), n_open, 1)
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {update}, {init} with {transform} on "
-        f"{str(stft.device)!r}: use 'auto'"
+        f"{str(stft.device)!r}{why}: use 'auto'"
     )
 
 
 def find_batch(
-    engine: str, stft: STFT, rules: tuple[Update, ...], needs_grad: bool
+    engine: str, stft: STFT, rules: tuple[Update, ...], n_frames: int, needs_grad: bool
 ) -> Callable[..., BatchEngine]:
     """What iterates whole spectrograms, by name as in `find`; where gradients are wanted it is the reference.
 
@@ -102,14 +106,20 @@ def find_batch(
         return EagerBatch
     from rtspecinv.engines.cpu import batch
 
-    if batch.suits(stft, rules):
+    if batch.suits(stft, rules, n_frames):
         return EagerBatch if needs_grad else batch.NumbaBatch
     if engine == "auto":
         return EagerBatch
-    names = ", ".join(map(str, rules))
+    names, why = ", ".join(map(str, rules)), _reasons(rules, n_frames, n_frames)
     raise ValueError(
-        f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}: use 'auto'"
+        f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}{why}: use 'auto'"
     )
+
+
+def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:
+    """What is to be said of the rules that have no table."""
+    reasons = [(rule, why_none(rule, n_open, n_new)) for rule in rules]
+    return "".join(f", as {rule} is no table of numbers: {why}" for rule, why in reasons if why)
 
 
 def _compiled(engine: str) -> ModuleType | None:

@@ -47,7 +47,7 @@ class Eager(Module):
         self.update, self.init, self.n_iter = update, init, n_iter
         self.buffer = FrameBuffer(
             stft,
-            n_revised + 1 + look_ahead - init.n_waiting,
+            n_open(init, look_ahead, n_revised),
             n_revised=n_revised,
             n_waiting=init.n_waiting,
             n_carried=update.n_carried,
@@ -120,6 +120,11 @@ class Eager(Module):
         if not (wanted := torch.is_grad_enabled() and requires):
             self.buffer.detach()
         return wanted
+
+
+def n_open(init: Start, look_ahead: int, n_revised: int) -> int:
+    """Frames that the rule is applied to."""
+    return n_revised + 1 + look_ahead - init.n_waiting
 
 
 @contextmanager

@@ -1,48 +1,60 @@
-"""Update rules as numbers: how much of what an iteration adds to what.
+"""Update rules as tables of numbers: how much of what an iteration adds to what.
 
 Between its projections a rule only adds real multiples. With `x_0, x_1, ...` for the iterate and what is
 carried beside it, most rules are, for every frame, numbers in
 
-    A = P_M(sum_j m_j x_j)
-    s = P_C(y_A A + sum_j y_j x_j)
+    A   = P_M(sum_j m_j x_j)
+    s   = P_C(y_A A + sum_j y_j x_j)
     x_i = b_is s + b_iA A + sum_j b_ij x_j
 
-These numbers are read off the rule itself, by running it on the unit vectors of a space whose axes are
-`s, A, x_0, x_1, ...`: a rule is written once, in `rtspecinv.updates`.
+and the spectrum to commit is `P_M(sum_j e_j x_j)`, or `P_M(P_C(P_M(...)))` of it. These numbers are read off
+the rule itself, by running it on the unit vectors of a space whose axes are `s, A, x_0, x_1, ...`, and then
+compared with the rule on random spectra: a rule is written once, in `rtspecinv.updates` or by a user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from rtspecinv.updates import Projection, State, Update
+from rtspecinv.updates import DifferenceMap, Projection, State, Update
 
-CONSISTENT, OF_MAGNITUDE, STATE = 0, 1, 2  # axes: s, A, and the first of x
 N_SLOTS = 3  # of x, at most
-TOLERANCE = 1e-9  # of the check that the numbers say all that the rule does
+# Columns: s, A, and the first of x.
+CONSISTENT, OF_MAGNITUDE, STATE = range(3)
+N_COLUMNS = STATE + N_SLOTS
+# Rows: the argument of P_M, that of P_C, and the first of the new x; after the last of them comes e.
+INTO_P_M, INTO_P_C, NEW_STATE = range(3)
+N_ROWS = NEW_STATE + N_SLOTS + 1
+
+TOLERANCE = 1e-9  # of the check, relative
+SCALES = (1e-6, 1.0, 1e6)  # of the spectra of the check: limits and thresholds show at one of them
+MOST_KEPT = 64  # tables
 
 
-@dataclass(frozen=True)
-class Numbers:
+@dataclass(frozen=True, eq=False)
+class Table:
     """A rule that is linear but for one `P_M` and then one `P_C` an iteration.
 
     Attributes:
-        of_frames: `(n_open, 3 + n_slots, 2 + n_slots)`, float64. The rows are those of the argument of
-            `P_M`, of the argument of `P_C`, of `x_0, x_1, ...`, and e, which makes the estimate to commit:
-            `P_M(e x)`.
-        at_first: the same for a push whose newest frame takes its first step.
-        start: share of the newest frame's start that each of `x_0, x_1, ...` gets.
-        looks_again: the estimate is `P_M(P_C(P_M(e x)))`.
+        step: `(n_open, 3 + n_slots, 2 + n_slots)`, float64: rows and columns as above.
+        first_step: the same for an iteration that is the first one of the newest `n_new` frames.
+        start: share of a frame's start that each of `x_0, x_1, ...` gets.
+        looks_again: the estimate is `P_M(P_C(P_M(e x)))`, not `P_M(e x)`.
+        projects_twice: there is one more `P_C` an iteration, before all else: in the row of the argument of
+            `P_M` s is `P_C(x_0)`, and in that of `P_C` A is `P_M(x_0)`. Only the difference map is of this
+            kind.
     """
 
-    of_frames: Tensor
-    at_first: Tensor
+    step: Tensor
+    first_step: Tensor
     start: tuple[float, ...]
     looks_again: bool
+    projects_twice: bool = False
 
     @property
     def n_slots(self) -> int:
@@ -50,92 +62,170 @@ class Numbers:
         return len(self.start)
 
 
-class _Observed:
-    """A pair of projections that remember what they are given."""
-
-    def __init__(self, of_magnitude: Projection, consistent: Projection) -> None:
-        self.calls: list[tuple[str, Tensor]] = []
-        self.p_m = self._observe("m", of_magnitude)
-        self.p_c = self._observe("c", consistent)
-
-    def _observe(self, name: str, projection: Projection) -> Projection:
-        def observed(value: Tensor) -> Tensor:
-            self.calls.append((name, value))
-            return projection(value)
-
-        return observed
-
-    @property
-    def order(self) -> str:
-        return "".join(name for name, _ in self.calls)
+class NoTable(Exception):
+    """A rule is not of the kind that has a table; says why."""
 
 
-def numbers(update: Update, n_open: int) -> Numbers | None:
-    """Numbers of a rule for `n_open` frames from old to new; None if it is not of this kind."""
+def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
+    """Table of a rule, None if it has none.
+
+    n_open: frames from old to new.
+    n_new: frames, the newest, whose first step differs from the others: 1 in a stream, all in a batch run.
+    """
+    values = tuple(vars(update).items())
+    if all(isinstance(value, (int, float, str)) for _, value in values):
+        return _kept(_Same(type(update), values, update), n_open, n_new)
+    return _read_or_none(update, n_open, n_new)  # equal tensors may hold other numbers later
+
+
+def why_none(update: Update, n_open: int, n_new: int = 1) -> str:
+    """Why a rule has no table, in words; empty if it has one."""
+    try:
+        _read(update, n_open, n_new)
+    except NoTable as error:
+        return str(error)
+    return ""
+
+
+@dataclass(frozen=True)
+class _Same:
+    """A rule, equal to all that are of one class and have the same attributes, dataclass or not."""
+
+    kind: type
+    values: tuple[tuple[str, object], ...]
+    update: Update = field(compare=False)
+
+
+@lru_cache(MOST_KEPT)
+def _kept(same: _Same, n_open: int, n_new: int) -> Table | None:
+    return _read_or_none(same.update, n_open, n_new)
+
+
+def _read_or_none(update: Update, n_open: int, n_new: int) -> Table | None:
+    try:
+        return _read(update, n_open, n_new)
+    except NoTable:
+        return None
+
+
+def _read(update: Update, n_open: int, n_new: int) -> Table:
+    if type(update) is DifferenceMap and update.beta != 1:
+        return _of_difference_map(update.beta, n_open)
     n_slots = 1 + update.n_carried
     if n_slots > N_SLOTS:
-        return None
+        raise NoTable(f"it carries {update.n_carried} spectra, more than {N_SLOTS - 1}")
+    steps = _steps(update, n_open, n_new)
     axes = torch.eye(STATE + n_slots, dtype=torch.float64, device="cpu")
     # A vector of the space for every frame, where a rule expects spectra: (axis, n_open, n_half, pair)
     units = axes[:, :, None, None, None].expand(-1, -1, n_open, 1, 1)
-    tables = []
-    for step in _steps(update, n_open):
-        seen = _run(update, step, list(units))
-        if (seen.step, seen.estimate) not in (("mc", "m"), ("mc", "mcm")):
-            return None
-        tables.append(torch.stack([row.expand_as(units[0])[..., 0, 0].T for row in seen.rows], 1))
     one = torch.ones(1, 1, 1, dtype=torch.float64, device="cpu")
-    start = tuple(part.item() for part in update.start(one))
-    found = Numbers(tables[0], tables[1], start, seen.estimate == "mcm")
-    return found if _says_all(found, update) else None
+    try:
+        seen = [_run(update, step, list(units)) for step in steps]
+        later, first = (_stacked(run.rows, units[0]) for run in seen)
+        start = tuple(part.item() for part in update.start(one))
+    except NoTable:
+        raise
+    except Exception as error:  # whatever a user's rule may raise
+        raise NoTable(f"it raises {type(error).__name__} on spectra of one frequency: {error}") from error
+    found = Table(later, first, start, seen[0].estimate == "mcm")
+    _check(found, update, steps)
+    return found
 
 
 Step = Callable[[State, Projection, Projection], State]
 
 
-def _steps(update: Update, n_open: int) -> tuple[Step, Step]:
-    """What a rule does in any step, and in the first one of the newest frame."""
-    newest = (torch.arange(n_open, device="cpu") == n_open - 1).view(-1, 1, 1)
-    return update.step, lambda state, p_m, p_c: update.first_step(state, p_m, p_c, newest)
+def _steps(update: Update, n_open: int, n_new: int) -> tuple[Step, Step]:
+    """What a rule does in any step, and in the first one of the newest frames."""
+    is_new = (torch.arange(n_open, device="cpu") >= n_open - n_new).view(-1, 1, 1)
+    return update.step, lambda state, p_m, p_c: update.first_step(state, p_m, p_c, is_new)
+
+
+class _Observed:
+    """A pair of projections that remember what they are given."""
+
+    def __init__(self, of_magnitude: Tensor, consistent: Tensor) -> None:
+        self.order, self.given = "", list[Tensor]()
+        self.p_m, self.p_c = self._observe("m", of_magnitude), self._observe("c", consistent)
+
+    def _observe(self, name: str, result: Tensor) -> Projection:
+        def observed(value: Tensor) -> Tensor:
+            self.order += name
+            self.given.append(value)
+            return result
+
+        return observed
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a step and an estimate do: orders of their projections, all rows, and the estimate."""
+    """What a step and an estimate do: all rows, the order of projections in the estimate, and its result."""
 
-    step: str
-    estimate: str
     rows: list[Tensor]
-    result: Tensor
+    estimate: str
     later: list[Tensor]
 
 
 def _run(update: Update, step: Step, vectors: list[Tensor]) -> _Run:
     """Run a rule where `P_C` and `P_M` give the first two of some vectors, the others being its state."""
     s, a, state = vectors[CONSISTENT], vectors[OF_MAGNITUDE], tuple(vectors[STATE:])
-    one = _Observed(lambda value: a, lambda value: s)
+    one, last = _Observed(a, s), _Observed(a, s)
     new = step(state, one.p_m, one.p_c)
-    last = _Observed(lambda value: a, lambda value: s)
     result = update.estimate(state, last.p_m, last.p_c)
-    given, later = [value for _, value in one.calls], [value for _, value in last.calls]
-    return _Run(one.order, last.order, [*given, *new, *later[:1]], result, later[1:])
+    if one.order != "mc":
+        raise NoTable(f"a step calls {_spelled(one.order)}, not P_M and then P_C")
+    if last.order not in ("m", "mcm"):
+        raise NoTable(f"the estimate calls {_spelled(last.order)}, not P_M, or P_M, P_C and P_M")
+    if len(new) != len(state):
+        raise NoTable(f"a step returns {len(new)} spectra, not 1 + n_carried = {len(state)}")
+    rows = [*one.given, *new, last.given[0]]
+    if any(row.requires_grad for row in rows):
+        raise NoTable("its numbers require gradients")
+    return _Run(rows, last.order, [*last.given[1:], result])
 
 
-def _says_all(found: Numbers, update: Update) -> bool:
-    """Whether the rule and its numbers do the same to arbitrary spectra."""
+def _spelled(order: str) -> str:
+    return ", ".join(f"P_{name.upper()}" for name in order) or "no projection"
+
+
+def _stacked(rows: list[Tensor], unit: Tensor) -> Tensor:
+    """Table `(n_open, row, axis)` of the rows `(axis, n_open, 1, 1)`; one copy of frames that are alike."""
+    table = torch.stack([row.expand_as(unit)[..., 0, 0].mT for row in rows], 1)
+    return table[:1].clone().expand_as(table) if (table == table[:1]).all() else table
+
+
+def _check(found: Table, update: Update, steps: tuple[Step, Step]) -> None:
+    """Raise where the rule and its table do different things to random spectra."""
     generator = torch.Generator("cpu").manual_seed(0)
-    n_open, _, n_axes = found.of_frames.shape
+    n_open, _, n_axes = found.step.shape
+    scales = torch.tensor(SCALES, dtype=torch.float64, device="cpu").view(-1, 1)
+    start, *vectors = scales * torch.randn(
+        n_axes + 1, n_open, len(scales), 2, generator=generator, dtype=torch.float64, device="cpu"
+    )
+    a_and_s = [vectors[OF_MAGNITUDE], vectors[CONSISTENT], vectors[OF_MAGNITUDE]]
+    try:
+        pairs = [(part, share * start) for part, share in zip(update.start(start), found.start, strict=True)]
+        for step, table in zip(steps, (found.step, found.first_step), strict=True):
+            seen = _run(update, step, vectors)
+            for row, value in zip(table.unbind(1), seen.rows, strict=True):
+                pairs.append((value, torch.einsum("ta,atkp->tkp", row, torch.stack(vectors))))
+            pairs += zip(seen.later, a_and_s, strict=False)
+        same = all(((one - other).abs_().div_(scales) <= TOLERANCE).all() for one, other in pairs)
+    except NoTable:
+        raise
+    except Exception as error:  # whatever a user's rule may raise
+        raise NoTable(f"it raises {type(error).__name__} on random spectra: {error}") from error
+    if not same:
+        raise NoTable("between its projections it does more than to add real multiples of spectra of a frame")
 
-    def spectra() -> Tensor:
-        return torch.randn(n_open, 4, 2, generator=generator, dtype=torch.float64, device="cpu")
 
-    start, vectors = spectra(), [spectra() for _ in range(n_axes)]
-    pairs = [(part, share * start) for part, share in zip(update.start(start), found.start, strict=True)]
-    for step, table in zip(_steps(update, n_open), (found.of_frames, found.at_first), strict=True):
-        seen = _run(update, step, vectors)
-        for row, value in enumerate(seen.rows):
-            pairs.append((value, torch.einsum("ta,atkp->tkp", table[:, row], torch.stack(vectors))))
-        pairs += zip(
-            [seen.result, *seen.later], [vectors[OF_MAGNITUDE], *reversed(vectors[:STATE])], strict=False
-        )
-    return all(torch.allclose(value, known, rtol=0, atol=TOLERANCE) for value, known in pairs)
+def _of_difference_map(beta: float, n_open: int) -> Table:
+    """Table of the difference map with two `P_C`: `c' = c + beta (P_C(f_M) - P_M(f_C))`."""
+    rows = [
+        [1 - 1 / beta, 0.0, 1 / beta],  # f_C, of P_C(c) and c
+        [0.0, 1 + 1 / beta, -1 / beta],  # f_M, of P_M(c) and c
+        [beta, -beta, 1.0],
+        [0.0, 0.0, 1.0],
+    ]
+    step = torch.tensor(rows, dtype=torch.float64, device="cpu").expand(n_open, -1, -1)
+    return Table(step, step, (1.0,), looks_again=True, projects_twice=True)

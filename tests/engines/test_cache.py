@@ -210,7 +210,7 @@ def test_switched_off_numba_is_eager_with_a_remark(monkeypatch):
     with pytest.warns(UserWarning, match="NUMBA_DISABLE_JIT=1 switches compiled code off"):
         assert StreamingInverter(STFT(64, 16)).engine == "eager"
     with pytest.warns(UserWarning, match="NUMBA_DISABLE_JIT=1"):
-        whole = engines.find_batch("auto", STFT(64, 16), (), needs_grad=False)
+        whole = engines.find_batch("auto", STFT(64, 16), (), 1, needs_grad=False)
     assert whole is engines.EagerBatch
     with pytest.raises(ValueError, match=r"engine='numba' .* NUMBA_DISABLE_JIT=1 .* or use 'eager'"):
         StreamingInverter(STFT(64, 16), engine="numba")

@@ -176,16 +176,20 @@ def test_gradients_take_the_plain_path():
 
 
 def test_who_is_chosen():
-    class Other(RAAR):
+    class Same(RAAR):
         pass
+
+    class Other(RAAR):
+        def step(self, state, p_m, p_c):
+            return super().step(super().step(state, p_m, p_c), p_m, p_c)
 
     from rtspecinv.engines.cpu.batch import NumbaBatch
 
     rule, other = RAAR(ramp=0.0), Other(ramp=0.0)
-    assert find_batch("auto", SMALL, (rule,), needs_grad=False) is NumbaBatch
-    assert find_batch("auto", SMALL, (rule,), needs_grad=True) is EagerBatch
-    assert find_batch("eager", SMALL, (rule,), needs_grad=False) is EagerBatch
-    assert find_batch("auto", SMALL, (rule, other), needs_grad=False) is EagerBatch
+    assert find_batch("auto", SMALL, (rule, Same()), 5, needs_grad=False) is NumbaBatch
+    assert find_batch("auto", SMALL, (rule,), 5, needs_grad=True) is EagerBatch
+    assert find_batch("eager", SMALL, (rule,), 5, needs_grad=False) is EagerBatch
+    assert find_batch("auto", SMALL, (rule, other), 5, needs_grad=False) is EagerBatch
     magnitude = SMALL.magnitude(sound(300))
     assert invert(magnitude, SMALL, update=Other(), n_iter=2, init="peaks").isfinite().all()
     with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):

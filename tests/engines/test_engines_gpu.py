@@ -14,8 +14,7 @@ from triton_interpreter import INTERPRET
 
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines.gpu import graph as cuda_graph
-from rtspecinv.engines.table import numbers
-from rtspecinv.updates import RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim, Update
+from rtspecinv.updates import RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LINEAR = [*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)]
@@ -39,46 +38,6 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
     n_samples = n_frames * stft.hop_length + stft.n_fft
     samples = torch.randn(*batch, n_samples, generator=torch.Generator().manual_seed(seed))
     return stft.magnitude(0.2 * samples.to(stft.device, stft.dtype))[..., :n_frames].contiguous()
-
-
-# -- rules as numbers --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("update", LINEAR, ids=str)
-def test_numbers_are_found_for_every_linear_rule(update):
-    found = numbers(update, 5)
-    assert found is not None
-    assert found.of_frames.shape == (5, 3 + found.n_slots, 2 + found.n_slots)
-    assert found.n_slots == 1 + update.n_carried
-
-
-def test_numbers_are_those_of_the_papers():
-    fast = numbers(GriffinLim(momentum=0.5), 1)
-    assert fast.of_frames[0].tolist() == [  # s, A, c, s before
-        [0, 0, 1, 0],
-        [0, 1, 0, 0],
-        [1.5, 0, 0, -0.5],
-        [1, 0, 0, 0],
-        [0, 0, 0, 1],
-    ]
-    raar = numbers(RAAR(0.5, ramp=0.25), 3).of_frames
-    assert raar[:, 1].tolist() == [[0, 2, -1]] * 3
-    assert raar[:, 2].tolist() == [[beta, 1 - 2 * beta, beta] for beta in (0.25, 0.5, 0.75)]
-
-
-class Clipped(Update):
-    def step(self, state, p_m, p_c):
-        return (p_c(p_m(state[0])).clamp(-1, 1),)
-
-
-class Twice(Update):
-    def step(self, state, p_m, p_c):
-        return (p_c(p_m(p_c(p_m(state[0])))),)
-
-
-@pytest.mark.parametrize("update", [DifferenceMap(0.8), Clipped(), Twice()], ids=str)
-def test_other_rules_have_no_numbers(update):
-    assert numbers(update, 3) is None
 
 
 # -- triton --------------------------------------------------------------------------------------------

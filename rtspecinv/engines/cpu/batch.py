@@ -12,21 +12,20 @@ from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
     Array,
     aligned,
-    at_first,
-    compiled_rule,
-    has_rule,
     padded_signs,
     parallel_for,
+    rule_of,
     scales,
     threads_for,
 )
 from rtspecinv.engines.cpu.interrupts import LONG, aside
 from rtspecinv.engines.cpu.lanes import WIDTH
-from rtspecinv.engines.cpu.memory import DIFFERENCE_MAP as DIFFERENCE_MAP_RULE
+from rtspecinv.engines.cpu.memory import N_NUMBERS, TWICE
 from rtspecinv.engines.cpu.sweep import (
     ACTUAL,
     ESTIMATE,
     ITERATE,
+    MIXED_ESTIMATE,
     NOTHING,
     RULE,
     SPECTRUM,
@@ -37,7 +36,7 @@ from rtspecinv.engines.cpu.sweep import (
 )
 from rtspecinv.frames import MIN_COVERAGE
 from rtspecinv.stft import COVERAGE_FLOOR, STFT
-from rtspecinv.updates import ADMM, GriffinLim, Update
+from rtspecinv.updates import Update
 
 BLOCK_FRAMES = 16
 
@@ -69,7 +68,7 @@ class NumbaBatch:
         self.number = dtype.type(0)
         arrays = {"known": known.numpy(), **_constants(transform)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
-        self.arrays["constants"] = aligned(6 * plan.n_open, dtype)
+        self.arrays["numbers"] = aligned(N_NUMBERS * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
         self.arrays["stop"] = aligned(1, dtype)
         # Views, in which padding is left out.
@@ -87,22 +86,23 @@ class NumbaBatch:
         if self.begun:
             self.spectra[0] = self.spectra[self.plan.kept]
         self.begun = self.is_new = True
-        self.spectra[1 : 1 + rule.n_carried] = 0 if isinstance(rule, ADMM) else self.spectra[0]
         self._set(rule)
+        for spectra, share in reversed(list(zip(self.spectra, self.rule.start, strict=False))):
+            spectra[:] = share * self.spectra[0]
 
     def iterate(self, n_iter: int) -> None:
         """Do iterations, one at least."""
         if self.is_new:
-            self._set_constants(at_first(self.rule))
+            self._set_numbers(self.rule.numbers[0])
             self._iterate(1)
-            self._set_constants(self.rule)
+            self._set_numbers(self.rule.numbers[1])
         if n_iter > self.is_new:
             self._iterate(n_iter - self.is_new)
         self.is_new = False
 
     def _iterate(self, n_iter: int) -> None:
         # What is made of the samples of the last sweep, and what is added to those of the next one.
-        steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.kind == DIFFERENCE_MAP_RULE else [(RULE, RULE)]
+        steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.rule.kind == TWICE else [(RULE, RULE)]
         self._sweep(NOTHING, steps[-1][1])
         steps *= n_iter
         steps[-1] = (RULE, NOTHING)
@@ -112,12 +112,8 @@ class NumbaBatch:
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
         """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
-        if not self.begun:
-            self._sweep(NOTHING, ESTIMATE)
-        elif isinstance(self.rule, GriffinLim):
-            self._sweep(NOTHING, ESTIMATE, slot=self.rule.n_carried)
-        else:
-            self._sweep(NOTHING, ESTIMATE)
+        self._sweep(NOTHING, MIXED_ESTIMATE if self.begun and self.rule.mixes else ESTIMATE)
+        if self.begun and self.rule.looks_again:
             self._settle()
             self._sweep(SPECTRUM, ESTIMATE, slot=self.plan.kept)
         self._settle(fading=True)
@@ -128,10 +124,13 @@ class NumbaBatch:
 
     def _set(self, rule: Update) -> None:
         """Let compiled code iterate by a rule."""
-        self.rule, plan = rule, self.plan
-        self.kind = compiled_rule(rule, 0)[0]
-        self._set_constants(rule)
-        plan = plan._replace(rule=self.kind, n_slots=1 + rule.n_carried)
+        n_frames = self.plan.n_frames
+        found = rule_of(rule, n_frames, n_new=n_frames)
+        assert found is not None, "see `suits`"
+        self.rule = found
+        self._set_numbers(found.numbers[1])
+        of_rule = ("kind", "n_slots", "uses_iterate", "n_kept")
+        plan = self.plan._replace(**{name: getattr(found, name) for name in of_rule})
         addresses = {name: array.ctypes.data for name, array in self.arrays.items()}
         self.calls = []
         for y in self.rooms:
@@ -145,8 +144,9 @@ class NumbaBatch:
             of_thread = plan._replace(y=y, room=y + 2 * plan.padded)
             self.calls.append((np.array(of_thread, np.int64), np.array(memory, np.int64)))
 
-    def _set_constants(self, rule: Update) -> None:
-        self.arrays["constants"][:] = compiled_rule(rule, self.plan.n_open)[1].ravel()
+    def _set_numbers(self, numbers: Array) -> None:
+        """Let all items have these numbers, `(n_frames or 1, N_NUMBERS)`."""
+        self.arrays["numbers"].reshape(self.shape[0], self.shape[1], N_NUMBERS)[:] = numbers
 
     def _sweep(self, take: int, give: int, *, slot: int = 0, actual: int = 0) -> None:
         def part(thread: int, first: int, last: int) -> None:
@@ -164,9 +164,10 @@ class NumbaBatch:
         settle(*self.calls[0], self.number, self.padded_with, int(fading), 0, self.shape[0])
 
 
-def suits(stft: STFT, rules: tuple[Update, ...]) -> bool:
+def suits(stft: STFT, rules: tuple[Update, ...], n_frames: int) -> bool:
     """Whether there is compiled code for these rules and this device."""
-    return all(map(has_rule, rules)) and stft.device.type == "cpu"
+    on_cpu = stft.device.type == "cpu"
+    return on_cpu and all(rule_of(rule, n_frames, n_new=n_frames) is not None for rule in rules)
 
 
 def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
@@ -198,7 +199,9 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
         n_known=n_known,
         n_slots=1,
         kept=kept,
-        rule=0,
+        kind=0,
+        uses_iterate=1,
+        n_kept=1,
         spectra=n_open * padded,
         samples=samples,
         n_signal=n_signal,

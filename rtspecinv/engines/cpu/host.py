@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
 from typing import Any
@@ -15,19 +15,23 @@ import numpy as np
 import torch
 
 from rtspecinv.engines.cpu import fft
-from rtspecinv.engines.cpu.memory import ACCELERATED, DIFFERENCE_MAP, LINEAR
-from rtspecinv.engines.cpu.memory import ADMM as ADMM_RULE
+from rtspecinv.engines.cpu.memory import GENERAL, MULTIPLES, ONE_SLOT, TARGET_ONLY, TWICE
+from rtspecinv.engines.table import (
+    INTO_P_C,
+    INTO_P_M,
+    MOST_KEPT,
+    N_COLUMNS,
+    N_ROWS,
+    NEW_STATE,
+    OF_MAGNITUDE,
+    STATE,
+    TOLERANCE,
+    Table,
+    table_of,
+)
 from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
-from rtspecinv.updates import (
-    ADMM,
-    RAAR,
-    RTISI,
-    AcceleratedGriffinLim,
-    DifferenceMap,
-    GriffinLim,
-    Update,
-)
+from rtspecinv.updates import Update
 
 Array = np.ndarray[Any, Any]
 
@@ -39,40 +43,87 @@ SHARES = 4  # parts of a thread's tasks, of which others may take some
 LINE = 64  # bytes
 
 
-def has_rule(update: Update) -> bool:
-    """Whether there is compiled code for this rule."""
-    return type(update) in (GriffinLim, RTISI, RAAR, DifferenceMap, ADMM, AcceleratedGriffinLim)
+@dataclass(frozen=True)
+class Rule:
+    """A rule as compiled code takes it.
+
+    Attributes:
+        numbers: `(2, n_open, N_NUMBERS)`, of the first step and of others; `(2, 1, N_NUMBERS)` if all frames
+            have the same.
+        start, n_slots, looks_again: as in `Table`.
+        kind: which loops do it, see `memory`.
+        uses_iterate: whether the new state has a part of the iterate as it was.
+        n_kept: slots up to the last one that has a part of anything but s.
+        mixes: whether the estimate is made of anything but the iterate.
+    """
+
+    numbers: Array
+    start: tuple[float, ...]
+    n_slots: int
+    looks_again: bool
+    kind: int
+    uses_iterate: bool
+    n_kept: int
+    mixes: bool
 
 
-def at_first(update: Update) -> Update:
-    """Rule that does what the first step of a rule does to frames without a past: it has no momentum."""
-    if isinstance(update, AcceleratedGriffinLim):
-        return replace(update, alpha=0.0, beta=0.0, gamma=1.0)
-    return replace(update, momentum=0.0) if isinstance(update, (GriffinLim, RAAR)) else update
+def rule_of(update: Update, n_open: int, n_new: int = 1) -> Rule | None:
+    """What compiled code needs of a rule, None if it has no table; see `table_of`."""
+    table = table_of(update, n_open, n_new)
+    return None if table is None else _rule_of(table)
 
 
-def compiled_rule(update: Update, n_open: int) -> tuple[int, Array]:
-    """Which compiled rule it is, and its constants, `(n_open, 6)`."""
-    rule = LINEAR
-    if isinstance(update, GriffinLim):
-        constants = [1.0, 0.0, 1 + update.momentum, 0.0, 0.0, -update.momentum]
-    elif isinstance(update, RAAR):
-        beta = update.betas(torch.zeros(n_open, 1, 1, dtype=torch.float64, device="cpu")).flatten().numpy()
-        momentum = update.momentum
-        columns = np.broadcast_arrays(2.0, -1.0, beta + momentum, beta, 1 - 2 * beta, -momentum)
-        return rule, np.stack(columns, -1)
-    elif isinstance(update, DifferenceMap) and update.beta == 1:
-        constants = [2.0, -1.0, 1.0, 1.0, -1.0, 0.0]
-    elif isinstance(update, DifferenceMap):
-        rule, constants = DIFFERENCE_MAP, [1 / update.beta, 0.0, update.beta, 0.0, 0.0, 0.0]
-    elif isinstance(update, ADMM):
-        rule, constants = ADMM_RULE, [update.rho / (1 + update.rho), 1 / (1 + update.rho), 0.0, 0.0, 0.0, 0.0]
-    elif isinstance(update, AcceleratedGriffinLim):
-        constants = [update.alpha, update.beta, update.gamma, 1 - update.gamma, 0.0, 0.0]
-        rule = ACCELERATED
-    else:
-        raise ValueError(f"Parameter {update=} is not compiled: use engine='eager'")
-    return rule, np.tile(constants, (n_open, 1))
+@lru_cache(MOST_KEPT)
+def _rule_of(table: Table) -> Rule:
+    numbers = torch.stack([table.first_step, table.step]).numpy()
+    if (numbers == numbers[:, :1]).all():
+        numbers = numbers[:, :1].copy()
+    state, kind = numbers[..., NEW_STATE:-1, :], _kind(table, numbers)
+    if kind == MULTIPLES:
+        state[..., OF_MAGNITUDE] = _multiples(numbers)
+    missing = ((0, N_ROWS - numbers.shape[2]), (0, N_COLUMNS - numbers.shape[3]))
+    return Rule(
+        np.pad(numbers, ((0, 0), (0, 0), *missing)).reshape(*numbers.shape[:2], -1),
+        table.start,
+        table.n_slots,
+        table.looks_again,
+        kind,
+        bool(state[..., STATE].any()),
+        int(max([0, *np.flatnonzero(state[..., OF_MAGNITUDE:].any((0, 1, 3)))])) + 1,
+        bool((numbers[..., -1, :] != _only(STATE, numbers)).any()),
+    )
+
+
+def _kind(table: Table, numbers: Array) -> int:
+    """Loops that do a rule, by the zeros in its numbers, `(2, n_open, n_rows, n_axes)`; see `memory`."""
+    if table.projects_twice:
+        return TWICE
+    of_iterate = (numbers[..., INTO_P_M, :] == _only(STATE, numbers)).all()
+    of_target = (numbers[..., INTO_P_C, :] == _only(OF_MAGNITUDE, numbers)).all()
+    if of_iterate and of_target and not numbers[..., NEW_STATE:-1, OF_MAGNITUDE].any():
+        return TARGET_ONLY
+    if table.n_slots == 1:
+        return ONE_SLOT
+    if numbers[..., INTO_P_C, OF_MAGNITUDE].all():
+        kept = _multiples(numbers)[..., None] * numbers[..., INTO_P_C : INTO_P_C + 1, :]
+        difference = (numbers[..., NEW_STATE:-1, :] - kept)[..., OF_MAGNITUDE:]
+        if (abs(difference) <= TOLERANCE).all():
+            return MULTIPLES
+    return GENERAL
+
+
+def _only(column: int, numbers: Array) -> Array:
+    """Row with 1 in one column."""
+    row: Array = np.eye(numbers.shape[-1])[column]
+    return row
+
+
+def _multiples(numbers: Array) -> Array:
+    """What A is multiplied by in each part of the new state, relative to the argument of P_C."""
+    multiples: Array = (
+        numbers[..., NEW_STATE:-1, OF_MAGNITUDE] / numbers[..., INTO_P_C : INTO_P_C + 1, OF_MAGNITUDE]
+    )
+    return multiples
 
 
 def scales(stft: STFT) -> tuple[float, float]:

@@ -4,7 +4,7 @@ Everything happens in one flat array `work`, which positions point into. Its lay
 `padded` real parts and as many imaginary ones, where `padded` is n_half up to the next multiple of WIDTH:
 
     0            magnitudes (n_open, padded)
-    spectra      the iterate c, what the rule carries and, for the difference map, P_C(c):
+    spectra      the iterate c, what the rule carries and, if it projects twice, P_C(c):
                  (n_slots, n_open, 2 * padded)
     y            spectrum of one frame on its way through P_C
     room         for its transforms
@@ -24,11 +24,13 @@ from typing import Any, NamedTuple
 import numba
 
 from rtspecinv import frames
+from rtspecinv.engines import table
 from rtspecinv.engines.cpu.cache import CodeCache
 from rtspecinv.engines.cpu.lanes import WIDTH, deinterleave, interleave, load, store
+from rtspecinv.engines.table import N_COLUMNS, N_ROWS
 
 # What compiled code is made of. By itself numba would look for changes in the file of a function only.
-_FILES = [*sorted(Path(__file__).parent.glob("*.py")), Path(frames.__file__)]
+_FILES = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
 
@@ -43,9 +45,18 @@ def jit_cached(label: str = "", **options: Any) -> Callable[[Callable[..., Any]]
     return compiled
 
 
-# Rules. The linear family, where p is the s of the iteration before:
-# A = P_M(c), y = y_a A + y_c c, s = P_C(y), c' = b_s s + b_c c + b_a A + b_p p.
-LINEAR, DIFFERENCE_MAP, ADMM, ACCELERATED = range(4)
+# Kinds of rules, by the zeros in their tables (`engines.table`), each with loops of its own. y being the
+# argument of P_C, and c the iterate:
+# TARGET_ONLY: y = A = P_M(c), and the new state has no part of A: all of it is made after P_C.
+# ONE_SLOT: any other rule that carries nothing beside c.
+# MULTIPLES: the new state is multiples of y and of s; y is kept in the last slot, and its multiples take the
+#     places of those of A in the table.
+# GENERAL: any other; before P_C the first `n_kept` slots, the others having none, get their parts of A and of
+#     the old state.
+# TWICE: `Table.projects_twice`; P_C(c) is in slot 1.
+TARGET_ONLY, ONE_SLOT, MULTIPLES, GENERAL, TWICE = range(5)
+
+N_NUMBERS = N_ROWS * N_COLUMNS  # of a frame: its table, in which rows and columns are missing at the end only
 
 # Starts of the newest frame, unless it is given.
 OVERLAP, ZEROS = range(2)
@@ -68,10 +79,13 @@ class Plan(NamedTuple):
     n_slots: int  # spectra in the buffer
     n_iter: int
     n_settling: int  # pushes without a change of presence until the windows stay as they are
-    rule: int
+    kind: int  # and what follows: as in `host.Rule`
+    uses_iterate: int  # 0 or 1
+    n_kept: int
+    looks_again: int  # 0 or 1
+    mixes: int  # 0 or 1
     start: int
     compensated: int  # 0 or 1
-    commits_consistent: int  # 0 or 1: Griffin-Lim commits P_M(s), all others P_M(P_C(P_M(c)))
     spectra: int
     y: int
     room: int
@@ -105,9 +119,8 @@ class Memory(NamedTuple):
     tables: int
     stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
     signs: int  # (padded,): the direction of 0
-    # Room of a thread. The constants are (n_open, 6): y_a, y_c, b_s, b_c, b_a, b_p, or those of another rule;
-    # then come those of the newest frame in its first step and in the others.
-    constants: int
+    numbers: int  # (2, n_open, N_NUMBERS) of the rule, of the first iteration and of others; then its start
+    # Room of a thread.
     work: int
     real: int
     half: int
@@ -119,6 +132,12 @@ class Call(NamedTuple):
     magnitude: int
     spectrum: int
     hops: int
+
+
+@numba.njit(forceinline=True)
+def numbers_at(plan, is_later, frame):
+    """Position of the numbers of a frame, in the first iteration or in later ones."""
+    return N_NUMBERS * (is_later * plan.n_open + frame)
 
 
 @numba.njit(forceinline=True)

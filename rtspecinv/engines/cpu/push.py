@@ -11,8 +11,8 @@ import numba
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import pointers, unpack
 from rtspecinv.engines.cpu.memory import (
-    ADMM,
-    DIFFERENCE_MAP,
+    N_NUMBERS,
+    TWICE,
     ZEROS,
     Call,
     Memory,
@@ -21,10 +21,12 @@ from rtspecinv.engines.cpu.memory import (
     jit_cached,
     join,
     move,
+    numbers_at,
     spectrum_at,
     split,
 )
-from rtspecinv.engines.cpu.rules import after, before, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, mix, scale, to_magnitude
+from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
 # --- State in and out --------------------------------------------------------------------------------------
@@ -92,8 +94,8 @@ def _analyze(plan, memory, stream, frame, to):
     analyze(plan, memory, memory.analysis, at, plan.samples + frame * plan.hop_length, to)
 
 
-# What `_overlap_add` adds of a frame: c, P_M(c), or the y of the rule.
-ITERATE, TARGET, RULE = range(3)
+# What `_overlap_add` adds of a frame: c, P_M(c), or the rule's y, in the first iteration or in later ones.
+ITERATE, TARGET, FIRST, LATER = range(4)
 
 
 @numba.njit
@@ -105,33 +107,33 @@ def _overlap_add(plan, memory, stream, n_frames, what):
             return
         if memory.present[stream * plan.n_open + frame]:
             c, y = spectrum_at(plan, 0, frame), plan.y
-            if what == RULE:
-                before(plan, memory, frame)
+            if what == ITERATE:
+                y = c
             elif what == TARGET:
                 to_magnitude(plan, memory, frame, c, y)
             else:
-                y = c
+                before(plan, memory, frame, numbers_at(plan, what == LATER, frame))
             _add(plan, memory, frame, y)
     _begin(plan, memory, stream, plan.n_revised * plan.hop_length)
 
 
 @numba.njit
-def _iterate(plan, memory, stream):
+def _iterate(plan, memory, stream, is_later):
     """One step of the rule; frames that are not there are zeros and stay zeros."""
-    if plan.rule == DIFFERENCE_MAP:  # P_C(c) first
+    if plan.kind == TWICE:  # P_C(c) first
         _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
             if memory.stop[0]:
                 return
             if memory.present[stream * plan.n_open + frame]:
                 _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
-    _overlap_add(plan, memory, stream, plan.n_open, RULE)
+    _overlap_add(plan, memory, stream, plan.n_open, LATER if is_later else FIRST)
     for frame in range(plan.n_open):
         if memory.stop[0]:
             return
         if memory.present[stream * plan.n_open + frame]:
             _analyze(plan, memory, stream, frame, plan.y)
-            after(plan, memory, frame, plan.y)
+            after(plan, memory, frame, numbers_at(plan, is_later, frame), plan.y)
 
 
 # --- The beginning and the end of a push -------------------------------------------------------------------
@@ -152,23 +154,27 @@ def _start(plan, memory, stream, spectrum, is_given):
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
         analyze(plan, memory, memory.start_analysis, at, samples, c)
-    if plan.rule != ADMM:  # whose u starts with zero
-        for slot in range(1, plan.n_slots):
-            move(work, spectrum_at(plan, slot, newest), work, c, 2 * plan.padded)
+    for slot in range(plan.n_slots - 1, -1, -1):
+        share = memory.numbers[2 * plan.n_open * N_NUMBERS + slot]
+        scale(work, spectrum_at(plan, slot, newest), c, share, 2 * plan.padded)
 
 
 @numba.njit
 def _estimate(plan, memory, stream, n_frames):
     """Spectra to commit, of the first frames, in place of the iterate."""
-    slot = plan.n_slots - 1 if plan.commits_consistent and plan.n_iter else 0
-    if plan.n_iter and not plan.commits_consistent:
+    looks_again = plan.n_iter and plan.looks_again
+    if plan.n_iter and plan.mixes:
+        for frame in range(plan.n_open):
+            at = numbers_at(plan, 1, frame)
+            mix(plan, memory, frame, at, NEW_STATE + plan.n_slots, spectrum_at(plan, 0, frame))
+    if looks_again:
         _overlap_add(plan, memory, stream, plan.n_open, TARGET)
     for frame in range(n_frames):
-        c, estimate = spectrum_at(plan, slot, frame), spectrum_at(plan, 0, frame)
+        c = spectrum_at(plan, 0, frame)
         if memory.present[stream * plan.n_open + frame]:
-            if plan.n_iter and not plan.commits_consistent:
+            if looks_again:
                 _analyze(plan, memory, stream, frame, c)
-            to_magnitude(plan, memory, frame, c, estimate)
+            to_magnitude(plan, memory, frame, c, c)
 
 
 @numba.njit
@@ -275,9 +281,6 @@ def push(plan, memory, magnitude, spectrum, hops, number, first, last):
         for i in range(plan.n_iter):
             if memory.stop[0]:
                 return
-            if i < 2:  # the first step of the newest frame, and then the others
-                constants, newest = memory.constants, 6 * (plan.n_open - 1)
-                move(constants, newest, constants, newest + 6 * (1 + i), 6)
-            _iterate(plan, memory, stream)
+            _iterate(plan, memory, stream, i > 0)
         _save(plan, memory, stream)
         _commit(plan, memory, stream, call.hops)

@@ -1,6 +1,7 @@
 """P_M and the update rules, compiled, frame by frame: what is done to a spectrum before and after P_C.
 
-Frames are counted through: those that are open in a stream, those of all items of a batch.
+Rules are numbers, see `engines.table`; the loops differ only in which numbers they leave out, because they
+are zeros. Frames are counted through: those that are open in a stream, those of all items of a batch.
 """
 
 from __future__ import annotations
@@ -8,16 +9,42 @@ from __future__ import annotations
 import numba
 
 from rtspecinv.engines.cpu.lanes import WIDTH, broadcast, direction, load, store
-from rtspecinv.engines.cpu.memory import ACCELERATED, ADMM, DIFFERENCE_MAP, LINEAR, spectrum_at
+from rtspecinv.engines.cpu.memory import MULTIPLES, ONE_SLOT, TARGET_ONLY, TWICE, spectrum_at
+from rtspecinv.engines.table import (
+    CONSISTENT,
+    INTO_P_C,
+    INTO_P_M,
+    N_COLUMNS,
+    NEW_STATE,
+    OF_MAGNITUDE,
+    STATE,
+)
 
 
 @numba.njit(forceinline=True)
-def _p_m(memory, magnitude, c, k, padded):
-    """Lanes of P_M(c), and of c."""
-    work = memory.work
-    a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
-    b, B = direction(a, A, load(memory.signs, k))
-    return m * b, m * B, a, A
+def _number(memory, at, row, column):
+    """Number of a table, in all lanes."""
+    return broadcast(memory.numbers[at + N_COLUMNS * row + column])
+
+
+@numba.njit(forceinline=True)
+def _row(memory, at, row):
+    """Numbers of s, A, x_0, x_1 and x_2."""
+    return (
+        _number(memory, at, row, CONSISTENT),
+        _number(memory, at, row, OF_MAGNITUDE),
+        _number(memory, at, row, STATE),
+        _number(memory, at, row, STATE + 1),
+        _number(memory, at, row, STATE + 2),
+    )
+
+
+@numba.njit(forceinline=True)
+def _p_m(memory, magnitude, re, im, k):
+    """Lanes of P_M of a spectrum, whose lanes are given."""
+    m = load(memory.work, magnitude + k)
+    a, A = direction(re, im, load(memory.signs, k))
+    return m * a, m * A
 
 
 @numba.njit
@@ -25,77 +52,209 @@ def to_magnitude(plan, memory, frame, c, to):
     """P_M of the spectrum at `c`."""
     padded, work = plan.padded, memory.work
     for k in range(0, padded, WIDTH):
-        a, A, _, _ = _p_m(memory, frame * padded, c, k, padded)
+        a, A = _p_m(memory, frame * padded, load(work, c + k), load(work, c + padded + k), k)
         store(work, to + k, a)
         store(work, to + padded + k, A)
 
 
 @numba.njit
-def before(plan, memory, frame):
-    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the iterate."""
-    padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
-    magnitude, one, at = frame * padded, spectrum_at(plan, 1, frame), 6 * frame
-    if plan.rule == LINEAR:
-        y_a, y_c = broadcast(memory.constants[at]), broadcast(memory.constants[at + 1])
-        b_c, b_a = broadcast(memory.constants[at + 3]), broadcast(memory.constants[at + 4])
-        b_p = broadcast(memory.constants[at + 5])
-        for k in range(0, padded, WIDTH):
-            a, A, b, B = _p_m(memory, magnitude, c, k, padded)
-            store(work, y + k, y_a * a + y_c * b)
-            store(work, y + padded + k, y_a * A + y_c * B)
-            b, B = b_c * b + b_a * a, b_c * B + b_a * A
-            if plan.n_slots > 1:
-                b = b + b_p * load(work, one + k)
-                B = B + b_p * load(work, one + padded + k)
-            store(work, c + k, b)
-            store(work, c + padded + k, B)
-    elif plan.rule == DIFFERENCE_MAP:  # y = A + (A - c) / beta, rest c - beta P_M(s - (s - c) / beta)
-        inverse, beta = broadcast(memory.constants[at]), broadcast(memory.constants[at + 2])
-        for k in range(0, padded, WIDTH):
-            a, A, b, B = _p_m(memory, magnitude, c, k, padded)
-            store(work, y + k, a + inverse * (a - b))
-            store(work, y + padded + k, A + inverse * (A - B))
-            d, D, m = load(work, one + k), load(work, one + padded + k), load(work, magnitude + k)
-            d, D = direction(d - inverse * (d - b), D - inverse * (D - B), load(memory.signs, k))
-            store(work, c + k, b - beta * (m * d))
-            store(work, c + padded + k, B - beta * (m * D))
-    elif plan.rule == ADMM:  # y = P_M(z - u) + u, which takes the place of u
-        for k in range(0, padded, WIDTH):
-            a, A, m = load(work, c + k), load(work, c + padded + k), load(work, magnitude + k)
-            b, B = load(work, one + k), load(work, one + padded + k)
-            d, D = direction(a - b, A - B, load(memory.signs, k))
-            b, B = m * d + b, m * D + B
-            store(work, y + k, b)
-            store(work, y + padded + k, B)
-            store(work, one + k, b)
-            store(work, one + padded + k, B)
-    else:
-        to_magnitude(plan, memory, frame, c, y)
+def mix(plan, memory, frame, at, row, to):
+    """Sum of the state of a frame, weighted by a row of the table at `at`."""
+    work = memory.work
+    x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
+    _, _, n0, n1, n2 = _row(memory, at, row)
+    for i in range(0, 2 * plan.padded, WIDTH):
+        total = n0 * load(work, x0 + i)
+        if plan.n_slots > 1:
+            total = total + n1 * load(work, x1 + i)
+        if plan.n_slots > 2:
+            total = total + n2 * load(work, x2 + i)
+        store(work, to + i, total)
 
 
 @numba.njit
-def after(plan, memory, frame, s):
-    """Find the new iterate, `s = P_C(y)` being known."""
-    work, n, c, one = memory.work, 2 * plan.padded, spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame)
-    first, second = broadcast(memory.constants[6 * frame]), broadcast(memory.constants[6 * frame + 1])
-    third, fourth = broadcast(memory.constants[6 * frame + 2]), broadcast(memory.constants[6 * frame + 3])
-    if plan.rule == ADMM:  # z' = (rho y + s) / (1 + rho), u' = y - z'
-        for i in range(0, n, WIDTH):
-            y = load(work, one + i)
-            z = first * y + second * load(work, s + i)
-            store(work, c + i, z)
-            store(work, one + i, y - z)
-    elif plan.rule == ACCELERATED:  # t' = (1 - gamma) d + gamma s, c' = t' + alpha (t' - t), d' likewise
-        d = spectrum_at(plan, 2, frame)
-        for i in range(0, n, WIDTH):
-            t = fourth * load(work, d + i) + third * load(work, s + i)
-            change = t - load(work, one + i)
-            store(work, c + i, t + first * change)
-            store(work, one + i, t)
-            store(work, d + i, t + second * change)
+def scale(work, to, source, factor, n):
+    """Put n numbers times a factor."""
+    factors = broadcast(factor)
+    for i in range(0, n, WIDTH):
+        store(work, to + i, factors * load(work, source + i))
+
+
+@numba.njit
+def before(plan, memory, frame, at):
+    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the state.
+
+    at: position of the numbers of the frame.
+    """
+    if plan.kind == TARGET_ONLY:
+        to_magnitude(plan, memory, frame, spectrum_at(plan, 0, frame), plan.y)
+    elif plan.kind == ONE_SLOT:
+        _before_one(plan, memory, frame, at)
+    elif plan.kind == TWICE:
+        _before_twice(plan, memory, frame, at)
+    elif plan.kind == MULTIPLES:
+        _before_multiples(plan, memory, frame, at)
     else:
-        for i in range(0, n, WIDTH):
-            new = load(work, s + i)
-            store(work, c + i, load(work, c + i) + third * new)
-            if plan.n_slots > 1:
-                store(work, one + i, new)
+        _before_any(plan, memory, frame, at)
+
+
+@numba.njit
+def _before_one(plan, memory, frame, at):
+    padded, work, c, y, magnitude = (
+        plan.padded,
+        memory.work,
+        spectrum_at(plan, 0, frame),
+        plan.y,
+        frame * plan.padded,
+    )
+    m = _number(memory, at, INTO_P_M, STATE)
+    y_a, y_c = _number(memory, at, INTO_P_C, OF_MAGNITUDE), _number(memory, at, INTO_P_C, STATE)
+    b_a, b_c = _number(memory, at, NEW_STATE, OF_MAGNITUDE), _number(memory, at, NEW_STATE, STATE)
+    for k in range(0, padded, WIDTH):
+        b, B = load(work, c + k), load(work, c + padded + k)
+        a, A = _p_m(memory, magnitude, m * b, m * B, k)
+        store(work, y + k, y_a * a + y_c * b)
+        store(work, y + padded + k, y_a * A + y_c * B)
+        store(work, c + k, b_c * b + b_a * a)
+        store(work, c + padded + k, b_c * B + b_a * A)
+
+
+@numba.njit
+def _before_twice(plan, memory, frame, at):
+    padded, work, c, y, magnitude = (
+        plan.padded,
+        memory.work,
+        spectrum_at(plan, 0, frame),
+        plan.y,
+        frame * plan.padded,
+    )
+    s = spectrum_at(plan, 1, frame)  # P_C(c)
+    m_s, m_c = _number(memory, at, INTO_P_M, CONSISTENT), _number(memory, at, INTO_P_M, STATE)
+    y_a, y_c = _number(memory, at, INTO_P_C, OF_MAGNITUDE), _number(memory, at, INTO_P_C, STATE)
+    b_a, b_c = _number(memory, at, NEW_STATE, OF_MAGNITUDE), _number(memory, at, NEW_STATE, STATE)
+    for k in range(0, padded, WIDTH):
+        b, B = load(work, c + k), load(work, c + padded + k)
+        a, A = _p_m(memory, magnitude, b, B, k)
+        store(work, y + k, y_a * a + y_c * b)
+        store(work, y + padded + k, y_a * A + y_c * B)
+        d, D = load(work, s + k), load(work, s + padded + k)
+        a, A = _p_m(memory, magnitude, m_s * d + m_c * b, m_s * D + m_c * B, k)
+        store(work, c + k, b_c * b + b_a * a)
+        store(work, c + padded + k, b_c * B + b_a * A)
+
+
+@numba.njit
+def _before_multiples(plan, memory, frame, at):
+    """Two or three slots."""
+    padded, work, y, last = plan.padded, memory.work, plan.y, spectrum_at(plan, plan.n_slots - 1, frame)
+    x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
+    _, _, m0, m1, m2 = _row(memory, at, INTO_P_M)
+    _, ya, y0, y1, y2 = _row(memory, at, INTO_P_C)
+    for k in range(0, padded, WIDTH):
+        b, B = load(work, x0 + k), load(work, x0 + padded + k)
+        c, C = load(work, x1 + k), load(work, x1 + padded + k)
+        m, M = m0 * b + m1 * c, m0 * B + m1 * C
+        d, D = y0 * b + y1 * c, y0 * B + y1 * C
+        if plan.n_slots > 2:
+            b, B = load(work, x2 + k), load(work, x2 + padded + k)
+            m, M, d, D = m + m2 * b, M + m2 * B, d + y2 * b, D + y2 * B
+        a, A = _p_m(memory, frame * padded, m, M, k)
+        d, D = d + ya * a, D + ya * A
+        store(work, y + k, d)
+        store(work, y + padded + k, D)
+        store(work, last + k, d)
+        store(work, last + padded + k, D)
+
+
+@numba.njit
+def _before_any(plan, memory, frame, at):
+    """Two or three slots."""
+    padded, work, y = plan.padded, memory.work, plan.y
+    x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
+    _, _, m0, m1, m2 = _row(memory, at, INTO_P_M)
+    _, ya, y0, y1, y2 = _row(memory, at, INTO_P_C)
+    _, pa, p0, p1, p2 = _row(memory, at, NEW_STATE)
+    _, qa, q0, q1, q2 = _row(memory, at, NEW_STATE + 1)
+    _, ra, r0, r1, r2 = _row(memory, at, NEW_STATE + 2)
+    for k in range(0, padded, WIDTH):
+        b, B = load(work, x0 + k), load(work, x0 + padded + k)
+        c, C = load(work, x1 + k), load(work, x1 + padded + k)
+        m, M = m0 * b + m1 * c, m0 * B + m1 * C
+        d, D = y0 * b + y1 * c, y0 * B + y1 * C
+        p, P = p0 * b + p1 * c, p0 * B + p1 * C
+        q, Q = q0 * b + q1 * c, q0 * B + q1 * C
+        r, R = r0 * b + r1 * c, r0 * B + r1 * C
+        if plan.n_slots > 2:
+            b, B = load(work, x2 + k), load(work, x2 + padded + k)
+            m, M, d, D = m + m2 * b, M + m2 * B, d + y2 * b, D + y2 * B
+            p, P, q, Q = p + p2 * b, P + p2 * B, q + q2 * b, Q + q2 * B
+            r, R = r + r2 * b, R + r2 * B
+        a, A = _p_m(memory, frame * padded, m, M, k)
+        store(work, y + k, d + ya * a)
+        store(work, y + padded + k, D + ya * A)
+        store(work, x0 + k, p + pa * a)
+        store(work, x0 + padded + k, P + pa * A)
+        if plan.n_kept > 1:
+            store(work, x1 + k, q + qa * a)
+            store(work, x1 + padded + k, Q + qa * A)
+        if plan.n_kept > 2:
+            store(work, x2 + k, r + ra * a)
+            store(work, x2 + padded + k, R + ra * A)
+
+
+@numba.njit
+def after(plan, memory, frame, at, s):
+    """Find the new state, `s = P_C(y)` being known."""
+    if plan.kind == TARGET_ONLY:
+        _after_target(plan, memory, frame, at, s)
+    elif plan.kind == MULTIPLES:
+        _after_multiples(plan, memory, frame, at, s)
+    else:
+        work = memory.work
+        for slot in range(plan.n_slots):
+            x, share = spectrum_at(plan, slot, frame), _number(memory, at, NEW_STATE + slot, CONSISTENT)
+            for i in range(0, 2 * plan.padded, WIDTH):
+                new = share * load(work, s + i)
+                store(work, x + i, load(work, x + i) + new if slot < plan.n_kept else new)
+
+
+@numba.njit
+def _after_target(plan, memory, frame, at, s):
+    work, n_slots, uses_iterate = memory.work, plan.n_slots, plan.uses_iterate
+    x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
+    ps, _, p0, p1, p2 = _row(memory, at, NEW_STATE)
+    qs, _, q0, q1, q2 = _row(memory, at, NEW_STATE + 1)
+    rs, _, r0, r1, r2 = _row(memory, at, NEW_STATE + 2)
+    for i in range(0, 2 * plan.padded, WIDTH):
+        new = load(work, s + i)
+        p, q, r = ps * new, qs * new, rs * new
+        if uses_iterate:
+            c = load(work, x0 + i)
+            p, q, r = p + p0 * c, q + q0 * c, r + r0 * c
+        if n_slots > 1:
+            c = load(work, x1 + i)
+            p, q, r = p + p1 * c, q + q1 * c, r + r1 * c
+            if n_slots > 2:
+                c = load(work, x2 + i)
+                p, q, r = p + p2 * c, q + q2 * c, r + r2 * c
+                store(work, x2 + i, r)
+            store(work, x1 + i, q)
+        store(work, x0 + i, p)
+
+
+@numba.njit
+def _after_multiples(plan, memory, frame, at, s):
+    work, last = memory.work, spectrum_at(plan, plan.n_slots - 1, frame)
+    x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
+    p = _number(memory, at, NEW_STATE, OF_MAGNITUDE)
+    q = _number(memory, at, NEW_STATE + 1, OF_MAGNITUDE)
+    r = _number(memory, at, NEW_STATE + 2, OF_MAGNITUDE)
+    ps = _number(memory, at, NEW_STATE, CONSISTENT)
+    qs = _number(memory, at, NEW_STATE + 1, CONSISTENT)
+    rs = _number(memory, at, NEW_STATE + 2, CONSISTENT)
+    for i in range(0, 2 * plan.padded, WIDTH):
+        y, new = load(work, last + i), load(work, s + i)
+        store(work, x0 + i, p * y + ps * new)
+        store(work, x1 + i, q * y + qs * new)
+        if plan.n_slots > 2:
+            store(work, x2 + i, r * y + rs * new)

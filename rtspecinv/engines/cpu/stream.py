@@ -20,24 +20,23 @@ from torch import Tensor
 from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
     Array,
+    Rule,
     aligned,
-    at_first,
-    compiled_rule,
-    has_rule,
     padded_signs,
     parallel_for,
+    rule_of,
     scales,
     threads_for,
 )
 from rtspecinv.engines.cpu.interrupts import LONG, aside
 from rtspecinv.engines.cpu.lanes import WIDTH
-from rtspecinv.engines.cpu.memory import DIFFERENCE_MAP, OVERLAP, ZEROS, Memory, Plan
+from rtspecinv.engines.cpu.memory import OVERLAP, TWICE, ZEROS, Memory, Plan
 from rtspecinv.engines.cpu.push import push
 from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.stft import STFT
-from rtspecinv.updates import GriffinLim, Update
+from rtspecinv.updates import Update
 
 is_switched_off = bool(numba.config.DISABLE_JIT)
 
@@ -72,6 +71,9 @@ class NumbaCPU(Eager):
         super().__init__(stft, update, init, **options)
         self._start_is_compiled = isinstance(init, (Overlap, Zeros))
         self._has_gradients = False
+        rule = rule_of(update, self.buffer.n_open)
+        assert rule is not None, "see `suits`"
+        self._rule = rule
         self._ready: _Ready | None = self._prepare()
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
@@ -154,7 +156,7 @@ class NumbaCPU(Eager):
         """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
         buffer, stft = self.buffer, self.buffer.stft
         n_streams, n_open, hop_length = math.prod(buffer.batch_shape), buffer.n_open, stft.hop_length
-        plan, size = _plan(buffer, self.update, self.init, self.n_iter)
+        plan, size = _plan(buffer, self._rule, self.init, self.n_iter)
         state = {name: buffer.get_buffer(name).detach().numpy() for name in buffer.STATE}
         dtype = state["committed"].dtype
         windows = {
@@ -164,16 +166,14 @@ class NumbaCPU(Eager):
             "gain": aligned(n_streams * (hop_length + buffer.n_fade), dtype),
             "stop": aligned(1, dtype),
         }
-        constants = _constants(buffer, plan)
+        constants = {**_constants(buffer, plan), "numbers": _numbers(self._rule, n_open)}
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
         n_threads = threads_for(n_streams, n_streams * stft.n_fft * n_open * (self.n_iter + 2))
-        rule = _rule_constants(self.update, n_open)
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
         arrays: list[Array] = []
         memories: list[Array] = []
         for _ in range(n_threads):
             room = {name: aligned(n, dtype) for name, n in sizes.items()}
-            room["constants"] = aligned(rule.size, dtype, rule)
             named = {**state, **windows, **constants, **room}
             arrays += named.values()
             memory = Memory(**{name: array.ctypes.data for name, array in named.items()})
@@ -197,19 +197,19 @@ class NumbaCPU(Eager):
 ENGINE = NumbaCPU
 
 
-def suits(stft: STFT, update: Update, init: Start) -> bool:
+def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is compiled code for this rule, this start and this device."""
     known = type(init) in (Overlap, Zeros, Peaks, Gradient) and not init.n_waiting
-    return known and has_rule(update) and stft.device.type == "cpu"
+    return known and stft.device.type == "cpu" and rule_of(update, n_open) is not None
 
 
-def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tuple[Plan, int]:
+def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Plan, int]:
     """Plan, and how many numbers a thread works on."""
     stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
-    n_half, n_slots, rule = stft.n_fft // 2 + 1, 1 + update.n_carried, compiled_rule(update, n_open)[0]
+    n_half = stft.n_fft // 2 + 1
     padded = fft.pad(n_half)
     spectra = n_open * padded
-    y = spectra + 2 * (n_slots + (rule == DIFFERENCE_MAP)) * n_open * padded
+    y = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
     room = y + 2 * padded
     samples = room + 4 * padded + fft.GAP
     others = samples + fft.pad(n_samples) + WIDTH
@@ -225,14 +225,17 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
         n_revised=buffer.n_heard // stft.hop_length,
         n_fade=buffer.n_fade,
         n_samples=n_samples,
-        n_slots=n_slots,
+        n_slots=rule.n_slots,
         n_iter=n_iter,
         # By then all frames that left before the change have left the coverage, too.
         n_settling=2 * n_open + 2 * stft.look_back + 2,
-        rule=rule,
+        kind=rule.kind,
+        uses_iterate=rule.uses_iterate,
+        n_kept=rule.n_kept,
+        looks_again=rule.looks_again,
+        mixes=rule.mixes,
         start=ZEROS if isinstance(init, Zeros) else OVERLAP,
         compensated=buffer.compensated,
-        commits_consistent=isinstance(update, GriffinLim),
         spectra=spectra,
         y=y,
         room=room,
@@ -242,10 +245,10 @@ def _plan(buffer: FrameBuffer, update: Update, init: Start, n_iter: int) -> tupl
     return plan, others + fft.pad(n_samples) + WIDTH
 
 
-def _rule_constants(update: Update, n_open: int) -> Array:
-    """Constants of all frames, of the first step of the newest one and of its others, `(n_open + 2, 6)`."""
-    usual, first = compiled_rule(update, n_open)[1], compiled_rule(at_first(update), n_open)[1]
-    return np.concatenate([usual, first[-1:], usual[-1:]])
+def _numbers(rule: Rule, n_open: int) -> Array:
+    """Numbers of all frames in the first iteration and in later ones, then shares of the start."""
+    tables = np.broadcast_to(rule.numbers, (2, n_open, rule.numbers.shape[-1]))
+    return np.concatenate([tables.ravel(), rule.start])
 
 
 def _constants(buffer: FrameBuffer, plan: Plan) -> dict[str, Array]:

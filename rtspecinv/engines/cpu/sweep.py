@@ -22,16 +22,17 @@ import numba
 
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
-from rtspecinv.engines.cpu.memory import fill, jit_cached, move, spectrum_at
-from rtspecinv.engines.cpu.rules import after, before, to_magnitude
+from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spectrum_at
+from rtspecinv.engines.cpu.rules import after, before, mix, to_magnitude
+from rtspecinv.engines.table import NEW_STATE
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
 # itself, in a slot; |s|.
 NOTHING, RULE, SPECTRUM, ACTUAL = range(4)
 
-# What it then adds to the samples of the next one: nothing; the y of the rule; the iterate c; an estimate,
-# P_M of what is in a slot, which is kept.
-ITERATE, ESTIMATE = 2, 3
+# What it then adds to the samples of the next one: nothing; the y of the rule; the iterate c; P_M of what is
+# in a slot, or of what the rule takes for its estimate, which is kept.
+ITERATE, ESTIMATE, MIXED_ESTIMATE = 2, 3, 4
 
 
 class SweepPlan(NamedTuple):
@@ -54,7 +55,9 @@ class SweepPlan(NamedTuple):
     n_known: int
     n_slots: int
     kept: int  # slot of estimates
-    rule: int
+    kind: int
+    uses_iterate: int
+    n_kept: int
     spectra: int
     samples: int  # (n_items, n_signal), padding included
     n_signal: int
@@ -71,7 +74,7 @@ class SweepMemory(NamedTuple):
     work: int
     gain: int  # (2, n_covered): of iterations, of the result
     known: int  # (n_items, n_known)
-    constants: int
+    numbers: int  # (n_open, N_NUMBERS)
     window: int
     dual_window: int
     tables: int
@@ -93,7 +96,7 @@ def _take(plan, memory, frame, samples, what, slot, actual):
     work, y = memory.work, spectrum_at(plan, slot, frame) if what == SPECTRUM else plan.y
     analyze(plan, memory, memory.window, 0, samples, y)
     if what == RULE:
-        after(plan, memory, frame, y)
+        after(plan, memory, frame, numbers_at(plan, 0, frame), y)
     elif what == ACTUAL:
         at = frame * plan.n_half
         for k in range(plan.n_half):
@@ -106,12 +109,17 @@ def _give(plan, memory, frame, samples, what, slot):
     """Add a frame to samples."""
     y = plan.y
     if what == RULE:
-        before(plan, memory, frame)
+        before(plan, memory, frame, numbers_at(plan, 0, frame))
     elif what == ITERATE:
         y = spectrum_at(plan, 0, frame)
     else:
         y = spectrum_at(plan, plan.kept, frame)
-        to_magnitude(plan, memory, frame, spectrum_at(plan, slot, frame), y)
+        source = y
+        if what == MIXED_ESTIMATE:
+            mix(plan, memory, frame, numbers_at(plan, 0, frame), NEW_STATE + plan.n_slots, y)
+        else:
+            source = spectrum_at(plan, slot, frame)
+        to_magnitude(plan, memory, frame, source, y)
     synthesize(plan, memory, y, samples)
 
 

@@ -108,6 +108,6 @@ class CudaGraph(Eager):
 ENGINE = CudaGraph
 
 
-def suits(stft: STFT, update: Update, init: Start) -> bool:
+def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether a push runs on a GPU from beginning to end; the heap of the phase gradient does not."""
     return stft.device.type == DEVICE and not isinstance(init, Gradient)

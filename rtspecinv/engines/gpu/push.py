@@ -18,8 +18,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-MIN_COVERAGE = tl.constexpr(0.04)
-MIN_COVERAGE_AT_START = tl.constexpr(0.01)
+from rtspecinv import frames
+
+MIN_COVERAGE = tl.constexpr(frames.MIN_COVERAGE)
+MIN_COVERAGE_AT_START = tl.constexpr(frames.MIN_COVERAGE_AT_START)
+N_PAST = tl.constexpr(frames.N_PAST)
 TINY = tl.constexpr(1.1754943508222875e-38)  # smallest normal number
 
 

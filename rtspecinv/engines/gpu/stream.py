@@ -17,7 +17,7 @@ from rtspecinv.engines.eager import start_ahead
 from rtspecinv.engines.gpu import push as kernel
 from rtspecinv.engines.gpu.fft import FACTORS, tables
 from rtspecinv.engines.gpu.graph import CudaGraph
-from rtspecinv.engines.table import STATE, Numbers, numbers
+from rtspecinv.engines.table import N_COLUMNS, STATE, Table, table_of
 from rtspecinv.frames import asymmetric_windows
 from rtspecinv.phase import Overlap, Start, Zeros
 from rtspecinv.projections import signs
@@ -27,7 +27,6 @@ from rtspecinv.updates import Update
 LEAST_ROWS = 16  # of the matrix that overlaps: what tensor cores take
 MOST_ROWS, MOST_SAMPLES = 128, 16384  # of that matrix, and of all frames of a stream: what fits on the chip
 SAMPLES_OF_A_WARP = 1024  # of all frames of a stream: 32 a thread
-N_COLUMNS = 5  # of the numbers of a rule, as the kernel reads them
 
 
 class _Ready(NamedTuple):
@@ -52,7 +51,7 @@ class TritonGPU(CudaGraph):
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
-        self._numbers = numbers(update, self.buffer.n_open)
+        self._table = _table_of(update, self.buffer.n_open)
         self._ready = self._prepare()
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
@@ -108,7 +107,7 @@ class TritonGPU(CudaGraph):
 
     def _prepare(self) -> _Ready | None:
         """Constants on the device of the buffers; None where there is no kernel for it."""
-        stft, rule = self.buffer.stft, self._numbers
+        stft, rule = self.buffer.stft, self._table
         if rule is None or not (_has_kernel(stft.device) and stft.dtype == torch.float32):
             return None
         options, table = options_of(stft, rule, self.buffer.n_open, self.buffer.compensated)
@@ -125,7 +124,7 @@ class TritonGPU(CudaGraph):
         )
 
 
-def options_of(stft: STFT, rule: Numbers, n_open: int, compensated: bool) -> tuple[dict[str, Any], Tensor]:
+def options_of(stft: STFT, rule: Table, n_open: int, compensated: bool) -> tuple[dict[str, Any], Tensor]:
     """What is known when the kernel is compiled, and the numbers that it reads."""
     n_overlaps = stft.n_fft // stft.hop_length
     n_frames = max(triton.next_power_of_2(n_open), LEAST_ROWS // n_overlaps)
@@ -149,27 +148,33 @@ def options_of(stft: STFT, rule: Numbers, n_open: int, compensated: bool) -> tup
 ENGINE = TritonGPU
 
 
-def suits(stft: STFT, update: Update, init: Start) -> bool:
+def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is a kernel for this transform, rule, start and device."""
     power_of_two = stft.hop_length & (stft.hop_length - 1) == 0
     known = stft.n_fft in FACTORS and power_of_two and stft.hop_length < stft.n_fft
     here = stft.dtype == torch.float32 and _has_kernel(stft.device)
-    return known and here and isinstance(init, (Overlap, Zeros)) and numbers(update, 1) is not None
+    return known and here and isinstance(init, (Overlap, Zeros)) and _table_of(update, n_open) is not None
+
+
+def _table_of(update: Update, n_open: int) -> Table | None:
+    """Table of a rule with one P_C an iteration."""
+    table = table_of(update, n_open)
+    return None if table is None or table.projects_twice else table
 
 
 def _has_kernel(device: torch.device) -> bool:
     return device.type == ("cpu" if triton.knobs.runtime.interpret else "cuda")
 
 
-def _packed(rule: Numbers, n_frames: int) -> tuple[int, Tensor]:
+def _packed(rule: Table, n_frames: int) -> tuple[int, Tensor]:
     """Which numbers are not 0 in all frames, a bit for each, and all of them, `(2, n_frames, n_rows + 1, 5)`.
 
     First those of the first iteration. The last row has the shares of the start; frames that are not there
     have zeros.
     """
-    n_open, n_rows, n_axes = rule.of_frames.shape
+    n_open, n_rows, n_axes = rule.step.shape
     table = torch.zeros(2, n_frames, n_rows + 1, N_COLUMNS, dtype=torch.float64, device="cpu")
-    table[:, :n_open, :-1, :n_axes] = torch.stack([rule.at_first, rule.of_frames])
+    table[:, :n_open, :-1, :n_axes] = torch.stack([rule.first_step, rule.step])
     used = sum(
         1 << at for at, column in enumerate(table[:, :, :-1].reshape(2 * n_frames, -1).T) if column.any()
     )

@@ -1,0 +1,365 @@
+"""A rule's table says all that the rule does, and any rule that has one, whoever wrote it, runs compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import pytest
+import torch
+from contract import run, verify_contract
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sounds import SMALL, sound
+
+from rtspecinv import STFT, StreamingInverter, invert
+from rtspecinv.engines.table import Table, table_of, why_none
+from rtspecinv.updates import RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim, Update
+
+fast = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
+    reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
+)
+# Relative to the loudest sample, or to the largest magnitude: those of test_engines and test_engines_batch.
+TOLERANCE, TOLERANCE_OF_BATCH = 1e-6, 1e-9
+
+KNOWN = [*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)]
+
+
+@dataclass(frozen=True)
+class Relaxed(Update):
+    """Relaxed Griffin-Lim."""
+
+    r: float = 0.8
+
+    def step(self, state, p_m, p_c):
+        (c,) = state
+        return ((1 - self.r) * c + self.r * p_c(p_m(c)),)
+
+
+@dataclass(frozen=True)
+class HeavyBall(Update):
+    """Carries the iterate before, of which nothing is left at first; settles what it commits."""
+
+    n_carried = 1
+
+    def start(self, spectrum):
+        return spectrum, spectrum
+
+    def step(self, state, p_m, p_c):
+        c, before = state
+        a = p_m(c)
+        return 0.7 * p_c(2 * a - c) + 0.3 * a + 0.2 * (c - before), c
+
+    def estimate(self, state, p_m, p_c):
+        c, before = state
+        return p_m(0.75 * c + 0.25 * before)
+
+
+class Plain(Update):
+    """No dataclass: two of them are equal, and do not do the same."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def step(self, state, p_m, p_c):
+        return (self.share * p_c(p_m(state[0])),)
+
+
+class Clipped(Update):
+    limit = 1.0
+
+    def step(self, state, p_m, p_c):
+        return (p_c(p_m(state[0])).clamp(-self.limit, self.limit),)
+
+
+class ClippedHigh(Clipped):
+    limit = 1e4
+
+
+class Twice(Update):
+    def step(self, state, p_m, p_c):
+        return (p_c(p_m(p_c(p_m(state[0])))),)
+
+
+class Blurred(Update):
+    """Adds a frequency to the next."""
+
+    def step(self, state, p_m, p_c):
+        return (p_c(p_m(state[0])).roll(1, -2),)
+
+
+class Averaged(Update):
+    """Adds frames to each other."""
+
+    def step(self, state, p_m, p_c):
+        s = p_c(p_m(state[0]))
+        return (s - s.mean(-3, keepdim=True),)
+
+
+class Many(Update):
+    n_carried = 3
+
+    def start(self, spectrum):
+        return (spectrum,) * 4
+
+    def step(self, state, p_m, p_c):
+        return p_c(p_m(state[0])), *state[:3]
+
+
+class Wrong(Update):
+    def step(self, state, p_m, p_c):
+        return (p_c(p_m(state[0])) * torch.ones(33, 1, dtype=torch.float64)[:, :, None, None, None].sum(3),)
+
+
+class Bounded(DifferenceMap):
+    """Of the class of a rule with code of its own, but other."""
+
+    def step(self, state, p_m, p_c):
+        return (super().step(state, p_m, p_c)[0].clamp(-10, 10),)
+
+
+class Learned(Update):
+    def __init__(self):
+        self.r = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def step(self, state, p_m, p_c):
+        return (self.r * p_c(p_m(state[0])),)
+
+
+OTHER = {
+    Clipped(): "real multiples",
+    ClippedHigh(): "real multiples",
+    Twice(): "calls P_M, P_C, P_M, P_C, not P_M and then P_C",
+    Blurred(): "real multiples",
+    Averaged(): "real multiples",
+    Many(): "carries 3 spectra, more than 2",
+    Wrong(): "raises",
+    Bounded(0.8): "P_M, P_C, P_C, P_M",
+    Learned(): "require gradients",
+}
+
+
+# -- tables ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("update", [*KNOWN, Relaxed(), HeavyBall()], ids=str)
+def test_every_linear_rule_has_a_table(update):
+    found = table_of(update, 5)
+    assert found is not None
+    assert found.step.shape == found.first_step.shape == (5, 3 + found.n_slots, 2 + found.n_slots)
+    assert found.n_slots == 1 + update.n_carried
+    assert not found.projects_twice
+
+
+def test_numbers_are_those_of_the_papers():
+    fast = table_of(GriffinLim(momentum=0.5), 2)
+    assert fast.step[1].tolist() == [  # s, A, c, s before
+        [0, 0, 1, 0],
+        [0, 1, 0, 0],
+        [1.5, 0, 0, -0.5],
+        [1, 0, 0, 0],
+        [0, 0, 0, 1],
+    ]
+    assert fast.first_step[:, 2].tolist() == [[1.5, 0, 0, -0.5], [1, 0, 0, 0]]
+    assert not fast.looks_again
+    raar = table_of(RAAR(0.5, ramp=0.25), 3)
+    assert raar.step[:, 1].tolist() == [[0, 2, -1]] * 3
+    assert raar.step[:, 2].tolist() == [[beta, 1 - 2 * beta, beta] for beta in (0.25, 0.5, 0.75)]
+    assert raar.looks_again
+
+
+def test_a_whole_spectrogram_is_new_at_first():
+    table = table_of(GriffinLim(momentum=0.5), 3, n_new=3)
+    assert table.first_step[:, 2].tolist() == [[1, 0, 0, 0]] * 3
+
+
+def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
+    """A step of the rule, and what its table says, where P_M and P_C do anything."""
+    c = torch.randn(4, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, s = torch.tanh(c), torch.sin(c)
+    if table.projects_twice:
+        m, y, new = table.step[0, :3]
+        other = torch.tanh(m[0] * s + m[2] * c)
+        return update.step((c,), torch.tanh, torch.sin)[0], new[0] * torch.sin(y[1] * a + y[2] * c) + new[
+            1
+        ] * other + new[2] * c
+    y, new = table.step[0, 1:3]
+    return update.step((c,), torch.tanh, torch.sin)[0], new[0] * torch.sin(y[1] * a + y[2] * c) + new[
+        1
+    ] * a + new[2] * c
+
+
+@pytest.mark.parametrize(
+    "update", [DifferenceMap(), DifferenceMap(0.8), DifferenceMap(1.7), Relaxed()], ids=str
+)
+def test_a_table_says_what_a_step_does(update):
+    table = table_of(update, 4)
+    assert table.projects_twice == (isinstance(update, DifferenceMap) and update.beta != 1)
+    assert torch.allclose(*steps(table, update))
+
+
+def test_tables_of_equal_rules_are_their_own():
+    """A rule that is no dataclass equals all of its class; rules may change between two streams."""
+    rule, other = Plain(0.5), Plain(0.25)
+    assert rule == other
+    assert [table_of(r, 2).step[0, 2, 0].item() for r in (rule, other)] == [0.5, 0.25]
+    rule.share = 0.75
+    assert table_of(rule, 2).step[0, 2, 0] == 0.75
+    rule.share = torch.tensor(0.5, dtype=torch.float64)  # may change in place
+    assert table_of(rule, 2).step[0, 2, 0] == 0.5
+    rule.share.fill_(0.25)
+    assert table_of(rule, 2).step[0, 2, 0] == 0.25
+    assert table_of(Relaxed(0.3), 2) is table_of(Relaxed(0.3), 2)
+
+
+@pytest.mark.parametrize(("update", "why"), OTHER.items(), ids=lambda x: type(x).__name__)
+def test_other_rules_have_no_table(update, why):
+    assert table_of(update, 3) is None
+    assert why in why_none(update, 3)
+
+
+# -- engines -----------------------------------------------------------------------------------------------
+
+
+@fast
+@pytest.mark.parametrize(("update", "why"), OTHER.items(), ids=lambda x: type(x).__name__)
+def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
+    assert StreamingInverter(SMALL, update=update).engine == "eager"
+    with pytest.raises(ValueError, match=rf"engine='numba' has no compiled code for.*{why}.*use 'auto'"):
+        StreamingInverter(SMALL, update=update, engine="numba")
+    magnitude = SMALL.magnitude(sound(200))
+    with pytest.raises(ValueError, match=rf"engine='numba' has no compiled code for.*{why}.*use 'auto'"):
+        invert(magnitude, SMALL, update=update, engine="numba")
+    if not isinstance(update, Wrong):
+        plain, chosen = (
+            invert(magnitude, SMALL, update=update, n_iter=2, init="zeros", engine=engine).detach()
+            for engine in ("eager", "auto")
+        )
+        assert torch.equal(plain, chosen)
+
+
+def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: object) -> None:
+    magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
+    eager, compiled = (
+        StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)  # type: ignore[arg-type]
+        for engine in ("eager", "numba")
+    )
+    assert compiled.engine == "numba"
+    expected = run(eager, magnitude)
+    assert (run(compiled, magnitude) - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> None:
+    magnitude = stft.magnitude(sound(20 * stft.hop_length, 2, seed=seed))
+    turns = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    seen: dict[str, list[torch.Tensor]] = {"eager": [], "numba": []}
+    for engine, actual in seen.items():
+        invert(
+            magnitude,
+            stft,
+            update=update,
+            init=torch.polar(magnitude + 0.1, 6 * turns),
+            n_iter=n_iter,
+            evaluate_every=1,
+            engine=engine,
+            callback=lambda now, actual=actual: actual.append(now.actual) and None,
+        )
+    for one, other in zip(*seen.values(), strict=True):
+        assert (one - other).abs().max() <= TOLERANCE_OF_BATCH * max(magnitude.abs().max(), one.abs().max())
+
+
+@fast
+@pytest.mark.parametrize("update", [Relaxed(), HeavyBall(), Plain(1.5)], ids=lambda rule: type(rule).__name__)
+def test_a_rule_of_a_user_runs_compiled(update):
+    stft = STFT(128, 32, dtype=torch.float64)
+    assert_streams_agree(stft, update, 0, n_iter=3)
+    assert_streams_agree(stft, update, 1, n_iter=0)
+    assert_batches_agree(stft, update, 0, n_iter=4)
+
+
+@fast
+@pytest.mark.parametrize("update", [Relaxed(), HeavyBall()], ids=lambda rule: type(rule).__name__)
+def test_a_rule_of_a_user_keeps_the_contract(update):
+    magnitude = SMALL.magnitude(sound(100, 2))
+    verify_contract(lambda: StreamingInverter(SMALL, update=update, n_iter=2, batch_shape=(2,)), magnitude)
+
+
+@dataclass(frozen=True)
+class Linear(Update):
+    """Any table; the rows are those of the argument of P_M, of P_C, of the new state, and e."""
+
+    rows: tuple[tuple[float, ...], ...]
+    shares: tuple[float, ...]
+    again: bool
+    forgets: bool  # what new frames carry is not looked at in their first step
+
+    @property
+    def n_carried(self):
+        return len(self.shares) - 1
+
+    def start(self, spectrum):
+        return tuple(share * spectrum for share in self.shares)
+
+    def step(self, state, p_m, p_c):
+        a = p_m(self._sum(0, state[0], state[0], *state))
+        s = p_c(self._sum(1, a, a, *state))
+        return tuple(self._sum(2 + slot, s, a, *state) for slot in range(len(state)))
+
+    def first_step(self, state, p_m, p_c, is_new):
+        if self.forgets:
+            state = (state[0], *(torch.where(is_new, state[0], carried) for carried in state[1:]))
+        return self.step(state, p_m, p_c)
+
+    def estimate(self, state, p_m, p_c):
+        estimate = p_m(self._sum(-1, state[0], state[0], *state))
+        return p_m(p_c(estimate)) if self.again else estimate
+
+    def _sum(self, row, *vectors):
+        return sum(number * vector for number, vector in zip(self.rows[row], vectors, strict=True))
+
+
+@st.composite
+def linear(draw) -> Linear:
+    """Random numbers, so that nothing cancels to a rounding error, in all patterns of zeros that count."""
+    n_slots, pattern = draw(st.integers(1, 3)), draw(st.sampled_from(["target", "multiples", "fresh", "any"]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    rows = torch.rand(3 + n_slots, 2 + n_slots, generator=generator, dtype=torch.float64) * 2 - 1
+    rows[[0, 1, -1], 0] = 0  # s is not known there, and in two of them A is not
+    rows[[0, -1], 1] = 0
+    rows[[0, 1, -1], [2, 1, 2]] += 2  # no small differences of large numbers: their phases are rounding
+    if draw(st.booleans()) or pattern == "target":
+        rows[0] = torch.eye(2 + n_slots)[2]
+    if pattern == "target":
+        rows[1], rows[2:-1, 1] = torch.eye(2 + n_slots)[1], 0
+        rows[2:-1, 2] *= draw(st.booleans())
+    if pattern == "multiples":
+        rows[2:-1, 1:] = rows[2:-1, 1:2] * rows[1, 1:]
+    if pattern == "fresh":
+        rows[3:-1, 1:] = 0
+    if draw(st.booleans()):
+        rows[-1] = torch.eye(2 + n_slots)[2]
+    rows /= rows.abs().sum(1, keepdim=True)  # so that nothing grows
+    shares = (1.0, *(draw(st.sampled_from([0.0, 0.5, 1.0])) for _ in range(n_slots - 1)))
+    return Linear(tuple(map(tuple, rows.tolist())), shares, draw(st.booleans()), draw(st.booleans()))
+
+
+@fast
+@settings(max_examples=100, deadline=None)
+@given(
+    update=linear(),
+    look_ahead=st.integers(0, 3),
+    revise=st.integers(0, 3),
+    n_iter=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_any_linear_rule_runs_compiled_in_streams(update, look_ahead, revise, n_iter, seed):
+    assert table_of(update, 5) is not None
+    assert_streams_agree(SMALL, update, seed, look_ahead=look_ahead, revise=revise, n_iter=n_iter)
+
+
+@fast
+@settings(max_examples=100, deadline=None)
+@given(update=linear(), n_iter=st.integers(1, 3), seed=st.integers(0, 99))
+def test_any_linear_rule_runs_compiled_in_batches(update, n_iter, seed):
+    assert_batches_agree(SMALL, update, seed, n_iter)
