@@ -22,7 +22,7 @@ import socket
 import sys
 
 # Begin the names of variables that are read when they are needed, or below.
-LATE = ("PYTEST_", "JACK_", "COLUMNS", "LINES", "PYTHONIOENCODING")
+LATE = ("PYTEST_", "TORCHINDUCTOR_", "JACK_", "COLUMNS", "LINES", "PYTHONIOENCODING")
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if sys.platform == "linux" else set()
 ENVIRONMENT = dict(os.environ)  # of the tests, before one of them changes it
 
