@@ -11,18 +11,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import protocol
+import soxr
 import torch
-from page import commit, named, processor, run, summarise
+from page import named, run, summarise
 from protocol import A, Clips
 from tables import Bench, db, number, table
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.measure.machine import commit, processor
 from rtspecinv.metrics import spectral_convergence
 
 try:
@@ -143,21 +145,25 @@ def batch_time(bench: Bench) -> str:
     names += ["hybrid, stream", "**agla, stream (the default)**"]
     jobs: dict[tuple[str, str], Callable[[], Tensor]] = {}
     needed = {}
+
+    def streams(engine: str, together: bool) -> Callable[[], Tensor]:
+        if together:
+            return lambda: protocol.invert(A, magnitude, engine=engine)
+        return lambda: torch.stack([protocol.invert(A, item, engine=engine) for item in magnitude])
+
     for name in dict.fromkeys(names):
         method = METHODS[name]
         needed[name] = _iterations_to_pass(method, magnitude, reached) if name != FIRST else 100
         for n_iter, what in ((100, "100"), (needed[name], "pass")):
-            jobs[name, what] = lambda m=method, n=n_iter: one_by_one(m, magnitude, n)
-            jobs[name, what + " together"] = lambda m=method, n=n_iter: m(magnitude, n)
+            jobs[name, what] = partial(one_by_one, method, magnitude, n_iter)
+            jobs[name, what + " together"] = partial(method, magnitude, n_iter)
     for engine in ("numba", "eager"):
         name = f"StreamingInverter, engine {engine}"
         samples = protocol.invert(A, magnitude, engine=engine)
         assert float(protocol.convergence(A, samples, magnitude).mean()) < reached
         needed[name] = 0
-        jobs[name, "pass"] = lambda e=engine: torch.stack(
-            [protocol.invert(A, m, engine=e) for m in magnitude]
-        )
-        jobs[name, "pass together"] = lambda e=engine: protocol.invert(A, magnitude, engine=e)
+        jobs[name, "pass"] = streams(engine, together=False)
+        jobs[name, "pass together"] = streams(engine, together=True)
     times = _medians(jobs, 5)
     rows = []
     for name in needed:
@@ -172,7 +178,7 @@ def batch_time(bench: Bench) -> str:
 
 
 def _iterations_to_pass(method: Method, magnitude: Tensor, reached: float) -> int:
-    for n_iter in (0, *range(5, 200, 5)):
+    for n_iter in range(0, 200, 5):
         if n_iter == 0 and method is plain:
             continue
         if float(protocol.convergence(A, method(magnitude, n_iter), magnitude).mean()) < reached:
@@ -326,8 +332,8 @@ def batch_engines(bench: Bench) -> str:
     jobs: dict[Any, Callable[[], Tensor]] = {}
 
     def run_all(name: str, engine: str) -> Tensor:
-        options = {"update": name, "init": "random", "engine": engine}
-        results[name, engine] = torch.stack([rtspecinv.invert(item, STFT, **options) for item in magnitude])
+        invert = partial(rtspecinv.invert, stft=STFT, update=name, init="random", engine=engine)
+        results[name, engine] = torch.stack([invert(item) for item in magnitude])
         return results[name, engine]
 
     def transforms() -> Tensor:
@@ -338,7 +344,7 @@ def batch_engines(bench: Bench) -> str:
     frames_of_one = torch.rand(magnitude.shape[-1], A.n_fft)
     for name in names:
         for engine in engines:
-            jobs[name, engine] = lambda n=name, e=engine: run_all(n, e)
+            jobs[name, engine] = partial(run_all, name, engine)
     jobs["transforms"] = transforms
     times = {key: 1000 * seconds / len(magnitude) for key, seconds in _medians(jobs, 5).items()}
     for name in names:
@@ -359,7 +365,7 @@ def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:
     for path in bench.files:
         samples, rate = rtspecinv.read_audio(path)
         cut = samples.mean(0)[round(bench.begin * rate) :][: round(seconds * rate)]
-        yield torch.from_numpy(protocol.soxr.resample(cut, rate, A.sample_rate)).float()
+        yield torch.from_numpy(soxr.resample(cut, rate, A.sample_rate)).float()
     if not bench.files:
         yield from bench.clips(A).samples
 

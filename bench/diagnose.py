@@ -26,7 +26,7 @@ import rtspecinv
 from rtspecinv import Compression, MelConfig
 from rtspecinv.metrics import spectral_convergence
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from features import KINDS, SOUNDS, Kind, instructions, obeyed, untrue
 
 SEEDS = (2, 3)  # thresholds were set on 0 and 1

@@ -15,6 +15,7 @@ from tables import Bench, number, table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rtspecinv.engines.eager import Eager
 from rtspecinv.frames import FrameBuffer
 from rtspecinv.measure.timing import Runner, Setting
 
@@ -74,6 +75,7 @@ def _cells(runner: Runner, setting: Setting, frame: Tensor) -> list[str]:
     inverter = runner.inverter(setting, streams)
     reference = Runner("eager", runner.device).inverter(setting, streams)
     engine: Any = inverter._engine
+    assert isinstance(reference._engine, Eager)
     buffer = reference._engine.buffer
     for _ in range(3 * buffer.n_open + 20):
         inverter.push(frame)

@@ -224,7 +224,7 @@ def gpu_kernel(bench: Bench) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     rows = []
     for n_fft, n_open in ((512, 5), (1024, 2), (1024, 5), (2048, 5)):
-        command = [sys.executable, script, str(n_fft), str(n_open)]
+        command = [sys.executable, str(script), str(n_fft), str(n_open)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             return f"It could not be compiled here: {done.stderr.strip().splitlines()[-1]}"

@@ -27,7 +27,9 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 def compiled(n_fft: int, n_open: int) -> tuple[dict[str, int], bytes, int]:
     """Options, machine code and bytes of shared memory."""
-    options, _ = options_of(STFT(n_fft, n_fft // 4), table_of(RAAR(), n_open), n_open, compensated=True)
+    rule = table_of(RAAR(), n_open)
+    assert rule is not None
+    options, _ = options_of(STFT(n_fft, n_fft // 4), rule, n_open, compensated=True)
     launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
     constants = {**options, "ITERATES": True, "HAS_FRAME": True, "HAS_START": False}
     names = [parameter.name for parameter in triton_kernels.push.params]
@@ -54,7 +56,10 @@ def main(n_fft: int, n_open: int) -> None:
         path = Path(folder) / "push.cubin"
         path.write_bytes(code)
         usage, listing = tool("cuobjdump", "-res-usage", str(path)), tool("nvdisasm", "-c", str(path))
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise SystemExit(f"cuobjdump tells no registers:\n{usage}")
+    registers, stack = found.groups()
     print(launch["num_warps"], registers, stack, shared, longest_loop(listing))
 
 

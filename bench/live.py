@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from page import ROOT, commit, named, processor, run, summarise
+from page import ROOT, named, run, summarise
 from protocol import Configuration
 from tables import Bench, db, number, table
 
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT / "tests" / "support"))
 import jackd
+
+from rtspecinv.measure.machine import commit, processor
 
 RATE = 44100
 SECONDS = 8
@@ -177,14 +179,10 @@ def rows(bench: Bench) -> list[list[str]]:
 
 def calmest(setting: Setting, samples: np.ndarray) -> Lateness:
     """Run with the fewest gaps of at most N_RUNS; one without any is enough."""
-    best: Lateness | None = None
-    for _ in range(N_RUNS):
-        late = measure(setting, samples)
-        if best is None or (late.silence_ms, late.n_made_up) < (best.silence_ms, best.n_made_up):
-            best = late
-        if not (late.silence_ms or late.n_made_up):
-            break
-    return best
+    runs: list[Lateness] = []
+    while len(runs) < N_RUNS and (not runs or runs[-1].silence_ms or runs[-1].n_made_up):
+        runs.append(measure(setting, samples))
+    return min(runs, key=lambda late: (late.silence_ms, late.n_made_up))
 
 
 def row(bench: Bench, setting: Setting, late: Lateness) -> list[str]:

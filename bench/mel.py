@@ -12,18 +12,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
 import protocol
 import torch
-from page import commit, named, processor, run, summarise
+from page import named, run, summarise
 from protocol import A, Clips
 from tables import Bench, number, table
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.measure.machine import commit, processor
 from rtspecinv.mel import bank as mel_bank
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.metrics import spectral_convergence
@@ -53,9 +54,9 @@ def speech(clips: Clips) -> Clips:
     return Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
 
 
-def live(mel: Tensor, **options: Any) -> Tensor:
+def live(samples: Tensor, **options: Any) -> Tensor:
     inverter = PRESET.inverter(**options)
-    return inverter.run(mel)
+    return inverter.run(PRESET(samples))
 
 
 def by_librosa(samples: Tensor, n_iter: int) -> Tensor:
@@ -65,13 +66,14 @@ def by_librosa(samples: Tensor, n_iter: int) -> Tensor:
     return torch.from_numpy(found)
 
 
-def descent(mel: Tensor, length: int, n: int, linear: bool) -> Tensor:
+def descent(samples: Tensor, n: int, linear: bool) -> Tensor:
+    mel, length = PRESET(samples), samples.shape[-1]
     target, transform = (PRESET.expand(mel), PRESET.linear) if linear else (mel, PRESET)
     start = PRESET.invert(mel, length=length)
     return rtspecinv.lbfgs(target, transform, initial=start, n_iter=n, max_evaluations=n)
 
 
-def methods(length: int) -> Iterator[tuple[str, str, Method]]:
+def methods() -> Iterator[tuple[str, str, Method]]:
     """Name, latency, and what makes samples of a clip."""
     if librosa:
         yield "librosa: NNLS, griffinlim 32", "", lambda x: by_librosa(x, 32)
@@ -82,17 +84,17 @@ def methods(length: int) -> Iterator[tuple[str, str, Method]]:
         yield (
             name,
             f"{1000 * latency / A.sample_rate:.0f} ms",
-            lambda x, k=look_ahead: live(PRESET(x), look_ahead=k),
+            partial(live, look_ahead=look_ahead),
         )
-    yield "the same, extend=True", "", lambda x: live(PRESET(x), look_ahead=3, extend=True)
+    yield "the same, extend=True", "", partial(live, look_ahead=3, extend=True)
     yield "offline: invert", "", lambda x: PRESET.invert(PRESET(x))
-    yield "offline: lbfgs of the logarithms, 200", "", lambda x: descent(PRESET(x), length, 200, False)
+    yield "offline: lbfgs of the logarithms, 200", "", partial(descent, n=200, linear=False)
     for n in (50, 200):
         name = f"offline: lbfgs without logarithms, {n}"
         yield (
             f"**{name}**" if n == 200 else name,
             "",
-            lambda x, n=n: descent(PRESET(x), length, n, True),
+            partial(descent, n=n, linear=True),
         )
 
 
@@ -110,11 +112,11 @@ def mel_methods(bench: Bench) -> str:
 @cache
 def _method_rows(bench: Bench) -> list[list[str]]:
     clips = speech(bench.clips(A))
-    return [_judged(*method, clips) for method in methods(clips.samples.shape[-1])]
+    return [_judged(*method, clips) for method in methods()]
 
 
 def _judged(name: str, latency: str, method: Method, clips: Clips) -> list[str]:
-    live(PRESET(clips.samples[0]))  # what is compiled is compiled by now
+    live(clips.samples[0])  # what is compiled is compiled by now
     begin = time.perf_counter()
     found = torch.stack([_to_length(method(x), clips.samples.shape[-1]) for x in clips.samples])
     factor = (time.perf_counter() - begin) / clips.samples.numel() * A.sample_rate
@@ -233,7 +235,7 @@ def mel_cost(bench: Bench) -> str:
     samples, rows = speech(bench.clips(A)).samples[0], []
     mel, magnitude = (frames.mT.contiguous() for frames in (PRESET(samples), PRESET.stft.magnitude(samples)))
     for engine in ("numba", "eager"):
-        options = {"look_ahead": 3, "engine": engine}
+        options: dict[str, Any] = {"look_ahead": 3, "engine": engine}
         pushes = {
             "linear, raar": (rtspecinv.StreamingInverter(PRESET.stft, **options).push, magnitude),
             "linear, admm": (

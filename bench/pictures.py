@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from page import commit, named, run, summarise
+from page import named, run, summarise
 from protocol import A
 from tables import Bench, number, table
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv.measure.machine import commit
 from rtspecinv.metrics import spectral_convergence
 
 STFT = rtspecinv.STFT(A.n_fft, A.hop_length)

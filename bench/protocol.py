@@ -89,9 +89,9 @@ def read_clips(files: Sequence[Path], rate: int, begin: float = 0.5, speed: floa
     """
     clips = {}
     for path in files:
-        audio = _read(path, begin, CLIP_SECONDS * speed)
-        if audio is not None:
-            clips[path.stem] = _to_length(soxr.resample(audio[0], audio[1] * speed, rate), rate)
+        found = _read(path, begin, CLIP_SECONDS * speed)
+        if found is not None:
+            clips[path.stem] = _to_length(soxr.resample(found[0], found[1] * speed, rate), rate)
     if not files:
         start, audio = round(begin * demo_clip.SAMPLE_RATE), demo_clip.render()
         stop = start + round(CLIP_SECONDS * speed * demo_clip.SAMPLE_RATE)

@@ -111,12 +111,10 @@ def push_quality(bench: Bench) -> str:
                 points.append((cost, float(quality), options))
     points.sort(key=lambda point: point[0])
     rows, so_far = [], 0.0
-    for seconds, quality, options in points:
-        if quality < so_far:
-            so_far = quality
-            rows.append(
-                [*(str(value) for value in options.values()), f"{1e6 * seconds:.0f}", f"{quality:.2f}"]
-            )
+    for seconds, level, options in points:
+        if level < so_far:
+            so_far = level
+            rows.append([*map(str, options.values()), f"{1e6 * seconds:.0f}", f"{level:.2f}"])
     return table(["look_ahead", "revise", "n_iter", "µs a push (p50)", "SC dB"], rows)
 
 

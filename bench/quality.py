@@ -12,8 +12,10 @@ import sys
 
 import protocol
 import torch
-from page import commit, processor, run, summarise
+from page import run, summarise
 from tables import SECTIONS, Bench, summary
+
+from rtspecinv.measure.machine import commit, processor
 
 
 def write_summary(name: str, bench: Bench) -> None:

@@ -122,7 +122,7 @@ def stream_rules(bench: Bench) -> str:
     textbook, rows = bench.score(A, **USUAL, **TEXTBOOK).convergence, []
     rules: dict[str, str | updates.Update] = {rule: rule for rule in updates.RULES}
     for name, rule in (rules | {"raar as published": PAPER}).items():
-        score, cost = (measure(A, update=rule, **USUAL) for measure in (bench.score, bench.cost))
+        score, cost = bench.score(A, update=rule, **USUAL), bench.cost(A, update=rule, **USUAL)
         rows.append([name, *judged(score), bench.least(textbook - score.convergence), *cost])
     return table(["rule", *JUDGED, "least gain, dB", *TIMED], rows)
 
@@ -136,7 +136,7 @@ def stream_starts(bench: Bench) -> str:
     for look_ahead, n_iter in ((1, 0), (1, 8), (3, 0), (3, 8)):
         for name, start in STARTS.items():
             options = {"look_ahead": look_ahead, "n_iter": n_iter, "init": start}
-            score, cost = (measure(A, **options) for measure in (bench.score, bench.cost))
+            score, cost = bench.score(A, **options), bench.cost(A, **options)
             rows.append([str(look_ahead), str(n_iter), name, *judged(score), *cost])
     return table(["look_ahead", "n_iter", "start", *JUDGED, *TIMED], rows)
 

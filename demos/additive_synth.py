@@ -4,6 +4,7 @@ Played by a MIDI file, or on the keys awsedf... of a terminal, as on a piano fro
 """
 
 import argparse
+import os
 import select
 import sys
 from contextlib import suppress
@@ -56,8 +57,7 @@ def from_keys(synth):
     tty.setcbreak(sys.stdin)
     try:
         while True:  # the player takes a frame for each hop, so it sets the pace
-            typed = sys.stdin.buffer.raw.read(64) if select.select([0], [], [], 0)[0] else b""
-            for key in set(typed) & set(KEYS):
+            for key in set(os.read(0, 64) if select.select([0], [], [], 0)[0] else b"") & set(KEYS):
                 synth.take(mido.Message("note_on", note=60 + KEYS.index(key)))
             yield synth.frame()
     finally:

@@ -61,7 +61,7 @@ stretch, freeze, pitch = Stretch(itertools.cycle(magnitude.unbind(-1))), Freeze(
 hop_seconds = stft.hop_length / rate
 inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
 if args.output:
-    sink = rtspecinv.FileSink(args.output, rate)
+    sink: rtspecinv.FileSink | rtspecinv.SoundDeviceSink = rtspecinv.FileSink(args.output, rate)
 else:
     sink = rtspecinv.SoundDeviceSink(rate, device=args.device)
 with (

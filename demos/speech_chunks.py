@@ -39,7 +39,7 @@ chunks = speak(magnitude, stft.hop_length / rate, args.speed, random.Random(args
 
 inverter = rtspecinv.StreamingInverter(stft)
 if args.output:
-    sink = rtspecinv.FileSink(args.output, rate)
+    sink: rtspecinv.FileSink | rtspecinv.SoundDeviceSink = rtspecinv.FileSink(args.output, rate)
 else:  # as much as a slow chunk takes is queued before the sound begins
     sink = rtspecinv.SoundDeviceSink(rate, device=args.device, queue_seconds=2.0, prefill_seconds=0.3)
 begin, first_ms = time.monotonic(), None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import RAAR, RULES, Update
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 STREAM_ITER = 32  # per frame, of the stream that a batch run starts with
 
@@ -110,6 +113,26 @@ class Iteration:
 
 
 Callback = Callable[[Iteration], object]
+
+
+class BlockOptions(TypedDict, total=False):
+    """Keywords of `invert` that `invert_blocks` hands on to it, for type checkers."""
+
+    update: str | Update | Hybrid
+    n_iter: int
+    tol: float
+    evaluate_every: int
+    callback: Callback | None
+    progress: bool
+    engine: str
+
+
+class ManyOptions(BlockOptions, total=False):
+    """Keywords of `invert` that `invert_many` hands on to it, for type checkers."""
+
+    init: str | Tensor | Array
+    known: Tensor | Array | None
+    generator: torch.Generator | None
 
 
 @modeless
@@ -226,7 +249,11 @@ def invert(
 
 @modeless
 def invert_many(
-    magnitudes: Iterable[Tensor | Array], stft: STFT, *, lengths: Sequence[int] | None = None, **options: Any
+    magnitudes: Iterable[Tensor | Array],
+    stft: STFT,
+    *,
+    lengths: Sequence[int] | None = None,
+    **options: Unpack[ManyOptions],
 ) -> list[Tensor]:
     """Samples of spectrograms of any lengths; those of one length are inverted together.
 

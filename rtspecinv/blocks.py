@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rtspecinv.batch import invert, start_stream
-from rtspecinv.common.checks import count, iterable
+from rtspecinv.batch import BlockOptions, invert, start_stream
+from rtspecinv.common.checks import count, iterable, unknown_name
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT, check_stft
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
@@ -29,7 +32,7 @@ def invert_blocks(
     block_frames: int | None = None,
     overlap_frames: int | None = None,
     length: int | None = None,
-    **options: Any,
+    **options: Unpack[BlockOptions],
 ) -> Iterator[Tensor]:
     """Samples of a spectrogram of any length, in memory that does not grow with it.
 
@@ -63,6 +66,9 @@ def invert_blocks(
         length = count(1, 2**48, length=length)
     if unfit := sorted({"init", "generator", "known"} & set(options)):
         raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream")
+    known_options = tuple(BlockOptions.__annotations__)
+    if unknown := [name for name in options if name not in known_options]:
+        raise TypeError(str(unknown_name("options", unknown[0], known_options)))
     source = (_magnitude(frame, stft) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
@@ -102,7 +108,7 @@ def _blocks(
     block_frames: int,
     overlap_frames: int,
     length: int | None,
-    options: dict[str, Any],
+    options: BlockOptions,
 ) -> Iterator[Tensor]:
     """Yield all samples that the frames cover, those of the padding too.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import AbstractContextManager
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -20,6 +21,17 @@ from rtspecinv.stft import STFT, check_dense, check_stft
 
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
+
+
+class StreamOptions(TypedDict, total=False):
+    """Keywords of a `StreamingInverter` that others hand on to it, for type checkers."""
+
+    init: str | phase.Start
+    look_ahead: int | None
+    revise: int | None
+    n_iter: int
+    batch_shape: tuple[int, ...]
+    engine: str
 
 
 class StreamingInverter(Checkpointed):

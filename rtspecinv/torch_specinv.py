@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -30,24 +30,42 @@ from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import ADMM as ADMMRule
 from rtspecinv.updates import RTISI, GriffinLim, Update
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
+
 METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sc": metrics.sc,
     "snr": metrics.snr,
     "ser": metrics.ser,
 }
 
-# Keywords of torch.stft that say something here; those that change no number are taken and ignored.
-STFT_KEYWORDS = (
-    "n_fft",
-    "hop_length",
-    "win_length",
-    "window",
-    "center",
-    "pad_mode",
-    "normalized",
-    "onesided",
-)
-IGNORED_KEYWORDS = ("return_complex",)
+
+class STFTKeywords(TypedDict, total=False):
+    """Keywords of `torch.stft`; `return_complex` changes no number and is ignored."""
+
+    n_fft: int | None
+    hop_length: int | None
+    win_length: int | None
+    window: Tensor | None
+    center: bool
+    pad_mode: str
+    normalized: bool
+    onesided: bool | None
+    return_complex: bool | None
+
+
+class LBFGSKeywords(TypedDict, total=False):
+    """Keywords of `torch.optim.LBFGS`."""
+
+    lr: float
+    max_iter: int
+    max_eval: int | None
+    tolerance_grad: float
+    tolerance_change: float
+    history_size: int
+    line_search_fn: str | None
+
+
 NEVER_NONE = ("center", "pad_mode", "normalized")  # None is the default of the others
 
 
@@ -60,7 +78,7 @@ def griffin_lim(
     verbose: bool = True,
     eva_iter: int = 10,
     metric: str = "sc",
-    **stft_kwargs: Any,
+    **stft_kwargs: Unpack[STFTKeywords],
 ) -> Tensor:
     """Griffin-Lim or, for alpha above 0, fast Griffin-Lim.
 
@@ -98,7 +116,7 @@ def RTISI_LA(
     max_iter: int = 25,
     alpha: float = 0.99,
     verbose: int = 1,
-    **stft_kwargs: Any,
+    **stft_kwargs: Unpack[STFTKeywords],
 ) -> Tensor:
     """Real-time iterative spectrogram inversion with look-ahead: the stream, all at once.
 
@@ -156,7 +174,7 @@ def ADMM(
     verbose: int = 1,
     eva_iter: int = 10,
     metric: str = "sc",
-    **stft_kwargs: Any,
+    **stft_kwargs: Unpack[STFTKeywords],
 ) -> Tensor:
     """Griffin-Lim like phase recovery by the alternating direction method of multipliers.
 
@@ -196,7 +214,7 @@ def L_BFGS(
     verbose: int = 1,
     eva_iter: int = 10,
     metric: str = "sc",
-    **kwargs: Any,
+    **kwargs: Unpack[LBFGSKeywords],
 ) -> Tensor:
     """Samples whose transform is nearest to `spec`, for any differentiable transform.
 
@@ -223,8 +241,8 @@ def L_BFGS(
     """
     own = ("samples", "init_x0", "outer_max_iter", "tol", "verbose", "eva_iter", "metric")
     _refuse_unknown(kwargs, tuple(OPTIONS), own)
-    kwargs = check_options(kwargs)
-    inner = kwargs.get("max_iter", 20)
+    options = check_options(kwargs)
+    inner = options.get("max_iter", 20)
     if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
         raise ValueError(
             f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: use fewer"
@@ -250,13 +268,13 @@ def L_BFGS(
             n_iter=outer_max_iter * inner,
             tol=tol / inner,
             evaluate_every=eva_iter * inner,
-            optimizer={**kwargs, "max_iter": inner},
+            optimizer={**options, "max_iter": inner},
             callback=_Shown(show, metric, inner) if verbose else None,
         )
 
 
 @modeless
-def phase_init(spec: Tensor, **stft_kwargs: Any) -> Tensor:
+def phase_init(spec: Tensor, **stft_kwargs: Unpack[STFTKeywords]) -> Tensor:
     """Spectrum with phases from single-pass spectrogram inversion, no iterations.
 
     Args:
@@ -337,9 +355,9 @@ def _bar(total: int, label: str, verbose: bool | int) -> AbstractContextManager[
     return bar(total, label, verbose and not missing)
 
 
-def _stft(spec: Tensor, settings: dict[str, Any], names: tuple[str, ...]) -> STFT:
+def _stft(spec: Tensor, settings: Mapping[str, Any], names: tuple[str, ...]) -> STFT:
     """Transform that `torch.stft` would be with these settings."""
-    _refuse_unknown(settings, STFT_KEYWORDS + IGNORED_KEYWORDS, names)
+    _refuse_unknown(settings, tuple(STFTKeywords.__annotations__), names)
     if not isinstance(spec, Tensor):
         raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)")
     if spec.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
@@ -376,7 +394,7 @@ def _guess_n_fft(n_freq: int, given: dict[str, Any]) -> int:
     return odd if odd in lengths else even
 
 
-def _refuse_unknown(given: dict[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:
+def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known + own, n=1, cutoff=0.5)

@@ -58,9 +58,9 @@ class Contestant:
     run: Callable[[Task], Tensor] = field(repr=False)
 
 
-def _stream(look_ahead: int, **options: Any) -> Callable[[Task], Tensor]:
+def _stream(look_ahead: int, update: str = "raar") -> Callable[[Task], Tensor]:
     def run(task: Task) -> Tensor:
-        inverter = rtspecinv.StreamingInverter(task.stft, look_ahead=look_ahead, n_iter=8, **options)
+        inverter = rtspecinv.StreamingInverter(task.stft, update=update, look_ahead=look_ahead, n_iter=8)
         return inverter.run(task.magnitude, length=task.n_samples)
 
     return run

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,15 +59,17 @@ class Runner:
     engine: str
     device: str = "cpu"
 
-    def inverter(self, setting: Setting, *batch_shape: int, **options: Any) -> rtspecinv.StreamingInverter:
+    def inverter(
+        self, setting: Setting, *batch_shape: int, update: str | rtspecinv.updates.Update = "raar"
+    ) -> rtspecinv.StreamingInverter:
         """Inverter of a setting."""
         return rtspecinv.StreamingInverter(
             setting.stft(self.device),
+            update=update,
             look_ahead=setting.look_ahead,
             n_iter=setting.n_iter,
             batch_shape=batch_shape,
             engine=self.engine,
-            **options,
         )
 
 
@@ -205,7 +206,6 @@ def measure(
     streams: int = 1,
     n_pushes: int = 2000,
     between: Callable[[], None] = lambda: None,
-    **options: Any,
 ) -> list[Record]:
     """Time pushes of several engines in turn, a record for each.
 
@@ -216,9 +216,8 @@ def measure(
         streams: how many.
         n_pushes: how many, of each.
         between: called in every round.
-        options: further ones of the inverter.
     """
-    inverters = [runner.inverter(setting, streams, **options) for runner in runners]
+    inverters = [runner.inverter(setting, streams) for runner in runners]
     counts = np.diff(np.linspace(0, n_pushes, 1 + min(ROUNDS, n_pushes)).astype(int))
     times: list[list[Seconds]] = [[] for _ in runners]
     for i, count in enumerate(counts):
@@ -250,14 +249,12 @@ def _record(engine: str, device: str, setting: Setting, streams: int, seconds: S
     )
 
 
-def most_streams(
-    runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: int = 2000, **options: Any
-) -> Limit:
+def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: int = 2000) -> Limit:
     """Find the most streams that keep up.
 
     Short runs look for the number, to about 6 %; it then has to hold over `n_pushes`.
     """
-    one = runner.inverter(setting, 1, **options)
+    one = runner.inverter(setting, 1)
 
     def p99(streams: int, n_pushes: int) -> float:
         """99th percentile in seconds, or something beyond a hop as soon as it cannot be less."""
@@ -266,7 +263,7 @@ def most_streams(
             return int((seconds >= setting.hop_seconds).sum()) > n_pushes // 100
 
         try:
-            inverter = runner.inverter(setting, streams, **options)
+            inverter = runner.inverter(setting, streams)
             seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
         except (MemoryError, torch.cuda.OutOfMemoryError):
             return math.inf
@@ -292,7 +289,7 @@ def most_streams(
     )
 
 
-def convergence(runner: Runner, setting: Setting, magnitude: Tensor, **options: Any) -> float | None:
+def convergence(runner: Runner, setting: Setting, magnitude: Tensor) -> float | None:
     """Spectral convergence in dB of what a setting makes of magnitudes, None of silence.
 
     Args:
@@ -300,9 +297,8 @@ def convergence(runner: Runner, setting: Setting, magnitude: Tensor, **options: 
         setting: what the stream does.
         magnitude: `(*batch, n_freq, n_frames)`; the mean over a batch is that of dB. The first and the last
             frames do not count.
-        options: further ones of the inverter.
     """
-    inverter = runner.inverter(setting, *magnitude.shape[:-2], **options)
+    inverter = runner.inverter(setting, *magnitude.shape[:-2])
     given = magnitude.to(runner.device)
     level = float(inner_convergence(inverter.stft.magnitude(inverter.run(given)), given).mean())
     return level if math.isfinite(level) else None

@@ -256,13 +256,19 @@ class MelConfig:
         fits = self.n_fft % win_length == 0 and is_even and self.center is not False
         return self.n_fft // win_length if fits else 1
 
-    def stft(self, *, critical: bool = False, **options: Any) -> STFT:
+    def stft(
+        self,
+        *,
+        critical: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> STFT:
         """Transform that the magnitudes come from, or the one without their oversampling.
 
         Args:
             critical: leave out zeros around the window, where that leaves every `oversampling`-th frequency:
                 the same frames, smaller.
-            options: `device` and `dtype`.
+            device, dtype: as in `STFT`.
         """
         factor = self.oversampling if critical else 1
         return STFT(
@@ -272,7 +278,8 @@ class MelConfig:
             window=self._window(),
             center=self.center,
             pad_mode=self.pad_mode,
-            **options,
+            device=device,
+            dtype=dtype,
         )
 
     def _check_window(self) -> None:

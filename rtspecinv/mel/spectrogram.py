@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +16,10 @@ from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import no_samples
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import Compression, MelConfig
-from rtspecinv.mel.stream import MelInverter
+from rtspecinv.mel.stream import MelInverter, MelOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
 START_ITER = 32  # iterations per frame where nobody waits
 
@@ -100,10 +103,11 @@ class Mel(Module):
         """
         return self.bank.inverse(self._check(mel).mT).mT
 
-    def inverter(self, *, extend: bool = False, **options: Any) -> MelInverter:
+    def inverter(self, *, extend: bool = False, **options: Unpack[MelOptions]) -> MelInverter:
         """Stream of mel frames to hops of samples; the arguments are those of `MelInverter`."""
-        home: dict[str, Any] = {"device": self.stft.device, "dtype": self.stft.dtype}
-        return MelInverter(self.config, extend=extend, **(home | options))
+        options.setdefault("device", self.stft.device)
+        options.setdefault("dtype", self.stft.dtype)
+        return MelInverter(self.config, extend=extend, **options)
 
     @modeless
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,21 @@ from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel.bank import N_STEPS, QUIETEST, MelBank
 from rtspecinv.mel.config import MelConfig
-from rtspecinv.streaming import StreamingInverter
+from rtspecinv.streaming import StreamingInverter, StreamOptions
 from rtspecinv.updates import Update
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
+
 LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a matrix of that size
+
+
+class MelOptions(StreamOptions, total=False):
+    """Keywords of a `MelInverter` that `Mel.inverter` hands on to it, for type checkers."""
+
+    update: str | Update
+    device: torch.device | str | int | None
+    dtype: torch.dtype
 
 
 class MelInverter(StreamingInverter):
@@ -53,7 +64,7 @@ class MelInverter(StreamingInverter):
         update: str | Update = "admm",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype = torch.float32,
-        **options: Any,
+        **options: Unpack[StreamOptions],
     ) -> None:
         instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
         extend = flag(extend=extend)

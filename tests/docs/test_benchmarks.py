@@ -1,0 +1,24 @@
+"""The scripts of bench/ find what they import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.mark.slow
+def test_every_script_loads():
+    for name, extra in (("soxr", "files"), ("triton", "gpu"), ("jack", "test")):
+        pytest.importorskip(name, reason=f'{name} is missing: pip install "rtspecinv[{extra}]"')
+    names = sorted(path.stem for path in BENCH.glob("*.py"))
+    assert len(names) > 12
+    code = (
+        "import importlib, sys; path = sys.path[:]\n"
+        f"for name in {names}: sys.path[:] = path; importlib.import_module(name)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=BENCH, check=True)
