@@ -31,6 +31,9 @@ def of_pairs(projection: Projection) -> Projection:
 class Update:
     """What all rules share.
 
+    A subclass with a `step` is a rule. It runs in compiled code if all that it adds between its projections
+    is real multiples of spectra; `docs/rules.md` says more.
+
     Attributes:
         n_carried: spectra carried from iteration to iteration beside the iterate.
         textbook: as its authors stream it: a committed frame is never revised, and the newest frame is

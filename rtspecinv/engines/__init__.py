@@ -23,13 +23,35 @@ from rtspecinv.phase import Start
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
 
-__all__ = ["ENGINES", "BatchEngine", "BatchTransform", "EagerBatch", "Engine", "find", "find_batch", "n_open"]
+__all__ = [
+    "ENGINES",
+    "BatchEngine",
+    "BatchTransform",
+    "EagerBatch",
+    "Engine",
+    "find",
+    "find_batch",
+    "n_open",
+    "unmixer",
+]
 
 ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
 
 # Where the engines are, which are imported when they are asked for.
 MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
 NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
+
+
+class Bank(Protocol):
+    """What `unmixer` needs of a `MelBank`."""
+
+    filters: Tensor
+
+    def unmix(self, mel: Tensor) -> Tensor:
+        """Magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
+
+    def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
+        """Constants by name, see `engines.cpu.mel.tables`; steps, the quietest value, whether power."""
 
 
 class Engine(Protocol):
@@ -116,10 +138,23 @@ def find_batch(
     )
 
 
+def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
+    """What makes magnitudes of mel values, like `bank.unmix`, where an engine works; the bank stays as it is.
+
+    Compilation, or loading of what was compiled, takes place at the first call.
+    """
+    if engine.name != "numba" or bank.filters.device.type != "cpu":
+        return bank.unmix
+    from rtspecinv.engines.cpu.mel import Unmixer
+
+    return Unmixer(bank)
+
+
 def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:
-    """What is to be said of the rules that have no table."""
-    reasons = [(rule, why_none(rule, n_open, n_new)) for rule in rules]
-    return "".join(f", as {rule} is no table of numbers: {why}" for rule, why in reasons if why)
+    """Why rules have no table, in brackets; empty if they have."""
+    reasons = filter(None, (why_none(rule, n_open, n_new) for rule in rules))
+    text = "; ".join(dict.fromkeys(reasons))
+    return text and f" ({text})"
 
 
 def _compiled(engine: str) -> ModuleType | None:

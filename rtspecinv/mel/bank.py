@@ -165,6 +165,12 @@ class MelBank(Module):
         values = values * peak
         return values if self.config.power == 1 else _power(values, 0.5)
 
+    def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
+        """All that `unmix` works with, for compiled code."""
+        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
+        constants = {name: self.get_buffer(name) for name in names}
+        return constants, N_STEPS, QUIETEST, self.config.power == 2
+
     def check(self, frame: Tensor) -> None:
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
         if not frame.numel():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv import engines
 from rtspecinv.checkpoint import Settings
 from rtspecinv.common.checks import flag, instance
 from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.mel.bank import N_STEPS, QUIETEST, MelBank
+from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.streaming import StreamingInverter, StreamOptions
 from rtspecinv.updates import Update
@@ -70,7 +72,7 @@ class MelInverter(StreamingInverter):
         extend = flag(extend=extend)
         super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
         self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
-        self._compiled: _Compiled | None = None
+        self._unmixer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
         self.deemphasis: DeEmphasis | None = None
         if config.preemphasis:
             a, hop_length = config.preemphasis, self.stft.hop_length
@@ -149,13 +151,10 @@ class MelInverter(StreamingInverter):
 
     def _magnitude(self, frame: Tensor) -> Tensor:
         """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""
-        mel = self.bank.undo(frame)
-        if self.engine != "numba" or mel.requires_grad or mel.device.type != "cpu":
-            magnitude = self.bank.unmix(mel)
-        else:
-            if self._compiled is None or self._compiled.bank_filters is not self.bank.filters:
-                self._compiled = _Compiled(self.bank)
-            magnitude = self._compiled(mel)
+        filters = self.bank.filters
+        if self._unmixer is None or self._unmixer[0] is not filters:  # they were moved
+            self._unmixer = filters, engines.unmixer(self._engine, self.bank)
+        magnitude = self._unmixer[1](self.bank.undo(frame))
         step = self.bank.config.oversampling
         return magnitude if step == 1 else magnitude[..., ::step]
 
@@ -182,25 +181,6 @@ class MelInverter(StreamingInverter):
             )
         self.bank.check(mel)
         return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()
-
-
-class _Compiled:
-    """`MelBank.unmix` in compiled code, for one precision."""
-
-    def __init__(self, bank: MelBank) -> None:
-        from rtspecinv.engines.cpu import mel
-
-        self._unmix = mel.unmix
-        self.bank_filters, self.n_freq = bank.filters, bank.filters.shape[1]
-        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
-        self._tables = mel.tables(*(bank.get_buffer(name).numpy() for name in names))
-        self._is_power = bank.config.power == 2
-
-    def __call__(self, mel: Tensor) -> Tensor:
-        magnitude = mel.new_empty(*mel.shape[:-1], self.n_freq)
-        rows, found = (values.view(-1, values.shape[-1]).numpy() for values in (mel, magnitude))
-        self._unmix(rows, self._tables, N_STEPS, QUIETEST, self._is_power, found)
-        return magnitude
 
 
 class DeEmphasis(Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from contract import run, verify_contract
+from contract import verify_contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import SMALL, sound
@@ -20,7 +20,7 @@ fast = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
     reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
 )
-# Relative to the loudest sample, or to the largest magnitude: those of test_engines and test_engines_batch.
+# Relative to the largest magnitude: those of test_engines and test_engines_batch.
 TOLERANCE, TOLERANCE_OF_BATCH = 1e-6, 1e-9
 
 KNOWN = [*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)]
@@ -240,14 +240,19 @@ def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
 
 
 def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: object) -> None:
+    """In every push, from the state of the reference: rules amplify rounding errors from push to push."""
     magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
     eager, compiled = (
-        StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)  # type: ignore[arg-type]
+        StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)._engine  # type: ignore[arg-type]
         for engine in ("eager", "numba")
     )
-    assert compiled.engine == "numba"
-    expected = run(eager, magnitude)
-    assert (run(compiled, magnitude) - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert compiled.name == "numba"
+    for frame in [*magnitude.unbind(-1), None, None, None]:
+        for name, state in compiled.state().items():
+            state.copy_(eager.state()[name])
+        compiled.changed()
+        expected = eager.push(frame)
+        assert (compiled.push(frame) - expected).abs().max() <= TOLERANCE * magnitude.max()
 
 
 def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> None:
@@ -328,6 +333,7 @@ def linear(draw) -> Linear:
     rows[[0, 1, -1], 0] = 0  # s is not known there, and in two of them A is not
     rows[[0, -1], 1] = 0
     rows[[0, 1, -1], [2, 1, 2]] += 2  # no small differences of large numbers: their phases are rounding
+    rows[2] = rows[2].abs()
     if draw(st.booleans()) or pattern == "target":
         rows[0] = torch.eye(2 + n_slots)[2]
     if pattern == "target":

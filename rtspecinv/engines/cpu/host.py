@@ -1,4 +1,4 @@
-"""What compiled code needs from Python: the constants of a rule, memory, and threads."""
+"""What compiled code needs from Python: the numbers of a rule, memory, and threads."""
 
 from __future__ import annotations
 

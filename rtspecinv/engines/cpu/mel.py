@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from rtspecinv.engines.cpu.memory import jit_cached
 
@@ -56,6 +57,25 @@ def tables(
         np.append(at_least, at_least.dtype.type(1)),
         floor,
     )
+
+
+class Unmixer:
+    """`bank.unmix` in compiled code, for the constants that the bank has now; see `engines.Bank`."""
+
+    def __init__(self, bank: Any) -> None:
+        constants, *self._options = bank.unmixing()
+        self._bank, self._n_freq = bank, constants["filters"].shape[1]
+        self._tables = tables(**{name: tensor.numpy() for name, tensor in constants.items()})
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """Magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
+        if mel.requires_grad:
+            found: Tensor = self._bank.unmix(mel)
+            return found
+        magnitude = mel.new_empty(*mel.shape[:-1], self._n_freq)
+        rows, columns = (values.view(-1, values.shape[-1]).numpy() for values in (mel, magnitude))
+        unmix(rows, self._tables, *self._options, columns)
+        return magnitude
 
 
 @jit_cached(error_model="numpy", fastmath={"reassoc", "contract"})

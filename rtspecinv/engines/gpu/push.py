@@ -22,7 +22,8 @@ from rtspecinv import frames
 
 MIN_COVERAGE = tl.constexpr(frames.MIN_COVERAGE)
 MIN_COVERAGE_AT_START = tl.constexpr(frames.MIN_COVERAGE_AT_START)
-N_PAST = tl.constexpr(frames.N_PAST)
+N_PAST = tl.constexpr(frames.N_PAST)  # 2, or `push` would have to move more than one
+assert frames.N_PAST == 2
 TINY = tl.constexpr(1.1754943508222875e-38)  # smallest normal number
 
 
@@ -393,7 +394,7 @@ def push(
     was = tl.load(expected + h, h < n_fade, 0.0)
     weight = 0.5 - 0.5 * tl.cos(3.141592653589793 * h / tl.maximum(n_fade, 1))
     heard = tl.where(h < n_fade, was + weight * (samples - was), samples)
-    past += stream * 2 * N_HALF * 2
+    past += stream * N_PAST * N_HALF * 2
     one = tl.zeros_like(t)  # (T, 1, 1), to address the past once for every frame
     older_re, older_im = tl.load(past + one + 2 * N_HALF + at_re), tl.load(past + one + 2 * N_HALF + at_im)
 
