@@ -73,7 +73,10 @@ def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
     n_new: frames, the newest, whose first step differs from the others: 1 in a stream, all in a batch run.
     """
     values = tuple(vars(update).items())
-    if all(isinstance(value, (int, float, str)) for _, value in values):
+    has_slots = any(
+        vars(kind).get("__slots__") for kind in type(update).__mro__
+    )  # values are there then, too
+    if not has_slots and all(isinstance(value, (int, float, str)) for _, value in values):
         return _kept(_Same(type(update), values, update), n_open, n_new)
     return _read_or_none(update, n_open, n_new)  # equal tensors may hold other numbers later
 

@@ -66,6 +66,14 @@ class Plain(Update):
         return (self.share * p_c(p_m(state[0])),)
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted(Update):
+    share: float
+
+    def step(self, state, p_m, p_c):
+        return (self.share * p_c(p_m(state[0])),)
+
+
 class Clipped(Update):
     limit = 1.0
 
@@ -203,7 +211,8 @@ def test_tables_of_equal_rules_are_their_own():
     """A rule that is no dataclass equals all of its class; rules may change between two streams."""
     rule, other = Plain(0.5), Plain(0.25)
     assert rule == other
-    assert [table_of(r, 2).step[0, 2, 0].item() for r in (rule, other)] == [0.5, 0.25]
+    for one, two in ((rule, other), (Slotted(0.5), Slotted(0.25)), (Relaxed(0.5), Relaxed(0.25))):
+        assert [table_of(r, 2).step[0, 2, 0].item() for r in (one, two)] == [0.5, 0.25]
     rule.share = 0.75
     assert table_of(rule, 2).step[0, 2, 0] == 0.75
     rule.share = torch.tensor(0.5, dtype=torch.float64)  # may change in place
