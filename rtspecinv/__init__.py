@@ -14,6 +14,7 @@ docs/architecture.md says where things are and who imports whom.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -126,7 +127,21 @@ _HOMES = {
 }
 
 
+# Where names are that were here before the first release; with a warning until then.
+_MOVED = {
+    **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "torch_specinv"),
+    "methods": "torch_specinv",
+    "speech": "metrics",
+}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        module = importlib.import_module(f"{__name__}.{_MOVED[name]}")
+        found = getattr(module, name, module)
+        place = module.__name__ if found is module else f"{module.__name__}.{name}"
+        warnings.warn(f"rtspecinv.{name} is {place} now", DeprecationWarning, stacklevel=2)
+        return found
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")

@@ -38,6 +38,13 @@ def test_signatures(name):
     assert str(inspect.Signature(bare)) == SIGNATURES[name]
 
 
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_old_places_say_where_the_names_are(name):
+    with pytest.warns(DeprecationWarning, match=rf"is rtspecinv.torch_specinv.{name} now"):
+        assert getattr(rtspecinv, name) is getattr(torch_specinv, name)
+    assert name not in rtspecinv.__all__
+
+
 def test_each_is_what_is_behind_it():
     magnitude, stft = SPEC.abs(), STFT(256, 64, window=WINDOW)
     options = {"init": "peaks", "evaluate_every": 10, "tol": 1e-6}
