@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_batch import sound
 
+import rtspecinv
 from rtspecinv import STFT, StreamingInverter, invert, torch_specinv
 from rtspecinv.metrics import sc
 from rtspecinv.updates import ADMM, RTISI, GriffinLim
