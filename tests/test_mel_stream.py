@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -211,7 +212,8 @@ def test_frames_stand_for_one_length(case, n_frames):
     inverter = mel.inverter(look_ahead=1)
     assert inverter.length(n_frames) == length
     assert run(inverter, frames).shape[-1] - inverter.latency == length
-    assert mel.invert(frames).shape == (length,)
+    with nullcontext() if length else pytest.warns(UserWarning, match="1 frame became no samples"):
+        assert mel.invert(frames).shape == (length,)
     if not length:
         with pytest.raises(ValueError, match="1 frame became no samples"):
             rtspecinv.listen(frames, preset=mel, output=rtspecinv.ArraySink())
