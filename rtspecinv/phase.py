@@ -89,15 +89,21 @@ class Peaks(Start):
     vertex of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to
     the valleys, take its phase.
 
+    Without a peak, every bin goes on at its own frequency: what there is stays at its place in time. Where
+    the frame before is 0, it begins in the middle of the last hop, where it must if that frame was silent. So
+    a click after silence keeps over 0.8 of its energy, over 0.9 at hops of n_fft / 8 and less. After noise,
+    however quiet, its phases are those of the noise, and it keeps about half.
+
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the phases of the peaks."""
         stft, magnitude = context.stft, context.magnitude()[..., -1, :]
-        previous = _phase(stft, context.previous().detach())
+        before = context.previous().detach()
+        previous = _entering(stft).where(before == 0, _phase(stft, before))
         advance, peak = _peaks(stft, magnitude.detach())
-        return _spectrum(stft, magnitude, _from_peaks(stft, previous + advance, peak))
+        return _spectrum(stft, magnitude, (previous + advance).gather(-1, peak))
 
 
 @modeless
@@ -114,14 +120,23 @@ def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
     advance, peak = _peaks(stft, magnitude.detach())
-    phases = [torch.zeros_like(magnitude[..., 0, :])]
-    for step, index in zip(advance.unbind(-2), peak.unbind(-2), strict=True):
-        phases.append(_from_peaks(stft, phases[-1] + step, index))
+    entering, phases = _entering(stft), [torch.zeros_like(magnitude[..., 0, :])]
+    # Nobody knows what was before the first frame; its phases are 0.
+    is_new = F.pad(magnitude.detach()[..., :-1, :] == 0, (0, 0, 1, 0))
+    for step, index, new in zip(*(each.unbind(-2) for each in (advance, peak, is_new)), strict=True):
+        phases.append((entering.where(new, phases[-1]) + step).gather(-1, index))
     return _spectrum(stft, magnitude, torch.stack(phases[1:], -2))
 
 
+def _entering(stft: STFT) -> Tensor:
+    """Phase `(n_half,)` in a frame of what will be in the middle of the last hop of the next one's window."""
+    bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
+    turns = (stft.win_length + stft.hop_length) / (2 * stft.n_fft) * bins
+    return (-2 * math.pi * turns.remainder(1)).to(stft.dtype)
+
+
 def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Phase advance of every bin over a hop, and the bin of the peak whose phase it takes, n_half for none.
+    """Phase advance of every bin over a hop, and the bin whose phase it takes, its own without a peak.
 
     Both are of the shape of the magnitudes, `(..., n_half)`.
     """
@@ -139,14 +154,8 @@ def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     region = valley.long().cumsum(-1)
     slot = torch.where(peak, region, n_half)
     peak_of = bins.new_full((*log.shape[:-1], n_half + 1), n_half).scatter(-1, slot, bins.expand_as(slot))
-    return advance, peak_of.gather(-1, region)
-
-
-def _from_peaks(stft: STFT, phase: Tensor, peak: Tensor) -> Tensor:
-    """Phase of the peak that each bin belongs to, that of `signs` where there is none."""
-    phase = F.pad(phase, (0, 1)).gather(-1, peak)
-    nothing = _phase(stft, torch.zeros(phase.shape[-1], dtype=phase.dtype.to_complex(), device=phase.device))
-    return torch.where(peak < phase.shape[-1], phase, nothing)
+    peak = peak_of.gather(-1, region)
+    return advance, torch.where(peak < n_half, peak, bins)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,11 @@ class MelBank(Module):
 
     def undo(self, frame: Tensor) -> Tensor:
         """Mel values x of frames `(..., n_mels)`, with what is left at the floor."""
-        return self._invert_curve(frame.flip(-1) if self.config.flip else frame)
+        frame = frame.flip(-1) if self.config.flip else frame
+        if frame.requires_grad:
+            # What is silenced in the end has a gradient of 0, even where that of a power overflows near 0.
+            frame = frame.where(self._invert_curve(frame.detach()) > self.floor, frame.detach())
+        return self._invert_curve(frame)
 
     def _silenced(self, mel: Tensor) -> Tensor:
         return mel.where(mel > self.floor, 0)

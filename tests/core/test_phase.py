@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rtspecinv import STFT
+from rtspecinv import STFT, StreamingInverter, invert
 from rtspecinv.phase import Context, Gradient, Peaks, Zeros, gaussian_width
 
 
@@ -77,3 +77,22 @@ def test_gaussian_width_has_the_published_constants(window, constant):
 def test_gaussian_width_of_a_gaussian_is_exact():
     t = torch.arange(512, dtype=torch.float64) - 256
     assert gaussian_width(torch.exp(-math.pi * t**2 / 9000).numpy()) == pytest.approx(9000, rel=1e-3)
+
+
+@pytest.mark.parametrize("n_overlap", [2, 4, 8, 16])
+@pytest.mark.parametrize("how", ["single_pass", "stream", "iterated"])
+def test_a_click_after_silence_keeps_its_energy_at_every_position(how, n_overlap):
+    stft = STFT(128, 128 // n_overlap, dtype=torch.float64)
+    clicks = torch.zeros(stft.hop_length, 1024, dtype=torch.float64)
+    clicks[range(len(clicks)), range(500, 500 + len(clicks))] = 1
+    magnitude = stft.magnitude(clicks)
+    if how == "single_pass":
+        samples = invert(magnitude, stft, init="peaks", n_iter=0)
+    else:
+        n_iter = 0 if how == "stream" else 4
+        stream = StreamingInverter(stft, init="peaks", n_iter=n_iter, batch_shape=(len(clicks),))
+        samples = torch.cat([stream.push_many(magnitude), stream.flush()], -1)[:, stream.latency :]
+    kept = samples.square().sum(-1)
+    assert kept.min() > 0.8
+    assert kept.mean() > 0.9
+    assert kept.max() < 1 + 1e-9

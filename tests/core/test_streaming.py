@@ -616,3 +616,22 @@ def test_run_of_bad_frames_changes_nothing():
     with pytest.raises(ValueError, match="length"):
         inverter.run(magnitude, length=-1)
     assert torch.equal(inverter.flush(), other.flush())
+
+
+@pytest.mark.parametrize("window", ["hann", "blackman"])
+@pytest.mark.parametrize("win_length", [200, 256])
+def test_a_click_keeps_the_energy_of_its_magnitudes_though_not_that_of_its_samples(window, win_length):
+    # With s[n] = sum_t w[n - tH]^2, magnitudes fix sum_n s[n] x[n]^2 (Parseval), not the energy of x: a sound
+    # with those of a click at p has at least s[p] / max s of its energy, little where windows hardly overlap.
+    stft = STFT(256, 128, win_length=win_length, window=window, dtype=torch.float64)
+    clicks = torch.zeros(128, 2048, dtype=torch.float64)
+    clicks[range(128), range(1000, 1128)] = 1
+    magnitude = stft.magnitude(clicks)
+    wanted = magnitude.square().sum((-1, -2))
+    stream = StreamingInverter(stft, batch_shape=(128,))
+    samples = torch.cat([stream.push_many(magnitude), stream.flush()], -1)[:, stream.latency :]
+    assert (stft.magnitude(samples).square().sum((-1, -2)) > 0.93 * wanted).all()
+    assert (samples.square().sum(-1) > 0.93 * wanted / wanted.max()).all()
+    stream.n_iter = 0
+    samples = torch.cat([stream.push_many(stft.analyze(clicks)), stream.flush()], -1)[:, stream.latency :]
+    torch.testing.assert_close(samples[:, :2048], clicks[:, : samples.shape[-1]])

@@ -509,3 +509,31 @@ def test_silence_of_its_own_is_never_under_the_least_value(exponent, guard):
     silence = mel(torch.zeros(2000))
     assert mel.inverse(silence).isfinite().all()
     assert mel.expand(silence).isfinite().all()
+
+
+SECOND = {
+    "plain": {},
+    "guarded": {"epsilon": 1e-9},
+    "power": {"power": 2.0},
+    "exponent": {"power": 2.0, "compression": Compression(curve="power", exponent=2.5)},
+    "both": {"power": 2.0, "epsilon": 1e-9, "compression": Compression(curve="power", exponent=2.5)},
+    "ln": {"compression": Compression(curve="ln", floor=1e-5)},
+}
+
+
+@pytest.mark.parametrize("config", SECOND.values(), ids=SECOND)
+def test_second_derivatives_of_the_inverse_are_those_of_double_precision_and_0_in_silence(config):
+    magnitude = torch.rand(33, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    magnitude[:, 1] = magnitude[16:, 2] = magnitude[:16, 3] = 0
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        mel = Mel(MelConfig(sample_rate=8000, n_fft=64, hop_length=16, n_mels=8, **config), dtype=dtype)
+        value = mel.bank(magnitude.to(dtype)).requires_grad_()
+        (first,) = torch.autograd.grad(mel.inverse(value).sum(), value, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), value)
+        assert not first[:, 1].any()
+        assert not second[:, 1].any()
+        assert second[:, 0].any()
+        found.append((first.detach().double(), second.double()))
+    for single, double in zip(*found, strict=True):
+        assert float((single - double).abs().max()) < 1e-4 * float(double.abs().max())
