@@ -195,6 +195,15 @@ def invert(
     counts as constant; the phase of a complex magnitude does not.
 
     Sources: Griffin & Lim 1984; the rules name theirs.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, invert, metrics
+        >>> stft = STFT(n_fft=1024, hop_length=256)
+        >>> magnitude = stft.magnitude(torch.sin(0.05 * torch.arange(25600)))
+        >>> samples = invert(magnitude, stft)
+        >>> bool(metrics.spectral_convergence(stft.magnitude(samples), magnitude) < -20)  # dB
+        True
     """
     n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
     progress, tol = flag(progress=progress), finite(0, tol=tol)

@@ -112,6 +112,15 @@ def lbfgs(
         TypeError: an option that `torch.optim.LBFGS` does not have.
 
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import lbfgs, presets
+        >>> mel = presets["hifigan-22k"].linear  # without logarithms
+        >>> target = mel(torch.randn(5120))
+        >>> samples = lbfgs(target, mel, n_iter=20)
+        >>> bool((mel(samples) - target).norm() < 0.1 * target.norm())
+        True
     """
     n_iter, every = iterations(n_iter=n_iter), count(1, evaluate_every=evaluate_every)
     progress, tol = flag(progress=progress), finite(0, tol=tol)

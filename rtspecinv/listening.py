@@ -141,6 +141,15 @@ def listen(
         TypeError: no floating-point numbers.
         KeyError: there is no such preset.
         DeviceError: the device that was asked for cannot play.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import listen, presets
+        >>> mel = presets["hifigan-22k"](0.1 * torch.sin(0.05 * torch.arange(25600)))
+        >>> sound = listen(mel, preset="hifigan-22k", output="tone.wav")
+        >>> sound.samples.shape, sound.sample_rate, sound.path.name
+        ((25600,), 22050, 'tone.wav')
+        >>> listen("tone.wav")  # doctest: +SKIP
     """
     if preset is not None and stft is not None:
         raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes")

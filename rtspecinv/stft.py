@@ -72,6 +72,15 @@ class STFT(Module):
     Raises:
         ValueError: a parameter is out of range, or the window sum has a zero, so that no inverse exists.
         TypeError: a window that is not real, a dtype that is not float32 or float64.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT
+        >>> stft = STFT(n_fft=1024, hop_length=256)
+        >>> stft.magnitude(torch.randn(25600)).shape  # (n_freq, n_frames)
+        torch.Size([513, 101])
+        >>> stft.length(101)
+        25600
     """
 
     window: Tensor

@@ -80,6 +80,15 @@ class StreamingInverter(Checkpointed):
 
     Sources: Beauregard, Zhu & Wyse 2005 (RTISI); Zhu, Beauregard & Wyse 2007 (RTISI-LA); Gnann & Spiertz 2010
     (compensated windows); Peer, Welker, Kolhoff & Gerkmann 2024 (any projection algorithm as a stream).
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, StreamingInverter
+        >>> stft = STFT(n_fft=1024, hop_length=256)
+        >>> inverter = StreamingInverter(stft, look_ahead=1)
+        >>> hops = [inverter.push(frame) for frame in stft.magnitude(torch.randn(25600)).mT]
+        >>> torch.cat([*hops, inverter.flush()])[inverter.latency :].shape
+        torch.Size([25600])
     """
 
     def __init__(

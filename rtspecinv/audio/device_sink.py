@@ -44,6 +44,13 @@ class SoundDeviceSink(Sink):
 
     Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from `write` and
     `drain` if the device stops.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import SoundDeviceSink
+        >>> tone = 0.1 * torch.sin(0.06 * torch.arange(22050))
+        >>> with SoundDeviceSink(22050) as sink:  # doctest: +SKIP
+        ...     sink.write(tone)
     """
 
     def __init__(

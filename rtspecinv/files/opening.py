@@ -250,6 +250,15 @@ def open_spectrogram(
         ImportError: an extra is missing; says which.
 
     Warns that the phase of complex values is not used.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import open_spectrogram, presets, save_spectrogram
+        >>> mel = presets["hifigan-22k"]
+        >>> save_spectrogram("clip.npz", mel(torch.randn(25600)), mel)
+        >>> found = open_spectrogram("clip.npz")
+        >>> found.shape, found.sample_rate, found.mel == mel.config
+        ((80, 100), 22050, True)
     """
     path = file_name(path=path)
     mel = None if mel is None else config_of(mel)

@@ -60,6 +60,14 @@ def save_spectrogram(
         TypeError: values that are no real floating-point numbers.
         OSError: the disk refuses, for the reason it gives.
         ImportError: an extra is missing; says which.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, open_spectrogram, save_spectrogram
+        >>> stft = STFT(n_fft=1024, hop_length=256)
+        >>> save_spectrogram("clip.npz", stft.magnitude(torch.randn(25600)), stft, sample_rate=22050)
+        >>> open_spectrogram("clip.npz").n_frames
+        101
     """
     path = file_name(path=path)
     suffix = path.suffix.lower()

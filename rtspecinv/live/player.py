@@ -129,6 +129,16 @@ class Player:
     `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
     by the next call. As a context manager, also with `async`, it closes at the end and aborts on an
     exception. Closing warns if every sample was 0 although not all frames were.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, ArraySink, Player, StreamingInverter
+        >>> stft, sink = STFT(), ArraySink()
+        >>> with Player(StreamingInverter(stft), sink) as player:
+        ...     for frame in stft.magnitude(torch.randn(25600)).mT:
+        ...         player.push(frame)
+        >>> sink.samples.shape
+        (25600,)
     """
 
     def __init__(

@@ -282,6 +282,14 @@ class Pitch(_Moving):
     Formants move along; `Formants(1 / ratio)` after it puts them back. A semitone is `2 ** (1 / 12)`.
 
     Source: Laroche & Dolson 1999, section 3 (peaks and their regions), here of magnitudes alone.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, transforms
+        >>> frames = STFT(n_fft=1024).magnitude(torch.sin(torch.pi / 8 * torch.arange(4096))).mT
+        >>> pitch = transforms.Pitch(1.5)
+        >>> int(frames[8].argmax()), int(pitch(frames[8]).argmax())
+        (64, 96)
     """
 
     ratio = _Checked(_number(0.1, 10.0))

@@ -168,6 +168,13 @@ def diagnose(
 
     Values show neither sample rate nor hop, edges and norm of the bands: every preset that can make them is
     named, with the duration that it would give.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import diagnose, presets
+        >>> found = diagnose(presets["hifigan-22k"](torch.randn(44100)).mT)
+        >>> found.problems
+        ('it lies as (frames, mels): pass array.mT',)
     """
     wanted = None if preset is None else find(preset)
     if sample_rate is not None:

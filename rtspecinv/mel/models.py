@@ -165,7 +165,16 @@ def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
 
 
 class Presets(Mapping[str, Mel]):
-    """Mel spectrograms by the name of a model, made when they are asked for: `presets["hifigan-22k"]`."""
+    """Mel spectrograms by the name of a model, made when they are asked for.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import presets
+        >>> mel = presets["hifigan-22k"]  # a `Mel`
+        >>> inverter = mel.inverter(look_ahead=1)
+        >>> [inverter.push(frame).shape for frame in mel(torch.randn(512)).mT]
+        [torch.Size([256]), torch.Size([256])]
+    """
 
     def __getitem__(self, name: str) -> Mel:
         """`Mel` of a name, on the CPU in float32; an unknown name is a KeyError with the nearest one."""

@@ -39,6 +39,14 @@ class Mel(Module):
 
     Raises:
         ValueError: the transform that `config` describes does not exist.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import Mel, MelConfig
+        >>> mel = Mel(MelConfig(sample_rate=22050, n_fft=1024, hop_length=256, n_mels=80))
+        >>> frames = mel(torch.randn(25600))
+        >>> frames.shape, mel.invert(frames).shape
+        (torch.Size([80, 101]), torch.Size([25600]))
     """
 
     def __init__(
