@@ -91,8 +91,8 @@ class Peaks(Start):
 
     Without a peak, every bin goes on at its own frequency: what there is stays at its place in time. Where
     the frame before is 0, it begins in the middle of the last hop, where it must if that frame was silent. So
-    a click after silence keeps over 0.8 of its energy, over 0.9 at hops of n_fft / 8 and less. After noise,
-    however quiet, its phases are those of the noise, and it keeps about half.
+    a click after silence, under a Hann window, keeps over 0.8 of its energy, over 0.9 at hops of n_fft / 8
+    or less. After noise, however quiet, its phases are those of the noise, and it keeps about half.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
