@@ -38,6 +38,17 @@ class Update:
         n_carried: spectra carried from iteration to iteration beside the iterate.
         textbook: as its authors stream it: a committed frame is never revised, and the newest frame is
             analysed with the asymmetric window rather than the compensated one.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from rtspecinv import STFT, StreamingInverter, updates
+        >>> @dataclass(frozen=True)
+        ... class Relaxed(updates.Update):  # c' = (1 - beta) c + beta P_C(P_M(c))
+        ...     beta: float = 1.2
+        ...     def step(self, state, p_m, p_c):
+        ...         return ((1 - self.beta) * state[0] + self.beta * p_c(p_m(state[0])),)
+        >>> StreamingInverter(STFT(), update=Relaxed()).update
+        Relaxed(beta=1.2)
     """
 
     textbook: ClassVar[bool] = False

@@ -33,6 +33,15 @@ def test_code_runs(page, tmp_path, monkeypatch):
         exec(compile(code, page.name, "exec"), names)
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "rtspecinv/engines/README.md"])
+def test_files_that_contributors_are_sent_to_exist(page):
+    text = (ROOT / page).read_text("utf-8")
+    paths = set(re.findall(r"\w[\w/]*\.(?:py|md|toml)\b", text)) | set(re.findall(r"\b(?:\w+/)+\B", text))
+    assert len(paths) > 9
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / page).parent.joinpath(path).exists(), path
+
+
 def test_enough_of_the_code_was_found():
     assert sum(len(snippets(page, "python")) for page in PAGES) >= 18
 
