@@ -15,7 +15,7 @@ from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
 from pythonosc.osc_server import BlockingOSCUDPServer
 
 import rtspecinv
-from rtspecinv.live.transforms import Freeze, Pitch, Stretch
+from rtspecinv import transforms
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 
@@ -57,7 +57,8 @@ args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
 stft = rtspecinv.STFT(1024, 256)
 magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
-stretch, freeze, pitch = Stretch(itertools.cycle(magnitude.unbind(-1))), Freeze(), Pitch()
+stretch = transforms.Stretch(itertools.cycle(magnitude.unbind(-1)))
+freeze, pitch = transforms.Freeze(), transforms.Pitch()
 hop_seconds = stft.hop_length / rate
 inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
 if args.output:
