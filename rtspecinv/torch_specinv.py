@@ -40,7 +40,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class STFTKeywords(TypedDict, total=False):
+class _STFTKeywords(TypedDict, total=False):
     """Keywords of `torch.stft`; `return_complex` changes no number and is ignored."""
 
     n_fft: int | None
@@ -54,7 +54,7 @@ class STFTKeywords(TypedDict, total=False):
     return_complex: bool | None
 
 
-class LBFGSKeywords(TypedDict, total=False):
+class _LBFGSKeywords(TypedDict, total=False):
     """Keywords of `torch.optim.LBFGS`."""
 
     lr: float
@@ -78,7 +78,7 @@ def griffin_lim(
     verbose: bool = True,
     eva_iter: int = 10,
     metric: str = "sc",
-    **stft_kwargs: Unpack[STFTKeywords],
+    **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
     """Griffin-Lim or, for alpha above 0, fast Griffin-Lim.
 
@@ -116,7 +116,7 @@ def RTISI_LA(
     max_iter: int = 25,
     alpha: float = 0.99,
     verbose: int = 1,
-    **stft_kwargs: Unpack[STFTKeywords],
+    **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
     """Real-time iterative spectrogram inversion with look-ahead: the stream, all at once.
 
@@ -174,7 +174,7 @@ def ADMM(
     verbose: int = 1,
     eva_iter: int = 10,
     metric: str = "sc",
-    **stft_kwargs: Unpack[STFTKeywords],
+    **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
     """Griffin-Lim like phase recovery by the alternating direction method of multipliers.
 
@@ -214,7 +214,7 @@ def L_BFGS(
     verbose: int = 1,
     eva_iter: int = 10,
     metric: str = "sc",
-    **kwargs: Unpack[LBFGSKeywords],
+    **kwargs: Unpack[_LBFGSKeywords],
 ) -> Tensor:
     """Samples whose transform is nearest to `spec`, for any differentiable transform.
 
@@ -274,7 +274,7 @@ def L_BFGS(
 
 
 @modeless
-def phase_init(spec: Tensor, **stft_kwargs: Unpack[STFTKeywords]) -> Tensor:
+def phase_init(spec: Tensor, **stft_kwargs: Unpack[_STFTKeywords]) -> Tensor:
     """Spectrum with phases from single-pass spectrogram inversion, no iterations.
 
     Args:
@@ -357,7 +357,7 @@ def _bar(total: int, label: str, verbose: bool | int) -> AbstractContextManager[
 
 def _stft(spec: Tensor, settings: Mapping[str, Any], names: tuple[str, ...]) -> STFT:
     """Transform that `torch.stft` would be with these settings."""
-    _refuse_unknown(settings, tuple(STFTKeywords.__annotations__), names)
+    _refuse_unknown(settings, tuple(_STFTKeywords.__annotations__), names)
     if not isinstance(spec, Tensor):
         raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)")
     if spec.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):

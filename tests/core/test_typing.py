@@ -16,7 +16,7 @@ from rtspecinv.batch import BlockOptions, ManyOptions
 from rtspecinv.descent import OPTIONS
 from rtspecinv.mel.stream import MelOptions
 from rtspecinv.streaming import StreamOptions
-from rtspecinv.torch_specinv import LBFGSKeywords, STFTKeywords
+from rtspecinv.torch_specinv import _LBFGSKeywords, _STFTKeywords
 
 ROOT = Path(__file__).parents[2]
 STFT = rtspecinv.STFT(64, 16)
@@ -62,9 +62,9 @@ def keywords(function) -> set[str]:
         (MelOptions, keywords(rtspecinv.StreamingInverter) | keywords(rtspecinv.Mel)),
         (ManyOptions, keywords(rtspecinv.invert) - {"length"}),
         (BlockOptions, keywords(rtspecinv.invert) - {"length", "init", "known", "generator"}),
-        (STFTKeywords, set(inspect.signature(torch.stft).parameters) - {"input", "align_to_window"}),
-        (LBFGSKeywords, set(OPTIONS)),
-        (LBFGSKeywords, set(inspect.signature(torch.optim.LBFGS).parameters) - {"params"}),
+        (_STFTKeywords, set(inspect.signature(torch.stft).parameters) - {"input", "align_to_window"}),
+        (_LBFGSKeywords, set(OPTIONS)),
+        (_LBFGSKeywords, set(inspect.signature(torch.optim.LBFGS).parameters) - {"params"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
