@@ -153,11 +153,11 @@ def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float
 
     Source: ITU-T P.862.2.
     """
+    samples, clean = (part[:LONGEST_PESQ] for part in _resampled_speech(input, target, sample_rate))
     try:
         package = importlib.import_module("pesq")
     except ImportError as error:
         raise ImportError('PESQ needs pesq, which compiles C: pip install "rtspecinv[pesq]"') from error
-    samples, clean = (part[:LONGEST_PESQ] for part in _resampled_speech(input, target, sample_rate))
     if not clean.any():
         return float("nan")
     try:
@@ -179,11 +179,11 @@ def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> floa
 
     Source: Jensen & Taal 2016.
     """
+    samples, clean = _resampled_speech(input, target, sample_rate)
     try:
         import pystoi
     except ImportError as error:
         raise ImportError('ESTOI needs pystoi: pip install "rtspecinv[bench]"') from error
-    samples, clean = _resampled_speech(input, target, sample_rate)
     if not clean.any() or len(clean) < SPEECH_RATE // 2:
         return float("nan")
     with warnings.catch_warnings():
@@ -235,13 +235,13 @@ def _db(ratio: Tensor) -> Tensor:
 def _resampled_speech(
     input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int
 ) -> list[npt.NDArray[np.float32]]:
+    rate = finite(1, MOST_RATE, sample_rate=sample_rate)
+    arrays = [_samples(part, name) for part, name in ((input, "input"), (target, "target"))]
+    n_samples = min(map(len, arrays))
     try:
         import soxr
     except ImportError as error:
         raise ImportError('Resampling needs soxr: pip install "rtspecinv[files]"') from error
-    rate = finite(1, MOST_RATE, sample_rate=sample_rate)
-    arrays = [_samples(part, name) for part, name in ((input, "input"), (target, "target"))]
-    n_samples = min(map(len, arrays))
     resample: Any = soxr.resample
     return [resample(part[:n_samples], rate, SPEECH_RATE) for part in arrays]
 
