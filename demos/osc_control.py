@@ -60,7 +60,6 @@ magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
 stretch = transforms.Stretch(itertools.cycle(magnitude.unbind(-1)))
 freeze, pitch = transforms.Freeze(), transforms.Pitch()
 hop_seconds = stft.hop_length / rate
-inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
 if args.output:
     sink: rtspecinv.FileSink | rtspecinv.SoundDeviceSink = rtspecinv.FileSink(args.output, rate)
 else:
@@ -68,7 +67,9 @@ else:
 with (
     sink,
     listening(args.port, stretch, freeze, pitch),
-    rtspecinv.Player(inverter, sink, max_frames=1, queue_seconds=0.05) as player,
+    rtspecinv.Player(
+        rtspecinv.StreamingInverter(stft, look_ahead=1), sink, max_frames=1, queue_seconds=0.05
+    ) as player,
     suppress(KeyboardInterrupt),
 ):
     begin = time.monotonic()
