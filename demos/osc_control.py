@@ -15,7 +15,7 @@ from pythonosc.dispatcher import Dispatcher  # pip install "rtspecinv[demos]"
 from pythonosc.osc_server import BlockingOSCUDPServer
 
 import rtspecinv
-from rtspecinv import transforms
+from rtspecinv import transforms as tf
 from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 
@@ -57,9 +57,9 @@ args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
 stft = rtspecinv.STFT(1024, 256)
 magnitude = stft.magnitude(torch.from_numpy(samples).mean(0))
-stretch = transforms.Stretch(itertools.cycle(magnitude.unbind(-1)))
-freeze, pitch = transforms.Freeze(), transforms.Pitch()
+stretch, freeze, pitch = tf.Stretch(itertools.cycle(magnitude.unbind(-1))), tf.Freeze(), tf.Pitch()
 hop_seconds = stft.hop_length / rate
+inverter = rtspecinv.StreamingInverter(stft, look_ahead=1)
 if args.output:
     sink: rtspecinv.FileSink | rtspecinv.SoundDeviceSink = rtspecinv.FileSink(args.output, rate)
 else:
@@ -67,9 +67,7 @@ else:
 with (
     sink,
     listening(args.port, stretch, freeze, pitch),
-    rtspecinv.Player(
-        rtspecinv.StreamingInverter(stft, look_ahead=1), sink, max_frames=1, queue_seconds=0.05
-    ) as player,
+    rtspecinv.Player(inverter, sink, max_frames=1, queue_seconds=0.05) as player,
     suppress(KeyboardInterrupt),
 ):
     begin = time.monotonic()
