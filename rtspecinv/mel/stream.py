@@ -103,6 +103,11 @@ class MelInverter(StreamingInverter):
         self._check_mel(mel, 1)
 
     @modeless
+    def is_silence(self, mel: Tensor | Array) -> bool:
+        """Whether a frame asks for no sound: all of it is at the floor."""
+        return not bool(self.bank.expand(self._check_mel(mel, 1)).any())
+
+    @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
         """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
 
