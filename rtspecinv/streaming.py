@@ -188,6 +188,10 @@ class StreamingInverter(Checkpointed):
         """Raise what `push` would raise for this frame, and change nothing."""
         self._check(magnitude, 1)
 
+    def is_silence(self, magnitude: Tensor | Array) -> bool:
+        """Whether a frame asks for no sound: all of its magnitudes are 0."""
+        return not bool((magnitude != 0).any())
+
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
         """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
 

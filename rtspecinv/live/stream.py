@@ -52,7 +52,7 @@ class Stream:
     `clock` tells seconds, for the time that the inverter takes. `length` is that of the sound up to a flush.
 
     Attributes:
-        is_asked: whether a frame asked for sound: not all of its values were 0.
+        is_asked: whether a frame asked for sound: it was no silence.
         is_heard: whether there was sound: not all samples written were 0.
     """
 
@@ -91,8 +91,14 @@ class Stream:
         samples = self._timed(lambda: self.inverter.push(frame))
         self.hop_length = samples.shape[-1]
         self.n_frames += 1
-        self.is_asked = self.is_asked or bool((frame != 0).any())
+        self.is_asked = self.is_asked or not self._is_silence(frame)
         return self._trimmed(samples)
+
+    def _is_silence(self, frame: Any) -> bool:
+        """Whether a frame asks for no sound; of a mel frame, the inverter knows the floor."""
+        if hasattr(self.inverter, "is_silence"):
+            return bool(self.inverter.is_silence(frame))
+        return not bool((frame != 0).any())
 
     def flush(self) -> Any:
         """Samples still owed; what is pushed next begins anew."""

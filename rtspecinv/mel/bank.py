@@ -159,15 +159,17 @@ class MelBank(Module):
 
     def unmix(self, mel: Tensor) -> Tensor:
         """Magnitudes of mel values as `undo` gives them; see `inverse`."""
-        mel = self._silenced(mel)
+        mel, power = self._silenced(mel), self.config.power
         peak = mel.amax(-1, keepdim=True)
         mel = mel / peak.where(peak > 0, 1)
-        values = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density).exp()
+        levels = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density)
+        # Magnitudes all along, no root at the end: near 0 its second derivative overflows.
+        found = (levels / power).exp()
         for _ in range(N_STEPS):
+            values = found if power == 1 else found.square()
             ratio = mel / F.linear(values, self.filters, self.at_least)
-            values = values * _power(F.linear(ratio, self.shares, self.beyond), RELAXATION)
-        values = values * peak
-        return values if self.config.power == 1 else _power(values, 0.5)
+            found = found * _power(F.linear(ratio, self.shares, self.beyond), RELAXATION / power)
+        return found * (peak if power == 1 else _power(peak, 0.5))
 
     def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
         """All that `unmix` works with, for compiled code."""

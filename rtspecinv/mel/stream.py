@@ -98,6 +98,15 @@ class MelInverter(StreamingInverter):
         """
         return self._finish(super().push(self._magnitude(self._check_mel(mel, 1))))
 
+    def check(self, mel: Tensor | Array) -> None:
+        """Raise what `push` would raise for this frame, and change nothing."""
+        self._check_mel(mel, 1)
+
+    @modeless
+    def is_silence(self, mel: Tensor | Array) -> bool:
+        """Whether a frame asks for no sound: all of it is at the floor."""
+        return not bool(self.bank.expand(self._check_mel(mel, 1)).any())
+
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
         """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.

@@ -276,6 +276,21 @@ def test_silence_is_said_if_sound_was_asked_for(how, as_array):
     assert not told(lambda: how(frames, StreamingInverter(STFT)))
 
 
+@pytest.mark.parametrize("as_array", [True, False])
+@pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
+def test_mel_frames_of_silence_ask_for_none(how, as_array):
+    """Their values are not 0 but those of the floor."""
+    for sound in (torch.zeros(2000), LOUD[:2000] / 4):
+        frames = list(PRESET(sound).unbind(-1))
+        assert (frames[0] != 0).all()
+        frames = [frame.numpy() for frame in frames] if as_array else frames
+        assert not told(lambda frames=frames: how(frames, PRESET.inverter()))
+    mute = PRESET.inverter()
+    mute.push = lambda mel: torch.zeros(PRESET.stft.hop_length)
+    (said,) = told(lambda: how(frames[:1] * 20, mute))
+    assert said == "the sound is silent: every sample of it is 0"
+
+
 def test_a_player_says_nothing_of_frames_that_were_cut():
     def use() -> None:
         with Player(Mute(), ArraySink()) as player:

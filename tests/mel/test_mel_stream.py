@@ -293,3 +293,17 @@ def test_transposed_frames_are_told():
         inverter.push_many(torch.zeros(5, 8))
     with pytest.raises(TypeError, match="is a list"):
         inverter.push([0.0] * 8)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(513), torch.full((80,), math.nan), torch.zeros(80, 3), [0.0] * 80]
+)
+def test_check_raises_what_push_does(bad):
+    """A `Player` checks each frame before it takes it in."""
+    inverter = rtspecinv.presets["hifigan-22k"].inverter()
+    inverter.check(torch.zeros(80))
+    with pytest.raises((ValueError, TypeError)) as of_push:
+        inverter.push(bad)
+    with pytest.raises(of_push.type) as of_check:
+        inverter.check(bad)
+    assert str(of_check.value) == str(of_push.value)
