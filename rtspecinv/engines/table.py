@@ -15,7 +15,7 @@ compared with the rule on random spectra: a rule is written once, in `rtspecinv.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -72,13 +72,9 @@ def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
     n_open: frames from old to new.
     n_new: frames, the newest, whose first step differs from the others: 1 in a stream, all in a batch run.
     """
-    values = tuple(vars(update).items())
-    has_slots = any(
-        vars(kind).get("__slots__") for kind in type(update).__mro__
-    )  # values are there then, too
-    if not has_slots and all(isinstance(value, (int, float, str)) for _, value in values):
-        return _kept(_Same(type(update), values, update), n_open, n_new)
-    return _read_or_none(update, n_open, n_new)  # equal tensors may hold other numbers later
+    if type(update).__module__ == Update.__module__:  # of others, what a step does may change at any time
+        return _kept(update, n_open, n_new)
+    return _read_or_none(update, n_open, n_new)
 
 
 def why_none(update: Update, n_open: int, n_new: int = 1) -> str:
@@ -90,18 +86,9 @@ def why_none(update: Update, n_open: int, n_new: int = 1) -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class _Same:
-    """A rule, equal to all that are of one class and have the same attributes, dataclass or not."""
-
-    kind: type
-    values: tuple[tuple[str, object], ...]
-    update: Update = field(compare=False)
-
-
 @lru_cache(MOST_KEPT)
-def _kept(same: _Same, n_open: int, n_new: int) -> Table | None:
-    return _read_or_none(same.update, n_open, n_new)
+def _kept(update: Update, n_open: int, n_new: int) -> Table | None:
+    return _read_or_none(update, n_open, n_new)
 
 
 def _read_or_none(update: Update, n_open: int, n_new: int) -> Table | None:

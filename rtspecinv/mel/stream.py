@@ -224,6 +224,8 @@ class DeEmphasis(Module):
     def _undo(self, piece: Tensor) -> Tensor:
         # How a product of matrices rounds depends on where operands begin in memory: all copies begin alike.
         n = piece.shape[-1]
+        if not n:
+            return piece
         aligned = piece.clone(memory_format=torch.contiguous_format)
         found = F.linear(aligned, self.impulse[:n, :n]) + self.last.unsqueeze(-1) * self.decay[:n]
         self.last.copy_(found[..., -1].detach())

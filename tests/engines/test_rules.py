@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -219,7 +220,7 @@ def test_tables_of_equal_rules_are_their_own():
     assert table_of(rule, 2).step[0, 2, 0] == 0.5
     rule.share.fill_(0.25)
     assert table_of(rule, 2).step[0, 2, 0] == 0.25
-    assert table_of(Relaxed(0.3), 2) is table_of(Relaxed(0.3), 2)
+    assert table_of(RAAR(0.3), 2) is table_of(RAAR(0.3), 2)  # of the package, which stay
 
 
 @pytest.mark.parametrize(("update", "why"), OTHER.items(), ids=lambda x: type(x).__name__)
@@ -378,3 +379,17 @@ def test_any_linear_rule_runs_compiled_in_streams(update, look_ahead, revise, n_
 @given(update=linear(), n_iter=st.integers(1, 3), seed=st.integers(0, 99))
 def test_any_linear_rule_runs_compiled_in_batches(update, n_iter, seed):
     assert_batches_agree(SMALL, update, seed, n_iter)
+
+
+def test_a_rule_that_has_changed_is_read_anew():
+    @dataclass(frozen=True)
+    class Scaled(Update):
+        factor: ClassVar[float] = 1.2
+
+        def step(self, state, p_m, p_c):
+            return (self.factor * p_c(p_m(state[0])),)
+
+    before = table_of(Scaled(), 3)
+    Scaled.factor = 0.6
+    after = table_of(Scaled(), 3)
+    assert not torch.equal(before.step, after.step)

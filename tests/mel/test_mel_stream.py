@@ -307,3 +307,13 @@ def test_check_raises_what_push_does(bad):
     with pytest.raises(of_push.type) as of_check:
         inverter.check(bad)
     assert str(of_check.value) == str(of_push.value)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_a_short_sound_with_pre_emphasis_is_as_long_as_it_should_be(length):
+    inverter = MelInverter(rtspecinv.presets["kaldi-fbank"].config, n_iter=1, engine="eager")
+    mel = torch.zeros(80, 4)
+    whole = inverter.run(mel)
+    assert torch.equal(inverter.run(mel, length=length), whole[:length])
+    inverter.push(mel[:, 0])
+    assert inverter.flush(0).shape == (0,)
