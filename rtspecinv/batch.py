@@ -421,7 +421,8 @@ def _start(
     """Spectrum to start from, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
         stream = start_stream(transform.stft, (len(target),), engine)
-        return transform.analyze(stream.run(target.mT)[:, : transform.n_samples])
+        samples = stream.run(target.mT, length=stream.length(target.shape[-2]))
+        return transform.analyze(samples[:, : transform.n_samples])
     if init == "peaks":
         return single_pass(transform.stft, target)
     if init == "random":

@@ -16,7 +16,9 @@ from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, count, sizes
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.threads import one_thread
+from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array, as_magnitude, check_values, full_scale, iterations, warn_of_power
+from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_dense, check_stft
 
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
@@ -245,7 +247,7 @@ class StreamingInverter(Checkpointed):
         Returns:
             Samples `(*batch_shape, length)`, by default `(*batch_shape, self.length(n_frames))`.
 
-        Afterwards the stream is as new.
+        Afterwards the stream is as new. Warns of frames that stand for no samples.
 
         Raises:
             ValueError, TypeError: as in `push`, before anything changes.
@@ -255,7 +257,10 @@ class StreamingInverter(Checkpointed):
         self.reset()
         hops = self.push_many(magnitude)
         owed = None if wanted is None else max(0, self.latency + wanted - hops.shape[-1])
-        return torch.cat([hops, self.flush(owed)], -1)[..., self.latency :][..., :wanted]
+        samples = torch.cat([hops, self.flush(owed)], -1)[..., self.latency :][..., :wanted]
+        if wanted is None and not samples.shape[-1]:
+            warn(no_samples(hops.shape[-1] // self.stft.hop_length))
+        return samples
 
     def _check_many(self, magnitude: Tensor | Array) -> None:
         self._check(magnitude, 2)

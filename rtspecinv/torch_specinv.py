@@ -24,6 +24,7 @@ from rtspecinv.common.progress import Show, bar
 from rtspecinv.common.warning import warn
 from rtspecinv.descent import OPTIONS, Transform, check_options, check_target, lbfgs, shape_of
 from rtspecinv.inputs import MOST_ITER, as_spectrogram, check_values, iterations
+from rtspecinv.levels import no_samples
 from rtspecinv.phase import single_pass
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
@@ -162,6 +163,8 @@ def RTISI_LA(
             hops.append(inverter.push(frame))
             show(1, "")
     samples = torch.cat([*hops, inverter.flush()], -1)[..., inverter.latency :]
+    if not samples.shape[-1]:
+        warn(no_samples(len(hops)))
     return samples.reshape(*batch_shape, -1)
 
 

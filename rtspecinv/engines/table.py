@@ -104,7 +104,7 @@ def _read(update: Update, n_open: int, n_new: int) -> Table:
     n_slots = 1 + update.n_carried
     if n_slots > N_SLOTS:
         raise NoTable(f"it carries {update.n_carried} spectra, more than {N_SLOTS - 1}")
-    steps = _steps(update, n_open, n_new)
+    steps, before = _steps(update, n_open, n_new), dict(vars(update))
     axes = torch.eye(STATE + n_slots, dtype=torch.float64, device="cpu")
     # A vector of the space for every frame, where a rule expects spectra: (axis, n_open, n_half, pair)
     units = axes[:, :, None, None, None].expand(-1, -1, n_open, 1, 1)
@@ -117,6 +117,9 @@ def _read(update: Update, n_open: int, n_new: int) -> Table:
         raise
     except Exception as error:  # whatever a user's rule may raise
         raise NoTable(f"it raises {type(error).__name__} on spectra of one frequency: {error}") from error
+    now = vars(update)
+    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+        raise NoTable("a step changes an attribute of the rule")
     found = Table(later, first, start, seen[0].estimate == "mcm")
     _check(found, update, steps)
     return found

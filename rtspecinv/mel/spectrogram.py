@@ -11,9 +11,7 @@ from torch.nn import functional as F
 
 from rtspecinv.common.checks import LONGEST_SOUND, count, instance
 from rtspecinv.common.modes import Module, modeless
-from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.levels import no_samples
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import Compression, MelConfig
 from rtspecinv.mel.stream import MelInverter, MelOptions
@@ -137,10 +135,7 @@ class Mel(Module):
             length = count(1, LONGEST_SOUND, length=length)
         look_ahead = self.config.stft(critical=True).look_back + 2
         stream = self.inverter(look_ahead=look_ahead, n_iter=START_ITER, batch_shape=tuple(value.shape[:-2]))
-        samples = stream.run(value, length=length)
-        if not samples.shape[-1]:
-            warn(no_samples(value.shape[-1]))
-        return samples
+        return stream.run(value, length=length)
 
     def _as_whole(self, samples: Tensor) -> Tensor:
         """Magnitudes of samples, which are pre-emphasised first."""

@@ -212,9 +212,11 @@ def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
         lambda one: rtspecinv.invert_many([one, one], STFT),
         lambda one: list(rtspecinv.invert_blocks(one.unbind(-1), STFT)),
         lambda one: torch_specinv.griffin_lim(one, n_fft=512, hop_length=128, verbose=False),
+        lambda one: torch_specinv.RTISI_LA(one, n_fft=512, hop_length=128, verbose=False),
+        lambda one: StreamingInverter(STFT).run(one),
         lambda one: rtspecinv.presets["tacotron2"].invert(torch.zeros(80, 1)),
     ],
-    ids=["invert", "batch", "many", "blocks", "torch_specinv", "mel"],
+    ids=["invert", "batch", "many", "blocks", "griffin_lim", "RTISI_LA", "run", "mel"],
 )
 def test_one_centred_frame_is_said_to_become_no_samples(call):
     (said,) = told(lambda: call(STFT.magnitude(LOUD)[:, :1]))
