@@ -519,7 +519,7 @@ def test_other_misuse():
         StreamingInverter({})  # type: ignore[arg-type]
     inverter = StreamingInverter(stft, batch_shape=(2,))
     with pytest.raises(TypeError, match="bool"):
-        inverter.reset(torch.tensor([1, 0]))
+        inverter.reset(torch.tensor([1.0, 0.0]))
     with pytest.raises(ValueError, match="batch_shape"):
         inverter.reset(torch.tensor([True]))
     with pytest.raises(ValueError, match=r"complex.*overlap"):

@@ -54,12 +54,14 @@ class TritonGPU(CudaGraph):
         self._table = _table_of(update, self.buffer.n_open)
         self._ready = self._prepare()
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
         buffer = self.buffer
         requires = buffer.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
-        if self._ready is None or (requires and torch.is_grad_enabled()):
-            return super().push(magnitude, spectrum)
+        if streams is not None or self._ready is None or (requires and torch.is_grad_enabled()):
+            return super().push(magnitude, spectrum, streams)
         if requires:
             self.detach()
             for name in buffer.STATE:  # the kernel changes what a graph may have saved
