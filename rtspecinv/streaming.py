@@ -198,6 +198,8 @@ class StreamingInverter(Checkpointed):
 
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
+        if streams is None:
+            return self._engine.push(*self._check(magnitude, 1, self.batch_shape))
         chosen, batch_shape = self._chosen(streams)
         return self._advance(*self._check(magnitude, 1, batch_shape), chosen)
 

@@ -8,7 +8,7 @@ after a `.to()`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -143,31 +143,38 @@ class NumbaCPU(Eager):
         spectrum = None if spectrum is None else spectrum.contiguous()
         frame = 0 if magnitude is None else magnitude.data_ptr()
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
-        addresses = (frame, start, hops.data_ptr())
-        n_half, n_bytes = self.buffer.stft.n_fft // 2 + 1, hops.element_size()
-        rows = (n_half * n_bytes, 2 * n_half * n_bytes, hops.shape[-1] * n_bytes)
-        n_threads = len(ready.memories)
-        chosen: Sequence[int] = range(ready.n_streams)
+        call: Any = (frame, start, hops.data_ptr())
+        n_tasks, n_threads = ready.n_streams, len(ready.memories)
+
+        def whole(thread: int, first: int, last: int) -> None:
+            push(ready.plan, ready.memories[thread], *call, ready.number, first, last)
+
+        part: Callable[[int, int, int], None] = whole
         if streams is not None:
-            chosen = streams.tolist()
-            n_threads = min(n_threads, threads_for(len(chosen), len(chosen) * self._work))
-
-        def part(thread: int, first: int, last: int) -> None:
-            memory, number = ready.memories[thread], ready.number
-            if streams is None:
-                push(ready.plan, memory, *addresses, number, first, last)
-                return
-            for at, run in _runs(chosen[first:last]):  # a stream looks for its frame at its own place
-                to = first + at - run.start
-                moved = (start and start + to * size for start, size in zip(addresses, rows, strict=True))
-                push(ready.plan, memory, *moved, number, run.start, run.stop)
-
+            n_tasks = len(streams)
+            n_threads = min(n_threads, threads_for(n_tasks, n_tasks * self._work))
+            part = self._part(ready, call, streams.tolist())
         if not self._is_long(ready):
-            parallel_for(part, len(chosen), n_threads)
+            parallel_for(part, n_tasks, n_threads)
             return hops
         with self.preserved():
-            aside(lambda: parallel_for(part, len(chosen), n_threads), ready.stop)
+            aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
         return hops
+
+    def _part(
+        self, ready: _Ready, addresses: tuple[int, int, int], streams: list[int]
+    ) -> Callable[[int, int, int], None]:
+        """Task of `parallel_for` that advances the streams at some places of a list."""
+        n_bytes, n_half = ready.number.itemsize, self.buffer.stft.n_fft // 2 + 1
+        rows = (n_half * n_bytes, 2 * n_half * n_bytes, ready.shape[-1] * n_bytes)
+
+        def part(thread: int, first: int, last: int) -> None:
+            for at, run in _runs(streams[first:last]):  # a stream looks for its frame at its own place
+                to = first + at - run.start
+                moved = (start and start + to * row for start, row in zip(addresses, rows, strict=True))
+                push(ready.plan, ready.memories[thread], *moved, ready.number, run.start, run.stop)
+
+        return part
 
     @property
     def _work(self) -> int:
