@@ -1,4 +1,4 @@
-"""What counts as a magnitude, and what is wrong with a value that does not."""
+"""Checks of magnitudes and spectra: type, device, shape and values."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:
-    """Say that magnitudes are beyond twice full scale, and why that may be."""
+    """Warn that magnitudes exceed twice full scale, and name likely causes."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
