@@ -8,6 +8,7 @@ multiples. With its default constants every rule stays finite.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rtspecinv.common.checks import finite, keep, named
+from rtspecinv.common.checks import count, finite, keep, named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
@@ -300,4 +301,48 @@ RULES: dict[str, Update] = {
 
 def find(update: str | Update) -> Update:
     """Rule of a name, or the rule itself."""
-    return named("update", update, RULES, Update)
+    return checked(named("update", update, RULES, Update))
+
+
+def checked(update: Update) -> Update:
+    """Return a rule whose `step`, `start` and `n_carried` fit together.
+
+    Raises:
+        ValueError: the number of spectra is not `1 + n_carried`, or `n_carried` is no integer >= 0.
+        TypeError: `step` is not written, or `start` or `step` does not return a tuple of tensors.
+    """
+    if type(update).__module__ == __name__:
+        return update
+    name = type(update).__name__
+    if type(update).step is Update.step:
+        raise TypeError(f"Parameter update={name}() has no step: write step(self, state, p_m, p_c)")
+    try:
+        n_spectra = 1 + count(n_carried=update.n_carried)
+    except ValueError as error:
+        raise ValueError(
+            f"Parameter update={name}(): {error}: it counts spectra beside the iterate"
+        ) from None
+    rule = copy.copy(update)  # what a step may change stays as it is
+    spectrum = torch.ones(1, 4, 2, dtype=torch.float64, device="cpu")
+    start = _checked_state(f"{name}.start", rule.start(spectrum), n_spectra)
+    try:
+        state = rule.step(start, torch.clone, torch.clone)
+    except Exception:  # a rule may need more than one frame of few frequencies
+        return update
+    _checked_state(f"{name}.step", state, n_spectra)
+    return update
+
+
+def _checked_state(what: str, state: object, n_spectra: int) -> State:
+    """Raise unless this is a tuple of as many tensors."""
+    if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
+        raise TypeError(
+            f"Parameter update: {what} returns {type(state).__name__}, not a tuple of tensors: "
+            "return (spectrum,) for the iterate alone"
+        )
+    if len(state) != n_spectra:
+        raise ValueError(
+            f"Parameter update: {what} returns {len(state)} spectra, not 1 + n_carried = {n_spectra}: "
+            f"return {n_spectra}, or set n_carried = {len(state) - 1}"
+        )
+    return state

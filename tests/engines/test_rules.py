@@ -404,3 +404,46 @@ def test_a_rule_that_has_changed_is_read_anew():
     Scaled.factor = 0.6
     after = table_of(Scaled(), 3)
     assert not torch.equal(before.step, after.step)
+
+
+def returning(start=1, step=1, **attributes):
+    """A rule whose `start` and `step` return so many spectra, or None."""
+
+    def spectra(number, c):
+        return None if number is None else (c,) * number
+
+    methods = {
+        "start": lambda self, spectrum: spectra(start, spectrum),
+        "step": lambda self, state, p_m, p_c: spectra(step, p_c(p_m(state[0]))),
+    }
+    return type("Mine", (Update,), {**methods, **attributes})()
+
+
+@pytest.mark.parametrize(
+    ("update", "kind", "message"),
+    [
+        (type("Mine", (Update,), {})(), TypeError, "Mine.. has no step: write step"),
+        (returning(start=None), TypeError, "Mine.start returns NoneType, not a tuple of tensors: return"),
+        (returning(step=None), TypeError, "Mine.step returns NoneType, not a tuple of tensors: return"),
+        (returning(n_carried=1), ValueError, "Mine.start returns 1 spectra, not 1 . n_carried = 2: return 2"),
+        (returning(start=2, n_carried=1), ValueError, "Mine.step returns 1 spectra, not 1 . n_carried = 2"),
+        (returning(start=2), ValueError, "Mine.start returns 2 spectra, .* or set n_carried = 1"),
+        (returning(n_carried=-1), ValueError, "Mine.*n_carried=-1 is not an integer >= 0"),
+    ],
+)
+def test_a_rule_that_does_not_fit_together_is_rejected_at_construction(update, kind, message):
+    with pytest.raises(kind, match=message):
+        StreamingInverter(SMALL, update=update, engine="eager")
+    with pytest.raises(kind, match=message):
+        invert(SMALL.magnitude(sound(200)), SMALL, update=update, engine="eager")
+
+
+def test_the_check_of_a_rule_leaves_its_attributes_as_they_are():
+    class Counting(Relaxed):
+        def step(self, state, p_m, p_c):
+            object.__setattr__(self, "n_steps", getattr(self, "n_steps", 0) + 1)
+            return super().step(state, p_m, p_c)
+
+    rule = Counting()
+    StreamingInverter(SMALL, update=rule, engine="eager")
+    assert not hasattr(rule, "n_steps")
