@@ -47,7 +47,7 @@ from rtspecinv.phase import single_pass
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
-from rtspecinv.updates import RAAR, RULES, Update, checked
+from rtspecinv.updates import RAAR, RULES, Update, find
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
@@ -351,7 +351,7 @@ def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]
     """Rules and their iterations; no frame is older than another here, so there are no ramps."""
     rule = update if isinstance(update, Hybrid) else named("update", update, BATCH_RULES, Update)
     legs = rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]
-    return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else checked(leg), n) for leg, n in legs]
+    return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else find(leg), n) for leg, n in legs]
 
 
 def _check(

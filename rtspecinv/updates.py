@@ -301,10 +301,10 @@ RULES: dict[str, Update] = {
 
 def find(update: str | Update) -> Update:
     """Rule of a name, or the rule itself."""
-    return checked(named("update", update, RULES, Update))
+    return _checked(named("update", update, RULES, Update))
 
 
-def checked(update: Update) -> Update:
+def _checked(update: Update) -> Update:
     """Return a rule whose `step`, `start` and `n_carried` fit together.
 
     Raises:

@@ -429,7 +429,7 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sample_rate": 8000, "length": 40},
     ),
     "lbfgs.optimizer": (
-        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),
+        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),  # type: ignore[arg-type]
         LBFGS_OF_TORCH,
     ),
 }
@@ -514,7 +514,7 @@ def says(message: str, parameter: str, value: Any) -> bool:
     ]
     if isinstance(value, int | float):
         words += [repr(float(value)), f"{float(value):g}"]
-    if hasattr(value, "__len__") and getattr(value, "ndim", 1):
+    if hasattr(value, "__len__") and getattr(value, "ndim", 1):  # type: ignore[arg-type]
         words += [f"{len(value)} values", f"for {len(value)} magnitudes", "is empty", f"{len(value)} samples"]
         for each in value:
             words += [f"={each!r}", f"is a {type(each).__name__}", str(tuple(getattr(each, "shape", "?")))]
@@ -621,7 +621,7 @@ def test_another_precision_is_one_of_spec(name, dtype):
         getattr(torch_specinv, name)(spec)
     way_out = re.search(r"use (spec\..*)", str(error.value)).group(1)
     again = eval(way_out, {"spec": spec, "torch": torch})
-    options = {} if name == "phase_init" else {"max_iter": 1, "verbose": False}
+    options: dict[str, Any] = {} if name == "phase_init" else {"max_iter": 1, "verbose": False}
     real = again if name in ("griffin_lim", "ADMM") else again.abs()
     assert getattr(torch_specinv, name)(real, **options).isfinite().all()
 
@@ -630,6 +630,6 @@ def test_a_stream_of_text_is_no_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(WAV)
     with open(path, encoding="latin-1") as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
-        rtspecinv.AudioStream(file)
+        rtspecinv.AudioStream(file)  # type: ignore[arg-type]
     with open(path, "rb") as file:
         assert rtspecinv.AudioStream(file).sample_rate == 8000

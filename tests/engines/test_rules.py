@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -216,7 +216,7 @@ def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_table_says_what_a_step_does(update):
     table = table_of(update, 4)
     assert table.projects_twice == (isinstance(update, DifferenceMap) and update.beta != 1)
-    assert torch.allclose(*steps(table, update))
+    assert torch.allclose(*steps(table, update))  # type: ignore[arg-type]
 
 
 def test_tables_of_equal_rules_are_their_own():
@@ -260,7 +260,7 @@ def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
         assert torch.equal(plain, chosen)
 
 
-def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: object) -> None:
+def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: Any) -> None:
     """In every push, from the state of the reference: rules amplify rounding errors from push to push."""
     magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
     eager, compiled = (
@@ -289,7 +289,7 @@ def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> 
             n_iter=n_iter,
             evaluate_every=1,
             engine=engine,
-            callback=lambda now, actual=actual: actual.append(now.actual) and None,
+            callback=lambda now, actual=actual: actual.append(now.actual) and None,  # type: ignore[misc]
         )
     for one, other in zip(*seen.values(), strict=True):
         assert (one - other).abs().max() <= TOLERANCE_OF_BATCH * max(magnitude.abs().max(), one.abs().max())
