@@ -165,13 +165,13 @@ def invert(
         init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
             without the batch axes, whose phase is taken.
-        length: samples to return; None is what the frames cover, `(n_frames - 1) * hop_length` if centred.
+        length: samples to return; default: what the frames cover, `(n_frames - 1) * hop_length` if centred.
         known: samples `(*batch, n_known)` that the result begins with and that stay as they are.
         tol: stop when the squared error of an item's magnitudes falls by less than this share of its first
             value per iteration; 0 never stops.
         evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
             is never worse than its start, as long as `length` cuts nothing off and adds nothing.
-        generator: of random phases, every item getting the same; None is one with seed 0.
+        generator: of random phases, every item getting the same; default: one with seed 0.
         callback: called with an `Iteration` at every evaluation; a true answer stops these items.
         progress: show a progress bar; needs tqdm.
         engine: what does the work, as in `StreamingInverter`: "eager", plain torch; "numba", compiled; "auto"
