@@ -114,8 +114,8 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
         )
     if min(listed) < 0 or max(listed) >= batch_shape[0]:
         raise ValueError(
-            f"Parameter streams={shown(streams)} goes beyond batch_shape={batch_shape}: use positions from 0 to "
-            f"{batch_shape[0] - 1}"
+            f"Parameter streams={shown(streams)} goes beyond batch_shape={batch_shape}: use positions from "
+            f"0 to {batch_shape[0] - 1}"
         )
     return named.to(torch.int64)
 
