@@ -11,6 +11,7 @@ import numba
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import pointers, unpack
 from rtspecinv.engines.cpu.memory import (
+    GRADIENT,
     N_NUMBERS,
     TWICE,
     ZEROS,
@@ -26,6 +27,7 @@ from rtspecinv.engines.cpu.memory import (
     split,
 )
 from rtspecinv.engines.cpu.rules import after, before, mix, scale, to_magnitude
+from rtspecinv.engines.cpu.start import phase_gradient
 from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
@@ -150,6 +152,8 @@ def _start(plan, memory, stream, spectrum, is_given):
         split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
         to_magnitude(plan, memory, newest, c, c)
+    elif plan.start == GRADIENT:
+        phase_gradient(plan, memory, stream)
     else:
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
