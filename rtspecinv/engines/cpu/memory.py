@@ -73,6 +73,7 @@ class Plan(NamedTuple):
     second_radix: int
     hop_length: int
     n_open: int
+    n_known: int  # open frames, and those that came in but wait
     n_revised: int
     n_fade: int
     n_samples: int

@@ -28,11 +28,11 @@ def gradient_numbers(stft: STFT, init: Gradient) -> np.ndarray[Any, Any]:
 
 @numba.njit
 def _log_magnitude(plan, memory, stream, age, to, otherwise):
-    """Log magnitudes of the frame `age` frames before the newest; those at `otherwise` if it is silent."""
+    """Log magnitudes of a frame, `age` before the newest open one; those at `otherwise` if it is silent."""
     n_half, work, least = plan.n_half, memory.work, memory.gradient[2 * plan.n_half + 3]
     frame, sounds = plan.n_open - 1 - age, False
     if frame >= 0:
-        at = (stream * plan.n_open + frame) * n_half
+        at = (stream * plan.n_known + frame) * n_half
         for k in range(n_half):
             magnitude = memory.magnitude[at + k]
             sounds = sounds or magnitude > 0
@@ -56,7 +56,7 @@ def _previous_phase(plan, memory, stream, k):
     if frame >= 0:
         c, magnitude = (
             spectrum_at(plan, 0, frame),
-            memory.magnitude[(stream * plan.n_open + frame) * plan.n_half + k],
+            memory.magnitude[(stream * plan.n_known + frame) * plan.n_half + k],
         )
         re, im = memory.work[c + k], memory.work[c + plan.padded + k]
     else:
@@ -86,7 +86,11 @@ def phase_gradient(plan, memory, stream):
     )
     _log_magnitude(plan, memory, stream, 0, now, now)
     _log_magnitude(plan, memory, stream, 1, before, now)
-    _log_magnitude(plan, memory, stream, 2, older, before)
+    delay = plan.n_known - plan.n_open
+    if delay:
+        _log_magnitude(plan, memory, stream, -1, older, now)
+    else:
+        _log_magnitude(plan, memory, stream, 2, older, before)
 
     floor = work[now]
     for k in range(n_half):
@@ -101,11 +105,15 @@ def phase_gradient(plan, memory, stream):
     for k in range(n_half - 2, -1, -1):
         key = work[now + k + 1]
         work[above + k] = min(max(work[before + k + 1], work[above + k + 1]), key) if key > floor else nothing
+    # Growth over time in place of `older`, and sums of what it makes over bins.
+    for k in range(n_half):
+        if delay:
+            work[older + k] -= work[before + k]
+        else:
+            work[older + k] += 3 * work[now + k] - 4 * work[before + k]
     work[grown] = 0 * floor
     for k in range(n_half - 1):
-        here = 3 * work[now + k] - 4 * work[before + k] + work[older + k]
-        there = 3 * work[now + k + 1] - 4 * work[before + k + 1] + work[older + k + 1]
-        work[grown + k + 1] = work[grown + k] + to_bin * (here + there)
+        work[grown + k + 1] = work[grown + k] + to_bin * (work[older + k] + work[older + k + 1])
 
     # Phases in place of `older`: bins that begin with the last frame, then paths up, then paths down.
     phase = older

@@ -204,8 +204,9 @@ ENGINE = NumbaCPU
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is compiled code for this rule, this start and this device."""
-    known = type(init) in (Overlap, Zeros, Peaks, Gradient) and not init.n_waiting
-    return known and stft.device.type == "cpu" and rule_of(update, n_open) is not None
+    return (
+        type(init) in (*STARTS, Peaks) and stft.device.type == "cpu" and rule_of(update, n_open) is not None
+    )
 
 
 def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Plan, int]:
@@ -227,13 +228,14 @@ def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Pl
         second_radix=fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
         n_open=n_open,
+        n_known=buffer.present.shape[-1],
         n_revised=buffer.n_heard // stft.hop_length,
         n_fade=buffer.n_fade,
         n_samples=n_samples,
         n_slots=rule.n_slots,
         n_iter=n_iter,
         # By then all frames that left before the change have left the coverage, too.
-        n_settling=2 * n_open + 2 * stft.look_back + 2,
+        n_settling=2 * buffer.present.shape[-1] + 2 * stft.look_back + 2,
         kind=rule.kind,
         uses_iterate=rule.uses_iterate,
         n_kept=rule.n_kept,
