@@ -66,7 +66,8 @@ class Configuration:
         ).abs()
 
     def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
-        stft = rtspecinv.STFT(self.n_fft, self.hop_length, window=WINDOWS[self.window](self.n_fft))
+        window = "hann" if self.window == "Hann" else WINDOWS[self.window](self.n_fft)
+        stft = rtspecinv.STFT(self.n_fft, self.hop_length, window=window)
         return rtspecinv.StreamingInverter(stft, **options)
 
     def setting(self, look_ahead: int, n_iter: int) -> Setting:

@@ -1,6 +1,6 @@
 """Prints how good and how fast streaming inversion is; see bench/README.md.
 
-python bench/quality.py                    every table but stream-choices and stream-overlaps, the slow ones
+python bench/quality.py                    every table but the slow stream-choices, stream-overlaps
 python bench/quality.py --only stream-quality,stream-noise    some of them
 python bench/quality.py --all --write      every table, put into bench/README.md as well
 python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI

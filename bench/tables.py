@@ -329,11 +329,11 @@ OLD: dict[str, Any] = {"update": "raar", "init": "overlap", "n_iter": 8}  # with
 def stream_overlaps(bench: Bench) -> str:
     """Overlaps and windows at 16 kHz, n_fft 512.
 
-    PESQ of the clips of speech: mean, its standard error, and in brackets the worst clip; then SC. "Before" has
-    the constants that are best for a Hann window with overlap 4: the rule `RAAR()`, the overlap as start, 8
+    PESQ of the clips of speech: mean, its standard error, and in brackets the worst clip; then SC. "Before"
+    has the constants that suit a Hann window with overlap 4: the rule `RAAR()`, the overlap as start, 8
     iterations, revise half of `look_back`, rounded down. "After" has the defaults, which follow the transform
-    (`rtspecinv/defaults.py`); where both are one thing, there is one number. The Gaussian is LTFAT's truncated
-    one, Kaiser has beta 12.
+    (`rtspecinv/defaults.py`); where both are the same, there is one number. The Gaussian is LTFAT's truncated
+    one; Kaiser has beta 12.
     """
     rows = []
     for window in protocol.WINDOWS:
@@ -373,19 +373,21 @@ def _opinion(bench: Bench, configuration: Configuration, **options: Any) -> list
 def stream_published(bench: Bench) -> str:
     """The conditions of a published result: 44.1 kHz, 2048/256, truncated Gauss window, 2 frames ahead.
 
-    On 70 recordings of SQAM, RTPGHI(1) + GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note 048);
-    the mean is that of the linear values, "SC dB, linear". These are other recordings. Their rule: phase gradient
-    with one frame of delay, "gla", revise 0, 12 iterations a push, two frames being open.
+    On 70 recordings of SQAM, RTPGHI(1) + GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note
+    048); the mean is that of the linear values, as in "SC dB, linear". The recordings here are others. Their
+    rule is the phase gradient with one frame of delay, "gla", revise 0 and, two frames being open, 12
+    iterations a push.
     """
     configuration = Configuration(44100, 2048, 256, "Gauss")
     magnitude, rows = bench.magnitude(configuration), []
-    theirs = {"update": "gla", "init": phase.Gradient(delay=1), "revise": 0}
-    for name, options in {
+    theirs: dict[str, Any] = {"update": "gla", "init": phase.Gradient(delay=1), "revise": 0}
+    rules: dict[str, dict[str, Any]] = {
         "theirs, n_iter 12": {**theirs, "n_iter": 12},
         "default, revise 0, n_iter 8": {"revise": 0, "n_iter": 8},
         "default": {},
         "default, n_iter 24": {"n_iter": 24},
-    }.items():
+    }
+    for name, options in rules.items():
         output = protocol.invert(configuration, magnitude, look_ahead=2, **options)
         values = protocol.convergence(configuration, output, magnitude)
         linear = 20 * torch.log10((10 ** (values / 20)).mean())
