@@ -10,6 +10,8 @@ Two shares of a frame's energy say how hard its phase is to find. With window g 
     Hann             .06, .89     .26, .49     .38, .24     .44, .12     covered, kept
     square-root Hann .13, .75     .31, .38     .41, .19     .45, .09
 
+Later frames have the rest: with a symmetric window, `kept = 1 - 2 covered`.
+
 `bench/README.md`, table "stream overlaps", has what follows from them.
 """
 

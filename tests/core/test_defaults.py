@@ -18,24 +18,24 @@ SQRT_HANN = torch.hann_window(64, dtype=torch.float64).sqrt()
 
 @pytest.mark.parametrize("setting", [(64, 16, 64), (64, 32, 64), (65, 20, 50), (64, 64, 64)])
 def test_shares_are_those_of_energies(setting):
-    """Of white noise: what earlier frames give of the newest one, and what P_C keeps of a frame."""
+    """What earlier frames account for of the newest one, what a frame keeps; later frames have the rest."""
     n_fft, hop_length, win_length = setting
     window = torch.rand(win_length, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
     stft = STFT(n_fft, hop_length, win_length=win_length, window=window, dtype=torch.float64)
-    power, at = stft.window.square(), 5 * n_fft
-    earlier, own = torch.zeros(12 * n_fft, dtype=torch.float64), stft.envelope
-    for start in range(at - 4 * n_fft, at + 4 * n_fft):
-        if (at - start) % hop_length == 0 and start < at:
-            earlier[start : start + n_fft] += own
-    covered = float((power * earlier[at : at + n_fft]).sum() / power.sum())
+    power, own = stft.window.square(), stft.envelope
+    earlier, later = torch.zeros(2, 3 * n_fft, dtype=torch.float64)  # the frame is in the middle
+    for shift in range(hop_length, n_fft, hop_length):
+        earlier[n_fft - shift : 2 * n_fft - shift] += own
+        later[n_fft + shift : 2 * n_fft + shift] += own
+    covered, by_later, kept = (
+        float((power * part).sum() / power.sum())
+        for part in (*torch.stack([earlier, later])[:, n_fft:-n_fft], own)
+    )
     assert defaults.covered(stft) == pytest.approx(covered)
-    assert defaults.kept(stft) == pytest.approx(float((power * own).sum() / power.sum()))
+    assert defaults.kept(stft) == pytest.approx(kept)
+    assert covered + kept + by_later == pytest.approx(1)
     louder = STFT(n_fft, hop_length, win_length=win_length, window=7 * window, dtype=torch.float64)
     assert defaults.covered(louder) == pytest.approx(covered)
-    # In the middle, a frame gets the same from both sides and keeps the rest.
-    if n_fft == win_length:
-        later = float((power * earlier.flip(0)[12 * n_fft - at - n_fft :][:n_fft]).sum() / power.sum())
-        assert covered + later + defaults.kept(stft) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("n_fft", [64, 400, 512, 1024, 2048])
