@@ -341,7 +341,7 @@ def stream_overlaps(bench: Bench) -> str:
             configuration = Configuration(16000, 512, 512 // overlap, window)
             stft = configuration.inverter().stft
             shares = f"{defaults.covered(stft):.2f}, {defaults.kept(stft):.2f}"
-            for look_ahead in (0, 1, 3) if overlap < 8 else (0, 3):
+            for look_ahead in {2: (0, 1, 3), 4: (0, 1, 3), 8: (0, 3), 16: (3,)}[overlap]:
                 after = configuration.inverter(look_ahead=look_ahead)
                 options = {"look_ahead": look_ahead}
                 old = {**OLD, "revise": stft.look_back // 2}

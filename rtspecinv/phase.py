@@ -167,7 +167,8 @@ class Gradient(Start):
     centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet, by the trapezoid
     rule. Bins more than `tolerance` below the loudest go on at their own frequency.
 
-    No heap is needed (`_paths`), so that it runs on any device. No gradient flows through the phases.
+    After silence there is nothing to go on from: the phases are `signs`, as with `Zeros`. No heap is needed
+    (`_integrate`), so that it runs on any device. No gradient flows through the phases.
 
     Source: Prusa & Sondergaard 2016, eq. 8 to 12 and algorithm 1.
     """
@@ -184,11 +185,23 @@ class Gradient(Start):
         """Frames that must have come in after the one to start."""
         return self.delay
 
+    def constants(self, stft: STFT) -> tuple[Tensor, Tensor, float, float]:
+        """Phases `(n_half,)` and factors of the differences over bins and over time, each of which sums up two.
+
+        The phases are what bins gain over a hop at their own frequency, and what they lose because the
+        window is not centred at time 0.
+        """
+        bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+        turns = bins * stft.hop_length / stft.n_fft, bins * _centre(stft) / stft.n_fft
+        advance, lost = ((2 * math.pi * turn.remainder(1)).to(stft.window) for turn in turns)
+        gamma, both = _width(stft.window.double().cpu().numpy().tobytes()), stft.hop_length * stft.n_fft
+        return advance, lost, both / (4 * gamma), -gamma / (4 * both)
+
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the integrated phases."""
         stft, known = context.stft, context.magnitude()
         magnitude = known[..., -1 - self.delay, :]
-        to_frame, to_bin = gradient_factors(stft)
+        own_advance, _, to_frame, to_bin = self.constants(stft)
         log = known.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
         # A difference over time needs frames that are there; one that is not counts as like the next.
         last = log.shape[-2] - 1 - self.delay
@@ -200,24 +213,13 @@ class Gradient(Start):
             over_time = 3 * now - 4 * before + _where_present(known, log, last - 2, before)
         over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
         to_next_bin = to_bin * (over_time[..., :-1] + over_time[..., 1:])
-        by_itself = _phase(stft, context.previous().detach()) + own_advance(stft)
+        by_itself = _phase(stft, context.previous().detach()) + own_advance
         by_frame = by_itself + to_frame * over_bins
         floor = torch.maximum(before.amax(-1, True), now.amax(-1, True)) + math.log(self.tolerance)
         phase = by_itself.where(now <= floor, _integrate(before, now, by_frame, to_next_bin, floor))
-        return _spectrum(stft, magnitude, phase)
-
-
-def gradient_factors(stft: STFT) -> tuple[float, float]:
-    """What differences of log magnitudes over bins, and over time, are multiplied by; each sums up two."""
-    gamma, both = _width(stft.window.double().cpu().numpy().tobytes()), stft.hop_length * stft.n_fft
-    return both / (4 * gamma), -gamma / (4 * both)
-
-
-def own_advance(stft: STFT) -> Tensor:
-    """Phase `(n_half,)` that bins gain over a hop at their own frequency."""
-    bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
-    turns = (bins * stft.hop_length / stft.n_fft).remainder(1)
-    return (2 * math.pi * turns).to(stft.window)
+        spectrum = _spectrum(stft, magnitude, phase)
+        is_first = (known[..., last - 1, :] == 0).all(-1, keepdim=True)
+        return torch.where(is_first, to_magnitude(torch.zeros_like(spectrum), magnitude), spectrum)
 
 
 def _where_present(known: Tensor, log: Tensor, frame: int, otherwise: Tensor) -> Tensor:
@@ -296,18 +298,15 @@ def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([first, values[..., :-1]], -1), torch.cat([values[..., 1:], last], -1)
 
 
-def window_turn(stft: STFT) -> Tensor:
-    """Phase `(n_half,)` that a window loses where it is in the frame, against one centred at time 0."""
-    centre = (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
-    bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
-    return (2 * math.pi * (centre / stft.n_fft * bins).remainder(1)).to(stft.window)
+def _centre(stft: STFT) -> float:
+    """Where the window is centred, in samples of a frame."""
+    return (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
 
 
 def _centring(stft: STFT) -> Tensor:
     """Factor `(n_half,)` that moves a window centred at time 0 to where it is in the frame."""
-    centre = (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
     bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
-    turn = torch.polar(torch.ones_like(bins), -2 * math.pi * centre / stft.n_fft * bins)
+    turn = torch.polar(torch.ones_like(bins), -2 * math.pi * _centre(stft) / stft.n_fft * bins)
     return turn.to(torch.complex64 if stft.dtype == torch.float32 else torch.complex128)
 
 

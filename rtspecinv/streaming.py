@@ -346,7 +346,7 @@ class StreamingInverter(Checkpointed):
         is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
         if is_complex and self.init.n_waiting:
             raise ValueError(
-                f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'"
+                f"Parameter magnitude is complex, but {self.init} makes the phase: pass init='overlap'"
             )
         magnitude = _modulus(value, n_axes) if is_complex else value
         largest = check_values(magnitude, stft.n_fft)

@@ -9,8 +9,9 @@ import numba
 import numpy as np
 
 from rtspecinv.engines.cpu.memory import fill, spectrum_at
+from rtspecinv.engines.cpu.rules import to_magnitude
 from rtspecinv.frames import N_PAST
-from rtspecinv.phase import Gradient, gradient_factors, own_advance, window_turn
+from rtspecinv.phase import Gradient
 from rtspecinv.stft import STFT
 
 
@@ -20,15 +21,18 @@ def gradient_numbers(stft: STFT, init: Gradient) -> np.ndarray[Any, Any]:
     The last four: factors of the differences over bins and over time, the logarithm of the tolerance, and
     the least magnitude.
     """
-    to_frame, to_bin = gradient_factors(stft)
+    own_advance, turn, to_frame, to_bin = init.constants(stft)
     least = np.finfo(stft.window.numpy().dtype).tiny
     last = [to_frame, to_bin, math.log(init.tolerance), least]
-    return np.concatenate([own_advance(stft).numpy(), window_turn(stft).numpy(), last])
+    return np.concatenate([own_advance.numpy(), turn.numpy(), last])
 
 
 @numba.njit
 def _log_magnitude(plan, memory, stream, age, to, otherwise):
-    """Log magnitudes of a frame, `age` before the newest open one; those at `otherwise` if it is silent."""
+    """Log magnitudes of a frame, `age` before the newest open one, or those at `otherwise` if it is silent.
+
+    Returns whether it sounds.
+    """
     n_half, work, least = plan.n_half, memory.work, memory.gradient[2 * plan.n_half + 3]
     frame, sounds = plan.n_open - 1 - age, False
     if frame >= 0:
@@ -47,6 +51,7 @@ def _log_magnitude(plan, memory, stream, age, to, otherwise):
     if not sounds:
         for k in range(n_half):
             work[to + k] = work[otherwise + k]
+    return sounds
 
 
 @numba.njit
@@ -85,7 +90,10 @@ def phase_gradient(plan, memory, stream):
         plan.y + 5 * padded,
     )
     _log_magnitude(plan, memory, stream, 0, now, now)
-    _log_magnitude(plan, memory, stream, 1, before, now)
+    if not _log_magnitude(plan, memory, stream, 1, before, now):
+        to_magnitude(plan, memory, plan.n_open - 1, c, c)  # c is 0
+        fill(work, plan.y, 6 * padded, 0)
+        return
     delay = plan.n_known - plan.n_open
     if delay:
         _log_magnitude(plan, memory, stream, -1, older, now)
