@@ -52,7 +52,7 @@ def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **option
     update=st.sampled_from(
         [*RULES.values(), RAAR(momentum=0.3), DifferenceMap(beta=0.8), ADMM(rho=0.5), GriffinLim(0.5)]
     ),
-    init=st.sampled_from(["overlap", "overlap", "zeros", "peaks"]),
+    init=st.sampled_from(["overlap", "overlap", "zeros", "peaks", "gradient", "gradient"]),
     window=st.sampled_from(["hann", "hamming", "blackman"]),
     onesided=st.booleans(),
     normalized=st.booleans(),
