@@ -186,7 +186,7 @@ class Gradient(Start):
         return self.delay
 
     def constants(self, stft: STFT) -> tuple[Tensor, Tensor, float, float]:
-        """Phases `(n_half,)` and factors of the differences over bins and over time, each of which sums up two.
+        """Phases `(n_half,)`, and factors of the differences over bins and over time, each the sum of two.
 
         The phases are what bins gain over a hop at their own frequency, and what they lose because the
         window is not centred at time 0.

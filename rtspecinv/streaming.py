@@ -59,17 +59,17 @@ class StreamingInverter(Checkpointed):
         stft: the transform that the magnitudes come from; it is copied.
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
             "fgla", "dm", "admm", "agla"; default: "raar" with constants that follow the transform.
-        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros"; default:
-            "overlap", and the phase gradient where so few samples overlap that they say little, such as at
-            50 %: with `delay=1` if `look_ahead` is 2 or more.
+        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros";
+            default: "overlap", but the phase gradient where so few samples overlap that they say little, such
+            as at 50 %, with `delay=1` if `look_ahead` is 2 or more.
         look_ahead: number of frames that arrive after a frame before it is committed; default:
             `stft.look_back`.
         revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)
-            to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0 for textbook
-            rules. It costs time but adds no latency.
-        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million; default:
-            8, and up to 16 where a hop is longer than a quarter of the window. It may be set at any time and
-            applies from the next push on.
+            to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0 for
+            textbook rules. It costs time but adds no latency.
+        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million;
+            default: 8, and up to 16 where a hop is longer than a quarter of the window. It may be set at any
+            time and applies from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -84,7 +84,7 @@ class StreamingInverter(Checkpointed):
         ValueError: a parameter is out of range, a name unknown, or an engine unfit.
         ImportError: the engine is not installed.
 
-    `print(inverter)` shows the defaults that were chosen; `rtspecinv/defaults.py` has the rules and their reasons.
+    `print(inverter)` shows the defaults that were chosen; `rtspecinv/defaults.py` says by which rules.
 
     `state_dict()` returns the state, for any engine. An inverter with the same parameters that loads it
     continues where this one was; `n_iter` may differ. `load_state_dict` raises RuntimeError for any other.

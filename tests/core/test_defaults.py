@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_revision_and_iterations():
 
 
 def test_what_is_given_wins():
-    given = {"update": GriffinLim(), "init": Overlap(), "revise": 0, "n_iter": 3}
+    given: dict[str, Any] = {"update": GriffinLim(), "init": Overlap(), "revise": 0, "n_iter": 3}
     inverter = StreamingInverter(STFT(64, 32), **given)
     assert {name: getattr(inverter, name) for name in given} == given
     assert StreamingInverter(STFT(64, 8), update="raar").update == RAAR()
