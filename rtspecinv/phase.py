@@ -185,17 +185,14 @@ class Gradient(Start):
         """Frames that must have come in after the one to start."""
         return self.delay
 
-    def constants(self, stft: STFT) -> tuple[Tensor, Tensor, float, float]:
-        """Phases `(n_half,)`, and factors of the differences over bins and over time, each the sum of two.
+    @staticmethod
+    def constants(stft: STFT) -> tuple[Tensor, Tensor, float, float]:
+        """Phases `(n_half,)` and factors of the differences over bins and over time, which sum up two each.
 
         The phases are what bins gain over a hop at their own frequency, and what they lose because the
         window is not centred at time 0.
         """
-        bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
-        turns = bins * stft.hop_length / stft.n_fft, bins * _centre(stft) / stft.n_fft
-        advance, lost = ((2 * math.pi * turn.remainder(1)).to(stft.window) for turn in turns)
-        gamma, both = _width(stft.window.double().cpu().numpy().tobytes()), stft.hop_length * stft.n_fft
-        return advance, lost, both / (4 * gamma), -gamma / (4 * both)
+        return _constants(stft, stft.dtype, stft.device)
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the integrated phases."""
@@ -220,6 +217,17 @@ class Gradient(Start):
         spectrum = _spectrum(stft, magnitude, phase)
         is_first = (known[..., last - 1, :] == 0).all(-1, keepdim=True)
         return torch.where(is_first, to_magnitude(torch.zeros_like(spectrum), magnitude), spectrum)
+
+
+@lru_cache(16)
+def _constants(stft: STFT, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, float, float]:
+    """See `Gradient.constants`; they are kept, as a graph that is recorded on a GPU must not make them."""
+    gamma, both = gaussian_width(stft.window.detach().double().cpu().numpy()), stft.hop_length * stft.n_fft
+    with torch.inference_mode(False):  # they are used in whatever mode
+        bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+        turns = bins * stft.hop_length / stft.n_fft, bins * _centre(stft) / stft.n_fft
+        advance, lost = ((2 * math.pi * turn.remainder(1)).to(device, dtype) for turn in turns)
+    return advance, lost, both / (4 * gamma), -gamma / (4 * both)
 
 
 def _where_present(known: Tensor, log: Tensor, frame: int, otherwise: Tensor) -> Tensor:
@@ -283,11 +291,6 @@ def gaussian_width(window: Array) -> float:
         best = int((gaussians @ window / np.linalg.norm(gaussians, axis=1)).argmax())
         low, high = gammas[max(best - 1, 0)], gammas[min(best + 1, 63)]
     return float(gammas[best])
-
-
-@lru_cache
-def _width(window: bytes) -> float:
-    return gaussian_width(np.frombuffer(window))
 
 
 def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,6 @@ def test_contract_of_rules_and_settings(update, setting, device, engine):
 @pytest.mark.parametrize(("setting", "n_iter"), [(SETTINGS[0], 0), (SETTINGS[2], 2)], ids=str)
 def test_contract_of_starts(init, setting, n_iter, engine):
     stft = STFT(**setting)
-    engine = "auto" if init == Gradient(delay=1) and engine == "numba" else engine
     options: dict[str, Any] = {"init": init, "look_ahead": 1, "n_iter": n_iter, "engine": engine}
     verify_contract(
         lambda: StreamingInverter(stft, batch_shape=(2,), **options),
