@@ -49,8 +49,8 @@ class StreamingInverter(Checkpointed):
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
             "fgla", "dm", "admm", "agla"; None is "raar" with constants that follow the transform.
         init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros"; None
-            is "overlap", and the phase gradient where so few samples overlap that they say little, such as
-            at 50 %: with `delay=1` if `look_ahead` is 2 or more.
+            is "overlap", and for "raar" the phase gradient where so few samples overlap that they say
+            little, such as at 50 %: with `delay=1` if `look_ahead` is 2 or more.
         look_ahead: frames that come in after a frame before it is committed; None is `stft.look_back`.
         revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
             to `stft.look_back`; None is half of `stft.look_back`, at least 1 if frames overlap, or 0 for
