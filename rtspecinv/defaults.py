@@ -45,8 +45,9 @@ def kept(stft: STFT) -> float:
 def start(stft: STFT, update: Update, look_ahead: int) -> Start:
     """Start of the newest frame: its overlap, or the phase gradient where too little overlaps.
 
-    Other rules than RAAR keep the overlap: what the gradient gives them is not measured, and the difference map
-    loses clicks with it. Differences over time are better centred, which takes a frame of the look-ahead: worth it if one remains.
+    Differences over time are better centred, which takes a frame of the look-ahead: worth it if one remains.
+    Other rules than RAAR keep the overlap: with them the gradient is not measured, and the difference map
+    loses clicks with it.
     """
     if not isinstance(update, RAAR) or covered(stft) >= LEAST_COVERED:
         return Overlap()
