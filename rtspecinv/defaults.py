@@ -46,8 +46,10 @@ def start(stft: STFT, update: Update, look_ahead: int) -> Start:
     """Start of the newest frame: its overlap, or the phase gradient where too little overlaps.
 
     Differences over time are better centred, which takes a frame of the look-ahead: worth it if one remains.
+    Other rules than RAAR keep the overlap: with them the gradient is not measured, and the difference map
+    loses clicks with it.
     """
-    if update.textbook or covered(stft) >= LEAST_COVERED:
+    if not isinstance(update, RAAR) or covered(stft) >= LEAST_COVERED:
         return Overlap()
     return Gradient(delay=1 if look_ahead > 1 else 0)
 

@@ -60,8 +60,8 @@ class StreamingInverter(Checkpointed):
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
             "fgla", "dm", "admm", "agla"; default: "raar" with constants that follow the transform.
         init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros";
-            default: "overlap", but the phase gradient where so few samples overlap that they say little, such
-            as at 50 %, with `delay=1` if `look_ahead` is 2 or more.
+            default: "overlap"; for RAAR the phase gradient where so few samples overlap that they say little,
+            such as at 50 %, with `delay=1` if `look_ahead` is 2 or more.
         look_ahead: number of frames that arrive after a frame before it is committed; default:
             `stft.look_back`.
         revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)

@@ -317,7 +317,7 @@ def _of_presets(found: tuple[str, ...], sample_rate: float | None, layout: str) 
     if "freq" in layout:
         return [
             "sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length); "
-            "a hop of n_fft // 4 gives 0.15 to 0.3 PESQ more than one of n_fft // 2"
+            "a hop of n_fft // 4 gives 0.2 to 0.3 PESQ more than one of n_fft // 2"
         ]
     what = "which preset" if len(found) > 1 else "whether it is that preset" if found else "which model"
     rate, way_out = "sample rate, ", "the sample rate (sample_rate=) leaves few; "

@@ -70,7 +70,8 @@ def test_the_start_is_made_of_magnitudes_where_too_little_overlaps(hop_length, w
         found = StreamingInverter(stft, look_ahead=look_ahead)
         delay = 1 if look_ahead > 1 else 0
         assert found.init == (Gradient(delay=delay) if by_gradient else Overlap())
-        assert StreamingInverter(stft, look_ahead=look_ahead, update="rtisi").init == Overlap()
+        for update in ("rtisi", "dm", "admm"):
+            assert StreamingInverter(stft, look_ahead=look_ahead, update=update).init == Overlap()
 
 
 def test_revision_and_iterations():

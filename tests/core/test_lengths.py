@@ -41,7 +41,8 @@ def test_a_stream_ends_as_the_inverse_transform_does(length, hop_length, n_fft, 
     transform = rtspecinv.STFT(n_fft, hop_length, center=center, window="hamming", dtype=torch.float64)
     spectrum = transform.analyze(CLIP[:length].double())
     assert transform.count_frames(length) == spectrum.shape[-1]
-    inverter = StreamingInverter(transform, look_ahead=look_ahead, revise=0, n_iter=0, engine="eager")
+    options = {"init": "overlap", "look_ahead": look_ahead, "revise": 0, "n_iter": 0, "engine": "eager"}
+    inverter = StreamingInverter(transform, **options)
     pushed = inverter.push_many(spectrum)
     heard = torch.cat([pushed, inverter.flush(max(0, inverter.latency + length - pushed.shape[-1]))], -1)
     expected = transform.synthesize(spectrum, length)
