@@ -60,6 +60,10 @@ class Engine(Protocol):
     name: str
     n_iter: int  # may change from push to push
 
+    @property
+    def judges(self) -> bool:
+        """Whether `offer` takes frames, those that require gradients apart."""
+
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples.
 
@@ -70,6 +74,19 @@ class Engine(Protocol):
         Returns:
             Real `(*batch, hop_length)`.
         """
+
+    def offer(self, magnitude: Tensor, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Take in a frame whose values nobody has looked at, without waiting for the device.
+
+        Returns:
+            The hop, and the smallest and the largest magnitude of every stream's frame, `(2, *batch)`, NaN if
+            one is NaN, on the device and until the next push. A stream whose frame is negative, not finite
+            or over `inputs.largest_magnitude` gets a hop of silence. The state is as it was until `accept`.
+            None where nothing was done, as always if not `judges`: then look at the values and `push`.
+        """
+
+    def accept(self, *, each: bool) -> None:
+        """Make what came of the frame offered last the state: in all streams, or in each whose frame is good."""
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
         """Context in which so many pushes that are interrupted leave the state as it was before."""

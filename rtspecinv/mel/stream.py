@@ -96,10 +96,21 @@ class MelInverter(StreamingInverter):
 
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
-        return self._finish(super().push(self._magnitude(self._check_mel(mel, 1))))
+        self._look_back(wait=False)
+        frame = self._shaped_mel(mel, 1)
+        if not self._engine.judges:
+            self.bank.check(frame)
+            return self._finish(self._push(self._magnitude(frame), None)[0])
+        seen = torch.stack(torch.aminmax(frame.detach(), dim=-1))
+        # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
+        magnitude = self._magnitude(frame).where(self.bank.fits(*seen).unsqueeze(-1), torch.nan)
+        hop, stays = self._push(magnitude, None, seen)
+        return self._finish(hop, stays)
 
-    def check(self, mel: Tensor | Array) -> None:
-        """Raise what `push` would raise for this frame, and change nothing."""
+    def check(self, mel: Tensor | Array | None = None) -> None:
+        """Raise what `push` would raise for this frame, and change nothing; None as in `StreamingInverter`."""
+        if mel is None:
+            return super().check()
         self._check_mel(mel, 1)
 
     @modeless
@@ -147,8 +158,10 @@ class MelInverter(StreamingInverter):
     def reset(self, streams: Tensor | Array | None = None) -> None:
         """Make streams as new; see `StreamingInverter`."""
         super().reset(streams)
-        if self.deemphasis is not None:
-            fresh = torch.as_tensor(True if streams is None else streams, device=self.stft.device)
+        if self.deemphasis is not None and streams is None:
+            self.deemphasis.last.zero_()
+        elif self.deemphasis is not None:
+            fresh = torch.as_tensor(streams, device=self.stft.device)
             self.deemphasis.last.masked_fill_(fresh, 0)
 
     def _state(self) -> dict[str, Tensor]:
@@ -167,11 +180,28 @@ class MelInverter(StreamingInverter):
         step = self.bank.config.oversampling
         return magnitude if step == 1 else magnitude[..., ::step]
 
-    def _finish(self, samples: Tensor) -> Tensor:
-        return samples if self.deemphasis is None else self.deemphasis(samples)
+    def _finish(self, samples: Tensor, stays: Tensor | None = None) -> Tensor:
+        """Samples without pre-emphasis, of the streams that `stays` says; the others are silent, and wait."""
+        if self.deemphasis is None:
+            return samples
+        before = self.deemphasis.last.clone() if stays is not None else None
+        found: Tensor = self.deemphasis(samples)
+        if stays is None or before is None:
+            return found
+        self.deemphasis.last.copy_(torch.where(stays, self.deemphasis.last, before))
+        return found.where(stays.unsqueeze(-1), 0)
+
+    def _look_at_seen(self, low: float, high: float) -> None:
+        self.bank.check_range(low, high)
 
     def _check_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
-        """Mel frames of checked shape and values, contiguous: `(*batch_shape, n_mels)`, or many of them."""
+        """Mel frames of checked shape and values; see `_shaped_mel`."""
+        mel = self._shaped_mel(value, n_axes)
+        self.bank.check(mel)
+        return mel
+
+    def _shaped_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
+        """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many of them."""
         mel = as_magnitude(value, self.bank.filters, "mel")
         one = (*self.batch_shape, self.bank.config.n_mels)
         many = n_axes == 2
@@ -188,7 +218,6 @@ class MelInverter(StreamingInverter):
                 f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
                 f"{way_out}"
             )
-        self.bank.check(mel)
         return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()
 
 

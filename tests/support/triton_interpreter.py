@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
     before = os.environ.get(INTERPRET)
     os.environ[INTERPRET] = "1"
     with contextlib.suppress(ImportError):
+        import rtspecinv.engines.gpu.kernels
         import rtspecinv.engines.gpu.push  # noqa: F401
     if before is None:
         del os.environ[INTERPRET]
