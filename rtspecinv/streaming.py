@@ -435,7 +435,7 @@ class StreamingInverter(Checkpointed):
         here = extremes.to("cpu", non_blocking=True, copy=True)
         event: Any = None
         if extremes.is_cuda:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(extremes.device))
         return _Unseen(self._n_pushed, here, event)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -39,6 +39,8 @@ ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
 
 # Where the engines are, which are imported when they are asked for.
 MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
+CPU = "cpu"
+ON_A_GPU = ("cuda_graph",)  # what "auto" takes there, the fastest first
 NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
 
 
@@ -86,7 +88,7 @@ class Engine(Protocol):
         """
 
     def accept(self, *, each: bool) -> None:
-        """Make what came of the frame offered last the state: in all streams, or in each whose frame is good."""
+        """Make what came of the frame offered last the state, in all streams or in `each` whose is good."""
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
         """Context in which so many pushes that are interrupted leave the state as it was before."""
@@ -107,7 +109,8 @@ class Engine(Protocol):
 def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
     """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
 
-    On a GPU it takes `eager` until `bench/gpu.py` has been run on one: the others are then a name away.
+    On a GPU, "auto" takes the first of `ON_A_GPU` that has a known rule and a known start; what others do is
+    not known, so that they stay with `eager`. That is by reading, until `bench/gpu.py` has been run on one.
 
     n_open: frames that the rule is applied to.
 
@@ -115,6 +118,9 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
         ValueError: no engine has this name, or it cannot do what is asked for.
         ImportError: what it needs is not installed; says how to install it.
     """
+    choice(ENGINES, engine=engine)
+    if engine == "auto" and stft.device.type != CPU:
+        return _on_a_gpu(stft, update, init, n_open)
     module = _compiled(engine)
     if module is None:
         return Eager
@@ -133,6 +139,17 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     )
 
 
+def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
+    if all(type(part).__module__ == home.__module__ for part, home in ((update, Update), (init, Start))):
+        for name in ON_A_GPU:
+            with suppress(ImportError):
+                module = import_module(f"rtspecinv.engines.{MODULES[name]}")
+                if module.suits(stft, update, init, n_open):
+                    found: Callable[..., Engine] = module.ENGINE
+                    return found
+    return Eager
+
+
 def find_batch(
     engine: str, stft: STFT, rules: tuple[Update, ...], n_frames: int, needs_grad: bool
 ) -> Callable[..., BatchEngine]:
@@ -141,7 +158,10 @@ def find_batch(
     Raises:
         ValueError, ImportError: as in `find`.
     """
-    if _compiled(engine) is None or engine in ("cuda_graph", "triton"):  # those are for streams
+    choice(ENGINES, engine=engine)
+    if engine in ON_A_GPU or engine == "triton" or (engine == "auto" and stft.device.type != CPU):
+        return EagerBatch  # the others are for streams
+    if _compiled(engine) is None:
         return EagerBatch
     from rtspecinv.engines.cpu import batch
 
@@ -176,7 +196,6 @@ def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:
 
 def _compiled(engine: str) -> ModuleType | None:
     """Module of an engine, None for the reference."""
-    choice(ENGINES, engine=engine)
     if engine == "eager":
         return None
     name = "numba" if engine == "auto" else engine

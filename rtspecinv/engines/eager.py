@@ -61,9 +61,7 @@ class Eager(Module):
         with self.preserved():
             return self._advance(magnitude, spectrum)
 
-    def offer(
-        self, magnitude: Tensor | None, spectrum: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | None:
+    def offer(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at: None, as plain torch does not look either."""
         return None
 

@@ -12,7 +12,7 @@ plain torch; that is also what says which numbers are right.
 from __future__ import annotations
 
 from functools import lru_cache
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ _SCHEMAS = (
     " -> ()",
     "overlap(Tensor frames, Tensor committed, Tensor coverage, Tensor present, Tensor windows, Tensor floors,"
     " int hop_length, int n_heard, bool compensated, bool newest_only) -> Tensor",
-    "commit(Tensor frames, Tensor committed, Tensor coverage, Tensor present, Tensor expected, Tensor windows,"
-    " Tensor floors, Tensor fade, Tensor good, int n_heard, Tensor(a!) new_committed,"
+    "commit(Tensor frames, Tensor committed, Tensor coverage, Tensor present, Tensor expected,"
+    " Tensor windows, Tensor floors, Tensor fade, Tensor good, int n_heard, Tensor(a!) new_committed,"
     " Tensor(b!) new_coverage, Tensor(c!) new_expected, Tensor(d!) hop) -> ()",
 )
 
@@ -49,7 +49,8 @@ def rule(
     """
     kernels = _kernels(x)
     if kernels is not None:
-        return kernels.launch_rule(x, a, y, s, goal, signs, numbers)
+        kernels.launch_rule(x, a, y, s, goal, signs, numbers)
+        return
     n_slots = x.shape[-4]
 
     def added(row: int, *vectors: Tensor | None) -> Tensor:
@@ -103,7 +104,7 @@ def overlap(
     """
     kernels = _kernels(frames)
     if kernels is not None:
-        return kernels.launch_overlap(
+        found: Tensor = kernels.launch_overlap(
             frames,
             committed,
             coverage,
@@ -115,6 +116,7 @@ def overlap(
             compensated,
             newest_only,
         )
+        return found
     n_fft = frames.shape[-1]
     counted = present.clone()
     if newest_only:
@@ -163,7 +165,7 @@ def commit(
     """
     kernels = _kernels(frames)
     if kernels is not None:
-        return kernels.launch_commit(
+        kernels.launch_commit(
             frames,
             committed,
             coverage,
@@ -179,6 +181,7 @@ def commit(
             new_expected,
             hop,
         )
+        return
     hop_length, n_fft, n_fade = hop.shape[-1], frames.shape[-1], fade.shape[-1]
     samples, total = _sums(frames, committed, coverage, present, windows, hop_length, n_heard)
     end = n_heard + hop_length
@@ -223,13 +226,13 @@ def _sums(
     return found[0], found[1]
 
 
-def _kernels(like: Tensor) -> ModuleType | None:
+def _kernels(like: Tensor) -> Any:
     """Where kernels for the device of a tensor are; None where plain torch does it."""
     return _on_a_gpu() if like.device.type == "cuda" else None
 
 
 @lru_cache(1)
-def _on_a_gpu() -> ModuleType | None:
+def _on_a_gpu() -> Any:
     try:
         from rtspecinv.engines.gpu import kernels
 
@@ -246,3 +249,5 @@ def _on_a_gpu() -> ModuleType | None:
 for _schema, _function in zip(_SCHEMAS, (rule, overlap, commit), strict=True):
     _LIBRARY.define(_schema)  # type: ignore[no-untyped-call]
     _LIBRARY.impl(_function.__name__, _function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+OPERATIONS = torch.ops.rtspecinv

@@ -5,9 +5,9 @@
     finish    a hop leaves
     accept    what came of it becomes the state
 
-What lies between the Fourier transforms is fused (`engines.gpu.fused`). A push reads the state and writes to a
-second set of it, and only `accept` touches the state: a frame that turns out to be bad has changed nothing, so
-nobody has to wait for the GPU before a push.
+What lies between the Fourier transforms is fused (`engines.gpu.fused`). A push reads the state and writes to
+a second set of it, and only `accept` touches the state: a frame that turns out to be bad has changed nothing,
+so nobody has to wait for the GPU before a push.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv.engines.eager import Eager, start_ahead
-from rtspecinv.engines.gpu import fused
+from rtspecinv.engines.gpu.fused import OPERATIONS
 from rtspecinv.engines.table import INTO_P_C, INTO_P_M, NEW_STATE, OF_MAGNITUDE, STATE, table_of
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, FrameBuffer, asymmetric_windows
 from rtspecinv.inputs import largest_magnitude
@@ -46,7 +46,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, pieces: dict[str, Piece], state: tuple[Tensor, ...]) -> dict[str, Piece]:
         """What replays each piece; the state is afterwards what it was.
@@ -219,7 +219,7 @@ class Pushes:
             self._rule(new.spectra, None, self.estimate)
             if self.table.looks_again:
                 self._rule(self._consistent(self.a).unsqueeze(-4), None, self.only_s)
-        torch.ops.rtspecinv.commit(
+        OPERATIONS.commit(
             self._frames(estimate),
             old.committed,
             old.coverage,
@@ -251,7 +251,7 @@ class Pushes:
         return [(self.buffer.get_buffer(name), self.new.get_buffer(name)) for name in self.buffer.STATE]
 
     def _rule(self, x: Tensor, s: Tensor | None, numbers: Tensor) -> None:
-        torch.ops.rtspecinv.rule(x, self.a, self.y, s, self.new.magnitude, self.signs, numbers)
+        OPERATIONS.rule(x, self.a, self.y, s, self.new.magnitude, self.signs, numbers)
 
     def _overlap(self) -> Tensor:
         """Spectrum `(*batch, n_half)` that the other frames leave in the newest."""
@@ -261,7 +261,7 @@ class Pushes:
     def _consistent(self, pairs: Tensor, newest_only: bool = False) -> Tensor:
         """`P_C` of pairs `(*batch, n_open, n_half, 2)`."""
         old = self.buffer
-        frames = torch.ops.rtspecinv.overlap(
+        frames = OPERATIONS.overlap(
             self._frames(pairs),
             old.committed,
             old.coverage,
@@ -282,7 +282,7 @@ class Pushes:
 
 
 def _identity(n_open: int, n_slots: int) -> Tensor:
-    """Numbers of `fused.rule` that give `P_M` of the iterate, `(n_open, 2, 2 + n_slots)`."""
+    """Numbers of the operation `rule` that give `P_M` of the iterate, `(n_open, 2, 2 + n_slots)`."""
     numbers = torch.zeros(n_open, 2, STATE + n_slots, dtype=torch.float64, device="cpu")
     numbers[:, 0, STATE] = numbers[:, 1, OF_MAGNITUDE] = 1
     return numbers
@@ -291,8 +291,8 @@ def _identity(n_open: int, n_slots: int) -> Tensor:
 class CudaGraph(Eager):
     """Advances all streams by one frame by replaying what was recorded when the engine was made.
 
-    The arguments are those of `Eager`. After a `.to()` and in a copy, the first push records anew. Pushes with
-    gradients are those of `Eager`.
+    The arguments are those of `Eager`. After a `.to()` and in a copy, the first push records anew. Pushes
+    with gradients are those of `Eager`.
     """
 
     name = "cuda_graph"
@@ -303,9 +303,7 @@ class CudaGraph(Eager):
         if self.judges:
             self._pushes = self._recorded()
 
-    def offer(
-        self, magnitude: Tensor | None, spectrum: Tensor | None = None
-    ) -> tuple[Tensor, Tensor] | None:
+    def offer(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at; see `Engine`."""
         if not self.judges:
             return None

@@ -199,7 +199,9 @@ def launch_overlap(
     n_open, n_fft = frames.shape[-2:]
     frames = frames.contiguous()
     n_streams = frames.numel() // (n_open * n_fft)
-    out = torch.empty_like(frames[..., 0, :] if newest_only else frames, memory_format=torch.contiguous_format)
+    out = torch.empty_like(
+        frames[..., 0, :] if newest_only else frames, memory_format=torch.contiguous_format
+    )
     _overlap[(n_streams if newest_only else n_streams * n_open, triton.cdiv(n_fft, BLOCK))](
         frames, committed, coverage, present, windows, floors, out,
         n_open, n_fft, hop_length, n_heard,
