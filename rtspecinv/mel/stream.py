@@ -108,7 +108,7 @@ class MelInverter(StreamingInverter):
         return self._finish(hop, stays)
 
     def check(self, mel: Tensor | Array | None = None) -> None:
-        """Raise what `push` would raise for this frame, and change nothing; of None see `StreamingInverter`."""
+        """Raise what `push` would raise for this frame, and change nothing; None: as in the base."""
         if mel is None:
             return super().check()
         self._check_mel(mel, 1)
