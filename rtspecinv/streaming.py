@@ -6,6 +6,7 @@ import copy
 import math
 from collections import deque
 from contextlib import AbstractContextManager
+from types import EllipsisType
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -224,12 +225,13 @@ class StreamingInverter(Checkpointed):
         self._look_back(wait=False)
         return self._push(*self._shaped(magnitude, 1))[0]
 
-    def check(self, magnitude: Tensor | Array | None = None) -> None:
+    def check(self, magnitude: Tensor | Array | EllipsisType = ...) -> None:
         """Raise what `push` would raise for this frame, and change nothing.
 
-        None waits for what was pushed with `check="later"`, and raises the error of the first bad frame.
+        Without a frame, it waits for what was pushed with `check="later"`, and raises the error of the first
+        bad frame.
         """
-        if magnitude is None:
+        if isinstance(magnitude, EllipsisType):
             return self._look_back(wait=True)
         self._check(magnitude, 1)
 
@@ -408,7 +410,7 @@ class StreamingInverter(Checkpointed):
         seen: extremes `(2, *batch)` of what the magnitudes were made of.
 
         Returns:
-            The hop and, where streams with a bad frame stay behind, which do not, bool `(*batch_shape,)`.
+            The hop and, where streams with a bad frame stay behind, the extremes of magnitudes, which say so.
         """
         offered = self._engine.offer(magnitude, spectrum) if self.stft.onesided else None
         if offered is None:
@@ -416,20 +418,20 @@ class StreamingInverter(Checkpointed):
                 self._look_at_seen(*_span(seen.cpu()))
             self._look(magnitude)
             halves = (None if value is None else self._half(value, 1) for value in (magnitude, spectrum))
-            hop, stays = self._engine.push(*halves), None
+            hop, late = self._engine.push(*halves), None
         else:
             hop, extremes = offered
             both = extremes if seen is None else torch.cat([extremes, seen])
             if self._is_late:
-                stays = (extremes[0] >= 0) & (extremes[1] <= self._limit)
+                late = extremes
                 self._engine.accept(each=True)
                 self._unseen.append(self._sent(both))
             else:
                 self._judge(both.cpu())
                 self._engine.accept(each=False)
-                stays = None
+                late = None
         self._n_pushed += 1
-        return hop, stays
+        return hop, late
 
     def _sent(self, extremes: Tensor) -> _Unseen:
         here = extremes.to("cpu", non_blocking=True, copy=True)

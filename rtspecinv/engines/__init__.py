@@ -178,8 +178,10 @@ def find_batch(
 def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
     """What makes magnitudes of mel values, like `bank.unmix`, where an engine works; the bank stays as it is.
 
-    Compilation, or loading of what was compiled, takes place at the first call.
+    Compilation, or loading of what was compiled, takes place at the first call, as does recording on a GPU.
     """
+    if engine.judges:
+        return graph.Replayed(bank.unmix)
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
     from rtspecinv.engines.cpu.mel import Unmixer

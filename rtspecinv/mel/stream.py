@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,12 +105,11 @@ class MelInverter(StreamingInverter):
         seen = torch.stack(torch.aminmax(frame.detach(), dim=-1))
         # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
         magnitude = self._magnitude(frame).where(self.bank.fits(*seen).unsqueeze(-1), torch.nan)
-        hop, stays = self._push(magnitude, None, seen)
-        return self._finish(hop, stays)
+        return self._finish(*self._push(magnitude, None, seen))
 
-    def check(self, mel: Tensor | Array | None = None) -> None:
-        """Raise what `push` would raise for this frame, and change nothing; None: as in the base."""
-        if mel is None:
+    def check(self, mel: Tensor | Array | EllipsisType = ...) -> None:
+        """Raise what `push` would raise for this frame, and change nothing; see `StreamingInverter`."""
+        if isinstance(mel, EllipsisType):
             return super().check()
         self._check_mel(mel, 1)
 
@@ -180,16 +180,18 @@ class MelInverter(StreamingInverter):
         step = self.bank.config.oversampling
         return magnitude if step == 1 else magnitude[..., ::step]
 
-    def _finish(self, samples: Tensor, stays: Tensor | None = None) -> Tensor:
-        """Samples without pre-emphasis, of the streams that `stays` says; the others are silent, and wait."""
+    def _finish(self, samples: Tensor, extremes: Tensor | None = None) -> Tensor:
+        """Samples without pre-emphasis; streams whose magnitudes have extremes out of range stay behind."""
         if self.deemphasis is None:
             return samples
-        before = self.deemphasis.last.clone() if stays is not None else None
-        found: Tensor = self.deemphasis(samples)
-        if stays is None or before is None:
+        if extremes is None:
+            found: Tensor = self.deemphasis(samples)
             return found
-        self.deemphasis.last.copy_(torch.where(stays, self.deemphasis.last, before))
-        return found.where(stays.unsqueeze(-1), 0)
+        good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
+        before = self.deemphasis.last.clone()
+        found = self.deemphasis(samples)
+        self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
+        return found.where(good.unsqueeze(-1), 0)
 
     def _look_at_seen(self, low: float, high: float) -> None:
         self.bank.check_range(low, high)

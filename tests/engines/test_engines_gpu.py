@@ -427,14 +427,27 @@ def test_a_push_waits_for_the_device_at_its_end_or_never(quiet_tapes, make, init
     now, later = (make(check, init=init, n_iter=2) for check in ("now", "later"))
     watch = watched(lambda: now.push(frame))
     assert not watch.copies
-    pieces = ["replay"] * 4  # begin, two iterations, finish
-    assert watch.order[:5] == [*pieces, "sync"]
-    assert set(watch.order[4:-1]) == {"sync"}
+    # The magnitudes of mel frames; begin, two iterations, finish.
+    pieces = ["replay"] * ((make is mel_streams) + 4)
+    assert watch.order[: len(pieces) + 1] == [*pieces, "sync"]
+    assert set(watch.order[len(pieces) : -1]) == {"sync"}
     assert watch.order[-1] == "replay"  # accept
     watch = watched(lambda: later.push(frame))
     assert watch.copies == ["_to_copy"]
     assert watch.order == [*pieces, "replay"]
     assert later.engine == now.engine == "cuda_graph"
+
+
+def test_mel_frames_are_replayed_too(quiet_tapes):
+    config = MelConfig(8000, 128, 32, n_mels=12, preemphasis=0.9)
+    options = {"device": DEVICE, "dtype": torch.float64, "batch_shape": (2,)}
+    mel = torch.rand(2, 12, 6, dtype=torch.float64, device=DEVICE)
+    eager, replayed = (MelInverter(config, engine=name, **options) for name in ("eager", "cuda_graph"))
+    expected = run(eager, mel)
+    agree(run(replayed, mel), expected)
+    agree(run(copy.deepcopy(replayed), mel, (2, 3)), expected)
+    assert len(watched(lambda: replayed.push(mel[..., 0])).launches) < 25
+    replayed.push(mel[..., 0].clone().requires_grad_()).sum().backward()
 
 
 def test_a_flush_and_a_reset_do_not_wait(quiet_tapes):

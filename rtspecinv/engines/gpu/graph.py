@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ DEVICE = "cuda"
 SWITCH = "RTSPECINV_NO_CUDA_GRAPH"  # set to anything in the environment: nothing is recorded
 N_WARM_UPS = 2  # before recording, so that libraries have made their plans and kernels are loaded
 
-Piece = Callable[[], None]
+Piece = Callable[[], object]
 
 
 class Recorder:
@@ -78,6 +78,35 @@ class Recorder:
             raise
         graph.capture_end()
         return graph
+
+
+class Replayed:
+    """A function of one tensor, recorded on its first call and replayed on every other of that shape.
+
+    Where a gradient is wanted, it is called.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._given: Tensor | None = None
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Call the function; what it returns is the caller's."""
+        if value.requires_grad and torch.is_grad_enabled():
+            return self._function(value)
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(value.device):
+            if self._given is None or self._given.shape != value.shape:
+                given = value.detach().clone()
+                found = torch.zeros_like(self._function(given))
+                pieces: dict[str, Piece] = {"all": lambda: found.copy_(self._function(given))}
+                self._replay = Recorder().record(pieces, ())["all"]
+                self._given, self._found = given, found
+            self._given.copy_(value.detach())
+            self._replay()
+            return self._found.clone()
+
+    def __reduce__(self) -> Any:
+        return Replayed, (self._function,)  # a copy records anew
 
 
 class Pushes:
@@ -313,14 +342,16 @@ class CudaGraph(Eager):
             return None
         if pushes.spectra.requires_grad:
             self.detach()
-        with self._here():
+        # What is recorded is written to in whatever mode later pushes are.
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
             return pushes.offer(magnitude, spectrum, self.n_iter), pushes.extremes
 
     def accept(self, *, each: bool) -> None:
         """Make what came of the frame offered last the state; see `Engine`."""
-        assert self._pushes is not None
-        with self._here():
-            self._pushes.replay["accept the good" if each else "accept"]()
+        pushes = self._pushes
+        assert pushes is not None
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
+            pushes.replay["accept the good" if each else "accept"]()
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
@@ -339,16 +370,8 @@ class CudaGraph(Eager):
         return self.buffer.spectra.device.type == DEVICE
 
     def _recorded(self) -> Pushes:
-        with self._here():
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.buffer.stft.device):
             return Pushes(self.buffer, self.update, self.init)
-
-    def _here(self) -> ExitStack:
-        """The device of the buffers, in a mode in which what is recorded may be written to in any other."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(torch.cuda.device(self.buffer.stft.device))
-            return stack.pop_all()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pushes": None}  # a copy has buffers of its own
