@@ -77,18 +77,27 @@ class Engine(Protocol):
             Real `(*batch, hop_length)`.
         """
 
-    def offer(self, magnitude: Tensor, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    def offer(
+        self, magnitude: Tensor, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at, without waiting for the device.
 
+        Args:
+            magnitude, spectrum: as in `push`, of any values.
+            each: a stream whose frame is negative, not finite or over `inputs.largest_magnitude` stays as it
+                is, whatever others do. Otherwise one such frame holds all streams back.
+
         Returns:
-            The hop, and the smallest and the largest magnitude of every stream's frame, `(2, *batch)`, NaN if
-            one is NaN, on the device and until the next push. A stream whose frame is negative, not finite
-            or over `inputs.largest_magnitude` gets a hop of silence. The state is as it was until `accept`.
-            None where nothing was done, as always if not `judges`: then look at the values and `push`.
+            The hop, silence in a stream with such a frame, and the smallest and the largest magnitude of every
+            stream's frame, `(2, *batch)`, NaN if one is NaN, on the device and until the next push. None
+            where nothing was done, as always if not `judges`: then look at the values and `push`.
         """
 
-    def accept(self, *, each: bool) -> None:
-        """Make what came of the frame offered last the state, in all streams or in `each` whose is good."""
+    def accept(self) -> None:
+        """Let the state be what came of the frame offered last; not called, the state is as it was before.
+
+        With `each` or after a look at the extremes: an engine may have seen to it on the device by then.
+        """
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
         """Context in which so many pushes that are interrupted leave the state as it was before."""
