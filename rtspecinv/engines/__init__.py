@@ -35,11 +35,11 @@ __all__ = [
     "unmixer",
 ]
 
-ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 
 # Where the engines are, which are imported when they are asked for.
-MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
-NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
+MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "cuda": "gpu.cuda"}
+NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and NVRTC", "gpu")}
 
 
 class Bank(Protocol):
@@ -104,7 +104,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     if module.suits(stft, update, init, n_open):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton" and graph.suits(stft, update, init, n_open):
+    if engine == "cuda" and graph.suits(stft, update, init, n_open):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
@@ -124,7 +124,7 @@ def find_batch(
     Raises:
         ValueError, ImportError: as in `find`.
     """
-    if _compiled(engine) is None or engine in ("cuda_graph", "triton"):  # those are for streams
+    if _compiled(engine) is None or engine in ("cuda_graph", "cuda"):  # those are for streams
         return EagerBatch
     from rtspecinv.engines.cpu import batch
 
