@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <ucontext.h>
 
 #include <vector>
@@ -103,6 +104,11 @@ DEVICE float2* shared() {
     return reinterpret_cast<float2*>(&cpu::shared[cpu::current / cpu::n_threads * cpu::SHARED]);
 }
 DEVICE float inverse_root(float x) { return 1 / sqrtf(x); }
+DEVICE unsigned bits_of(float x) {
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
 DEVICE void frame_barrier(int frame) { cpu::wait(cpu::barriers[1 + frame]); }
 DEVICE void stream_barrier() { cpu::wait(cpu::barriers[0]); }
 DEVICE const float2* in_block_of(int frame, const float2* here) {

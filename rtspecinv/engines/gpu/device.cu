@@ -18,6 +18,8 @@ DEVICE float inverse_root(float x) {
     return y;
 }
 
+DEVICE unsigned bits_of(float x) { return __float_as_uint(x); }
+
 // The threads of a frame wait for each other; each frame has a barrier of its own.
 DEVICE void frame_barrier(int frame) {
     if constexpr (CLUSTER) __syncthreads();

@@ -64,36 +64,31 @@ struct Thread {
 // ---- P_M --------------------------------------------------------------------------------------------------------
 
 constexpr float FINE = 7.888609052210118e-31f, COARSE = 1.2676506002282294e30f;  // 2^-100, 2^100
-
-// A number whose square neither overflows nor underflows, in the direction of c; `signs` where c is 0.
-DEVICE float2 in_range(float2 c, const float* sign) {
-    const float largest = fmaxf(fabsf(c.x), fabsf(c.y));
-    if (largest < 1.17549435e-38f) return make_float2(*sign, 0);
-    return (largest < 1 ? COARSE : FINE) * c;
-}
+constexpr float LEAST_NORMAL = 1.17549435e-38f;
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
 
+// P_M of one number; `sign` is the direction of 0.
 DEVICE float2 to_magnitude(float2 c, float goal, const float* sign) {
-    float m = square(c);
-    if (!(m >= FINE && m <= COARSE)) {
-        c = in_range(c, sign);
-        m = square(c);
-    }
-    return goal * inverse_root(m) * c;
+    const float m = square(c);
+    if (m >= FINE && m <= COARSE) return goal * inverse_root(m) * c;
+    const float largest = fmaxf(fabsf(c.x), fabsf(c.y));
+    if (largest < LEAST_NORMAL) return make_float2(goal * *sign, 0);
+    c = (largest < 1 ? COARSE : FINE) * c;  // so that its square neither overflows nor underflows
+    return goal * (inverse_root(square(c)) * c);
 }
 
 // P_M(c) = S c / |c|. The usual path has one test for all slots.
 DEVICE void to_magnitude(const Spectrum& c, Spectrum& a, const Thread& me, const float* signs) {
-    float least = COARSE, most = FINE;
+    unsigned furthest = 0;
 #pragma unroll
     for (int i = 0; i < E; i++) {
         const float m = square(c.at[i]);
-        least = fminf(least, m);
-        most = fmaxf(most, m);
+        const unsigned above = bits_of(m) - bits_of(FINE);  // as large as can be where m is too small, or NaN
+        furthest = above > furthest ? above : furthest;
         a.at[i] = me.goal[i] * inverse_root(m) * c.at[i];
     }
-    if (!(least >= FINE && most <= COARSE)) {
+    if (__builtin_expect(furthest > bits_of(COARSE) - bits_of(FINE), 0)) {
 #pragma unroll
         for (int i = 0; i < E; i++) a.at[i] = to_magnitude(c.at[i], me.goal[i], signs + me.bin(i));
     }
@@ -142,21 +137,40 @@ DEVICE float2 piece_of(const Thread& me, int f, int r, int o) {
     else return *here;
 }
 
+// Samples of a frame, all frames added up on top of what is known, times a window. Frame `f + d` has a part in hop q
+// of frame f if it is there and 0 <= q - d < N_OVERLAPS.
+DEVICE void add_frames(float2 (&v)[E], const float2 (&analysis)[E], const Thread& me) {
+    constexpr int PAIRS = HOP / 2, FAR = (N_OPEN < N_OVERLAPS ? N_OPEN : N_OVERLAPS) - 1;
+    const float2* known = reinterpret_cast<const float2*>(me.known) + (CLUSTER ? 0 : me.frame * PAIRS);
+    const auto hop = [&](int i) { return PAIRS % P ? (me.t + P * i) / PAIRS : P * i / PAIRS; };
+    const auto offset = [&](int i) { return PAIRS % P ? (me.t + P * i) % PAIRS : me.t + P * i % PAIRS; };
+#pragma unroll
+    for (int i = 0; i < E; i++) v[i] = known[me.t + P * i];
+#pragma unroll
+    for (int d = -FAR; d <= FAR; d++) {
+        if (me.frame + d < 0 || me.frame + d >= N_OPEN) continue;
+#pragma unroll
+        for (int i = 0; i < E; i++) {
+            const int r = hop(i) - d;
+            if (r >= 0 && r < N_OVERLAPS) v[i] = v[i] + piece_of(me, me.frame + d, r, offset(i));
+        }
+    }
+    if (me.frame < N_REVISED) {  // what was heard stays
+#pragma unroll
+        for (int i = 0; i < E; i++)
+            if (me.frame + hop(i) < N_REVISED) v[i] = known[me.t + P * i];
+    }
+#pragma unroll
+    for (int i = 0; i < E; i++) v[i] = make_float2(v[i].x * analysis[i].x, v[i].y * analysis[i].y);
+}
+
 // P_C(y) with some window, to s, of the frames of which `wanted` is true; y is lost. All threads of a stream call it.
 DEVICE void to_consistent(Spectrum& y, Spectrum& s, const float2 (&analysis)[E], bool wanted, const Thread& me,
                           const float* windows) {
     put_frame(y, me, windows);
     stream_barrier();
     float2 v[E];
-    if (wanted) {
-        const float2* known = reinterpret_cast<const float2*>(me.known) + (CLUSTER ? 0 : me.frame * (HOP / 2));
-#pragma unroll
-        for (int i = 0; i < E; i++) {
-            const int n = me.t + P * i, q = n / (HOP / 2), o = n % (HOP / 2);
-            v[i] = overlapped(known[n], me.frame + q, N_OPEN, [&](int f, int r) { return piece_of(me, f, r, o); });
-            v[i] = make_float2(v[i].x * analysis[i].x, v[i].y * analysis[i].y);
-        }
-    }
+    if (wanted) add_frames(v, analysis, me);
     stream_barrier();
     if (wanted) {
         transform(v, s.at, me.room(), me.roots, me.frame, me.t);
@@ -173,20 +187,29 @@ constexpr int INTO_P_M = 0, INTO_P_C = 1, NEW_STATE = 2, INTO_ESTIMATE = 2 + N_S
 
 DEVICE constexpr bool is_used(int row, int column) { return VARIES[row][column] || NUMBERS[row][column] != 0; }
 
-// sum + number x; the sum is not looked at where this is the first term.
-template <int ROW, int COLUMN, bool FIRST> DEVICE void term(Spectrum& sum, const Spectrum& x, const float* numbers) {
-    if constexpr (is_used(ROW, COLUMN)) {
-        constexpr bool IS_ONE = !VARIES[ROW][COLUMN] && NUMBERS[ROW][COLUMN] == 1;
-        const float number = VARIES[ROW][COLUMN] ? numbers[ROW * N_COLUMNS + COLUMN] : NUMBERS[ROW][COLUMN];
+// A sum begins with a term that needs no multiplication, if there is one, else with the first.
+template <int ROW> DEVICE constexpr int begins() {
+    for (int c = A; c < X + N_SLOTS; c++)
+        if (!VARIES[ROW][c] && (NUMBERS[ROW][c] == 1 || NUMBERS[ROW][c] == -1)) return c;
+    for (int c = A; c < X + N_SLOTS; c++)
+        if (is_used(ROW, c)) return c;
+    return S;
+}
+
+// sum + number x, or number x alone.
+template <int ROW, int COLUMN, bool BEGINS>
+DEVICE void term(Spectrum& sum, const Spectrum& x, const float* numbers) {
+    constexpr bool IS_ONE = !VARIES[ROW][COLUMN] && NUMBERS[ROW][COLUMN] == 1;
+    constexpr bool IS_MINUS_ONE = !VARIES[ROW][COLUMN] && NUMBERS[ROW][COLUMN] == -1;
+    constexpr float FIXED = NUMBERS[ROW][COLUMN];
+    const float number = VARIES[ROW][COLUMN] ? numbers[ROW * N_COLUMNS + COLUMN] : FIXED;
 #pragma unroll
-        for (int i = 0; i <= E; i++) {
-            float2& to = i < E ? sum.at[i] : sum.edges;
-            const float2 value = i < E ? x.at[i] : x.edges;
-            if constexpr (IS_ONE && FIRST) to = value;
-            else if constexpr (IS_ONE) to = to + value;
-            else if constexpr (FIRST) to = number * value;
-            else to = add_times(number, value, to);
-        }
+    for (int i = 0; i <= E; i++) {
+        float2& to = i < E ? sum.at[i] : sum.edges;
+        const float2 value = i < E ? x.at[i] : x.edges;
+        if constexpr (IS_ONE) to = BEGINS ? value : to + value;
+        else if constexpr (IS_MINUS_ONE) to = BEGINS ? make_float2(-value.x, -value.y) : to - value;
+        else to = BEGINS ? number * value : add_times(number, value, to);
     }
 }
 
@@ -198,12 +221,21 @@ DEVICE void clear(Spectrum& x) {
 // All terms of a row but that of s, which comes last: it is known last.
 template <int ROW>
 DEVICE void row_of(Spectrum& sum, const Spectrum& a, const Spectrum (&x)[N_SLOTS], const float* numbers) {
-    constexpr bool NO_A = !is_used(ROW, A), NO_0 = !is_used(ROW, X), NO_1 = N_SLOTS < 2 || !is_used(ROW, X + 1);
-    if constexpr (NO_A && NO_0 && NO_1 && (N_SLOTS < 3 || !is_used(ROW, X + 2))) clear(sum);
-    term<ROW, A, true>(sum, a, numbers);
-    term<ROW, X, NO_A>(sum, x[0], numbers);
-    if constexpr (N_SLOTS > 1) term<ROW, X + 1, NO_A && NO_0>(sum, x[1], numbers);
-    if constexpr (N_SLOTS > 2) term<ROW, X + 2, NO_A && NO_0 && NO_1>(sum, x[2], numbers);
+    constexpr int FIRST = begins<ROW>();
+    if constexpr (FIRST == S) clear(sum);
+    else if constexpr (FIRST == A) term<ROW, A, true>(sum, a, numbers);
+    else term<ROW, FIRST, true>(sum, x[FIRST - X], numbers);
+    if constexpr (is_used(ROW, A) && FIRST != A) term<ROW, A, false>(sum, a, numbers);
+    if constexpr (is_used(ROW, X) && FIRST != X) term<ROW, X, false>(sum, x[0], numbers);
+    if constexpr (N_SLOTS > 1 && is_used(ROW, X + 1) && FIRST != X + 1)
+        term<ROW, X + 1, false>(sum, x[N_SLOTS > 1], numbers);
+    if constexpr (N_SLOTS > 2 && is_used(ROW, X + 2) && FIRST != X + 2)
+        term<ROW, X + 2, false>(sum, x[N_SLOTS - 1], numbers);
+}
+
+// The term of s.
+template <int ROW> DEVICE void add_s(Spectrum& sum, const Spectrum& s, const float* numbers) {
+    if constexpr (is_used(ROW, S)) term<ROW, S, false>(sum, s, numbers);
 }
 
 // One step of the rule, x becoming the new state.
@@ -216,7 +248,7 @@ DEVICE void step(Spectrum (&x)[N_SLOTS], const Thread& me, const float* numbers,
         row_of<INTO_P_C>(y, a, x, numbers);
         Spectrum sum;
         row_of<INTO_P_M>(sum, a, x, numbers);
-        term<INTO_P_M, S, false>(sum, s, numbers);
+        add_s<INTO_P_M>(sum, s, numbers);
         to_magnitude(sum, a, me, call.signs);
     } else {
         row_of<INTO_P_M>(y, x[0], x, numbers);
@@ -228,9 +260,9 @@ DEVICE void step(Spectrum (&x)[N_SLOTS], const Thread& me, const float* numbers,
     if constexpr (N_SLOTS > 1) row_of<NEW_STATE + 1>(next[1], a, x, numbers);
     if constexpr (N_SLOTS > 2) row_of<NEW_STATE + 2>(next[2], a, x, numbers);
     to_consistent(y, s, me.analysis, true, me, call.windows);
-    term<NEW_STATE, S, false>(next[0], s, numbers);
-    if constexpr (N_SLOTS > 1) term<NEW_STATE + 1, S, false>(next[1], s, numbers);
-    if constexpr (N_SLOTS > 2) term<NEW_STATE + 2, S, false>(next[2], s, numbers);
+    add_s<NEW_STATE>(next[0], s, numbers);
+    if constexpr (N_SLOTS > 1) add_s<NEW_STATE + 1>(next[1], s, numbers);
+    if constexpr (N_SLOTS > 2) add_s<NEW_STATE + 2>(next[2], s, numbers);
 #pragma unroll
     for (int slot = 0; slot < N_SLOTS; slot++) x[slot] = next[slot];
 }

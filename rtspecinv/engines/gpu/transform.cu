@@ -98,6 +98,46 @@ template <int SIGN> DEVICE void butterfly(float2 (&v)[16]) {
     }
 }
 
+// a + w b and a - w b, the second as 2 a less the first: six operations (Linzer & Feig 1993).
+DEVICE void add_and_subtract(float2& a, float2& b, float2 w) {
+    const float2 sum = make_float2(fmaf(-w.y, b.y, fmaf(w.x, b.x, a.x)), fmaf(w.y, b.x, fmaf(w.x, b.y, a.y)));
+    b = make_float2(fmaf(2, a.x, -sum.x), fmaf(2, a.y, -sum.y));
+    a = sum;
+}
+
+DEVICE constexpr int reversed(int k, int n) {  // the binary digits of k below n
+    int found = 0;
+    for (; n > 1; n /= 2, k /= 2) found = 2 * found + k % 2;
+    return found;
+}
+
+// The same of v[r] w^r. By halves, v[r] of the first and v[r + R / 2] of the second, all terms with k even have the
+// factor w^(R / 2) in between, those with k odd its negative; then again by halves for k / 2, with w^(R / 4) turned
+// by k R / 4, and so on. The result k comes to lie at `reversed(k)`.
+template <int SIGN, int R> DEVICE void butterfly(float2 (&v)[R], float2 w) {
+    constexpr float COSINE[4] = {1, 0.92387953251128674f, 0.70710678118654752f, 0.38268343236508977f};
+    constexpr int LEVELS = R == 16 ? 4 : R == 8 ? 3 : R / 2;
+    float2 powers[LEVELS];  // w^(1, 2, 4, 8)
+    powers[0] = w;
+#pragma unroll
+    for (int i = 1; i < LEVELS; i++) powers[i] = times(powers[i - 1], powers[i - 1]);
+#pragma unroll
+    for (int level = 1; level <= LEVELS; level++) {
+        const int half = R >> level, n = 1 << (level - 1);  // values of half a group, groups
+        const float2 power = powers[LEVELS - level];
+#pragma unroll
+        for (int m = 0; m < n; m++) {  // turned by m / 2n of a circle
+            const int sixteenth = m * 8 / n;
+            float2 factor = power;
+            if (sixteenth % 4) factor = times_unit<SIGN>(power, COSINE[sixteenth % 4], COSINE[4 - sixteenth % 4]);
+            if (sixteenth >= 4) factor = times_i<SIGN>(factor);
+            const int group = reversed(m, n) * 2 * half;
+#pragma unroll
+            for (int r = 0; r < half; r++) add_and_subtract(v[group + r], v[group + half + r], factor);
+        }
+    }
+}
+
 // Butterflies of one pass. roots: W^k, k = 0 ... M - 1.
 template <int SIGN, int N_DONE, int R> DEVICE void compute(float2 (&v)[E], const float2* roots, int t) {
     constexpr int N = E / R;  // butterflies a thread
@@ -107,37 +147,33 @@ template <int SIGN, int N_DONE, int R> DEVICE void compute(float2 (&v)[E], const
 #pragma unroll
         for (int r = 0; r < R; r++) u[r] = v[b + r * N];
         if constexpr (N_DONE > 1) {
-            float2 w[R];  // powers, each of two halves of its exponent
-            w[1] = roots[(t + b * P) % N_DONE * (N_FFT / (N_DONE * R))];
-            if (SIGN > 0) w[1] = conj(w[1]);
-#pragma unroll
-            for (int r = 2; r < R; r++) w[r] = times(w[r / 2], w[r - r / 2]);
-#pragma unroll
-            for (int r = 1; r < R; r++) u[r] = times(u[r], w[r]);
+            const float2 w = roots[(t + b * P) % N_DONE * (N_FFT / (N_DONE * R))];
+            butterfly<SIGN>(u, SIGN > 0 ? conj(w) : w);
+        } else {
+            butterfly<SIGN>(u);
         }
-        butterfly<SIGN>(u);
 #pragma unroll
-        for (int r = 0; r < R; r++) v[b + r * N] = u[r];
+        for (int r = 0; r < R; r++) v[b + r * N] = u[N_DONE > 1 ? reversed(r, R) : r];
     }
 }
 
-// Results of one pass to the threads that need them in the next. Gaps keep 16 neighbours in 16 banks of 8 bytes.
-template <int N_DONE, int R> DEVICE int place(int i) {
-    constexpr int EVERY = N_DONE * R < 16 ? 16 : N_DONE * R, GAP = N_DONE < 16 ? N_DONE : 0;
-    return i + i / EVERY * GAP;
-}
-
+// Results of one pass to the threads that need them in the next. A gap after EVERY values keeps 16 neighbours in 16
+// banks of 8 bytes. Addresses are a base and what is known when this is compiled: few registers.
 template <int N_DONE, int R> DEVICE void exchange(float2 (&v)[E], float2* room, int frame, int t) {
-    constexpr int N = E / R;
+    constexpr int N = E / R, GAP = N_DONE < 16 ? N_DONE : 0, EVERY = N_DONE * R < 16 ? 16 : N_DONE * R;
+    constexpr bool IS_EVEN = GAP == 0 || P % EVERY == 0;  // rows of P values have as many gaps each
+    const auto place = [](int i) { return i + i / EVERY * GAP; };
 #pragma unroll
     for (int b = 0; b < N; b++) {
         const int j = t + b * P, k = j % N_DONE;
+        float2* to = room + place((j - k) * R + k);  // R values that no gap divides
 #pragma unroll
-        for (int r = 0; r < R; r++) room[place<N_DONE, R>((j - k) * R + k + r * N_DONE)] = v[b + r * N];
+        for (int r = 0; r < R; r++) to[r * N_DONE] = v[b + r * N];
     }
     frame_barrier(frame);
+    const float2* from = room + place(t);
 #pragma unroll
-    for (int i = 0; i < E; i++) v[i] = room[place<N_DONE, R>(t + P * i)];
+    for (int i = 0; i < E; i++) v[i] = IS_EVEN ? from[i * (P + P / EVERY * GAP)] : room[place(t + P * i)];
     frame_barrier(frame);
 }
 
@@ -158,14 +194,15 @@ DEVICE void transform(float2 (&v)[E], float2 (&slots)[E], float2* room, const fl
 #pragma unroll
     for (int i = E / 2; i < E; i++) room[t + P * i] = v[i];
     frame_barrier(frame);
+    const float2* mirror = room + M - t;
 #pragma unroll
     for (int j = 0; j < E / 2; j++) {
-        const int k = t + P * j;
-        const float2 p = v[j], q = room[k ? M - k : M / 2];
+        const float2 p = v[j], q = *(j || t ? mirror - P * j : room + M / 2);
         const float2 e = make_float2(p.x + q.x, p.y - q.y);
-        const float2 o = times(make_float2(p.y + q.y, q.x - p.x), roots[k]);
-        slots[j] = e + o;
-        slots[E / 2 + j] = conj(e - o);
+        float2 sum = e, difference = make_float2(p.y + q.y, q.x - p.x);
+        add_and_subtract(sum, difference, roots[t + P * j]);
+        slots[j] = sum;
+        slots[E / 2 + j] = conj(difference);
         if (j == 0 && t == 0) {
             slots[0] = make_float2(2 * (p.x + p.y), 2 * (p.x - p.y));
             slots[E / 2] = make_float2(2 * q.x, -2 * q.y);
@@ -176,19 +213,20 @@ DEVICE void transform(float2 (&v)[E], float2 (&slots)[E], float2* room, const fl
 
 // E complex values of slots, times N: the window has the factor.
 DEVICE void inverse(float2 (&slots)[E], float2 (&v)[E], float2* room, const float2* roots, int frame, int t) {
+    float2* mirror = room + M - t;
 #pragma unroll
     for (int j = 0; j < E / 2; j++) {
-        const int k = t + P * j;
         const float2 p = slots[j], q = slots[E / 2 + j];
         const float2 e = make_float2(p.x + q.x, p.y - q.y);
-        const float2 o = times(make_float2(p.x - q.x, p.y + q.y), conj(roots[k]));
-        v[j] = make_float2(e.x - o.y, e.y + o.x);
-        float2 mirrored = make_float2(e.x + o.y, o.x - e.y);
+        float2 sum = e, difference = make_float2(-p.y - q.y, p.x - q.x);
+        add_and_subtract(sum, difference, conj(roots[t + P * j]));
+        v[j] = sum;
+        float2 mirrored = conj(difference);
         if (j == 0 && t == 0) {
             v[0] = make_float2(p.x + p.y, p.x - p.y);
             mirrored = make_float2(2 * q.x, -2 * q.y);
         }
-        room[k ? M - k : M / 2] = mirrored;
+        *(j || t ? mirror - P * j : room + M / 2) = mirrored;
     }
     frame_barrier(frame);
 #pragma unroll
