@@ -18,7 +18,7 @@ DEVICE = "cuda"  # where kernels run
 HERE = Path(__file__).parent
 FILES = ("device.cu", "transform.cu", "push.cu")
 # One rounding where the source says so, two elsewhere, whatever is compiled with it: the same bits.
-OPTIONS = ("--std=c++17", "--fmad=false", "--device-as-default-execution-space")
+OPTIONS = ("--std=c++17", "--fmad=false")
 
 
 class Layout(NamedTuple):
@@ -76,29 +76,36 @@ def source() -> str:
 @lru_cache(64)
 def compiled(constants: str, architecture: str) -> bytes:
     """Machine code; compiles in about two seconds, unless it is kept on disk."""
-    version = "{}.{}".format(*_checked(library.nvrtcVersion()))
-    text = constants + source()
-    key = hashlib.sha256(repr((text, architecture, version, OPTIONS)).encode()).hexdigest()[:32]
+    try:
+        version = "{}.{}".format(*_checked(library.nvrtcVersion()))
+    except Exception as error:  # of cuda.bindings, which says where it has looked
+        raise ImportError(
+            f'Parameter engine=\'cuda\' needs NVRTC ({error}): pip install "rtspecinv[gpu]"'
+        ) from error
+    everything = (constants, source(), architecture, version, OPTIONS)
+    key = hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
     name = f"push-{architecture}-{key}.cubin"
     code = kept.load(name)
     if code is None:
-        code = _compile(text, architecture)
+        code, _ = built(constants, architecture)
         kept.save(name, code)
     return code
 
 
-def _compile(text: str, architecture: str) -> bytes:
-    program = _checked(library.nvrtcCreateProgram(text.encode(), b"push.cu", 0, [], []))
-    options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}")]
+def built(constants: str, architecture: str, *more: str) -> tuple[bytes, str]:
+    """Machine code and the compiler's log, with more options."""
+    program = _checked(library.nvrtcCreateProgram((constants + source()).encode(), b"push.cu", 0, [], []))
+    options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}", *more)]
     try:
-        (error,) = library.nvrtcCompileProgram(program, len(options), options)
-        if error != library.nvrtcResult.NVRTC_SUCCESS:
-            log = bytes(_checked(library.nvrtcGetProgramLogSize(program)))
-            _checked(library.nvrtcGetProgramLog(program, log))
-            raise RuntimeError(f"the kernels could not be compiled: {log.rstrip(bytes(1)).decode()}")
+        (status,) = library.nvrtcCompileProgram(program, len(options), options)
+        log = bytes(_checked(library.nvrtcGetProgramLogSize(program)))
+        _checked(library.nvrtcGetProgramLog(program, log))
+        text = log.rstrip(bytes(1)).decode()
+        if status != 0:
+            raise RuntimeError(f"the kernels could not be compiled for {architecture}: {text}")
         code = bytes(_checked(library.nvrtcGetCUBINSize(program)))
         _checked(library.nvrtcGetCUBIN(program, code))
-        return code
+        return code, text
     finally:
         library.nvrtcDestroyProgram(program)
 

@@ -68,10 +68,13 @@ constexpr float LEAST_NORMAL = 1.17549435e-38f;
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
 
-// P_M of one number; `sign` is the direction of 0.
+// How far the square of a number is above FINE, as far as can be where it is below, or NaN.
+DEVICE unsigned above_fine(float m) { return bits_of(m) - bits_of(FINE); }
+
+DEVICE bool is_in_range(unsigned above) { return above <= bits_of(COARSE) - bits_of(FINE); }
+
+// P_M of any number; `sign` is the direction of 0.
 DEVICE float2 to_magnitude(float2 c, float goal, const float* sign) {
-    const float m = square(c);
-    if (m >= FINE && m <= COARSE) return goal * inverse_root(m) * c;
     const float largest = fmaxf(fabsf(c.x), fabsf(c.y));
     if (largest < LEAST_NORMAL) return make_float2(goal * *sign, 0);
     c = (largest < 1 ? COARSE : FINE) * c;  // so that its square neither overflows nor underflows
@@ -84,13 +87,14 @@ DEVICE void to_magnitude(const Spectrum& c, Spectrum& a, const Thread& me, const
 #pragma unroll
     for (int i = 0; i < E; i++) {
         const float m = square(c.at[i]);
-        const unsigned above = bits_of(m) - bits_of(FINE);  // as large as can be where m is too small, or NaN
-        furthest = above > furthest ? above : furthest;
+        furthest = above_fine(m) > furthest ? above_fine(m) : furthest;
         a.at[i] = me.goal[i] * inverse_root(m) * c.at[i];
     }
-    if (__builtin_expect(furthest > bits_of(COARSE) - bits_of(FINE), 0)) {
+    if (!is_in_range(furthest)) {
 #pragma unroll
-        for (int i = 0; i < E; i++) a.at[i] = to_magnitude(c.at[i], me.goal[i], signs + me.bin(i));
+        for (int i = 0; i < E; i++)
+            if (!is_in_range(above_fine(square(c.at[i]))))
+                a.at[i] = to_magnitude(c.at[i], me.goal[i], signs + me.bin(i));
     }
     a.edges = make_float2(0, 0);
     if (me.t == 0) {
