@@ -82,7 +82,7 @@ def _longest_loop(code: bytes) -> int:
             labels[label[1]] = instructions
         elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
             instructions += 1
-            jump = re.search(r"BRA.*?(\.L_\w+)", line)
+            jump = re.search(r"@!?U?P\w+ BRA.*?(\.L_\w+)", line)  # others come back from what is rare
             if jump and jump[1] in labels:
                 longest = max(longest, instructions - labels[jump[1]])
     return longest
