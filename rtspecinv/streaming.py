@@ -412,7 +412,9 @@ class StreamingInverter(Checkpointed):
         Returns:
             The hop and, where streams with a bad frame stay behind, the extremes of magnitudes, which say so.
         """
-        offered = self._engine.offer(magnitude, spectrum) if self.stft.onesided else None
+        offered = None
+        if self.stft.onesided:
+            offered = self._engine.offer(magnitude, spectrum, each=self._is_late)
         if offered is None:
             if seen is not None:
                 self._look_at_seen(*_span(seen.cpu()))
@@ -424,11 +426,11 @@ class StreamingInverter(Checkpointed):
             both = extremes if seen is None else torch.cat([extremes, seen])
             if self._is_late:
                 late = extremes
-                self._engine.accept(each=True)
+                self._engine.accept()
                 self._unseen.append(self._sent(both))
             else:
                 self._judge(both.cpu())
-                self._engine.accept(each=False)
+                self._engine.accept()
                 late = None
         self._n_pushed += 1
         return hop, late

@@ -35,13 +35,13 @@ __all__ = [
     "unmixer",
 ]
 
-ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 
 # Where the engines are, which are imported when they are asked for.
-MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
+MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "cuda": "gpu.cuda"}
 CPU = "cpu"
-ON_A_GPU = ("cuda_graph",)  # what "auto" takes there, the fastest first
-NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
+ON_A_GPU = ("cuda", "cuda_graph")  # what "auto" takes there, the fastest first
+NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and NVRTC", "gpu")}
 
 
 class Bank(Protocol):
@@ -88,9 +88,9 @@ class Engine(Protocol):
                 is, whatever others do. Otherwise one such frame holds all streams back.
 
         Returns:
-            The hop, silence in a stream with such a frame, and the smallest and the largest magnitude of every
-            stream's frame, `(2, *batch)`, NaN if one is NaN, on the device and until the next push. None
-            where nothing was done, as always if not `judges`: then look at the values and `push`.
+            The hop, silence in a stream with such a frame, and the smallest and the largest magnitude of
+            every stream's frame, `(2, *batch)`, NaN if one is NaN, on the device and until the next push.
+            None where nothing was done, as always if not `judges`: then look at the values and `push`.
         """
 
     def accept(self) -> None:
@@ -136,7 +136,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     if module.suits(stft, update, init, n_open):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton" and graph.suits(stft, update, init, n_open):
+    if engine == "cuda" and graph.suits(stft, update, init, n_open):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
@@ -168,7 +168,7 @@ def find_batch(
         ValueError, ImportError: as in `find`.
     """
     choice(ENGINES, engine=engine)
-    if engine in ON_A_GPU or engine == "triton" or (engine == "auto" and stft.device.type != CPU):
+    if engine in ON_A_GPU or (engine == "auto" and stft.device.type != CPU):
         return EagerBatch  # the others are for streams
     if _compiled(engine) is None:
         return EagerBatch

@@ -31,7 +31,6 @@ class Eager(Module):
     """
 
     name = "eager"
-    judges = False
 
     def __init__(
         self,
@@ -61,11 +60,18 @@ class Eager(Module):
         with self.preserved():
             return self._advance(magnitude, spectrum)
 
-    def offer(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    @property
+    def judges(self) -> bool:
+        """Whether `offer` takes frames."""
+        return False
+
+    def offer(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at: None, as plain torch does not look either."""
         return None
 
-    def accept(self, *, each: bool) -> None:
+    def accept(self) -> None:
         """Make what came of the frame offered last the state; there is none."""
 
     def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:

@@ -9,14 +9,12 @@ import sys
 
 import pytest
 import torch
+from interpreted import INTERPRET
 from torch import Tensor
-from triton_interpreter import INTERPRET
 
 from rtspecinv.engines.gpu import fused
 
-kernels = pytest.importorskip(
-    "rtspecinv.engines.gpu.kernels", reason='triton is missing: pip install "rtspecinv[gpu]"'
-)
+kernels = pytest.importorskip("rtspecinv.engines.gpu.kernels", reason="triton is missing: pip install triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

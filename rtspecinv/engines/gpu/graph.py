@@ -325,14 +325,18 @@ class CudaGraph(Eager):
     """
 
     name = "cuda_graph"
+    RECORDS_AT_ONCE = True  # rather than at the first push that needs it
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
         self._pushes: Pushes | None = None
-        if self.judges:
+        self._accepts = "accept"
+        if self.RECORDS_AT_ONCE and self.judges:
             self._pushes = self._recorded()
 
-    def offer(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    def offer(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at; see `Engine`."""
         if not self.judges:
             return None
@@ -342,27 +346,28 @@ class CudaGraph(Eager):
             return None
         if pushes.spectra.requires_grad:
             self.detach()
+        self._accepts = "accept the good" if each else "accept"
         # What is recorded is written to in whatever mode later pushes are.
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
             return pushes.offer(magnitude, spectrum, self.n_iter), pushes.extremes
 
-    def accept(self, *, each: bool) -> None:
+    def accept(self) -> None:
         """Make what came of the frame offered last the state; see `Engine`."""
         pushes = self._pushes
         assert pushes is not None
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
-            pushes.replay["accept the good" if each else "accept"]()
+            pushes.replay[self._accepts]()
 
     def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
-        offered = self.offer(magnitude, spectrum)
+        offered = self.offer(magnitude, spectrum, each=False)
         if offered is None:
             return super().push(magnitude, spectrum)
-        self.accept(each=False)
+        self.accept()
         return offered[0]
 
     @property
-    def judges(self) -> bool:  # type: ignore[override]
+    def judges(self) -> bool:
         """Whether `offer` takes frames, those that require gradients apart."""
         return self._is_there() and SWITCH not in os.environ
 
