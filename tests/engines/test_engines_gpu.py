@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import fake_cuda_graph
 import pytest
@@ -29,7 +30,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         fake_cuda_graph.on_cpu(monkeypatch)
 
 
-def pair(stft: STFT, **options: object) -> tuple[StreamingInverter, StreamingInverter]:
+def pair(stft: STFT, **options: Any) -> tuple[StreamingInverter, StreamingInverter]:
     replayed = StreamingInverter(stft, engine="cuda_graph", **options)  # type: ignore[arg-type]
     assert replayed.engine == "cuda_graph"
     return StreamingInverter(stft, engine="eager", **options), replayed  # type: ignore[arg-type]
@@ -64,7 +65,7 @@ def test_every_kind_of_push_is_recorded_once(graphs):
         inverter.push_many(S)
     for frames in (S, spectrum, S):
         assert torch.equal(run(eager, frames), run(replayed, frames))
-    recordings = replayed._engine._recordings
+    recordings = replayed._engine._recordings  # type: ignore[attr-defined]
     assert sorted(recordings) == [(False, False, 1), (False, True, 1), (True, True, 1)]
     before = list(recordings.values())
     run(replayed, S)
@@ -89,7 +90,7 @@ def test_recorded_anew_after_a_move_and_a_copy(graphs):
     hops = [replayed.push(frame) for frame in S.unbind(-1)[:2]]
     other = copy.deepcopy(replayed)
     replayed.double()
-    assert not replayed._engine._recordings
+    assert not replayed._engine._recordings  # type: ignore[attr-defined]
     replayed.float()
     hops += [replayed.push(frame) for frame in S.unbind(-1)[2:]]
     assert torch.equal(torch.cat(hops), torch.cat(expected))
@@ -115,7 +116,7 @@ def test_switched_off_by_the_environment(graphs, monkeypatch):
     S = magnitudes(stft)
     monkeypatch.setenv(cuda_graph.SWITCH, "1")
     assert torch.equal(run(eager, S), run(replayed, S))
-    assert not replayed._engine._recordings
+    assert not replayed._engine._recordings  # type: ignore[attr-defined]
 
 
 def test_gradients_are_not_recorded_but_flow(graphs):
@@ -131,7 +132,7 @@ def test_gradients_are_not_recorded_but_flow(graphs):
         grads.append(wanted.grad)
         inverter.detach()
         inverter.push(S[..., 0])
-    assert torch.equal(*grads)
+    assert torch.equal(*grads)  # type: ignore[arg-type]
     assert grads[0].any()
 
 

@@ -80,11 +80,17 @@ class CudaGraph(Eager):
         super().__init__(stft, update, init, **options)
         self._recordings: dict[tuple[object, ...], Recording] = {}
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
+        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`.
+
+        A push of some streams is not recorded: their number changes.
+        """
         state = [self.buffer.get_buffer(name) for name in self.buffer.STATE]
-        if self._wants_grad(magnitude) or state[0].device.type != DEVICE or SWITCH in os.environ:
-            return super().push(magnitude, spectrum)
+        on_device = state[0].device.type == DEVICE and SWITCH not in os.environ
+        if streams is not None or self._wants_grad(magnitude) or not on_device:
+            return super().push(magnitude, spectrum, streams)
         inputs = (
             None if magnitude is None else magnitude.detach(),
             None if spectrum is None else spectrum.detach(),
