@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
     from rtspecinv.listening import Sound, listen
-    from rtspecinv.live import Mailbox, Pace, Player, play, transforms
+    from rtspecinv.live import Mailbox, Pace, Player, StreamPool, play, transforms
     from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
     from rtspecinv.mel.config import Compression, MelConfig
     from rtspecinv.mel.diagnosis import Diagnosis, diagnose
@@ -71,6 +71,7 @@ __all__ = [
     "Recording",
     "Sound",
     "SoundDeviceSink",
+    "StreamPool",
     "StreamingAnalysis",
     "StreamingInverter",
     "TeeSink",
@@ -106,7 +107,17 @@ _HOMES = {
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     **dict.fromkeys(
-        ("Mailbox", "Pace", "Player", "StreamingAnalysis", "magnitude_frames", "play", "transforms"), "live"
+        (
+            "Mailbox",
+            "Pace",
+            "Player",
+            "StreamPool",
+            "StreamingAnalysis",
+            "magnitude_frames",
+            "play",
+            "transforms",
+        ),
+        "live",
     ),
     **dict.fromkeys(("Hybrid", "invert", "invert_many"), "batch"),
     **dict.fromkeys(

@@ -17,6 +17,8 @@ remains of frames that left the buffer unheard. A batch run has no buffer: see `
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -164,13 +166,33 @@ class FrameBuffer(Module):
         _shift(self.past, -3, torch.view_as_real(spectrum[..., 0, :]))
         return hop
 
+    def part(self, streams: Tensor) -> FrameBuffer:
+        """Return a buffer with copies of some streams, of batch_shape `(n_streams,)`; `put` takes them back.
+
+        streams: positions `(n_streams,)` among all streams, in the order of memory.
+        """
+        part = copy.copy(self)
+        part.batch_shape = tuple(streams.shape)
+        part._buffers = {name: self._rows(name).index_select(0, streams) for name in self.STATE}
+        return part
+
+    def put(self, streams: Tensor, part: FrameBuffer) -> None:
+        """Replace the state of some streams by that of a buffer from `part`; the others stay as they are."""
+        for name in self.STATE:
+            self._rows(name).index_copy_(0, streams, part.get_buffer(name))
+
+    def _rows(self, name: str) -> Tensor:
+        """View of a state, `(n_streams, ...)` for any batch shape."""
+        state, n_axes = self.get_buffer(name), len(self.batch_shape)
+        return state.flatten(0, n_axes - 1) if n_axes else state.unsqueeze(0)
+
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far."""
         for name in self.STATE:
             self.get_buffer(name).detach_()
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget everything, in all streams or where the bool mask `streams`, of batch_shape, is true."""
+        """Zero the state, in all streams or where the bool mask `streams`, of batch_shape, is true."""
         self.detach()
         for name in self.STATE:
             state = self.get_buffer(name)

@@ -1,15 +1,16 @@
-"""What counts as a magnitude, and what is wrong with a value that does not."""
+"""Checks of magnitudes and spectra: type, device, shape and values."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtspecinv.common.checks import count
+from rtspecinv.common.checks import count, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT, check_dense, check_stft
@@ -76,6 +77,62 @@ def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
     return f"make the STFT with n_fft={max(1, 2 * (n_rows - 1))} or {2 * n_rows - 1}"
 
 
+def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int, ...]) -> Tensor:
+    """Streams that a caller names: a bool mask of shape `batch_shape`, or their positions `(n_streams,)`.
+
+    Raises:
+        ValueError: the mask has another shape, there is no such position, or one is named twice.
+        TypeError: neither a mask nor integers.
+    """
+    streams = unmasked(streams, "streams")
+    try:
+        named = streams if isinstance(streams, Tensor) else torch.as_tensor(streams, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Parameter streams is a {type(streams).__name__}, not a bool mask or a list of positions"
+        ) from error
+    check_dense(named, "streams")
+    if not named.numel() and named.ndim == 1 and named.dtype != torch.bool:
+        return named.to(torch.int64)
+    if named.dtype == torch.bool:
+        if named.shape != batch_shape:
+            raise ValueError(
+                f"Parameter streams has shape {tuple(named.shape)}, not batch_shape={batch_shape}"
+            )
+        return named
+    if named.dtype.is_floating_point or named.dtype.is_complex:
+        raise TypeError(f"Parameter streams has {named.dtype}, not torch.bool: say which streams with True")
+    if len(batch_shape) != 1 or named.ndim != 1:
+        raise ValueError(
+            f"Parameter streams has shape {tuple(named.shape)} and {named.dtype}: positions are a list, for "
+            f"a batch_shape of one axis; for batch_shape={batch_shape} use a bool mask of that shape"
+        )
+    listed = named.tolist()
+    if len({*listed}) < len(listed):
+        raise ValueError(
+            f"Parameter streams={shown(streams)} names a stream twice: name each once, or use a bool mask"
+        )
+    if min(listed) < 0 or max(listed) >= batch_shape[0]:
+        raise ValueError(
+            f"Parameter streams={shown(streams)} goes beyond batch_shape={batch_shape}: use positions from "
+            f"0 to {batch_shape[0] - 1}"
+        )
+    return named.to(torch.int64)
+
+
+def as_mask(streams: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
+    """Bool mask of streams as `some_streams` gives them."""
+    if streams.dtype == torch.bool:
+        return streams
+    mask = torch.zeros(batch_shape, dtype=torch.bool, device=streams.device)
+    return mask.index_fill_(0, streams, True)
+
+
+def as_positions(streams: Tensor) -> Tensor:
+    """Positions `(n_streams,)`, in the order of memory, of streams as `some_streams` gives them."""
+    return streams.flatten().nonzero().squeeze(1) if streams.dtype == torch.bool else streams
+
+
 def check_finite(value: Tensor, name: str) -> None:
     """Raise `ValueError` if a value is NaN or infinite."""
     if not bool(value.detach().isfinite().all()):
@@ -130,7 +187,7 @@ def check_range(low: float, high: float, limit: float) -> None:
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:
-    """Say that magnitudes are beyond twice full scale, and why that may be."""
+    """Warn that magnitudes exceed twice full scale, and name likely causes."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "

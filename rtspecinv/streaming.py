@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import EllipsisType
 from typing import Any, NamedTuple, TypedDict
@@ -16,22 +17,25 @@ from torch.nn import functional as F
 from rtspecinv import engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, choice, count, sizes
-from rtspecinv.common.masks import unmasked
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import (
     Array,
     as_magnitude,
+    as_mask,
+    as_positions,
     check_range,
     check_values,
     full_scale,
     iterations,
     largest_magnitude,
+    some_streams,
     warn_of_power,
 )
 from rtspecinv.levels import no_samples
-from rtspecinv.stft import STFT, check_dense, check_stft
+from rtspecinv.stft import STFT, check_stft
 
+Streams = Tensor | Array | Sequence[int]  # a bool mask, or positions
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
 CHECKS = ("now", "later")
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
@@ -76,12 +80,13 @@ class StreamingInverter(Checkpointed):
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
             "fgla", "dm", "admm", "agla".
         init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros".
-        look_ahead: frames that come in after a frame before it is committed; None is `stft.look_back`.
-        revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
-            to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
-            but no latency.
-        n_iter: iterations per push over all frames that may change, a million at most; with 0 the start is
-            the answer. It may be set at any time, and holds from the next push on.
+        look_ahead: number of frames that arrive after a frame before it is committed; default:
+            `stft.look_back`.
+        revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)
+            to `stft.look_back`; default: half of `stft.look_back`, 0 for textbook rules. It costs time but
+            adds no latency.
+        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million. It may
+            be set at any time and applies from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -101,8 +106,8 @@ class StreamingInverter(Checkpointed):
         ValueError: a parameter is out of range, a name unknown, or an engine unfit.
         ImportError: the engine is not installed.
 
-    The state is in `state_dict()`, for any engine: an inverter with the same parameters that loads it goes on
-    where this one was, whatever `n_iter` it has; of anything else `load_state_dict` is a RuntimeError.
+    `state_dict()` returns the state, for any engine. An inverter with the same parameters that loads it
+    continues where this one was; `n_iter` may differ. `load_state_dict` raises RuntimeError for any other.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
@@ -184,7 +189,7 @@ class StreamingInverter(Checkpointed):
 
     @property
     def engine(self) -> str:
-        """Name of the engine at work."""
+        """Name of the engine in use."""
         return self._engine.name
 
     @property
@@ -205,12 +210,15 @@ class StreamingInverter(Checkpointed):
         """Samples that frames stand for: those of all pushes and the flush, without the latency."""
         return self.stft.length(n_frames)
 
-    def push(self, magnitude: Tensor | Array) -> Tensor:
+    def push(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
         """Take in one frame and return the next hop of samples.
 
         Args:
             magnitude: real and non-negative, `(*batch_shape, n_freq)`, on the device and in the dtype of the
                 inverter; arrays are moved there. Of a complex frame, the phase is the start of this frame.
+            streams: streams that have a frame, default: all. A bool mask of shape `batch_shape`, or a list of
+                positions where `batch_shape` has one axis. The first axis of magnitude and samples is then
+                that of these streams, in their order, in place of `batch_shape`; the others stay as they are.
 
         Returns:
             Samples `(*batch_shape, hop_length)`.
@@ -219,13 +227,20 @@ class StreamingInverter(Checkpointed):
             ValueError: wrong shape or device, negative, NaN, infinite or too large to add up.
             TypeError: not a tensor or array, or not of the dtype of the inverter.
 
-        After an error the stream goes on with the next good frame as if nothing had happened. With
-        `check="later"` the error may be that of an earlier frame; this one is not taken in then.
+        A rejected frame leaves the stream unchanged. With `check="later"` the error may be that of an earlier
+        frame; this one is not taken in then.
         """
         self._look_back(wait=False)
-        return self._push(*self._shaped(magnitude, 1))[0]
+        if streams is None:
+            return self._push(*self._shaped(magnitude, 1, self.batch_shape))[0]
+        chosen, batch_shape = self._chosen(streams)
+        hops = self._advance(*self._check(magnitude, 1, batch_shape), chosen)
+        self._n_pushed += 1
+        return hops
 
-    def check(self, magnitude: Tensor | Array | EllipsisType = ...) -> None:
+    def check(
+        self, magnitude: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None
+    ) -> None:
         """Raise what `push` would raise for this frame, and change nothing.
 
         Without a frame, it waits for what was pushed with `check="later"`, and raises the error of the first
@@ -233,10 +248,10 @@ class StreamingInverter(Checkpointed):
         """
         if isinstance(magnitude, EllipsisType):
             return self._look_back(wait=True)
-        self._check(magnitude, 1)
+        self._check(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
-        """Whether a frame asks for no sound: all of its magnitudes are 0."""
+        """Return whether a frame is silence: all of its magnitudes are 0."""
         return not bool((magnitude != 0).any())
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
@@ -252,7 +267,7 @@ class StreamingInverter(Checkpointed):
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
         self._look_back(wait=False)
-        magnitudes, spectra = self._check(magnitude, 2)
+        magnitudes, spectra = self._check(magnitude, 2, self.batch_shape)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
         hops = [self.stft.window.new_zeros(*self.batch_shape, 0)]
@@ -261,15 +276,16 @@ class StreamingInverter(Checkpointed):
         self._n_pushed += len(frames)
         return torch.cat(hops, -1)
 
-    def flush(self, n_samples: int | None = None) -> Tensor:
+    def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
         """Return the samples that are still owed, then reset.
 
         Args:
-            n_samples: samples to return; None is all that the frames cover, whole hops. The last frames reach
-                some `stft.padding` samples further, as in `stft.synthesize(length=)`; then there is silence.
+            n_samples: number of samples to return; default: all that the frames cover, in whole hops. Up to
+                `stft.padding` more samples hold sound, as in `stft.synthesize(length=)`; the rest is silence.
+            streams: streams to flush, as in `push`; default: all.
 
         Returns:
-            Samples `(*batch_shape, n_samples)`, if None is given
+            Samples `(*batch_shape, n_samples)`, by default
             `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last reset.
         """
         self._look_back(wait=True)
@@ -278,10 +294,11 @@ class StreamingInverter(Checkpointed):
         owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
         n_heard = min(owed, covered + stft.padding)
         n_hops = -(-n_heard // stft.hop_length)
+        chosen, batch_shape = self._chosen(streams)
         with self._engine.preserved(n_hops):
-            hops = [self._engine.push(None) for _ in range(n_hops)]
-            self.reset()
-        empty = stft.window.new_zeros(*self.batch_shape, 0)
+            hops = [self._advance(None, None, chosen) for _ in range(n_hops)]
+            self.reset(chosen)
+        empty = stft.window.new_zeros(*batch_shape, 0)
         samples = torch.cat([empty, *hops], -1)[..., :n_heard]
         return F.pad(samples, (0, owed - n_heard)) if owed > n_heard else samples
 
@@ -295,7 +312,7 @@ class StreamingInverter(Checkpointed):
         Returns:
             Samples `(*batch_shape, length)`, by default `(*batch_shape, self.length(n_frames))`.
 
-        Afterwards the stream is as new. Warns of frames that stand for no samples.
+        The stream is reset afterwards. A warning is issued for frames that stand for no samples.
 
         Raises:
             ValueError, TypeError: as in `push`, before anything changes.
@@ -311,35 +328,23 @@ class StreamingInverter(Checkpointed):
         return samples
 
     def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._check(magnitude, 2)
+        self._check(magnitude, 2, self.batch_shape)
 
-    def reset(self, streams: Tensor | Array | None = None) -> None:
-        """Make streams as new.
+    def reset(self, streams: Streams | None = None) -> None:
+        """Reset streams to their state before the first push.
 
         Args:
-            streams: bool mask of shape `batch_shape`, True for those to reset; None is all.
+            streams: streams to reset, as in `push`; default: all.
 
         Raises:
-            ValueError, TypeError: the mask has another shape or is not boolean.
+            ValueError: a mask of another shape, or a position that does not exist.
+            TypeError: neither a bool mask nor positions.
         """
         self._look_back(wait=True)
         if streams is None:
             self._n_pushed = 0
             return self._engine.reset()
-        streams = unmasked(streams, "streams")
-        try:
-            mask = streams if isinstance(streams, Tensor) else torch.as_tensor(streams, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"Parameter streams is a {type(streams).__name__}, not a bool mask") from error
-        check_dense(mask, "streams")
-        if mask.dtype != torch.bool:
-            raise TypeError(
-                f"Parameter streams has {mask.dtype}, not torch.bool: say which streams with True"
-            )
-        if mask.shape != self.batch_shape:
-            raise ValueError(
-                f"Parameter streams has shape {tuple(mask.shape)}, not batch_shape={self.batch_shape}"
-            )
+        mask = as_mask(some_streams(streams, self.batch_shape), self.batch_shape)
         self._engine.reset(mask.to(self.stft.device))
 
     @staticmethod
@@ -375,13 +380,29 @@ class StreamingInverter(Checkpointed):
         names = "look_ahead revise n_iter batch_shape engine latency update init"
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
 
-    def _check(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
+    def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None, chosen: Tensor | None) -> Tensor:
+        if chosen is not None and not len(chosen):
+            return self.stft.window.new_zeros(0, self.stft.hop_length)
+        return self._engine.push(magnitude, spectrum, chosen)
+
+    def _chosen(self, streams: Streams | None) -> tuple[Tensor | None, tuple[int, ...]]:
+        """Positions of the streams that are named, if they are, and the batch shape of their frames."""
+        if streams is None:
+            return None, self.batch_shape
+        positions = as_positions(some_streams(streams, self.batch_shape)).to(self.stft.device)
+        return positions, tuple(positions.shape)
+
+    def _check(
+        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum: half spectra whose values have been looked at."""
-        magnitude, spectrum = self._shaped(value, n_axes)
+        magnitude, spectrum = self._shaped(value, n_axes, batch_shape)
         self._look(magnitude)
         return self._half(magnitude, n_axes), None if spectrum is None else self._half(spectrum, n_axes)
 
-    def _shaped(self, value: Tensor | Array, n_axes: int) -> tuple[Tensor, Tensor | None]:
+    def _shaped(
+        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
         """Magnitude and, of complex frames, spectrum, with the axes of `value`; of any values."""
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
@@ -389,7 +410,7 @@ class StreamingInverter(Checkpointed):
                 "model that makes the magnitudes, and push what it gives"
             )
         value = as_magnitude(value, self.stft.window)
-        _check_shape(value.shape, self.batch_shape, self.stft, n_axes)
+        _check_shape(value.shape, batch_shape, self.stft, n_axes)
         if not value.is_complex():
             return value, None
         if self.init.n_waiting:

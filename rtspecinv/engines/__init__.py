@@ -1,6 +1,6 @@
-"""Engines: how one frame is advanced, and a whole spectrogram iterated.
+"""Engines: implementations of a push of a stream and of the iterations of a batch run.
 
-All give what `eager`, the reference, gives, only faster.
+All compute what `eager`, the reference, computes, only faster.
 """
 
 from __future__ import annotations
@@ -66,12 +66,16 @@ class Engine(Protocol):
     def judges(self) -> bool:
         """Whether `offer` takes frames, those that require gradients apart."""
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples.
 
         Args:
             magnitude: real `(*batch, n_fft // 2 + 1)`, None after the last frame.
             spectrum: complex, of the same shape: the frame starts with its phase; None leaves that to `init`.
+            streams: positions `(n_streams,)` of the streams to advance, in the order of memory; `*batch` is
+                then `n_streams`, and the other streams stay as they are. Default: all.
 
         Returns:
             Real `(*batch, hop_length)`.
@@ -196,6 +200,20 @@ def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
     from rtspecinv.engines.cpu.mel import Unmixer
 
     return Unmixer(bank)
+
+
+def preemphasis_undoer(
+    engine: Engine, like: Tensor
+) -> Callable[[Tensor, Tensor, Tensor | None, float], Tensor] | None:
+    """What undoes pre-emphasis of samples `like` these where an engine works, see `mel.stream.DeEmphasis`.
+
+    None where nothing is compiled for it.
+    """
+    if engine.name != "numba" or like.device.type != "cpu" or like.requires_grad:
+        return None
+    from rtspecinv.engines.cpu.mel import undo_preemphasis
+
+    return undo_preemphasis
 
 
 def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:

@@ -55,10 +55,22 @@ class Eager(Module):
             compensated=not update.textbook,
         )
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
         with self.preserved():
-            return self._advance(magnitude, spectrum)
+            if streams is None:
+                return self._advance(magnitude, spectrum)
+            whole, self.buffer = self.buffer, self.buffer.part(streams)
+            try:
+                hops = self._advance(magnitude, spectrum)
+            finally:
+                part, self.buffer = self.buffer, whole
+            if not part.spectra.requires_grad:
+                whole.detach()
+            whole.put(streams, part)
+            return hops
 
     @property
     def judges(self) -> bool:

@@ -5,6 +5,7 @@ from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
 from rtspecinv.live.mailbox import Mailbox
 from rtspecinv.live.pace import Pace
 from rtspecinv.live.player import Player, PlayerStats, play
+from rtspecinv.live.pool import PooledStream, StreamPool
 from rtspecinv.live.stream import Progress
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "Pace",
     "Player",
     "PlayerStats",
+    "PooledStream",
     "Progress",
+    "StreamPool",
     "StreamingAnalysis",
     "magnitude_frames",
     "play",

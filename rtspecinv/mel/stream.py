@@ -17,7 +17,7 @@ from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import MelConfig
-from rtspecinv.streaming import StreamingInverter, StreamOptions
+from rtspecinv.streaming import StreamingInverter, StreamOptions, Streams
 from rtspecinv.updates import Update
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class MelOptions(StreamOptions, total=False):
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
 
-    Every frame becomes the magnitudes that it may have come from, on its own; see `MelBank.inverse`. They are
-    far from those of any signal: rules differ by little here, ADMM is the best of them by a hair, and more
+    Every frame is converted to magnitudes by itself; see `MelBank.inverse`. These magnitudes are far from
+    those of any signal, so rules differ little here, ADMM is the best of them by a small margin, and more
     iterations gain little (bench/README.md, table "mel choices").
 
     Args:
-        config: what a mel frame is.
-        extend: above the last band, go on with its level rather than with nothing.
+        config: parameters of the mel frames.
+        extend: True to continue the level of the last band above it, False for zeros there.
         update: as in `StreamingInverter`.
         device, dtype: where the state lives, and its precision.
         options: the other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
@@ -78,15 +78,17 @@ class MelInverter(StreamingInverter):
         if config.preemphasis:
             a, hop_length = config.preemphasis, self.stft.hop_length
             self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
+            self._finish(self.bank.mean.new_zeros(*self.batch_shape, hop_length))
         self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
 
     @modeless
-    def push(self, mel: Tensor | Array) -> Tensor:
+    def push(self, mel: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
         """Take in one mel frame and return the next hop of samples.
 
         Args:
             mel: `(*batch_shape, n_mels)`, as its `Mel` gives it, on the device and in the dtype of the
                 inverter; arrays are moved there.
+            streams: streams that have a frame, as in `StreamingInverter.push`, default: all.
 
         Returns:
             Samples `(*batch_shape, hop_length)`.
@@ -97,26 +99,34 @@ class MelInverter(StreamingInverter):
 
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
+        chosen, batch_shape = self._chosen(streams)
+        if not self._engine.judges or chosen is not None:
+            magnitude = self._magnitude(self._check_mel(mel, 1, batch_shape))
+            return self._finish(super().push(magnitude, streams=chosen), chosen)
         self._look_back(wait=False)
-        frame = self._shaped_mel(mel, 1)
-        if not self._engine.judges:
-            self.bank.check(frame)
-            return self._finish(self._push(self._magnitude(frame), None)[0])
+        frame = self._shaped_mel(mel, 1, batch_shape)
         seen = torch.stack(torch.aminmax(frame.detach(), dim=-1))
         # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
         magnitude = self._magnitude(frame).where(self.bank.fits(*seen).unsqueeze(-1), torch.nan)
-        return self._finish(*self._push(magnitude, None, seen))
+        samples, extremes = self._push(magnitude, None, seen)
+        if extremes is None or self.deemphasis is None:
+            return self._finish(samples)
+        good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
+        before = self.deemphasis.last.clone()
+        samples = self._finish(samples)
+        self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
+        return samples.where(good.unsqueeze(-1), 0)
 
-    def check(self, mel: Tensor | Array | EllipsisType = ...) -> None:
+    def check(self, mel: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None) -> None:
         """Raise what `push` would raise for this frame, and change nothing; see `StreamingInverter`."""
         if isinstance(mel, EllipsisType):
             return super().check()
-        self._check_mel(mel, 1)
+        self._check_mel(mel, 1, self._chosen(streams)[1])
 
     @modeless
     def is_silence(self, mel: Tensor | Array) -> bool:
-        """Whether a frame asks for no sound: all of it is at the floor."""
-        return not bool(self.bank.expand(self._check_mel(mel, 1)).any())
+        """Return whether a frame is silence: all of its values are at the floor."""
+        return not bool(self.bank.expand(self._check_mel(mel, 1, self.batch_shape)).any())
 
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
@@ -131,38 +141,36 @@ class MelInverter(StreamingInverter):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
-        frames = self._check_mel(mel, 2)
+        frames = self._check_mel(mel, 2, self.batch_shape)
         if not len(frames):
             return self.stft.window.new_zeros(*self.batch_shape, 0)
         return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
 
     def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._check_mel(magnitude, 2)
+        self._check_mel(magnitude, 2, self.batch_shape)
 
     @modeless
-    def flush(self, n_samples: int | None = None) -> Tensor:
+    def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
         """Return the samples that are still owed, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
-        owed = super().flush(n_samples)
+        chosen, _ = self._chosen(streams)
+        owed = super().flush(n_samples, streams=chosen)
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
-        owed = self._finish(owed)
-        self.deemphasis.last.zero_()
+        owed = self._finish(owed, chosen)
+        self.deemphasis.reset(chosen)
         return owed
 
     def length(self, n_frames: int) -> int:
         """Samples that mel frames stand for; see `Mel.length`."""
         return super().length(n_frames + self.bank.config.drop_last)
 
-    def reset(self, streams: Tensor | Array | None = None) -> None:
+    def reset(self, streams: Streams | None = None) -> None:
         """Make streams as new; see `StreamingInverter`."""
         super().reset(streams)
-        if self.deemphasis is not None and streams is None:
-            self.deemphasis.last.zero_()
-        elif self.deemphasis is not None:
-            fresh = torch.as_tensor(streams, device=self.stft.device)
-            self.deemphasis.last.masked_fill_(fresh, 0)
+        if self.deemphasis is not None:
+            self.deemphasis.reset(self._chosen(streams)[0])
 
     def _state(self) -> dict[str, Tensor]:
         state = super()._state()
@@ -180,32 +188,27 @@ class MelInverter(StreamingInverter):
         step = self.bank.config.oversampling
         return magnitude if step == 1 else magnitude[..., ::step]
 
-    def _finish(self, samples: Tensor, extremes: Tensor | None = None) -> Tensor:
-        """Samples without pre-emphasis; streams whose magnitudes have extremes out of range stay behind."""
-        if self.deemphasis is None:
+    def _finish(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
+        if self.deemphasis is None or not samples.shape[-1]:
             return samples
-        if extremes is None:
-            found: Tensor = self.deemphasis(samples)
-            return found
-        good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
-        before = self.deemphasis.last.clone()
-        found = self.deemphasis(samples)
-        self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
-        return found.where(good.unsqueeze(-1), 0)
+        if undo := engines.preemphasis_undoer(self._engine, samples):
+            return undo(samples, self.deemphasis.last, streams, self.deemphasis.a)
+        found: Tensor = self.deemphasis(samples, streams)
+        return found
 
     def _look_at_seen(self, low: float, high: float) -> None:
         self.bank.check_range(low, high)
 
-    def _check_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
+    def _check_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
         """Mel frames of checked shape and values; see `_shaped_mel`."""
-        mel = self._shaped_mel(value, n_axes)
+        mel = self._shaped_mel(value, n_axes, batch_shape)
         self.bank.check(mel)
         return mel
 
-    def _shaped_mel(self, value: Tensor | Array, n_axes: int) -> Tensor:
+    def _shaped_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
         """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many of them."""
         mel = as_magnitude(value, self.bank.filters, "mel")
-        one = (*self.batch_shape, self.bank.config.n_mels)
+        one = (*batch_shape, self.bank.config.n_mels)
         many = n_axes == 2
         fits = mel.shape[:-1] == one if many else mel.shape == one
         if mel.is_complex() or not fits:
@@ -214,7 +217,7 @@ class MelInverter(StreamingInverter):
             way_out = (
                 "it looks like (frames, mels), use push_many(mel.mT)"
                 if transposed
-                else f"batch_shape={self.batch_shape} and n_mels={one[-1]} belong to the inverter"
+                else f"batch_shape={batch_shape} and n_mels={one[-1]} belong to the inverter"
             )
             raise ValueError(
                 f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
@@ -236,7 +239,7 @@ class DeEmphasis(Module):
 
     def __init__(self, a: float, hop_length: int, batch_shape: tuple[int, ...], like: Any) -> None:
         super().__init__()
-        self.hop_length = hop_length
+        self.a, self.hop_length = a, hop_length
         n = torch.arange(min(hop_length, LONGEST_PIECE), dtype=torch.float64, device="cpu")
         impulse = torch.where(n[:, None] >= n, a ** (n[:, None] - n).clamp_min(0), 0)
         for name, values in (
@@ -246,18 +249,33 @@ class DeEmphasis(Module):
         ):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
-    def forward(self, samples: Tensor) -> Tensor:
-        """Samples `(*batch, n_samples)` without pre-emphasis, the first being the first of a hop."""
+    def reset(self, streams: Tensor | None = None) -> None:
+        """Forget the last sample of all streams, or of those at some positions."""
+        if streams is None:
+            self.last.zero_()
+        else:
+            self.last.view(-1).index_fill_(0, streams, 0)
+
+    def forward(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
+        """Samples `(*batch, n_samples)` without pre-emphasis, the first being the first of a hop.
+
+        streams: positions of the streams that these are the samples of, `*batch` being their number; default:
+            all.
+        """
         hops = torch.split(samples, self.hop_length, -1)
         pieces = [piece for hop in hops for piece in torch.split(hop, len(self.decay), -1)]
-        return torch.cat([self._undo(piece) for piece in pieces], -1)
+        last = self.last if streams is None else self.last.view(-1)[streams]
+        found = torch.cat([self._undo(piece, last) for piece in pieces], -1)
+        if streams is not None:
+            self.last.view(-1).index_copy_(0, streams, last)
+        return found
 
-    def _undo(self, piece: Tensor) -> Tensor:
+    def _undo(self, piece: Tensor, last: Tensor) -> Tensor:
         # How a product of matrices rounds depends on where operands begin in memory: all copies begin alike.
         n = piece.shape[-1]
         if not n:
             return piece
         aligned = piece.clone(memory_format=torch.contiguous_format)
-        found = F.linear(aligned, self.impulse[:n, :n]) + self.last.unsqueeze(-1) * self.decay[:n]
-        self.last.copy_(found[..., -1].detach())
+        found = F.linear(aligned, self.impulse[:n, :n]) + last.unsqueeze(-1) * self.decay[:n]
+        last.copy_(found[..., -1].detach())
         return found

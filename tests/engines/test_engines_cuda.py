@@ -163,16 +163,17 @@ def test_a_missing_barrier_is_seen(barrier, monkeypatch, tmp_path):
     assert not torch.equal(*found)
 
 
-def test_some_streams_are_pushed_and_the_others_stay():
+@pytest.mark.parametrize("init", ["overlap", "peaks"])
+def test_some_streams_are_pushed_and_the_others_stay(init):
     stft = STFT(256, 64, device=DEVICE)
-    options = {"look_ahead": 1, "n_iter": 1}
+    options = {"look_ahead": 1, "n_iter": 1, "init": init}
     S = magnitudes(stft, 3, n_frames=5)
     engine = streams_of(stft, batch_shape=(3,), **options)._engine
     alone = [streams_of(stft, **options)._engine for _ in range(3)]
     for t, streams in enumerate(([2, 0], [1], [0, 1, 2], [2], [1, 2])):
         before = {name: state.clone() for name, state in engine.state().items()}
-        which = torch.tensor(streams, dtype=torch.int32, device=DEVICE)
-        hops, _ = engine.launch(S[streams, :, t], streams=which)
+        which = torch.tensor(streams, device=DEVICE)
+        hops = engine.push(S[streams, :, t], streams=which)
         for hop, stream in zip(hops, streams, strict=True):
             assert torch.equal(hop, alone[stream].push(S[stream, :, t]))
         for name, state in engine.state().items():

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import fake_cuda_graph
 import pytest
@@ -39,7 +40,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         fake_cuda_graph.on_cpu(monkeypatch)
 
 
-def pair(stft: STFT, **options: object) -> tuple[StreamingInverter, StreamingInverter]:
+def pair(stft: STFT, **options: Any) -> tuple[StreamingInverter, StreamingInverter]:
     replayed = StreamingInverter(stft, engine="cuda_graph", **options)  # type: ignore[arg-type]
     assert replayed.engine == "cuda_graph"
     return StreamingInverter(stft, engine="eager", **options), replayed  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ def compile_for(precision: str) -> None:
     dtype = getattr(torch, precision)
     stft = rtspecinv.STFT(64, 16, dtype=dtype)
     rtspecinv.invert(torch.ones(33, 20, dtype=dtype), stft, n_iter=1)
-    rtspecinv.MelInverter(rtspecinv.MelConfig(8000, 64, 16, n_mels=8), dtype=dtype)
+    rtspecinv.MelInverter(rtspecinv.MelConfig(8000, 64, 16, n_mels=8, preemphasis=0.9), dtype=dtype)
 
 
 if __name__ == "__main__" and importlib.util.find_spec("numba") is not None:

@@ -1,5 +1,8 @@
 """Magnitudes of mel values in compiled code: the steps of `MelBank.unmix`, which is the reference.
 
+Pre-emphasis is undone here, too: a product of matrices, as in `mel.stream.DeEmphasis`, is rounded differently
+when there are more streams.
+
 A frequency is heard by at most two bands, which are neighbours, so a step costs a few operations for each
 frequency rather than one for each band and frequency. Frequencies are visited by the lower of the two.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rtspecinv.engines.cpu.memory import jit_cached
@@ -118,3 +122,31 @@ def unmix(
                     found[k] *= factor * np.sqrt(factor)
         for k in range(n_freq):
             found[k] = np.sqrt(found[k] * peak) if is_power else found[k] * peak
+
+
+def undo_preemphasis(samples: Tensor, last: Tensor, streams: Tensor | None, a: float) -> Tensor:
+    """Samples `x[n] = y[n] + a x[n-1]` of y `(*batch, n_samples)`, and the last of them in `last`.
+
+    last: last sample of all streams, of any shape.
+    streams: positions of the streams that y belongs to; None is all.
+    """
+    found = samples.clone(memory_format=torch.contiguous_format)
+    positions = np.arange(last.numel()) if streams is None else streams.numpy()
+    _undo_preemphasis(
+        found.view(len(positions), samples.shape[-1]).numpy(), last.view(-1).numpy(), positions, a
+    )
+    return found
+
+
+@jit_cached()
+def _undo_preemphasis(samples: Array, last: Array, positions: Array, a: float) -> None:
+    number = samples.dtype.type
+    factor, least = number(a), np.finfo(samples.dtype).tiny
+    for row in range(len(positions)):
+        x = last[positions[row]]
+        for i in range(samples.shape[1]):
+            x = samples[row, i] + factor * x
+            if abs(x) < least:  # what rings on would be slow to compute
+                x = number(0)
+            samples[row, i] = x
+        last[positions[row]] = x

@@ -8,7 +8,7 @@ after a `.to()`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -76,20 +76,23 @@ class NumbaCPU(Eager):
         self._rule = rule
         self._ready: _Ready | None = self._prepare()
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
         requires = self._has_gradients or (magnitude is not None and magnitude.requires_grad)
         if requires or self._ready is None:
             if self.buffer.committed.device.type != "cpu" or (requires and torch.is_grad_enabled()):
                 self._has_gradients, self._ready = requires, None
-                return super().push(magnitude, spectrum)
+                return super().push(magnitude, spectrum, streams)
             self.detach()
             for name in self.buffer.STATE:  # compiled code changes what a graph may have saved
                 torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
-            spectrum = start_ahead(self.buffer, self.init, magnitude)
-        return self._push(self._ready, magnitude, spectrum)
+            buffer = self.buffer if streams is None else self.buffer.part(streams)
+            spectrum = start_ahead(buffer, self.init, magnitude)
+        return self._push(self._ready, magnitude, spectrum, streams)
 
     def detach(self) -> None:
         """Cut the state off from the gradients of the frames so far."""
@@ -128,26 +131,55 @@ class NumbaCPU(Eager):
         self._ready = self._prepare() if self.buffer.committed.device.type == "cpu" else None
         return self
 
-    def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
-        """Advance all streams, some of them in other threads if there is enough to do."""
+    def _push(
+        self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None, streams: Tensor | None
+    ) -> Tensor:
+        """Advance streams, some of them in other threads if there is enough to do."""
         ready.plan[N_ITER] = self.n_iter
-        hops = torch.empty(ready.shape, dtype=ready.dtype, device="cpu")
+        shape = ready.shape if streams is None else (len(streams), ready.shape[-1])
+        hops = torch.empty(shape, dtype=ready.dtype, device="cpu")
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
         magnitude = None if magnitude is None else magnitude.contiguous()
         spectrum = None if spectrum is None else spectrum.contiguous()
         frame = 0 if magnitude is None else magnitude.data_ptr()
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
-        call: Any = (frame, start, hops.data_ptr(), ready.number)
+        call: Any = (frame, start, hops.data_ptr())
+        n_tasks, n_threads = ready.n_streams, len(ready.memories)
 
-        def part(thread: int, first: int, last: int) -> None:
-            push(ready.plan, ready.memories[thread], *call, first, last)
+        def whole(thread: int, first: int, last: int) -> None:
+            push(ready.plan, ready.memories[thread], *call, ready.number, first, last)
 
+        part: Callable[[int, int, int], None] = whole
+        if streams is not None:
+            n_tasks = len(streams)
+            n_threads = min(n_threads, threads_for(n_tasks, n_tasks * self._work))
+            part = self._part(ready, call, streams.tolist())
         if not self._is_long(ready):
-            parallel_for(part, ready.n_streams, len(ready.memories))
+            parallel_for(part, n_tasks, n_threads)
             return hops
         with self.preserved():
-            aside(lambda: parallel_for(part, ready.n_streams, len(ready.memories)), ready.stop)
+            aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
         return hops
+
+    def _part(
+        self, ready: _Ready, addresses: tuple[int, int, int], streams: list[int]
+    ) -> Callable[[int, int, int], None]:
+        """Task of `parallel_for` that advances the streams at some places of a list."""
+        n_bytes, n_half = ready.number.itemsize, self.buffer.stft.n_fft // 2 + 1
+        rows = (n_half * n_bytes, 2 * n_half * n_bytes, ready.shape[-1] * n_bytes)
+
+        def part(thread: int, first: int, last: int) -> None:
+            for at, run in _runs(streams[first:last]):  # a stream looks for its frame at its own place
+                to = first + at - run.start
+                moved = (start and start + to * row for start, row in zip(addresses, rows, strict=True))
+                push(ready.plan, ready.memories[thread], *moved, ready.number, run.start, run.stop)
+
+        return part
+
+    @property
+    def _work(self) -> int:
+        """Values that a push of one stream passes over."""
+        return self.buffer.stft.n_fft * self.buffer.n_open * (self.n_iter + 2)
 
     def _is_long(self, ready: _Ready, n_pushes: int = 1) -> bool:
         return n_pushes * ready.n_values * (self.n_iter + 2) > LONG
@@ -168,7 +200,7 @@ class NumbaCPU(Eager):
         }
         constants = {**_constants(buffer, plan), "numbers": _numbers(self._rule, n_open)}
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
-        n_threads = threads_for(n_streams, n_streams * stft.n_fft * n_open * (self.n_iter + 2))
+        n_threads = threads_for(n_streams, n_streams * self._work)
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
         arrays: list[Array] = []
         memories: list[Array] = []
@@ -195,6 +227,15 @@ class NumbaCPU(Eager):
 
 
 ENGINE = NumbaCPU
+
+
+def _runs(streams: Sequence[int]) -> Iterator[tuple[int, range]]:
+    """Runs of streams that lie side by side, each with the position of its first one in the list."""
+    first = 0
+    for i in range(1, len(streams) + 1):
+        if i == len(streams) or streams[i] != streams[i - 1] + 1:
+            yield first, range(streams[first], streams[i - 1] + 1)
+            first = i
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:

@@ -107,11 +107,13 @@ class Cuda(CudaGraph):
         self._serial = 0
         self._ready = self._prepare()
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
         """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
         if self._ready is None or self._needs_graph(magnitude):
-            return super().push(magnitude, spectrum)
-        return self.launch(magnitude, spectrum)[0]
+            return super().push(magnitude, spectrum, streams)
+        return self.launch(magnitude, spectrum, streams)[0]
 
     def offer(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
@@ -138,29 +140,26 @@ class Cuda(CudaGraph):
         self,
         magnitude: Tensor | None,
         spectrum: Tensor | None = None,
-        *,
         streams: Tensor | None = None,
+        *,
         check: str | None = None,
     ) -> tuple[Tensor, Verdict | None]:
         """Push without waiting for the device.
 
         Args:
-            magnitude: real `(*batch, n_half)`, of `streams` `(n, n_half)`; None after the last frame.
-            spectrum: complex, of the same shape: the start of the frame; None leaves that to `init`.
-            streams: int32 `(n,)` on the device, which streams are pushed, each once; the others stay as they
-                are. None is all of them. Not with starts that Python computes, unless `spectrum` is given.
+            magnitude, spectrum, streams: as in `Engine.push`, on the device; each stream once.
             check: "all": one frame that is not finite, is negative or too large refuses the push of all
                 streams; "each": it refuses that of its own stream. A push that is refused changes nothing and
                 its hop is silent. None: the frames have been checked.
 
         Returns:
-            Hops `(*batch, hop_length)`, of `streams` `(n, hop_length)`, and what became of the check.
+            Hops `(*batch, hop_length)`, and what became of the check.
         """
         ready, buffer = self._ready, self.buffer
         assert ready is not None, "see `push`"
         if magnitude is not None and spectrum is None and not isinstance(self.init, (Overlap, Zeros)):
-            assert streams is None, "this start is computed for all streams"
-            spectrum = start_ahead(buffer, self.init, magnitude)
+            known = buffer if streams is None else buffer.part(streams)
+            spectrum = start_ahead(known, self.init, magnitude)
         shape = buffer.batch_shape if streams is None else (len(streams),)
         hops = buffer.committed.new_empty(*shape, buffer.stft.hop_length)
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
@@ -168,9 +167,10 @@ class Cuda(CudaGraph):
         start = (
             None if magnitude is None or spectrum is None else spectrum.detach().resolve_conj().contiguous()
         )
+        which = None if streams is None else streams.to(torch.int64).contiguous()
         call, n_streams = ready.arguments, math.prod(shape)
         call.frame, call.start = _address(frame), _address(start)
-        call.hops, call.streams = hops.data_ptr(), _address(streams)
+        call.hops, call.streams = hops.data_ptr(), _address(which)
         call.n_iter, call.is_checked = self.n_iter, ("all", "each").index(check) + 1 if check else 0
         if not n_streams:
             return hops, None

@@ -358,12 +358,19 @@ class CudaGraph(Eager):
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
             pushes.replay[self._accepts]()
 
-    def push(self, magnitude: Tensor | None, spectrum: Tensor | None = None) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
-        offered = self.offer(magnitude, spectrum, each=False)
+    def push(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
+    ) -> Tensor:
+        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`.
+
+        A push of some streams is not recorded: their number changes.
+        """
+        offered = None
+        if streams is None:
+            offered = CudaGraph.offer(self, magnitude, spectrum, each=False)
         if offered is None:
-            return super().push(magnitude, spectrum)
-        self.accept()
+            return super().push(magnitude, spectrum, streams)
+        CudaGraph.accept(self)  # of subclasses, these may do other things
         return offered[0]
 
     @property

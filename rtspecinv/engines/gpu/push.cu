@@ -12,7 +12,7 @@ struct Arguments {
     const float* frame;   // (n, n_half) of the n streams that are pushed, null after the last frame
     const float2* start;  // (n, n_half), null where `init` starts the frame
     float* hops;          // (n, HOP), the result
-    const int* streams;   // (n,), null: all
+    const long long* streams;  // (n,), each once, null: all
     // State of all streams, as in FrameBuffer.
     float *magnitude, *present;
     float2 *spectra, *past;
@@ -64,6 +64,7 @@ struct Thread {
 // ---- P_M --------------------------------------------------------------------------------------------------------
 
 constexpr float FINE = 7.888609052210118e-31f, COARSE = 1.2676506002282294e30f;  // 2^-100, 2^100
+constexpr float LEAST_ROOT = 8.881784197001252e-16f, MOST_ROOT = 1.125899906842624e15f;  // 2^-50, 2^50
 constexpr float LEAST_NORMAL = 1.17549435e-38f;
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
@@ -77,7 +78,9 @@ DEVICE bool is_in_range(unsigned above) { return above <= bits_of(COARSE) - bits
 DEVICE float2 to_magnitude(float2 c, float goal, const float* sign) {
     const float largest = fmaxf(fabsf(c.x), fabsf(c.y));
     if (largest < LEAST_NORMAL) return make_float2(goal * *sign, 0);
-    c = (largest < 1 ? COARSE : FINE) * c;  // so that its square neither overflows nor underflows
+    // So that its square neither overflows nor underflows:
+    if (largest < LEAST_ROOT) c = COARSE * c;
+    if (largest > MOST_ROOT) c = FINE * c;
     return goal * (inverse_root(square(c)) * c);
 }
 
@@ -399,7 +402,7 @@ DEVICE void commit(const Thread& me, const Arguments& call) {
 
 // Note frames that are not finite, negative or too large: one block a stream.
 KERNEL(N_CHECKING, 1) check(const Arguments call) {
-    const int stream = call.streams ? call.streams[block_in_grid()] : block_in_grid();
+    const int stream = call.streams ? static_cast<int>(call.streams[block_in_grid()]) : block_in_grid();
     for (int k = thread_in_block(); k < N_HALF; k += N_CHECKING) {
         const float value = call.frame[static_cast<size_t>(block_in_grid()) * N_HALF + k];
         if (!(value >= 0 && value <= call.limit)) call.flags[stream] = *call.verdict = *call.report = call.serial;
@@ -409,7 +412,7 @@ KERNEL(N_CHECKING, 1) check(const Arguments call) {
 KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) push(const Arguments call) {
     Thread me;
     const int place = block_in_grid() / N_BLOCKS;
-    me.stream = call.streams ? call.streams[place] : place;
+    me.stream = call.streams ? static_cast<int>(call.streams[place]) : place;
     me.frame = CLUSTER ? block_in_grid() % N_BLOCKS : thread_in_block() / P;
     me.t = thread_in_block() % P;
     me.index = me.frame * P + me.t;

@@ -1,0 +1,352 @@
+"""Many live streams in one inverter, each at its own pace: those that have a frame are pushed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+from rtspecinv.common.checks import able, count, function
+from rtspecinv.live.inbox import Bell, copy_of
+from rtspecinv.live.worker import Worker
+
+Array = np.ndarray[Any, Any]
+Receive = Callable[[Array], object]
+AT_ONCE = 16  # streams that are pushed together: the hops of the first need not wait for the last
+_LOG = logging.getLogger("rtspecinv")
+
+
+class PoolInverter(Protocol):
+    """What a pool needs of a `StreamingInverter`."""
+
+    batch_shape: tuple[int, ...]
+
+    @property
+    def latency(self) -> int:
+        """Samples to drop at the beginning of each stream."""
+
+    def push(self, magnitude: Any, /, *, streams: list[int]) -> Any:
+        """`(n_streams, n_freq)` to `(n_streams, hop_length)`."""
+
+    def flush(self, n_samples: int | None = None, /, *, streams: list[int]) -> Any:
+        """Return the samples still owed to some streams, and reset these."""
+
+    def reset(self, streams: list[int], /) -> None:
+        """Make some streams as new."""
+
+    def check(self, magnitude: Any, /, *, streams: list[int]) -> None:
+        """Raise what `push` would raise."""
+
+
+class StreamPool:
+    """Lends the streams of one inverter to those who join, and pushes the frames of all together.
+
+    A thread of the pool takes a frame from each stream that has one, in the order in which they came, at most
+    16 streams at once, and gives each its hop. There is no clock: it works while there are frames, and waits
+    for nobody. The samples of a stream are, to the bit, those of an inverter of its own (engine `numba`).
+
+    Args:
+        inverter: a `StreamingInverter` or `MelInverter` with `batch_shape=(n_streams,)`; no one else may push
+            to it.
+        max_frames: most frames of a stream that may wait, default: 8.
+        observe: called in the pool's thread after each push with the number of streams and the seconds of
+            work; default: nothing is called.
+
+    Raises:
+        TypeError, ValueError: a parameter is out of range, or the inverter has no batch of one axis.
+
+    Examples:
+        >>> import torch
+        >>> from rtspecinv import STFT, StreamingInverter, StreamPool
+        >>> inverter = StreamingInverter(STFT(1024, 256), batch_shape=(64,))
+        >>> hops = []
+        >>> with StreamPool(inverter) as pool, pool.join(hops.append) as stream:
+        ...     stream.push(torch.ones(513))
+        ...     stream.flush()
+        ...     done = stream.wait()
+        >>> sum(len(hop) for hop in hops) == 256 + inverter.latency + inverter.length(0)
+        True
+    """
+
+    def __init__(
+        self,
+        inverter: PoolInverter,
+        *,
+        max_frames: int = 8,
+        observe: Callable[[int, float], object] | None = None,
+    ) -> None:
+        able(("push", "flush", "reset", "check"), "pass a StreamingInverter", inverter=inverter)
+        if len(inverter.batch_shape) != 1:
+            raise ValueError(
+                f"Parameter inverter has batch_shape={inverter.batch_shape}, not one axis: make it with "
+                "batch_shape=(64,) for up to 64 streams"
+            )
+        if observe is not None:
+            function(observe=observe)
+        self.inverter, self.n_streams = inverter, math.prod(inverter.batch_shape)
+        self.max_frames = count(1, max_frames=max_frames)
+        self._observe = observe
+        self._lock = threading.Lock()
+        self._free = deque(range(self.n_streams))
+        self._ready: deque[PooledStream] = deque()  # each once, while it has something to do
+        self._streams: set[PooledStream] = set()
+        self._bell = Bell()
+        self._worker = Worker("rtspecinv pool", self._step, self._bell, self._end)
+
+    def __len__(self) -> int:
+        """Streams that are lent now."""
+        return len(self._streams)
+
+    def join(self, receive: Receive) -> PooledStream:
+        """Lend a stream, as new.
+
+        Args:
+            receive: called in the pool's thread with each array of samples `(n_samples,)`, a hop after each
+                push, in order. It must not wait: all other streams would wait with it. If it raises, the
+                stream leaves the pool and keeps the exception as its `failure`.
+
+        Raises:
+            queue.Full: all streams are lent.
+            RuntimeError: the pool has been closed, or its inverter has failed.
+        """
+        function(receive=receive)
+        with self._lock:
+            self._check_open()
+            if not self._free:
+                raise queue.Full(f"All {self.n_streams} streams of the pool are taken: join later")
+            stream = PooledStream(self, self._free.popleft(), receive)
+            self._streams.add(stream)
+            self._add(stream, (_RESET, None))
+        self._worker.start()
+        return stream
+
+    def close(self) -> None:
+        """Take no more frames, end the thread after the push that it is at, and wait for that."""
+        self._worker.stop()
+        self._end()
+
+    def __enter__(self) -> StreamPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the pool's thread, if something did."""
+        return self._worker.failure
+
+    def _check_open(self) -> None:
+        if self.failure is not None:
+            raise RuntimeError(f"The inverter of the pool has failed: {self.failure}") from self.failure
+        if self._worker.is_stopping:
+            raise RuntimeError("The pool has been closed: make another")
+
+    def _add(self, stream: PooledStream, *acts: tuple[str, Any]) -> None:
+        """Queue something for a stream; the lock is held."""
+        if not stream._acts:
+            self._ready.append(stream)
+        stream._acts.extend(acts)
+        self._bell.ring()
+
+    def _release(self, stream: PooledStream) -> None:
+        """Take a stream back; the lock is held."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            self._free.append(stream._position)
+        stream._acts.clear()
+        for over in stream._waits:
+            over.set()
+
+    def _step(self) -> None:
+        taken = self._take()
+        if not taken:
+            self._bell.wait()
+            return
+        frames = [(stream, frame) for stream, act, frame in taken if act is _FRAME]
+        owed = [stream for stream, act, _ in taken if act is _FLUSH]
+        anew = [stream._position for stream, act, _ in taken if act is _RESET]
+        if anew:
+            self.inverter.reset(anew)
+        for has_phase in (False, True):  # a magnitude among complex frames would get phase 0
+            if alike := [pair for pair in frames if (pair[1].dtype.kind == "c") == has_phase]:
+                self._push([stream for stream, _ in alike], np.stack([frame for _, frame in alike]))
+        if owed:
+            self._deliver(owed, self.inverter.flush(streams=_positions(owed)), n_frames=0)
+        for stream, act, called in taken:
+            if act is _CALL:
+                stream._give(called)
+
+    def _push(self, streams: list[PooledStream], frames: Array) -> None:
+        begin = time.perf_counter()
+        hops = self.inverter.push(frames, streams=_positions(streams))
+        if self._observe is not None:
+            self._observe(len(streams), time.perf_counter() - begin)
+        self._deliver(streams, hops, n_frames=1)
+
+    def _take(self) -> list[tuple[PooledStream, str, Any]]:
+        """What is next for streams that have something to do, one thing of each."""
+        taken = []
+        with self._lock:
+            for _ in range(min(AT_ONCE, len(self._ready))):
+                stream = self._ready.popleft()
+                if stream._acts:
+                    act, value = stream._acts.popleft()
+                    taken.append((stream, act, value))
+                    stream._turn = stream._era
+                    if stream._acts:
+                        self._ready.append(stream)
+        return taken
+
+    def _deliver(self, streams: list[PooledStream], samples: Any, n_frames: int) -> None:
+        for stream, row in zip(streams, samples.detach().cpu().numpy(), strict=True):
+            with self._lock:
+                is_wanted = stream._turn == stream._era and stream in self._streams
+                stream._n_waiting -= n_frames if is_wanted else 0
+            if is_wanted and len(row):
+                stream._give(stream._receive, row)
+
+    def _end(self) -> None:
+        with self._lock:
+            for stream in [*self._streams]:
+                self._release(stream)
+
+
+class PooledStream:
+    """One stream of a `StreamPool`, for as long as it is lent; see `StreamPool.join`.
+
+    Attributes:
+        failure: what `receive` raised, if it did.
+    """
+
+    def __init__(self, pool: StreamPool, position: int, receive: Receive) -> None:
+        self.failure: BaseException | None = None
+        self._pool, self._position, self._receive = pool, position, receive
+        self._acts: deque[tuple[str, Any]] = deque()
+        self._n_waiting = 0  # frames whose hops are still to be delivered
+        self._era = self._turn = 0  # grows with every reset: what was pushed before is not delivered any more
+        self._waits: set[threading.Event] = set()
+
+    @property
+    def n_waiting(self) -> int:
+        """Frames that came in and whose hop has not been given to `receive`."""
+        return self._n_waiting
+
+    def push(self, magnitude: Any) -> None:
+        """Queue a copy of a frame `(n_freq,)`, or `(n_mels,)`; `receive` is called with its hop.
+
+        Raises:
+            queue.Full: `max_frames` wait already; the frame is not taken.
+            ValueError, TypeError: as in `StreamingInverter.push`; the next good frame is taken.
+            RuntimeError: the stream has left, or the pool has ended.
+        """
+        frame, pool = _array(magnitude), self._pool
+        pool.inverter.check(frame[None], streams=[self._position])
+        with pool._lock:
+            self._check_lent()
+            if self._n_waiting >= pool.max_frames:
+                raise queue.Full(
+                    f"{pool.max_frames} frames of this stream wait already: push later, or make the pool "
+                    "with more max_frames"
+                )
+            self._n_waiting += 1
+            pool._add(self, (_FRAME, frame))
+
+    def flush(self) -> None:
+        """Give the samples still owed to `receive`, after those of all frames, and make the stream as new."""
+        self._queue(_FLUSH)
+
+    def call(self, function_: Callable[[], object]) -> None:
+        """Call a function in the pool's thread when the samples of all that was asked for before are out."""
+        function(function_=function_)
+        self._queue(_CALL, function_)
+
+    def reset(self) -> None:
+        """Forget the frames that wait and make the stream as new: nothing of before is given to `receive`.
+
+        A call of `receive` that has begun in the pool's thread comes to its end.
+        """
+        with self._pool._lock:
+            self._check_lent()
+            kept = [act for act in self._acts if act[0] is _CALL]
+            was_ready = bool(self._acts)
+            self._acts.clear()
+            self._n_waiting, self._era = 0, self._era + 1
+            self._acts.extend([(_RESET, None), *kept])
+            if not was_ready:
+                self._pool._ready.append(self)
+            self._pool._bell.ring()
+
+    def leave(self) -> None:
+        """Give the stream back; frames that wait are forgotten. A stream that has left stays as it is."""
+        with self._pool._lock:
+            self._pool._release(self)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was asked for is done, at most some seconds; return whether it is."""
+        over, reached = threading.Event(), []
+
+        def reach() -> None:
+            reached.append(True)
+            over.set()
+
+        with self._pool._lock:
+            self._waits.add(over)
+        try:
+            self.call(reach)
+            over.wait(timeout)
+        finally:
+            self._waits.discard(over)
+        return bool(reached)
+
+    def __enter__(self) -> PooledStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def _queue(self, act: str, value: Any = None) -> None:
+        with self._pool._lock:
+            self._check_lent()
+            self._pool._add(self, (act, value))
+
+    def _check_lent(self) -> None:
+        self._pool._check_open()
+        if self not in self._pool._streams:
+            because = f": {self.failure}" if self.failure else ""
+            raise RuntimeError(f"This stream has left its pool{because}: join again") from self.failure
+
+    def _give(self, function_: Callable[..., object], *values: Any) -> None:
+        """Call a function of the user's; if it raises, this stream leaves the pool, and no other."""
+        try:
+            function_(*values)
+        except Exception as error:
+            self.failure = error
+            _LOG.warning("a stream leaves its pool, since what it calls failed: %r", error)
+            self.leave()
+
+
+_FRAME, _FLUSH, _RESET, _CALL = "frame", "flush", "reset", "call"
+
+
+def _positions(streams: list[PooledStream]) -> list[int]:
+    return [stream._position for stream in streams]
+
+
+def _array(frame: Any) -> Array:
+    """Copy of a tensor or of an array."""
+    copied = copy_of(frame)
+    array: Array = copied.cpu().numpy() if hasattr(copied, "cpu") else copied
+    return array
