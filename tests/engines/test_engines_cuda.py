@@ -265,9 +265,9 @@ def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatc
 # stack and instructions an iteration, at most.
 H100 = {
     (1024, 256, 3, False): (2, 96, 400, 1300),
-    (1024, 256, 3, True): (4, 255, 100, 1350),
-    (2048, 512, 3, False): (1, 168, 800, 3200),
-    (4096, 1024, 6, False): (1, 64, 4000, 6000),
+    (1024, 256, 3, True): (4, 224, 0, 1280),
+    (2048, 512, 3, False): (1, 168, 1400, 2800),
+    (4096, 1024, 6, False): (1, 64, 2200, 3300),
 }
 
 
@@ -311,7 +311,7 @@ def test_machine_code_is_kept_and_damage_is_seen(tmp_path, monkeypatch):
 def test_errors_of_the_compiler_are_shown():
     if reason := sass.missing():
         pytest.skip(reason)
-    with pytest.raises(RuntimeError, match=r"sm_90.*N_FFT"):
+    with pytest.raises(RuntimeError, match=r"(?s)sm_90.*N_FFT"):
         nvrtc.built("", "sm_90")
 
 

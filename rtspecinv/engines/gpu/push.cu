@@ -64,8 +64,7 @@ struct Thread {
 // ---- P_M --------------------------------------------------------------------------------------------------------
 
 constexpr float FINE = 7.888609052210118e-31f, COARSE = 1.2676506002282294e30f;  // 2^-100, 2^100
-constexpr float LEAST_ROOT = 8.881784197001252e-16f, MOST_ROOT = 1.125899906842624e15f;  // 2^-50, 2^50
-constexpr float LEAST_NORMAL = 1.17549435e-38f;
+constexpr float LEAST_SQUARE = 2.220446049250313e-16f;  // 2^-52, of the smallest normal number times COARSE
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
 
@@ -74,14 +73,17 @@ DEVICE unsigned above_fine(float m) { return bits_of(m) - bits_of(FINE); }
 
 DEVICE bool is_in_range(unsigned above) { return above <= bits_of(COARSE) - bits_of(FINE); }
 
-// P_M of any number; `sign` is the direction of 0.
+// P_M of a number whose square is out of range; `sign` is the direction of 0.
+DEVICE float2 far_to_magnitude(float2 c, float goal, const float* sign) {
+    c = (square(c) < 1 ? COARSE : FINE) * c;
+    const float m = square(c);
+    if (m < LEAST_SQUARE) return make_float2(goal * *sign, 0);
+    return goal * (inverse_root(m) * c);
+}
+
 DEVICE float2 to_magnitude(float2 c, float goal, const float* sign) {
-    const float largest = fmaxf(fabsf(c.x), fabsf(c.y));
-    if (largest < LEAST_NORMAL) return make_float2(goal * *sign, 0);
-    // So that its square neither overflows nor underflows:
-    if (largest < LEAST_ROOT) c = COARSE * c;
-    if (largest > MOST_ROOT) c = FINE * c;
-    return goal * (inverse_root(square(c)) * c);
+    const float m = square(c);
+    return is_in_range(above_fine(m)) ? goal * inverse_root(m) * c : far_to_magnitude(c, goal, sign);
 }
 
 // P_M(c) = S c / |c|. The usual path has one test for all slots.
@@ -97,7 +99,7 @@ DEVICE void to_magnitude(const Spectrum& c, Spectrum& a, const Thread& me, const
 #pragma unroll
         for (int i = 0; i < E; i++)
             if (!is_in_range(above_fine(square(c.at[i]))))
-                a.at[i] = to_magnitude(c.at[i], me.goal[i], signs + me.bin(i));
+                a.at[i] = far_to_magnitude(c.at[i], me.goal[i], signs + me.bin(i));
     }
     a.edges = make_float2(0, 0);
     if (me.t == 0) {
