@@ -5,7 +5,6 @@ python bench/gpu.py DIR             ... once more: does what is not done yet
 python bench/gpu.py DIR --only times-cuda,most-cuda
 python bench/gpu.py DIR --render    prints the tables of bench/README.md; without rows, what is on paper
 python bench/gpu.py DIR --render --write    puts them there as well
-python bench/gpu.py --kernel        prints what the kernel needs as it is compiled for an H100, without a GPU
 
 Runs from a bare checkout with torch, numpy and triton. Where there is no repository, RTSPECINV_COMMIT says of
 which commit the checkout is.
@@ -717,30 +716,6 @@ def rendered(rows: Rows) -> dict[str, str]:
     return found
 
 
-def gpu_kernel() -> str:
-    """The kernel as it is compiled for an H100 (sm_90), rule `raar`.
-
-    Compiled, not run: no GPU is needed. "Stack": bytes a thread spills. "Loop": instructions of one
-    iteration, of a warp; four warps of a multiprocessor issue one each in a cycle. "At least": µs of a push
-    from that alone, 10 iterations' worth at 1.75 GHz; what waits for memory or for others comes on top. One
-    stream is on a multiprocessor at a time, and an H100 has 132 of them.
-    """
-    script = Path(__file__).with_name("gpu_compile.py")
-    rows = []
-    for n_fft, n_open in ((512, 5), (1024, 2), (1024, 5), (2048, 5)):
-        command = [sys.executable, str(script), str(n_fft), str(n_open)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return f"It could not be compiled here: {done.stderr.strip().splitlines()[-1]}"
-        n_warps, registers, stack, shared, loop = map(int, done.stdout.split())
-        least = 10 * loop * math.ceil(n_warps / 4) / 1750
-        cells = (n_fft, n_open, n_warps, registers, stack, shared, loop)
-        rows.append([*map(str, cells), f"{least:.0f}"])
-    return table(
-        ["n_fft", "frames", "warps", "registers", "stack", "shared memory", "loop", "at least"], rows
-    )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -750,12 +725,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after which no step begins")
     parser.add_argument("--render", action="store_true", help="print the tables")
     parser.add_argument("--write", action="store_true", help="with --render: put them into bench/README.md")
-    parser.add_argument("--kernel", action="store_true", help="print what the compiled kernel needs")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.kernel:
-        print(gpu_kernel())
-        return 0
     if args.render:
         tables = rendered(latest(read(args.folder)))
         print("\n".join(tables.values()))

@@ -92,7 +92,7 @@ class StreamingInverter(Checkpointed):
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
             of a precision takes some 20 s to compile, once for all processes. On a GPU, "auto" takes the
             first that has the rule, the start and the precision: "cuda" (a kernel), "cuda_graph" (a recorded
-            push), eager. "triton" (extra `gpu`, float32) is a kernel for many streams.
+            push), eager. "cuda" needs the extra `gpu`.
         check: "now" raises the error of a bad frame in its own push, for which the push waits until the GPU
             is done. "later" is for callers who do not wait: on the engines "cuda" and "cuda_graph", a stream
             whose frame is bad stays as it was and returns a hop of silence, the other streams go on, and a

@@ -193,7 +193,7 @@ def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
 
     Compilation, or loading of what was compiled, takes place at the first call, as does recording on a GPU.
     """
-    if engine.judges:
+    if engine.judges and bank.filters.device.type == graph.DEVICE:
         return graph.Replayed(bank.unmix)
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix

@@ -258,6 +258,23 @@ def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatc
     assert StreamingInverter(stft, engine="cuda", **options).engine == "cuda_graph"
 
 
+def test_a_bad_frame_holds_back_its_own_stream_or_all():
+    stft = STFT(256, 64, device=DEVICE)
+    options = {"look_ahead": 0, "n_iter": 1, "batch_shape": (2,)}
+    good = magnitudes(stft, 2)[..., 0]
+    bad = good.clone()
+    bad[1, 7] = torch.nan
+    now, late = streams_of(stft, **options), streams_of(stft, check="later", **options)
+    first = now.push(good)
+    with pytest.raises(ValueError, match="nan"):
+        now.push(bad)
+    assert torch.equal(late.push(good), first)
+    assert not late.push(bad)[1].any()
+    with pytest.raises(ValueError, match="frame 1 since the last reset"):
+        late.check()
+    assert torch.equal(late.push(good)[1], now.push(good)[1])  # whose last frame was never there
+
+
 # -- what NVRTC makes of it ------------------------------------------------------------------------------------
 
 

@@ -338,7 +338,7 @@ class CudaGraph(Eager):
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
         """Take in a frame whose values nobody has looked at; see `Engine`."""
-        if not self.judges:
+        if not self._can_record():
             return None
         pushes = self._pushes = self._pushes or self._recorded()
         requires = pushes.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
@@ -376,10 +376,10 @@ class CudaGraph(Eager):
     @property
     def judges(self) -> bool:
         """Whether `offer` takes frames, those that require gradients apart."""
-        return self._is_there() and SWITCH not in os.environ
+        return self._can_record()
 
-    def _is_there(self) -> bool:
-        return self.buffer.spectra.device.type == DEVICE
+    def _can_record(self) -> bool:
+        return self.buffer.spectra.device.type == DEVICE and SWITCH not in os.environ
 
     def _recorded(self) -> Pushes:
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.buffer.stft.device):
