@@ -1,81 +1,54 @@
-"""Compiles the kernel of `triton` for an H100 and prints what it needs, on any machine; for gpu.py.
+"""Compiles the kernel of `cuda` for an H100 (sm_90) by NVRTC and prints what it needs, on any machine.
 
-python bench/gpu_compile.py N_FFT FRAMES    prints warps, registers, stack, shared memory, instructions a loop
+python bench/gpu_compile.py    needs the extra `gpu` and nvidia-cuda-nvdisasm
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
-from rtspecinv import STFT
-from rtspecinv.engines.gpu import push as triton_kernels
-from rtspecinv.engines.gpu.stream import options_of
-from rtspecinv.engines.table import table_of
-from rtspecinv.updates import RAAR
+import sass
 
-TARGET = GPUTarget("cuda", 90, 32)
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-
-
-def compiled(n_fft: int, n_open: int) -> tuple[dict[str, int], bytes, int]:
-    """Options, machine code and bytes of shared memory."""
-    rule = table_of(RAAR(), n_open)
-    assert rule is not None
-    options, _ = options_of(STFT(n_fft, n_fft // 4), rule, n_open, compensated=True)
-    launch = {name: options.pop(name) for name in ("num_warps", "num_stages")}
-    constants = {**options, "ITERATES": True, "HAS_FRAME": True, "HAS_START": False}
-    names = [parameter.name for parameter in triton_kernels.push.params]
-    n_pointers = names.index("n_iter")
-    signature = dict.fromkeys(names[:n_pointers], "*fp32") | dict.fromkeys(names[n_pointers:], "i32")
-    signature |= dict.fromkeys(constants, "constexpr")
-    aligned = {
-        (parameter.num,): [["tt.divisibility", 16]]
-        for parameter in triton_kernels.push.params[:n_pointers]
-        if not parameter.do_not_specialize_on_alignment
-    }
-    source = ASTSource(triton_kernels.push, signature, constants, aligned)
-    kernel = triton.compile(source, target=TARGET, options=launch)
-    return launch, kernel.asm["cubin"], kernel.metadata.shared
+# n_fft, hop, look-ahead, whether a stream is a cluster of blocks.
+SIZES = (
+    *((1024, 256, 3, False), (1024, 256, 3, True), (1024, 256, 0, False), (512, 128, 3, False)),
+    *((2048, 512, 3, False), (2048, 512, 3, True), (4096, 1024, 3, True), (1024, 128, 3, False)),
+)
+COLUMNS = (
+    "n_fft",
+    "hop",
+    "frames",
+    "kind",
+    "threads",
+    "registers",
+    "stack",
+    "shared",
+    "blocks",
+    "loop",
+    "warps x loop",
+)
 
 
-def tool(name: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def main(n_fft: int, n_open: int) -> None:
-    launch, code, shared = compiled(n_fft, n_open)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "push.cubin"
-        path.write_bytes(code)
-        usage, listing = tool("cuobjdump", "-res-usage", str(path)), tool("nvdisasm", "-c", str(path))
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise SystemExit(f"cuobjdump tells no registers:\n{usage}")
-    registers, stack = found.groups()
-    print(launch["num_warps"], registers, stack, shared, longest_loop(listing))
-
-
-def longest_loop(listing: str) -> int:
-    """Instructions from the label of a jump backwards to the jump, of the longest one."""
-    labels, instructions, longest = dict[str, int](), 0, 0
-    for line in listing.splitlines():
-        if label := re.match(r"\s*(\.L_\S+):", line):
-            labels[label[1]] = instructions
-        elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
-            instructions += 1
-            jump = re.search(r"BRA.*?(\.L_\w+)", line)
-            if jump and jump[1] in labels:
-                longest = max(longest, instructions - labels[jump[1]])
-    return longest
+def rows() -> list[list[str]]:
+    """A row for each size."""
+    if reason := sass.missing():
+        raise SystemExit(reason)
+    found = []
+    for n_fft, hop_length, look_ahead, clusters in SIZES:
+        code = sass.measure(n_fft, hop_length, look_ahead, clusters)
+        n_frames = look_ahead + (2 if look_ahead else 2)
+        of_stream = code.n_instructions * (n_frames if clusters else 1)
+        cells = (code.n_threads, code.registers, code.stack, code.shared, code.n_blocks, code.loop, of_stream)
+        found.append(
+            [str(n_fft), str(hop_length), str(n_frames), "cluster" if clusters else "block", *map(str, cells)]
+        )
+    return found
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    print(" | ".join(COLUMNS))
+    for row in rows():
+        print(" | ".join(row))

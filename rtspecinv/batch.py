@@ -240,7 +240,7 @@ def invert(
                 best.offer(number, sound, error, actual.square().sum((-2, -1)))
                 convergence = 10 * torch.log10(error / energy)
                 samples = transform.finish(best.samples) * scale[items, 0]
-                show(n_new * len(wanted), f"{float(convergence.detach().mean()):.1f} dB")
+                show(n_new * len(wanted), partial(_decibels, convergence))
                 if callback is not None:
                     shown = (convergence, samples, actual.mT * scale[items], wanted.mT * scale[items])
                     now = Iteration(items, number, n_iter, *(tensor.detach() for tensor in shown))
@@ -327,7 +327,11 @@ class Best:
     @property
     def settled(self) -> bool:
         """Whether every item has."""
-        return bool(self._done.all())
+        return self.tol > 0 and bool(self._done.all())
+
+
+def _decibels(convergence: Tensor) -> str:
+    return f"{float(convergence.detach().mean()):.1f} dB"
 
 
 def _iterates(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
+_AT_ONCE = 32  # frames that the stream takes in, whose values a GPU is asked for once
 _MOST_SILENCE = 2**16  # samples at once
 _MOST_FRAMES = 2**20
 
@@ -154,11 +155,15 @@ def _blocks(
     known: list[Tensor] = []
     n_final = n_left = n_further = 0
     samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency
-    for frame in frames:
-        known.append(frame)
-        hop = stream.push(frame)[..., min(n_late, hop_length) :]
-        n_late = max(0, n_late - hop_length)
-        samples = torch.cat([samples, hop], -1)
+    frames = iter(frames)
+    while True:
+        n_missing = -(-(n_block - samples.shape[-1] + n_late) // hop_length)  # until the block is there
+        if not (part := list(islice(frames, min(n_missing, _AT_ONCE)))):
+            break
+        known += part
+        hops = stream.push_many(torch.stack(part, -1))
+        samples = torch.cat([samples, hops[..., n_late:]], -1)
+        n_late = max(0, n_late - hops.shape[-1])
         if samples.shape[-1] >= n_block:
             block = improve(known[:block_frames], samples[..., :n_block], n_final, last=False)
             n_done = n_block - n_shared

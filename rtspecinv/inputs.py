@@ -139,6 +139,24 @@ def check_finite(value: Tensor, name: str) -> None:
         raise ValueError(f"Parameter {name} is NaN or infinite somewhere")
 
 
+def largest_magnitude(dtype: torch.dtype, n_fft: int) -> float:
+    """Largest magnitude that can be added up."""
+    return _LARGEST[dtype] / (100 * n_fft)
+
+
+def extremes(values: Tensor) -> tuple[float, float]:
+    """Smallest and largest of some values, NaN if one is NaN; a GPU is waited for once."""
+    values = values.detach() if values.requires_grad else values
+    if values.device.type != "cpu":
+        low, high = torch.stack(torch.aminmax(values)).tolist()
+    elif values.numel() < _WAKES_THREADS:
+        low, high = map(float, torch.aminmax(values))
+    else:
+        array = values.numpy()
+        low, high = float(array.min()), float(array.max())
+    return low, high
+
+
 def check_values(magnitude: Tensor, n_fft: int) -> float:
     """Return the largest of some magnitudes, 0 of none.
 
@@ -147,13 +165,13 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
     """
     if not magnitude.numel():
         return 0.0
-    values = magnitude.detach() if magnitude.requires_grad else magnitude
-    if values.numel() < _WAKES_THREADS or values.device.type != "cpu":
-        low, high = map(float, torch.aminmax(values))
-    else:
-        array = values.numpy()
-        low, high = float(array.min()), float(array.max())
-    limit = _LARGEST[magnitude.dtype] / (100 * n_fft)
+    low, high = extremes(magnitude)
+    check_range(low, high, largest_magnitude(magnitude.dtype, n_fft))
+    return high
+
+
+def check_range(low: float, high: float, limit: float) -> None:
+    """Raise `ValueError` if the smallest and the largest magnitude cannot be inverted."""
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
         raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted")
@@ -166,7 +184,6 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
         raise ValueError(
             f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}"
         )
-    return high
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TypedDict
+from types import EllipsisType
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from rtspecinv import defaults, engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.common.checks import LONGEST_SOUND, count, sizes
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import (
@@ -22,9 +24,11 @@ from rtspecinv.inputs import (
     as_magnitude,
     as_mask,
     as_positions,
+    check_range,
     check_values,
     full_scale,
     iterations,
+    largest_magnitude,
     some_streams,
     warn_of_power,
 )
@@ -33,6 +37,7 @@ from rtspecinv.stft import STFT, check_stft
 
 Streams = Tensor | Array | Sequence[int]  # a bool mask, or positions
 _OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
+CHECKS = ("now", "later")
 MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
 
 
@@ -45,6 +50,21 @@ class StreamOptions(TypedDict, total=False):
     n_iter: int | None
     batch_shape: tuple[int, ...]
     engine: str
+    check: str
+
+
+class _Unseen(NamedTuple):
+    """Extremes of a frame that nobody has looked at, on their way to the CPU."""
+
+    number: int  # of the push since the last reset
+    extremes: Tensor
+    arrival: Any  # event, None where they are there already
+
+    def has_arrived(self, wait: bool) -> bool:
+        """Whether they are there; or wait until they are."""
+        if self.arrival is not None and wait:
+            self.arrival.synchronize()
+        return self.arrival is None or bool(self.arrival.query())
 
 
 class StreamingInverter(Checkpointed):
@@ -73,9 +93,14 @@ class StreamingInverter(Checkpointed):
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
-            of a precision takes some 20 s to compile, once for all processes. For a GPU, "cuda_graph"
-            replays what eager does, and "triton" (extra `gpu`, float32) is a kernel for many streams, or
-            "cuda_graph" where it has none.
+            of a precision takes some 20 s to compile, once for all processes. On a GPU, "auto" takes the
+            first that has the rule, the start and the precision: "cuda" (a kernel), "cuda_graph" (a recorded
+            push), eager. "cuda" needs the extra `gpu`.
+        check: "now" raises the error of a bad frame in its own push, for which the push waits until the GPU
+            is done. "later" is for callers who do not wait: on the engines "cuda" and "cuda_graph", a stream
+            whose frame is bad stays as it was and returns a hop of silence, the other streams go on, and a
+            later `push`, `flush`, `reset` or `check()` raises the error, which says which frame it was. Other
+            engines raise it at once either way, and so does `push_many`.
 
     Attributes:
         latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
@@ -121,8 +146,10 @@ class StreamingInverter(Checkpointed):
         n_iter: int | None = None,
         batch_shape: tuple[int, ...] = (),
         engine: str = "auto",
+        check: str = "now",
     ) -> None:
         super().__init__()
+        self._is_late = choice(CHECKS, check=check) == "later"
         self.stft = copy.deepcopy(check_stft(stft))
         self.update = defaults.rule(self.stft) if update is None else updates.find(update)
         look_back = stft.look_back
@@ -163,7 +190,10 @@ class StreamingInverter(Checkpointed):
             batch_shape=self.batch_shape,
         )
         self._full_scale = full_scale(self.stft)
+        self._limit = largest_magnitude(self.stft.dtype, stft.n_fft)
         self._warned = False
+        self._unseen: deque[_Unseen] = deque()
+        self._n_pushed = 0
 
     @property
     def engine(self) -> str:
@@ -205,15 +235,27 @@ class StreamingInverter(Checkpointed):
             ValueError: wrong shape or device, negative, NaN, infinite or too large to add up.
             TypeError: not a tensor or array, or not of the dtype of the inverter.
 
-        A rejected frame leaves the stream unchanged.
+        A rejected frame leaves the stream unchanged. With `check="later"` the error may be that of an earlier
+        frame; this one is not taken in then.
         """
+        self._look_back(wait=False)
         if streams is None:
-            return self._engine.push(*self._check(magnitude, 1, self.batch_shape))
+            return self._push(*self._shaped(magnitude, 1, self.batch_shape))[0]
         chosen, batch_shape = self._chosen(streams)
-        return self._advance(*self._check(magnitude, 1, batch_shape), chosen)
+        hops = self._advance(*self._check(magnitude, 1, batch_shape), chosen)
+        self._n_pushed += 1
+        return hops
 
-    def check(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> None:
-        """Raise what `push` would raise for this frame, and change nothing."""
+    def check(
+        self, magnitude: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None
+    ) -> None:
+        """Raise what `push` would raise for this frame, and change nothing.
+
+        Without a frame, it waits for what was pushed with `check="later"`, and raises the error of the first
+        bad frame.
+        """
+        if isinstance(magnitude, EllipsisType):
+            return self._look_back(wait=True)
         self._check(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
@@ -232,12 +274,14 @@ class StreamingInverter(Checkpointed):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
+        self._look_back(wait=False)
         magnitudes, spectra = self._check(magnitude, 2, self.batch_shape)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
         hops = [self.stft.window.new_zeros(*self.batch_shape, 0)]
         with self._engine.preserved(len(frames)):
             hops += [self._engine.push(*pair) for pair in zip(frames, starts, strict=True)]
+        self._n_pushed += len(frames)
         return torch.cat(hops, -1)
 
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
@@ -252,6 +296,7 @@ class StreamingInverter(Checkpointed):
             Samples `(*batch_shape, n_samples)`, by default
             `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last reset.
         """
+        self._look_back(wait=True)
         stft = self.stft
         covered = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
         owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
@@ -303,7 +348,9 @@ class StreamingInverter(Checkpointed):
             ValueError: a mask of another shape, or a position that does not exist.
             TypeError: neither a bool mask nor positions.
         """
+        self._look_back(wait=True)
         if streams is None:
+            self._n_pushed = 0
             return self._engine.reset()
         mask = as_mask(some_streams(streams, self.batch_shape), self.batch_shape)
         self._engine.reset(mask.to(self.stft.device))
@@ -356,28 +403,118 @@ class StreamingInverter(Checkpointed):
     def _check(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """Magnitude and, of complex frames, spectrum; half spectra with the axes of `value`."""
+        """Magnitude and, of complex frames, spectrum: half spectra whose values have been looked at."""
+        magnitude, spectrum = self._shaped(value, n_axes, batch_shape)
+        self._look(magnitude)
+        return self._half(magnitude, n_axes), None if spectrum is None else self._half(spectrum, n_axes)
+
+    def _shaped(
+        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Magnitude and, of complex frames, spectrum, with the axes of `value`; of any values."""
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
                 "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
                 "model that makes the magnitudes, and push what it gives"
             )
-        stft = self.stft
-        value = as_magnitude(value, stft.window)
-        _check_shape(value.shape, batch_shape, stft, n_axes)
-        is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
-        if is_complex and self.init.n_waiting:
+        value = as_magnitude(value, self.stft.window)
+        _check_shape(value.shape, batch_shape, self.stft, n_axes)
+        if not value.is_complex():
+            return value, None
+        if self.init.n_waiting:
             raise ValueError(
                 f"Parameter magnitude is complex, but {self.init} makes the phase: pass init='overlap'"
             )
-        magnitude = _modulus(value, n_axes) if is_complex else value
-        largest = check_values(magnitude, stft.n_fft)
+        return _modulus(value, n_axes), value
+
+    def _half(self, value: Tensor, n_axes: int) -> Tensor:
+        n_half = self.stft.n_fft // 2 + 1
+        return value.narrow(-n_axes, 0, n_half) if n_half < self.stft.n_freq else value
+
+    def _push(
+        self, magnitude: Tensor, spectrum: Tensor | None, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take in a frame of the right shape and of any values; where the engine can tell, it does.
+
+        seen: extremes `(2, *batch)` of what the magnitudes were made of.
+
+        Returns:
+            The hop and, where streams with a bad frame stay behind, the extremes of magnitudes, which say so.
+        """
+        offered = None
+        if self.stft.onesided:
+            offered = self._engine.offer(magnitude, spectrum, each=self._is_late)
+        if offered is None:
+            if seen is not None:
+                self._look_at_seen(*_span(seen.cpu()))
+            self._look(magnitude)
+            halves = (None if value is None else self._half(value, 1) for value in (magnitude, spectrum))
+            hop, late = self._engine.push(*halves), None
+        else:
+            hop, extremes = offered
+            both = extremes if seen is None else torch.cat([extremes, seen])
+            if self._is_late:
+                late = extremes
+                self._engine.accept()
+                self._unseen.append(self._sent(both))
+            else:
+                self._judge(both.cpu())
+                self._engine.accept()
+                late = None
+        self._n_pushed += 1
+        return hop, late
+
+    def _sent(self, extremes: Tensor) -> _Unseen:
+        here = extremes.to("cpu", non_blocking=True, copy=True)
+        event: Any = None
+        if extremes.is_cuda:
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(extremes.device))
+        return _Unseen(self._n_pushed, here, event)
+
+    def _look_back(self, *, wait: bool) -> None:
+        """Raise the error of the first bad frame that nobody has looked at, of those that are done or all."""
+        while self._unseen and self._unseen[0].has_arrived(wait):
+            late = self._unseen.popleft()
+            try:
+                self._judge(late.extremes)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. This was frame {late.number} since the last reset, 0 being the first: its "
+                    "hop was silence, and its stream is as it was before"
+                ) from None
+
+    def _look(self, magnitude: Tensor) -> None:
+        self._warn_of_power(check_values(magnitude, self.stft.n_fft))
+
+    def _judge(self, extremes: Tensor) -> None:
+        """Raise what extremes of magnitudes, and of what they were made of, call for, `(2 or 4, *batch)`."""
+        if len(extremes) > 2:
+            self._look_at_seen(*_span(extremes[2:]))
+        low, high = _span(extremes[:2])
+        check_range(low, high, self._limit)
+        self._warn_of_power(high)
+
+    def _look_at_seen(self, low: float, high: float) -> None:
+        """Raise if what magnitudes were made of cannot be inverted."""
+
+    def _warn_of_power(self, largest: float) -> None:
         if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
             warn_of_power(largest, self._full_scale)
-        if n_half < stft.n_freq:
-            magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
-        return magnitude, value if is_complex else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unseen": deque()}  # a copy does not repeat the errors of this one
+
+    def _apply(self, fn: Any, recurse: bool = True) -> StreamingInverter:
+        super()._apply(fn, recurse)
+        self._limit = largest_magnitude(self.stft.dtype, self.stft.n_fft)
+        return self
+
+
+def _span(extremes: Tensor) -> tuple[float, float]:
+    """Smallest and largest of extremes `(2, *batch)` on the CPU."""
+    return float(extremes[0].amin()), float(extremes[1].amax())
 
 
 def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:

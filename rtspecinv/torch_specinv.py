@@ -67,6 +67,7 @@ class _LBFGSKeywords(TypedDict, total=False):
     line_search_fn: str | None
 
 
+_AT_ONCE = 32  # frames of a stream, between two steps of a bar
 NEVER_NONE = ("center", "pad_mode", "normalized")  # None is the default of the others
 
 
@@ -165,12 +166,12 @@ def RTISI_LA(
     )
     hops = []
     with _bar(spec.shape[-1], "RTISI_LA", verbose) as show:
-        for frame in flat.unbind(-1):
-            hops.append(inverter.push(frame))
-            show(1, "")
+        for part in torch.split(flat, _AT_ONCE, -1):
+            hops.append(inverter.push_many(part))
+            show(part.shape[-1], "")
     samples = torch.cat([*hops, inverter.flush()], -1)[..., inverter.latency :]
     if not samples.shape[-1]:
-        warn(no_samples(len(hops)))
+        warn(no_samples(spec.shape[-1]))
     return samples.reshape(*batch_shape, -1)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
+import interpreted  # noqa: F401  first, before anything imports Triton
 import jackd
 import pytest
 import torch
-import triton_interpreter  # noqa: F401  first, before anything imports Triton
 
 # A stream's operations are small: on a busy machine more threads take ten times as long.
 torch.set_num_threads(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Show = Callable[[int, str], None]  # more steps are done, and what to say beside the bar
+Text = str | Callable[[], str]  # or what makes it, which may have to wait for a GPU
+Show = Callable[[int, Text], None]  # more steps are done, and what to say beside the bar
 
 
 @contextmanager
@@ -23,8 +24,8 @@ def bar(total: int, label: str, wanted: bool) -> Iterator[Show]:
         raise ImportError('A progress bar needs tqdm: pip install "rtspecinv[progress]"') from error
     with tqdm(total=total, desc=label, unit="it") as shown:
 
-        def show(n: int, text: str) -> None:
-            shown.set_postfix_str(text, refresh=False)
+        def show(n: int, text: Text) -> None:
+            shown.set_postfix_str(text if isinstance(text, str) else text(), refresh=False)
             shown.update(n)
 
         yield show

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -35,11 +35,13 @@ __all__ = [
     "unmixer",
 ]
 
-ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 
 # Where the engines are, which are imported when they are asked for.
-MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stream"}
-NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
+MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "cuda": "gpu.cuda"}
+CPU = "cpu"
+ON_A_GPU = ("cuda", "cuda_graph")  # what "auto" takes there, the fastest first
+NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and NVRTC", "gpu")}
 
 
 class Bank(Protocol):
@@ -60,6 +62,10 @@ class Engine(Protocol):
     name: str
     n_iter: int  # may change from push to push
 
+    @property
+    def judges(self) -> bool:
+        """Whether `offer` takes frames, those that require gradients apart."""
+
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
@@ -73,6 +79,28 @@ class Engine(Protocol):
 
         Returns:
             Real `(*batch, hop_length)`.
+        """
+
+    def offer(
+        self, magnitude: Tensor, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Take in a frame whose values nobody has looked at, without waiting for the device.
+
+        Args:
+            magnitude, spectrum: as in `push`, of any values.
+            each: a stream whose frame is negative, not finite or over `inputs.largest_magnitude` stays as it
+                is, whatever others do. Otherwise one such frame holds all streams back.
+
+        Returns:
+            The hop, silence in a stream with such a frame, and the smallest and the largest magnitude of
+            every stream's frame, `(2, *batch)`, NaN if one is NaN, on the device and until the next push.
+            None where nothing was done, as always if not `judges`: then look at the values and `push`.
+        """
+
+    def accept(self) -> None:
+        """Let the state be what came of the frame offered last; not called, the state is as it was before.
+
+        With `each` or after a look at the extremes: an engine may have seen to it on the device by then.
         """
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
@@ -94,7 +122,8 @@ class Engine(Protocol):
 def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
     """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
 
-    On a GPU it takes `eager` until `bench/gpu.py` has been run on one: the others are then a name away.
+    On a GPU, "auto" takes the first of `ON_A_GPU` that has a known rule and a known start; what others do is
+    not known, so that they stay with `eager`. That is by reading, until `bench/gpu.py` has been run on one.
 
     n_open: frames that the rule is applied to.
 
@@ -102,13 +131,16 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
         ValueError: no engine has this name, or it cannot do what is asked for.
         ImportError: what it needs is not installed; says how to install it.
     """
+    choice(ENGINES, engine=engine)
+    if engine == "auto" and stft.device.type != CPU:
+        return _on_a_gpu(stft, update, init, n_open)
     module = _compiled(engine)
     if module is None:
         return Eager
     if module.suits(stft, update, init, n_open):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "triton" and graph.suits(stft, update, init, n_open):
+    if engine == "cuda" and graph.suits(stft, update, init, n_open):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
@@ -120,6 +152,17 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     )
 
 
+def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
+    if all(type(part).__module__ == home.__module__ for part, home in ((update, Update), (init, Start))):
+        for name in ON_A_GPU:
+            with suppress(ImportError):
+                module = import_module(f"rtspecinv.engines.{MODULES[name]}")
+                if module.suits(stft, update, init, n_open):
+                    found: Callable[..., Engine] = module.ENGINE
+                    return found
+    return Eager
+
+
 def find_batch(
     engine: str, stft: STFT, rules: tuple[Update, ...], n_frames: int, needs_grad: bool
 ) -> Callable[..., BatchEngine]:
@@ -128,7 +171,10 @@ def find_batch(
     Raises:
         ValueError, ImportError: as in `find`.
     """
-    if _compiled(engine) is None or engine in ("cuda_graph", "triton"):  # those are for streams
+    choice(ENGINES, engine=engine)
+    if engine in ON_A_GPU or (engine == "auto" and stft.device.type != CPU):
+        return EagerBatch  # the others are for streams
+    if _compiled(engine) is None:
         return EagerBatch
     from rtspecinv.engines.cpu import batch
 
@@ -145,8 +191,10 @@ def find_batch(
 def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
     """What makes magnitudes of mel values, like `bank.unmix`, where an engine works; the bank stays as it is.
 
-    Compilation, or loading of what was compiled, takes place at the first call.
+    Compilation, or loading of what was compiled, takes place at the first call, as does recording on a GPU.
     """
+    if engine.judges and bank.filters.device.type == graph.DEVICE:
+        return graph.Replayed(bank.unmix)
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
     from rtspecinv.engines.cpu.mel import Unmixer
@@ -177,7 +225,6 @@ def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:
 
 def _compiled(engine: str) -> ModuleType | None:
     """Module of an engine, None for the reference."""
-    choice(ENGINES, engine=engine)
     if engine == "eager":
         return None
     name = "numba" if engine == "auto" else engine

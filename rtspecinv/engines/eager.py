@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -71,6 +71,20 @@ class Eager(Module):
                 whole.detach()
             whole.put(streams, part)
             return hops
+
+    @property
+    def judges(self) -> bool:
+        """Whether `offer` takes frames."""
+        return False
+
+    def offer(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Take in a frame whose values nobody has looked at: None, as plain torch does not look either."""
+        return None
+
+    def accept(self) -> None:
+        """Make what came of the frame offered last the state; there is none."""
 
     def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer
@@ -151,10 +165,16 @@ def preserved(state: list[Tensor]) -> Iterator[None]:
         raise
 
 
-def start_ahead(buffer: FrameBuffer, init: Start, magnitude: Tensor) -> Tensor:
+def _no_overlap() -> Tensor:
+    raise NotImplementedError("only starts that do not need the overlap")
+
+
+def start_ahead(
+    buffer: FrameBuffer, init: Start, magnitude: Tensor, overlap: Callable[[], Tensor] = _no_overlap
+) -> Tensor:
     """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet.
 
-    For engines that take a frame in and iterate at once; not for starts that need the overlap.
+    overlap: what the other frames leave in this one, for starts that need it.
     """
 
     def past() -> Tensor:
@@ -168,8 +188,5 @@ def start_ahead(buffer: FrameBuffer, init: Start, magnitude: Tensor) -> Tensor:
 
     def known() -> Tensor:
         return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude.unsqueeze(-2)], -2)
-
-    def overlap() -> Tensor:
-        raise NotImplementedError("only starts that do not need the overlap")
 
     return init(Context(buffer.stft, magnitude=known, previous=previous, overlap=overlap))

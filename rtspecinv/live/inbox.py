@@ -208,6 +208,36 @@ def _call(wakes: list[Wake]) -> None:
             wake()
 
 
+class OnItsWay(NamedTuple):
+    """A frame on a GPU, and an event: before it the frame is not there, whatever another stream does."""
+
+    frame: Any
+    event: Any
+
+
 def copy_of(frame: Any) -> Any:
     """Copy of a tensor, without its graph, or of an array: its owner may go on writing to it."""
     return frame.detach().clone() if hasattr(frame, "detach") else np.array(frame)
+
+
+def on_its_way(frame: Any) -> Any:
+    """A frame to hand to another thread, which may work on another stream of the GPU: see `arrived`."""
+    if not getattr(frame, "is_cuda", False):
+        return frame
+    import torch
+
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(frame.device))
+    return OnItsWay(frame, event)
+
+
+def arrived(frame: Any) -> Any:
+    """Frame that another thread has handed over: the GPU, not this thread, waits until it is there."""
+    if not isinstance(frame, OnItsWay):
+        return frame
+    import torch
+
+    stream = torch.cuda.current_stream(frame.frame.device)
+    stream.wait_event(frame.event)
+    frame.frame.record_stream(stream)  # which reads it after its owner may have let it go
+    return frame.frame

@@ -21,7 +21,7 @@ from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import MOST_RATE, able, choice, count, finite, function, iterable
 from rtspecinv.common.warning import warn
 from rtspecinv.levels import no_samples
-from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of
+from rtspecinv.live.inbox import FULL, Bell, Inbox, copy_of, on_its_way
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import LATE, LiveInverter, Pump
 from rtspecinv.live.stream import Inverter, Length, Progress, Stream, checked_length
@@ -343,7 +343,7 @@ class Player:
         self._check()
         self._inverter.check(magnitude)
         self._worker.start()
-        return copy_of(magnitude)
+        return on_its_way(copy_of(magnitude))
 
     def _wait_for_end(self, *, last: bool) -> None:
         self._inbox.end((heard := Bell()).ring, last=last)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-from rtspecinv.live.inbox import End, Inbox, is_held_here
+from rtspecinv.live.inbox import End, Inbox, arrived, is_held_here
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.stream import Inverter, Length, Stream
 
@@ -105,6 +105,7 @@ class Pump:
         if cut:
             self._restart()
         if frame is not None:
+            frame = arrived(frame)
             self._n_missing, self._last = 0, frame
             self.n_frames += 1
             self._invert(frame)

@@ -226,10 +226,10 @@ class Smear(Transform):
     def _of(self, frame: Tensor) -> Tensor:
         amount = self.amount
         last = self._last
-        if last is None or last.shape != frame.shape or not amount or not last.isfinite().all():
+        if last is None or last.shape != frame.shape or not amount:
             self._last = _own(frame)
         else:
-            self._last = (1 - amount) * frame + amount * last
+            self._last = torch.where(last.isfinite(), (1 - amount) * frame + amount * last, frame)
         return self._last
 
 
@@ -261,6 +261,7 @@ class Gain(Transform):
             raise ValueError(f"Parameter decibels={shown(decibels)}{shape} is {_IS_NO_GAIN}")
         self._decibels = _own(decibels) if values.ndim else float(values)
         self._factor = 10 ** (values / 20)
+        self._at_hand = self._factor  # where frames are, in their precision
 
     def _of(self, frame: Tensor) -> Tensor:
         factor = self._factor
@@ -268,7 +269,12 @@ class Gain(Transform):
             raise ValueError(
                 f"Parameter decibels has {len(factor)} values, but a frame {frame.shape[-1]}: one for each"
             )
-        return frame * factor.to(frame)
+        if not factor.ndim:
+            return frame * float(factor)
+        if (self._at_hand.device, self._at_hand.dtype) != (frame.device, frame.dtype):
+            with torch.inference_mode(False):
+                self._at_hand = factor.to(frame)
+        return frame * self._at_hand
 
 
 class Pitch(_Moving):

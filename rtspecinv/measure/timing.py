@@ -265,7 +265,9 @@ def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: 
         try:
             inverter = runner.inverter(setting, streams)
             seconds = push_seconds(inverter, magnitude, n_pushes, enough=too_late)
-        except (MemoryError, torch.cuda.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+                raise
             return math.inf
         return math.inf if too_late(seconds) else float(np.percentile(seconds, 99))
 
@@ -287,6 +289,12 @@ def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: 
     return Limit(
         one.engine, runner.device, threads, **vars(setting), streams=low, streams_per=per, p99_us=reached
     )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU is full: libraries of CUDA say that in their own words."""
+    words = ("out of memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 def convergence(runner: Runner, setting: Setting, magnitude: Tensor) -> float | None:

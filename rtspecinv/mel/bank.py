@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rtspecinv.common.modes import Module, home
 from rtspecinv.common.warning import warn
-from rtspecinv.inputs import Array
+from rtspecinv.inputs import Array, extremes
 from rtspecinv.mel.config import LOGARITHMS, MelConfig
 
 # Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
@@ -179,11 +179,16 @@ class MelBank(Module):
 
     def check(self, frame: Tensor) -> None:
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
-        if not frame.numel():
-            return
-        low, high = (
-            float(value) for value in torch.aminmax(frame.detach() if frame.requires_grad else frame)
-        )
+        if frame.numel():
+            self.check_range(*extremes(frame))
+
+    def fits(self, low: Tensor, high: Tensor) -> Tensor:
+        """Whether frames with these smallest and largest values pass `check`; waits for nobody."""
+        most = torch.finfo(low.dtype).max
+        return (low >= max(self._lowest, -most)) & (high <= min(self._highest, most))
+
+    def check_range(self, low: float, high: float) -> None:
+        """Raise `ValueError` if the smallest and the largest value of frames cannot be inverted."""
         if not (math.isfinite(low) and math.isfinite(high)):
             odd = high if math.isfinite(low) else low
             raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted")

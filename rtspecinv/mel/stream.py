@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,11 +100,27 @@ class MelInverter(StreamingInverter):
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
         chosen, batch_shape = self._chosen(streams)
-        magnitude = self._magnitude(self._check_mel(mel, 1, batch_shape))
-        return self._finish(super().push(magnitude, streams=chosen), chosen)
+        if not self._engine.judges or chosen is not None:
+            magnitude = self._magnitude(self._check_mel(mel, 1, batch_shape))
+            return self._finish(super().push(magnitude, streams=chosen), chosen)
+        self._look_back(wait=False)
+        frame = self._shaped_mel(mel, 1, batch_shape)
+        seen = torch.stack(torch.aminmax(frame.detach(), dim=-1))
+        # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
+        magnitude = self._magnitude(frame).where(self.bank.fits(*seen).unsqueeze(-1), torch.nan)
+        samples, extremes = self._push(magnitude, None, seen)
+        if extremes is None or self.deemphasis is None:
+            return self._finish(samples)
+        good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
+        before = self.deemphasis.last.clone()
+        samples = self._finish(samples)
+        self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
+        return samples.where(good.unsqueeze(-1), 0)
 
-    def check(self, mel: Tensor | Array, *, streams: Streams | None = None) -> None:
-        """Raise what `push` would raise for this frame, and change nothing."""
+    def check(self, mel: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None) -> None:
+        """Raise what `push` would raise for this frame, and change nothing; see `StreamingInverter`."""
+        if isinstance(mel, EllipsisType):
+            return super().check()
         self._check_mel(mel, 1, self._chosen(streams)[1])
 
     @modeless
@@ -179,8 +196,17 @@ class MelInverter(StreamingInverter):
         found: Tensor = self.deemphasis(samples, streams)
         return found
 
+    def _look_at_seen(self, low: float, high: float) -> None:
+        self.bank.check_range(low, high)
+
     def _check_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Mel frames of checked shape and values, contiguous: `(*batch_shape, n_mels)`, or many of them."""
+        """Mel frames of checked shape and values; see `_shaped_mel`."""
+        mel = self._shaped_mel(value, n_axes, batch_shape)
+        self.bank.check(mel)
+        return mel
+
+    def _shaped_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
+        """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many of them."""
         mel = as_magnitude(value, self.bank.filters, "mel")
         one = (*batch_shape, self.bank.config.n_mels)
         many = n_axes == 2
@@ -197,7 +223,6 @@ class MelInverter(StreamingInverter):
                 f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
                 f"{way_out}"
             )
-        self.bank.check(mel)
         return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()
 
 

@@ -172,6 +172,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "revise": 1,
             "batch_shape": (2,),
             "engine": "eager",
+            "check": "now",
         },
     ),
     "invert": (

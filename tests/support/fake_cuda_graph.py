@@ -6,8 +6,7 @@ is frozen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,11 +16,23 @@ from torch.utils._pytree import tree_leaves
 
 
 class Tape:
-    """Stands in for `torch.cuda.CUDAGraph`."""
+    """Stands in for `torch.cuda.CUDAGraph`; `made` counts them."""
+
+    made = 0
 
     def __init__(self) -> None:
+        Tape.made += 1
         self.steps: list[tuple[Any, tuple, dict, Any]] = []
         self.n_replays = 0
+
+    def capture_begin(self, pool: object, capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local", "a call of another thread would break the recording"
+        self._take_down = _TakeDown(self)
+        self._take_down.__enter__()
+
+    def capture_end(self) -> None:
+        self._take_down.__exit__(None, None, None)
+        self._take_down.undo()
 
     def replay(self) -> None:
         self.n_replays += 1
@@ -59,13 +70,6 @@ class _TakeDown(TorchDispatchMode):
             tensor.copy_(value)
 
 
-@contextmanager
-def _graph(tape: Tape) -> Iterator[None]:
-    with _TakeDown(tape) as take_down:
-        yield
-    take_down.undo()
-
-
 class _Stream:
     def wait_stream(self, other: object) -> None:
         pass
@@ -75,7 +79,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the engine `cuda_graph` record on the CPU."""
     monkeypatch.setattr("rtspecinv.engines.gpu.graph.DEVICE", "cpu")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
-    monkeypatch.setattr(torch.cuda, "graph", _graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())

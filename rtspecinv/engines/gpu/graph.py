@@ -1,84 +1,362 @@
-"""The engine for few streams on a GPU: what `Eager` launches in a push, recorded once and replayed.
+"""The engine for a GPU without a kernel of its own: a push in pieces, each recorded once and replayed.
 
-Each of the hundreds of small operations of a push costs the CPU more time than the GPU; replaying all of
-them is one launch. The same kernels run in the same order, so results are those of `Eager` to the bit.
+    begin     the frame is judged and taken in, and gets its start
+    iterate   one iteration, replayed n_iter times
+    finish    a hop leaves
+    accept    what came of it becomes the state
+
+What lies between the Fourier transforms is fused (`engines.gpu.fused`). A push reads the state and writes to
+a second set of it, and only `accept` touches the state: a frame that turns out to be bad has changed nothing,
+so nobody has to wait for the GPU before a push.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rtspecinv.engines.eager import Eager
+from rtspecinv.engines.eager import Eager, start_ahead
+from rtspecinv.engines.gpu.fused import OPERATIONS
+from rtspecinv.engines.table import INTO_P_C, INTO_P_M, NEW_STATE, OF_MAGNITUDE, STATE, table_of
+from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, FrameBuffer, asymmetric_windows
+from rtspecinv.inputs import largest_magnitude
 from rtspecinv.phase import Gradient, Start
+from rtspecinv.projections import signs, to_magnitude
 from rtspecinv.stft import STFT
-from rtspecinv.updates import Update
+from rtspecinv.updates import Update, of_pairs
 
 DEVICE = "cuda"
 SWITCH = "RTSPECINV_NO_CUDA_GRAPH"  # set to anything in the environment: nothing is recorded
-N_WARM_UPS = 3  # before recording, so that libraries have made their plans
+N_WARM_UPS = 2  # before recording, so that libraries have made their plans and kernels are loaded
+
+Piece = Callable[[], object]
 
 
-class Recording:
-    """A function of tensors, recorded on its first call and replayed on every other.
+class Recorder:
+    """Records functions that work on tensors which stay where they are, in one pool of memory.
 
-    function: takes tensors or None, whose shapes stay as they are, and returns a tensor. It may write to
-        `state`, in place.
-    state: tensors that keep their values from call to call; warming up leaves them as they were.
+    Other threads may use the GPU meanwhile, and nobody's cache is emptied.
     """
 
-    def __init__(
-        self, function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], state: list[Tensor]
-    ) -> None:
-        self._inputs = tuple(None if value is None else value.clone() for value in inputs)
-        with _preserved(state):
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(N_WARM_UPS):
-                    function(*self._inputs)
-            torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = function(*self._inputs)
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, *inputs: Tensor | None) -> Tensor:
-        """Call the function; the tensor returned is the caller's."""
-        for recorded, value in zip(self._inputs, inputs, strict=True):
-            if recorded is not None and value is not None:
-                recorded.copy_(value)
-        self._graph.replay()
-        return self._output.clone()  # the next replay writes to it
+    def record(self, pieces: dict[str, Piece], state: tuple[Tensor, ...]) -> dict[str, Piece]:
+        """What replays each piece; the state is afterwards what it was.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: there is no room.
+        """
+        before = [tensor.clone() for tensor in state]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(N_WARM_UPS):
+                for piece in pieces.values():
+                    piece()
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+            graphs = {name: self._recorded(piece) for name, piece in pieces.items()}
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return {name: graph.replay for name, graph in graphs.items()}
+
+    def _recorded(self, piece: Piece) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # Not torch.cuda.graph, which waits for the device and empties the cache.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            piece()
+        except BaseException:
+            with suppress(Exception):  # says only that something has failed before
+                graph.capture_end()
+            raise
+        graph.capture_end()
+        return graph
 
 
-@contextmanager
-def _preserved(state: list[Tensor]) -> Iterator[None]:
-    before = [tensor.clone() for tensor in state]
-    try:
-        yield
-    finally:
-        for tensor, value in zip(state, before, strict=True):
-            tensor.copy_(value)
+class Replayed:
+    """A function of one tensor, recorded on its first call and replayed on every other of that shape.
+
+    Where a gradient is wanted, it is called.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._given: Tensor | None = None
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Call the function; what it returns is the caller's."""
+        if value.requires_grad and torch.is_grad_enabled():
+            return self._function(value)
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(value.device):
+            if self._given is None or self._given.shape != value.shape:
+                given = value.detach().clone()
+                found = torch.zeros_like(self._function(given))
+                pieces: dict[str, Piece] = {"all": lambda: found.copy_(self._function(given))}
+                self._replay = Recorder().record(pieces, ())["all"]
+                self._given, self._found = given, found
+            self._given.copy_(value.detach())
+            self._replay()
+            return self._found.clone()
+
+    def __reduce__(self) -> Any:
+        return Replayed, (self._function,)  # a copy records anew
+
+
+class Pushes:
+    """Pushes to one buffer, recorded; the arguments are those of `Eager`.
+
+    Attributes:
+        frame, spectrum: the frame to take in, and the spectrum that it starts from.
+        extremes: smallest and largest magnitude of the frame of every stream, `(2, *batch)`.
+        good: whether it can be inverted, bool `(*batch,)`.
+        hop: what the push gives, silence where the frame is bad.
+        replay: the pieces by name.
+    """
+
+    def __init__(self, buffer: FrameBuffer, update: Update, init: Start) -> None:
+        stft, batch = buffer.stft, buffer.batch_shape
+        self.buffer, self.update, self.init, self.stft = buffer, update, init, stft
+        self.state = tuple(buffer.get_buffer(name) for name in buffer.STATE)
+        self.spectra = buffer.spectra
+        self.new = FrameBuffer(
+            stft,
+            buffer.n_open,
+            n_revised=buffer.n_heard // stft.hop_length,
+            n_carried=update.n_carried,
+            batch_shape=batch,
+            compensated=buffer.compensated,
+        )
+        n_half = stft.n_fft // 2 + 1
+        self.frame = stft.window.new_zeros(*batch, n_half)
+        self.spectrum = torch.zeros_like(self.frame, dtype=stft.dtype.to_complex())
+        self.extremes = stft.window.new_zeros(2, *batch)
+        self.good = torch.ones(batch, dtype=torch.bool, device=stft.device)
+        self.hop = stft.window.new_zeros(*batch, stft.hop_length)
+        self.a, self.y = (stft.window.new_zeros(*batch, buffer.n_open, n_half, 2) for _ in range(2))
+        self._limit = largest_magnitude(stft.dtype, stft.n_fft)
+        self._make_constants()
+        pieces: dict[str, Piece] = {
+            "begin": partial(self._begin, self.frame, None),
+            "begin with spectrum": partial(self._begin, self.frame, self.spectrum),
+            "begin without frame": partial(self._begin, None, None),
+            "iterate first": partial(self._iterate, is_first=True),
+            "iterate": partial(self._iterate, is_first=False),
+            "finish": partial(self._finish, iterated=True),
+            "finish without iterating": partial(self._finish, iterated=False),
+            "accept": self._accept,
+            "accept the good": self._accept_the_good,
+        }
+        self.replay = Recorder().record(pieces, self.state)
+
+    def offer(self, magnitude: Tensor | None, spectrum: Tensor | None, n_iter: int) -> Tensor:
+        """Make a hop of a frame, which is the caller's; the state stays as it is until a piece accepts."""
+        if magnitude is None:
+            self.replay["begin without frame"]()
+        else:
+            self.frame.copy_(magnitude.detach())
+            if spectrum is not None:
+                self.spectrum.copy_(spectrum.detach())
+            self.replay["begin" if spectrum is None else "begin with spectrum"]()
+        for i in range(n_iter):
+            self.replay["iterate" if i else "iterate first"]()
+        self.replay["finish" if n_iter else "finish without iterating"]()
+        return self.hop.clone()
+
+    # -- what is recorded --------------------------------------------------------------------------------
+
+    def _make_constants(self) -> None:
+        """Windows with the scale of their transforms, and the numbers of the rule."""
+        stft, buffer, update = self.stft, self.buffer, self.update
+        before, after = asymmetric_windows(stft)
+        # The transforms here are without scale: n_fft of them go into the dual window.
+        dual = stft.dual_window / (stft.n_fft * stft.scale)
+        self.windows = torch.stack(
+            [stft.window * stft.scale, dual, stft.envelope, before * stft.scale, after * stft.scale]
+        )
+        self.floors = torch.tensor(
+            [MIN_COVERAGE, MIN_COVERAGE_AT_START], dtype=torch.float64, device="cpu"
+        ).to(self.frame)
+        self.fade, self.signs = buffer.fade(), signs(self.frame.shape[-1], stft.dtype, stft.device)
+        n_slots = 1 + update.n_carried
+        self.only_x = _identity(buffer.n_open, n_slots).to(self.frame)
+        self.only_s = _identity(buffer.n_open, 1).to(self.frame)
+        table = table_of(update, buffer.n_open)
+        self.table = None if table is None or table.projects_twice else table
+        if self.table is not None:
+            first, later = (part.contiguous() for part in (self.table.first_step, self.table.step))
+            before_p_c, new = [INTO_P_M, INTO_P_C], slice(NEW_STATE, NEW_STATE + n_slots)
+            self.before_first = first[:, before_p_c].to(self.frame)
+            self.after_first, self.after = (
+                torch.cat([part[:, new], later[:, before_p_c]], 1).to(self.frame) for part in (first, later)
+            )
+            self.estimate = self.only_x.clone()
+            self.estimate[:, 0] = later[:, NEW_STATE + n_slots].to(self.frame)
+        self.p_m = of_pairs(partial(to_magnitude, magnitude=self.new.magnitude))
+        self.p_c = lambda pairs: self._consistent(pairs)
+
+    def _begin(self, magnitude: Tensor | None, spectrum: Tensor | None) -> None:
+        """Judge a frame and take it in."""
+        old, new = self.buffer, self.new
+        new.magnitude[..., :-1, :].copy_(old.magnitude[..., 1:, :])
+        new.present[..., :-1].copy_(old.present[..., 1:])
+        new.spectra[..., :-1, :, :].copy_(old.spectra[..., 1:, :, :])
+        new.present[..., -1].fill_(magnitude is not None)
+        newest = new.spectra[..., -1, :, :]
+        if magnitude is None:
+            new.magnitude[..., -1, :].zero_()
+            newest.zero_()
+            self.good.fill_(True)
+        else:
+            new.magnitude[..., -1, :].copy_(magnitude)
+            low, high = self.extremes.unbind()
+            torch.aminmax(magnitude, dim=-1, out=(low, high))
+            torch.logical_and(low >= 0, high <= self._limit, out=self.good)  # false of NaN
+            start = spectrum
+            if start is None:
+                start = start_ahead(old, self.init, magnitude, self._overlap)
+            newest.copy_(torch.stack(self.update.start(torch.view_as_real(start)), -3))
+        if self.table is not None:
+            self._rule(new.spectra, None, self.before_first)
+
+    def _iterate(self, is_first: bool) -> None:
+        new = self.new
+        if self.table is not None:
+            s = self._consistent(self.y)
+            return self._rule(new.spectra, s, self.after_first if is_first else self.after)
+        state = new.load()
+        if is_first:
+            state = self.update.first_step(state, self.p_m, self.p_c, new.is_newest())
+        else:
+            state = self.update.step(state, self.p_m, self.p_c)
+        new.store(state)
+
+    def _finish(self, iterated: bool) -> None:
+        old, new = self.buffer, self.new
+        estimate = self.a
+        if not iterated:
+            self._rule(new.spectra, None, self.only_x)
+        elif self.table is None:
+            estimate = self.update.estimate(new.load(), self.p_m, self.p_c)
+        else:
+            self._rule(new.spectra, None, self.estimate)
+            if self.table.looks_again:
+                self._rule(self._consistent(self.a).unsqueeze(-4), None, self.only_s)
+        OPERATIONS.commit(
+            self._frames(estimate),
+            old.committed,
+            old.coverage,
+            new.present,
+            old.expected,
+            self.windows,
+            self.floors,
+            self.fade,
+            self.good,
+            old.n_heard,
+            new.committed,
+            new.coverage,
+            new.expected,
+            self.hop,
+        )
+        new.past[..., :-1, :, :].copy_(old.past[..., 1:, :, :])
+        new.past[..., -1, :, :].copy_(estimate[..., 0, :, :])
+
+    def _accept(self) -> None:
+        old, new = zip(*(pair for pair in self._pairs() if pair[0].numel()), strict=True)
+        torch._foreach_copy_(old, new)
+
+    def _accept_the_good(self) -> None:
+        good = self.good
+        for old, new in self._pairs():
+            torch.where(good.view(good.shape + (1,) * (old.ndim - good.ndim)), new, old, out=old)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.buffer.get_buffer(name), self.new.get_buffer(name)) for name in self.buffer.STATE]
+
+    def _rule(self, x: Tensor, s: Tensor | None, numbers: Tensor) -> None:
+        OPERATIONS.rule(x, self.a, self.y, s, self.new.magnitude, self.signs, numbers)
+
+    def _overlap(self) -> Tensor:
+        """Spectrum `(*batch, n_half)` that the other frames leave in the newest."""
+        self._rule(self.new.spectra, None, self.only_x)
+        return torch.view_as_complex(self._consistent(self.y, newest_only=True))
+
+    def _consistent(self, pairs: Tensor, newest_only: bool = False) -> Tensor:
+        """`P_C` of pairs `(*batch, n_open, n_half, 2)`."""
+        old = self.buffer
+        frames = OPERATIONS.overlap(
+            self._frames(pairs),
+            old.committed,
+            old.coverage,
+            self.new.present,
+            self.windows,
+            self.floors,
+            self.stft.hop_length,
+            old.n_heard,
+            old.compensated,
+            newest_only,
+        )
+        return torch.view_as_real(torch.fft.rfft(frames))
+
+    def _frames(self, pairs: Tensor) -> Tensor:
+        """Inverse transform without window or scale, `(*batch, n_open, n_fft)`."""
+        frames: Tensor = torch.fft.irfft(torch.view_as_complex(pairs), n=self.stft.n_fft, norm="forward")
+        return frames
+
+
+def _identity(n_open: int, n_slots: int) -> Tensor:
+    """Numbers of the operation `rule` that give `P_M` of the iterate, `(n_open, 2, 2 + n_slots)`."""
+    numbers = torch.zeros(n_open, 2, STATE + n_slots, dtype=torch.float64, device="cpu")
+    numbers[:, 0, STATE] = numbers[:, 1, OF_MAGNITUDE] = 1
+    return numbers
 
 
 class CudaGraph(Eager):
-    """Advances all streams by one frame by replaying what `Eager` does.
+    """Advances all streams by one frame by replaying what was recorded when the engine was made.
 
-    The arguments are those of `Eager`. Each kind of push (with a frame or without, with a spectrum or
-    without, by number of iterations) is recorded when it first occurs, and anew after a `.to()`. Pushes with
-    gradients are not recorded.
+    The arguments are those of `Eager`. After a `.to()` and in a copy, the first push records anew. Pushes
+    with gradients are those of `Eager`.
     """
 
     name = "cuda_graph"
+    RECORDS_AT_ONCE = True  # rather than at the first push that needs it
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
-        self._recordings: dict[tuple[object, ...], Recording] = {}
+        self._pushes: Pushes | None = None
+        self._accepts = "accept"
+        if self.RECORDS_AT_ONCE and self.judges:
+            self._pushes = self._recorded()
+
+    def offer(
+        self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """Take in a frame whose values nobody has looked at; see `Engine`."""
+        if not self._can_record():
+            return None
+        pushes = self._pushes = self._pushes or self._recorded()
+        requires = pushes.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
+        if requires and torch.is_grad_enabled():
+            return None
+        if pushes.spectra.requires_grad:
+            self.detach()
+        self._accepts = "accept the good" if each else "accept"
+        # What is recorded is written to in whatever mode later pushes are.
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
+            return pushes.offer(magnitude, spectrum, self.n_iter), pushes.extremes
+
+    def accept(self) -> None:
+        """Make what came of the frame offered last the state; see `Engine`."""
+        pushes = self._pushes
+        assert pushes is not None
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
+            pushes.replay[self._accepts]()
 
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
@@ -87,26 +365,31 @@ class CudaGraph(Eager):
 
         A push of some streams is not recorded: their number changes.
         """
-        state = [self.buffer.get_buffer(name) for name in self.buffer.STATE]
-        on_device = state[0].device.type == DEVICE and SWITCH not in os.environ
-        if streams is not None or self._wants_grad(magnitude) or not on_device:
+        offered = None
+        if streams is None:
+            offered = CudaGraph.offer(self, magnitude, spectrum, each=False)
+        if offered is None:
             return super().push(magnitude, spectrum, streams)
-        inputs = (
-            None if magnitude is None else magnitude.detach(),
-            None if spectrum is None else spectrum.detach(),
-        )
-        kind = (magnitude is None, spectrum is None, self.n_iter)
-        # What is recorded is written to in whatever mode later pushes are.
-        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(state[0].device):
-            if kind not in self._recordings:
-                self._recordings[kind] = Recording(self._advance, inputs, state)
-            return self._recordings[kind](*inputs)
+        CudaGraph.accept(self)  # of subclasses, these may do other things
+        return offered[0]
+
+    @property
+    def judges(self) -> bool:
+        """Whether `offer` takes frames, those that require gradients apart."""
+        return self._can_record()
+
+    def _can_record(self) -> bool:
+        return self.buffer.spectra.device.type == DEVICE and SWITCH not in os.environ
+
+    def _recorded(self) -> Pushes:
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.buffer.stft.device):
+            return Pushes(self.buffer, self.update, self.init)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recordings": {}}  # a copy has buffers of its own
+        return {**self.__dict__, "_pushes": None}  # a copy has buffers of its own
 
     def _apply(self, fn: Any, recurse: bool = True) -> CudaGraph:
-        self._recordings.clear()
+        self._pushes = None
         super()._apply(fn, recurse)
         return self
 
@@ -116,4 +399,4 @@ ENGINE = CudaGraph
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether a push runs on a GPU from beginning to end; the heap of the phase gradient does not."""
-    return stft.device.type == DEVICE and not isinstance(init, Gradient)
+    return stft.device.type == DEVICE and not isinstance(init, Gradient) and not init.n_waiting

@@ -1,6 +1,6 @@
 """Triton's interpreter, which has to be chosen before anything of Triton is imported; imported by conftest.
 
-Afterwards the choice is taken back: only tests that make it again find an engine `triton` on a CPU.
+Afterwards the choice is taken back: only tests that make it again launch a kernel on a CPU.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ if not torch.cuda.is_available():
     before = os.environ.get(INTERPRET)
     os.environ[INTERPRET] = "1"
     with contextlib.suppress(ImportError):
-        import rtspecinv.engines.gpu.push  # noqa: F401
+        import rtspecinv.engines.gpu.kernels  # noqa: F401
     if before is None:
         del os.environ[INTERPRET]

@@ -1,0 +1,79 @@
+"""Files of compiled code in the user's cache folder: whole or absent, and seen to be damaged.
+
+A file begins with a hash of the rest. What others may write to is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger("rtspecinv")
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def own_folder() -> Path | None:
+    """Folder of the user, which nobody else may write to; None where there is none."""
+    with suppress(RuntimeError, OSError):  # there is no home
+        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        own = (cache if cache.is_absolute() else Path.home() / ".cache") / "rtspecinv"
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(own):
+            return own
+    return None
+
+
+def read(path: Path) -> bytes | None:
+    """What `write` has written; None if there is no such file, or, which removes it, if it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
+        return content[_DIGEST:]
+    with suppress(OSError):
+        path.unlink()
+    return None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that is whole or absent, whoever else writes it."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+
+
+def load(name: str) -> bytes | None:
+    """What was saved under a name; None if nothing was, or it is damaged."""
+    folder = own_folder()
+    return None if folder is None else read(folder / name)
+
+
+def save(name: str, content: bytes) -> None:
+    """Keep something under a name, if that is possible."""
+    folder = own_folder()
+    if folder is None:
+        return
+    try:
+        write(folder / name, content)
+    except OSError as error:
+        log.warning("compiled code was not kept (%s), the next process compiles again", error)
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else may write to a folder, as far as the system can tell."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = folder.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,0 +1,88 @@
+"""What NVRTC makes of the kernels of the engine `cuda` for an H100: on any machine, nothing is run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from rtspecinv import STFT, StreamingInverter
+from rtspecinv.engines.gpu import cuda, nvrtc
+from rtspecinv.engines.table import table_of
+from rtspecinv.phase import Overlap
+from rtspecinv.updates import RAAR
+
+ARCHITECTURE = "sm_90"
+INSTALL = 'pip install "rtspecinv[gpu]" nvidia-cuda-nvdisasm'
+
+
+class Code(NamedTuple):
+    """A kernel as it was compiled: the threads and bytes of shared memory of a block, and so on."""
+
+    n_threads: int
+    n_blocks: int  # that a multiprocessor has registers and shared memory for
+    registers: int  # of a thread
+    stack: int  # bytes of a thread: what did not fit into registers
+    shared: int
+    loop: int  # instructions of an iteration, those for numbers out of range included
+
+    @property
+    def n_instructions(self) -> int:
+        """Warp instructions of an iteration of a block."""
+        return self.n_threads // 32 * self.loop
+
+
+def missing() -> str:
+    """Why nothing can be measured here; empty if it can."""
+    try:
+        nvrtc.library.nvrtcVersion()
+    except Exception:
+        return f"NVRTC is missing: {INSTALL}"
+    return "" if _disassembler() else f"nvdisasm is missing: {INSTALL}"
+
+
+def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False) -> Code:
+    """Compile the kernel of a stream with the default rule and start."""
+    inverter = StreamingInverter(STFT(n_fft, hop_length), look_ahead=look_ahead, engine="eager")
+    buffer = inverter._engine.buffer  # type: ignore[attr-defined]
+    table = table_of(RAAR(), buffer.n_open)
+    assert table is not None
+    constants, _ = cuda.constants_of(buffer, table, Overlap(), clusters)
+    layout = cuda.layout_of(buffer, clusters)
+    code, log = nvrtc.built(constants, ARCHITECTURE, "--ptxas-options=--verbose")
+    of_push = log[log.index("'push'") :]
+    registers = int(re.search(r"Used (\d+) registers", of_push)[1])  # type: ignore[index]
+    stack = int(re.search(r"(\d+) bytes stack frame", of_push)[1])  # type: ignore[index]
+    shared = layout.n_bytes + 1024  # that the system takes
+    n_blocks = min(65536 // (registers * layout.n_threads), 233472 // shared)
+    return Code(layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code))
+
+
+def _disassembler() -> Path | None:
+    spec = importlib.util.find_spec("nvidia")
+    for place in spec.submodule_search_locations or () if spec else ():
+        for found in Path(place).glob("*/bin/nvdisasm"):
+            return found
+    return None
+
+
+def _longest_loop(code: bytes) -> int:
+    """Instructions from the label of a jump backwards to the jump, of the longest one."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        tool = str(_disassembler())
+        listing = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    labels, instructions, longest = dict[str, int](), 0, 0
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_\S+):", line):
+            labels[label[1]] = instructions
+        elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
+            instructions += 1
+            jump = re.search(r"@!?U?P\w+ BRA.*?(\.L_\w+)", line)  # others come back from what is rare
+            if jump and jump[1] in labels:
+                longest = max(longest, instructions - labels[jump[1]])
+    return longest
