@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypedDict
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv import engines, phase, updates
+from rtspecinv.bands import Bands, FilterBank
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.common.checks import LONGEST_SOUND, count, sizes
+from rtspecinv.common.checks import LONGEST_SOUND, count, flag, instance, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import (
@@ -44,6 +45,7 @@ class StreamOptions(TypedDict, total=False):
     revise: int | None
     n_iter: int
     batch_shape: tuple[int, ...]
+    joint: bool
     engine: str
 
 
@@ -67,6 +69,11 @@ class StreamingInverter(Checkpointed):
         n_iter: iterations per push over all frames that may change, a million at most; with 0 the start is
             the answer. It may be set at any time, and holds from the next push on.
         batch_shape: shape of the streams, `()` for one.
+        bank: filters whose values are pushed in place of magnitudes, `(*batch_shape, n_bands)`. A stream then
+            finds the magnitudes together with the phase: in every iteration a frame keeps those of the
+            consistent spectrum, corrected so that its values are right. Default: magnitudes are pushed.
+        joint: with a bank, whether magnitudes are found so; otherwise those of each frame are estimated from its
+            values alone and stay as they are. Default: True.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
             of a precision takes some 20 s to compile, once for all processes. For a GPU, "cuda_graph"
@@ -104,6 +111,8 @@ class StreamingInverter(Checkpointed):
         torch.Size([25600])
     """
 
+    bank: FilterBank | None
+
     def __init__(
         self,
         stft: STFT,
@@ -114,6 +123,8 @@ class StreamingInverter(Checkpointed):
         revise: int | None = None,
         n_iter: int = 8,
         batch_shape: tuple[int, ...] = (),
+        bank: FilterBank | None = None,
+        joint: bool = True,
         engine: str = "auto",
     ) -> None:
         super().__init__()
@@ -142,8 +153,10 @@ class StreamingInverter(Checkpointed):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
+        self.joint = flag(joint=joint) and bank is not None
+        measurement = None if bank is None else self._measured(bank)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
-        make = engines.find(engine, self.stft, self.update, self.init, n_open)
+        make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)
         self._engine: engines.Engine = make(
             self.stft,
             self.update,
@@ -152,9 +165,15 @@ class StreamingInverter(Checkpointed):
             n_revised=self.revise,
             n_iter=n_iter,
             batch_shape=self.batch_shape,
+            measurement=measurement if self.joint else None,
         )
         self._full_scale = full_scale(self.stft)
         self._warned = False
+        self.bank = bank
+        self._unmixer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
+        if bank is not None:
+            silence = self.stft.window.new_zeros(*self.batch_shape, bank.n_bands)
+            self._framed(bank, silence)  # compiles, if need be
 
     @property
     def engine(self) -> str:
@@ -205,7 +224,7 @@ class StreamingInverter(Checkpointed):
 
     def check(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> None:
         """Raise what `push` would raise for this frame, and change nothing."""
-        self._check(magnitude, 1, self._chosen(streams)[1])
+        self._look_at(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
         """Whether a frame asks for no sound: all of its magnitudes are 0."""
@@ -282,7 +301,7 @@ class StreamingInverter(Checkpointed):
         return samples
 
     def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._check(magnitude, 2, self.batch_shape)
+        self._look_at(magnitude, 2, self.batch_shape)
 
     def reset(self, streams: Streams | None = None) -> None:
         """Make streams as new.
@@ -308,6 +327,37 @@ class StreamingInverter(Checkpointed):
         """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""
         self._engine.detach()
 
+    def _measured(self, bank: FilterBank) -> Bands:
+        """What the engine needs of a bank."""
+        instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
+        n_freq, n_half = bank.filters.shape[1], self.stft.n_fft // 2 + 1
+        step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
+        if n_freq != step * (n_half - 1) + 1 or not step:
+            raise ValueError(
+                f"Parameter bank has {n_freq} frequencies, and the transform n_fft // 2 + 1 = {n_half}: make "
+                "filters for this n_fft"
+            )
+        if bank.filters.dtype != self.stft.dtype or bank.filters.device != self.stft.device:
+            raise ValueError(
+                f"Parameter bank is {bank.filters.dtype} on {str(bank.filters.device)!r}, and the transform "
+                f"{self.stft.dtype} on {str(self.stft.device)!r}: use bank.to(...)"
+            )
+        return bank.measured(step)
+
+    def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
+        """What the engine takes in for values `(*batch, n_bands)`: magnitudes, and what is measured."""
+        if self._unmixer is None or self._unmixer[0] is not bank.filters:  # they were moved
+            self._unmixer = bank.filters, engines.unmixer(self._engine, bank)
+        n_half = self.stft.n_fft // 2 + 1
+        magnitude = self._unmixer[1](values)[..., :: (bank.filters.shape[1] - 1) // max(1, n_half - 1)]
+        self._tell_of_power(check_values(magnitude, self.stft.n_fft))
+        return torch.cat([magnitude, bank.heard(values)], -1) if self.joint else magnitude
+
+    def _tell_of_power(self, largest: float) -> None:
+        if largest > 2 * self._full_scale and not self._warned:
+            self._warned = True
+            warn_of_power(largest, self._full_scale)
+
     def _state(self) -> dict[str, Tensor]:
         return self._engine.state()
 
@@ -322,6 +372,7 @@ class StreamingInverter(Checkpointed):
             "batch_shape": list(self.batch_shape),
             "update": repr(self.update),
             "init": repr(self.init),
+            **({} if self.bank is None else {"bank": self.bank.settings(), "joint": self.joint}),
         }
 
     def _state_changed(self) -> None:
@@ -353,9 +404,15 @@ class StreamingInverter(Checkpointed):
                 "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
                 "model that makes the magnitudes, and push what it gives"
             )
-        stft = self.stft
+        stft, bank = self.stft, self.bank
+        if bank is not None:
+            frames = self._check_bands(value, n_axes, batch_shape)
+            if not len(frames):
+                return stft.window.new_zeros(*batch_shape, 0, 0), None
+            framed = [self._framed(bank, self._of_bands(frame)) for frame in frames]
+            return torch.stack(framed, -1) if n_axes == 2 else framed[0], None
         value = as_magnitude(value, stft.window)
-        _check_shape(value.shape, batch_shape, stft, n_axes)
+        _check_shape(value.shape, batch_shape, stft.n_freq, n_axes)
         is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
         if is_complex and self.init.n_waiting:
             raise ValueError(
@@ -363,12 +420,33 @@ class StreamingInverter(Checkpointed):
             )
         magnitude = _modulus(value, n_axes) if is_complex else value
         largest = check_values(magnitude, stft.n_fft)
-        if largest > 2 * self._full_scale and not self._warned:
-            self._warned = True
-            warn_of_power(largest, self._full_scale)
+        self._tell_of_power(largest)
         if n_half < stft.n_freq:
             magnitude, value = magnitude.narrow(-n_axes, 0, n_half), value.narrow(-n_axes, 0, n_half)
         return magnitude, value if is_complex else None
+
+    def _look_at(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> None:
+        """Raise what `_check` would, without making frames for the engine."""
+        if self.bank is None:
+            self._check(value, n_axes, batch_shape)
+        else:
+            self._check_bands(value, n_axes, batch_shape)
+
+    def _check_bands(
+        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """Frames of checked shape and values, each contiguous, `(*batch_shape, n_bands)`."""
+        assert self.bank is not None
+        values = as_magnitude(value, self.stft.window)
+        _check_shape(values.shape, batch_shape, self.bank.n_bands, n_axes)
+        if values.is_complex():
+            raise ValueError("Parameter magnitude is complex: values of bands have no phase")
+        check_values(values, self.stft.n_fft)
+        return tuple(frame.contiguous() for frame in (values.unbind(-1) if n_axes == 2 else (values,)))
+
+    def _of_bands(self, frame: Tensor) -> Tensor:
+        """Values of the bank that a frame stands for."""
+        return frame
 
 
 def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
@@ -382,25 +460,25 @@ def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
     return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
 
 
-def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:
+def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n_axes: int) -> None:
     """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2."""
-    one = (*batch_shape, stft.n_freq)
+    one = (*batch_shape, n_freq)
     many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
-    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == stft.n_freq):
+    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == n_freq):
         return
     layout = (
         f"batch_shape + (n_freq,) = {one}"
         if n_axes == 1
         else f"batch_shape + (n_freq, n_frames) = {one} + ..."
     )
-    if many and shape[-2] == stft.n_freq:
+    if many and shape[-2] == n_freq:
         way_out = "there are several frames, use push_many"
-    elif many and shape[-1] == stft.n_freq:
+    elif many and shape[-1] == n_freq:
         way_out = "it looks like (frames, freq), use push_many(magnitude.mT)"
     elif n_axes == 2 and shape == one:
         way_out = "it is one frame, use push"
     elif len(shape) == len(one) + n_axes - 1:
-        way_out = f"make the inverter for its batch_shape and n_fft ({stft.n_fft} gives {stft.n_freq})"
+        way_out = f"make the inverter for its batch_shape and its number of rows, here {n_freq}"
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
     raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}")

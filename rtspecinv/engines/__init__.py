@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rtspecinv.bands import FilterBank
 from rtspecinv.common.checks import choice
 from rtspecinv.engines.batch import BatchEngine, BatchTransform, EagerBatch
 from rtspecinv.engines.eager import Eager, n_open
@@ -42,18 +43,6 @@ MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "triton": "gpu.stre
 NEEDS = {"numba": ("numba and rocket-fft", "fast"), "triton": ("triton", "gpu")}
 
 
-class Bank(Protocol):
-    """What `unmixer` needs of a `MelBank`."""
-
-    filters: Tensor
-
-    def unmix(self, mel: Tensor) -> Tensor:
-        """Magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
-
-    def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
-        """Constants by name, see `engines.cpu.mel.tables`; steps, the quietest value, whether power."""
-
-
 class Engine(Protocol):
     """What `StreamingInverter` needs of an engine, a `torch.nn.Module` that holds all state in buffers."""
 
@@ -66,8 +55,9 @@ class Engine(Protocol):
         """Take in a frame, or its absence, and return the next hop of samples.
 
         Args:
-            magnitude: real `(*batch, n_fft // 2 + 1)`, None after the last frame.
-            spectrum: complex, of the same shape: the frame starts with its phase; None leaves that to `init`.
+            magnitude: real `(*batch, n_fft // 2 + 1)`, followed by what else is measured, `(*batch, n_values)`;
+                None after the last frame.
+            spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to `init`.
             streams: positions `(n_streams,)` of the streams to advance, in the order of memory; `*batch` is
                 then `n_streams`, and the other streams stay as they are. Default: all.
 
@@ -91,12 +81,15 @@ class Engine(Protocol):
         """Forget everything, in all streams or where the bool mask `streams` is true."""
 
 
-def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
+def find(
+    engine: str, stft: STFT, update: Update, init: Start, n_open: int, of_bands: bool = False
+) -> Callable[..., Engine]:
     """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
 
     On a GPU it takes `eager` until `bench/gpu.py` has been run on one: the others are then a name away.
 
     n_open: frames that the rule is applied to.
+    of_bands: values of bands are measured, not magnitudes.
 
     Raises:
         ValueError: no engine has this name, or it cannot do what is asked for.
@@ -105,7 +98,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     module = _compiled(engine)
     if module is None:
         return Eager
-    if module.suits(stft, update, init, n_open):
+    if module.suits(stft, update, init, n_open) and not (of_bands and module.lacks_bands(update, n_open)):
         found: Callable[..., Engine] = module.ENGINE
         return found
     if engine == "triton" and graph.suits(stft, update, init, n_open):
@@ -113,7 +106,7 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     if engine == "auto":
         return Eager
     transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
-    why = _reasons((update,), n_open, 1)
+    why = _reasons((update,), n_open, 1) or (" (values of bands)" if of_bands else "")
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {update}, {init} with {transform} on "
         f"{str(stft.device)!r}{why}: use 'auto'"
@@ -142,16 +135,16 @@ def find_batch(
     )
 
 
-def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
-    """What makes magnitudes of mel values, like `bank.unmix`, where an engine works; the bank stays as it is.
+def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
+    """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as it is.
 
     Compilation, or loading of what was compiled, takes place at the first call.
     """
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
-    from rtspecinv.engines.cpu.mel import Unmixer
+    from rtspecinv.engines.cpu.mel import Unmixer, is_narrow
 
-    return Unmixer(bank)
+    return Unmixer(bank) if is_narrow(bank.filters.numpy()) else bank.unmix
 
 
 def preemphasis_undoer(

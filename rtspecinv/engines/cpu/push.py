@@ -33,16 +33,23 @@ from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
 
 @numba.njit
+def _take_in(state, first, n_open, n, frame, at, is_frame):
+    """Shift n numbers of every frame by one, and put those of the newest, or zeros."""
+    newest = first + (n_open - 1) * n
+    move(state, first, state, first + n, newest - first)
+    if is_frame:
+        move(state, newest, frame, at, n)
+    else:
+        fill(state, newest, n, 0)
+
+
+@numba.njit
 def _shift(plan, memory, stream, magnitude, is_frame):
     """Shift magnitudes and presence by one frame; spectra are shifted when they are loaded."""
-    n_open, n_half = plan.n_open, plan.n_half
-    first = stream * n_open * n_half
-    newest = first + (n_open - 1) * n_half
-    move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
-    if is_frame:
-        move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
-    else:
-        fill(memory.magnitude, newest, n_half, 0)
+    n_open, n_half, n_values = plan.n_open, plan.n_half, plan.n_values
+    frame = stream * (n_half + n_values)
+    _take_in(memory.magnitude, stream * n_open * n_half, n_open, n_half, magnitude, frame, is_frame)
+    _take_in(memory.values, stream * n_open * n_values, n_open, n_values, magnitude, frame + n_half, is_frame)
     first = stream * n_open
     newest = first + n_open - 1
     if memory.present[newest] != is_frame:
@@ -55,10 +62,12 @@ def _shift(plan, memory, stream, magnitude, is_frame):
 
 @numba.njit
 def _load(plan, memory, stream):
-    """Magnitudes, and spectra shifted by one frame; the newest is zero."""
+    """Magnitudes, values, and spectra shifted by one frame; the newest is zero."""
     n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
         move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
+    n_all = n_open * plan.n_values
+    move(work, plan.values, memory.values, stream * n_all, n_all)
     for slot in range(plan.n_slots):
         for frame in range(n_open - 1):
             at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
@@ -266,7 +275,8 @@ def push(plan, memory, magnitude, spectrum, hops, number, first, last):
 
     plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
     magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
-        that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
+        that are final now: `(n_streams, n_half + n_values)`, `(n_streams, n_half, 2)`, `(n_streams,
+        hop_length)`.
     number: zero, of the precision of everything.
     """
     plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)

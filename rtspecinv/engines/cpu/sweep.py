@@ -58,12 +58,16 @@ class SweepPlan(NamedTuple):
     kind: int
     uses_iterate: int
     n_kept: int
+    n_values: int  # of a frame, beside its magnitudes
+    is_power: int  # 0 or 1
+    values: int  # (n_open, n_values)
     spectra: int
     samples: int  # (n_items, n_signal), padding included
     n_signal: int
     added: int  # (n_items, n_blocks, n_added)
     n_added: int
     y: int  # of the thread
+    found: int  # of the thread
     room: int  # of the thread
     n_room: int  # of all that a thread has to itself, from y on
 
@@ -79,6 +83,11 @@ class SweepMemory(NamedTuple):
     dual_window: int
     tables: int
     signs: int  # (padded,): the direction of 0
+    ranges: int  # of bands, as in `memory`
+    filters: int
+    shares: int
+    beyond: int
+    limits: int
     real: int  # of the thread
     half: int  # of the thread
     stop: int  # (1,): not 0 when the sweep has been interrupted

@@ -117,3 +117,8 @@ ENGINE = CudaGraph
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether a push runs on a GPU from beginning to end; the heap of the phase gradient does not."""
     return stft.device.type == DEVICE and not isinstance(init, Gradient)
+
+
+def lacks_bands(update: Update, n_open: int) -> bool:
+    """Whether values of bands cannot be measured; what `Eager` does is recorded, whatever it is."""
+    return False

@@ -67,7 +67,7 @@ class TritonGPU(CudaGraph):
             for name in buffer.STATE:  # the kernel changes what a graph may have saved
                 torch.autograd.graph.increment_version(buffer.get_buffer(name))
         if magnitude is not None and spectrum is None and not isinstance(self.init, Overlap):
-            spectrum = start_ahead(buffer, self.init, magnitude)
+            spectrum = start_ahead(buffer, self.init, magnitude, self.measurement)
         return self._push(self._ready, magnitude, spectrum)
 
     def _push(self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ class TritonGPU(CudaGraph):
             hops if magnitude is None else magnitude.detach().contiguous(),
             hops if pairs is None else pairs.detach().contiguous(),
             hops,
-            *(buffer.get_buffer(name) for name in buffer.STATE),
+            *(buffer.get_buffer(name) for name in buffer.STATE if name != "values"),
             ready.windows,
             ready.tables,
             ready.signs,
@@ -156,6 +156,11 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     known = stft.n_fft in FACTORS and power_of_two and stft.hop_length < stft.n_fft
     here = stft.dtype == torch.float32 and _has_kernel(stft.device)
     return known and here and isinstance(init, (Overlap, Zeros)) and _table_of(update, n_open) is not None
+
+
+def lacks_bands(update: Update, n_open: int) -> bool:
+    """Whether values of bands cannot be measured: the kernel has magnitudes only."""
+    return True
 
 
 def _table_of(update: Update, n_open: int) -> Table | None:
