@@ -24,8 +24,8 @@ from tables import Bench, number, table
 from torch import Tensor
 
 import rtspecinv
+from rtspecinv import bands
 from rtspecinv.measure.machine import commit, processor
-from rtspecinv.mel import bank as mel_bank
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.metrics import spectral_convergence
 from rtspecinv.updates import ADMM, RAAR
@@ -186,10 +186,10 @@ def mel_choices(bench: Bench) -> str:
     add("**interpolated, 5 steps, ADMM(rho=0.1)**", interpolated)
     add("the true magnitudes", magnitude)
     for n_steps in (0, 1, 3, 10, 30):
-        with mock.patch.object(mel_bank, "N_STEPS", n_steps):
+        with mock.patch.object(bands, "N_STEPS", n_steps):
             add(f"{n_steps} steps", PRESET.inverse(mel))
     for relaxation in (1.0, 1.9):
-        with mock.patch.object(mel_bank, "RELAXATION", relaxation):
+        with mock.patch.object(bands, "RELAXATION", relaxation):
             add(f"relaxed by {relaxation}", PRESET.inverse(mel))
     for name, kind in (("pseudo-inverse", "pinv"), ("last frame", "last")):
         for n_steps in (0, 5):
@@ -214,14 +214,14 @@ def other_start(mel: Tensor, kind: str, n_steps: int) -> Tensor:
         if kind == "pinv":
             values = (frame @ pseudo_inverse.mT).clamp_min(1e-4 * peak)
         else:
-            with mock.patch.object(mel_bank, "N_STEPS", 0):
+            with mock.patch.object(bands, "N_STEPS", 0):
                 values = bank.unmix(frame)
             if last is not None:
                 louder = values.sum(-1, keepdim=True) / last.sum(-1, keepdim=True).clamp_min(1e-20)
                 values = (values * last * louder).sqrt()
         for _ in range(n_steps):
             ratio = frame / (values @ bank.filters.mT).clamp_min(1e-20 * peak)
-            values = values * (ratio @ bank.shares.mT).pow(mel_bank.RELAXATION)
+            values = values * (ratio @ bank.shares.mT).pow(bands.RELAXATION)
         last = values.clamp_min(1e-7 * peak)
         found.append(values)
     return torch.stack(found, -1)

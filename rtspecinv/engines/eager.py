@@ -164,7 +164,10 @@ def start_ahead(
     """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet.
 
     For engines that take a frame in and iterate at once; not for starts that need the overlap.
+
+    magnitude: of the frame, followed by what else is measured, see `Engine.push`.
     """
+    n_half = buffer.magnitude.shape[-1]
 
     def past() -> Tensor:
         return torch.view_as_complex(buffer.past.clone())
@@ -176,7 +179,7 @@ def start_ahead(
         return measurement.project(newest, buffer.magnitude[..., -1, :], buffer.values[..., -1, :])
 
     def known() -> Tensor:
-        return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude.unsqueeze(-2)], -2)
+        return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude[..., None, :n_half]], -2)
 
     def overlap() -> Tensor:
         raise NotImplementedError("only starts that do not need the overlap")

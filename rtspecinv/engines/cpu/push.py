@@ -25,7 +25,7 @@ from rtspecinv.engines.cpu.memory import (
     spectrum_at,
     split,
 )
-from rtspecinv.engines.cpu.rules import after, before, mix, scale, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, measure, mix, scale, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
@@ -119,7 +119,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
             if what == ITERATE:
                 y = c
             elif what == TARGET:
-                to_magnitude(plan, memory, frame, c, y)
+                to_magnitude(plan, memory, measure(plan, memory, frame, c), c, y)
             else:
                 before(plan, memory, frame, numbers_at(plan, what == LATER, frame))
             _add(plan, memory, frame, y)
@@ -158,7 +158,7 @@ def _start(plan, memory, stream, spectrum, is_given):
     if is_given:
         split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
-        to_magnitude(plan, memory, newest, c, c)
+        to_magnitude(plan, memory, newest * plan.padded, c, c)
     else:
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
@@ -183,7 +183,7 @@ def _estimate(plan, memory, stream, n_frames):
         if memory.present[stream * plan.n_open + frame]:
             if looks_again:
                 _analyze(plan, memory, stream, frame, c)
-            to_magnitude(plan, memory, frame, c, c)
+            to_magnitude(plan, memory, measure(plan, memory, frame, c), c, c)
 
 
 @numba.njit

@@ -48,7 +48,7 @@ def _p_m(memory, magnitude, re, im, k):
 
 
 @numba.njit
-def _measure(plan, memory, frame, c):
+def measure(plan, memory, frame, c):
     """Position of the magnitudes that P_M gives the spectrum at `c`: the target's, or of its bands.
 
     See `bands.Bands.project`.
@@ -94,10 +94,9 @@ def _measure(plan, memory, frame, c):
 
 
 @numba.njit
-def to_magnitude(plan, memory, frame, c, to):
-    """P_M of the spectrum at `c`."""
+def to_magnitude(plan, memory, magnitude, c, to):
+    """Spectrum of the magnitude at `magnitude` with the phase of the spectrum at `c`."""
     padded, work = plan.padded, memory.work
-    magnitude = _measure(plan, memory, frame, c)
     for k in range(0, padded, WIDTH):
         a, A = _p_m(memory, magnitude, load(work, c + k), load(work, c + padded + k), k)
         store(work, to + k, a)
@@ -136,9 +135,10 @@ def before(plan, memory, frame, at):
     magnitude = frame * plan.padded
     if plan.n_values and plan.kind != TARGET_ONLY:
         mix(plan, memory, frame, at, INTO_P_M, plan.y)
-        magnitude = _measure(plan, memory, frame, plan.y)
+        magnitude = measure(plan, memory, frame, plan.y)
     if plan.kind == TARGET_ONLY:
-        to_magnitude(plan, memory, frame, spectrum_at(plan, 0, frame), plan.y)
+        c = spectrum_at(plan, 0, frame)
+        to_magnitude(plan, memory, measure(plan, memory, frame, c), c, plan.y)
     elif plan.kind == ONE_SLOT:
         _before_one(plan, memory, frame, at, magnitude)
     elif plan.kind == TWICE:

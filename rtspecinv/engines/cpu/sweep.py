@@ -23,7 +23,7 @@ import numba
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
 from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spectrum_at
-from rtspecinv.engines.cpu.rules import after, before, mix, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, measure, mix, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
@@ -128,7 +128,7 @@ def _give(plan, memory, frame, samples, what, slot):
             mix(plan, memory, frame, numbers_at(plan, 0, frame), NEW_STATE + plan.n_slots, y)
         else:
             source = spectrum_at(plan, slot, frame)
-        to_magnitude(plan, memory, frame, source, y)
+        to_magnitude(plan, memory, measure(plan, memory, frame, source), source, y)
     synthesize(plan, memory, y, samples)
 
 
