@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.common.checks import finite
+from rtspecinv.common.checks import finite, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import Module, home
 from rtspecinv.projections import to_magnitude
+from rtspecinv.stft import check_dense, check_real, checked_device
 
 Array = np.ndarray[Any, Any]
 
-# Steps of an estimate, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
+# Steps of an estimate and their relaxation: each is worth 1.5 plain ones; 2 is the limit of stability.
 # Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
 # would be one more state. Measured in bench/README.md, table "mel choices".
 N_STEPS = 5
@@ -65,16 +66,17 @@ class Bands(Module):
         if step > 1:
             at, kept = np.arange(wanted.shape[1]), np.arange(0, wanted.shape[1], step)
             wanted = wanted @ np.stack([np.interp(at, kept, row) for row in np.eye(len(kept))], 1)
-        constants = {"filters": wanted, "shares": _shares(wanted), "beyond": beyond[::step].double().cpu()}
-        for name, values in constants.items():
-            self.register_buffer(name, torch.as_tensor(values), persistent=False)
+        kept = beyond[::step].double().cpu().numpy()
+        for name, values in (("filters", wanted), ("shares", _shares(wanted)), ("beyond", kept)):
+            buffer = torch.from_numpy(values).to(filters.device, filters.dtype, copy=True)
+            self.register_buffer(name, buffer, persistent=False)
 
     def project(self, spectrum: Tensor, magnitude: Tensor, values: Tensor) -> Tensor:
         """Spectrum near the given one whose band values are nearly `values`: P_M where bands are known.
 
         `P_M(c) = a f^(1 / power) c / |c|` with `a = (1 - PULL) |c| + PULL S` and the factor
-        `f = sum_m w_m M_m / (W a^power)_m` of one multiplicative step of `FilterBank.unmix`. Where no band hears anything,
-        the magnitude is that of the estimate.
+        `f = sum_m w_m M_m / (W a^power)_m` of one multiplicative step of `FilterBank.unmix`. Above the last
+        band the magnitude is that of the estimate, if the bank extends there.
 
         Args:
             spectrum: complex c, `(..., n_fft // 2 + 1)`.
@@ -90,7 +92,7 @@ class Bands(Module):
 
 
 class FilterBank(Module):
-    """Values `M = W S^power` of magnitudes S, and magnitudes of values; for `StreamingInverter(stft, bank=...)`.
+    """Values `M = W S^power` of magnitudes S, and magnitudes of values: `bank` of a `StreamingInverter`.
 
     Args:
         filters: W, `(n_bands, n_fft // 2 + 1)`, finite and non-negative: mel, Bark, constant-Q, or any other.
@@ -131,9 +133,12 @@ class FilterBank(Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if finite(1, 2, power=power) not in (1, 2):
+        power = finite(1, 2, power=power)
+        if power not in (1, 2):
             raise ValueError(f"Parameter {power=} must be 1 (magnitudes) or 2 (powers)")
-        values = np.asarray(unmasked(filters, "filters"), np.float64)
+        check_real(dtype)
+        device = home(checked_device(device))
+        values = _real(filters)
         if values.ndim != 2 or not values.size:
             raise ValueError(f"Parameter filters has shape {values.shape}: it must be (n_bands, n_freq)")
         if not np.isfinite(values).all() or values.min() < 0:
@@ -152,7 +157,7 @@ class FilterBank(Module):
         floor: Array | float,
         extend: bool,
         power: float,
-        device: torch.device | str | int | None,
+        device: torch.device | str | int,
         dtype: torch.dtype,
     ) -> None:
         """Register the constants of filters, see `FilterBank`.
@@ -177,7 +182,7 @@ class FilterBank(Module):
             "floor": np.broadcast_to(np.asarray(floor, float), area.shape),
         }
         for name, values in constants.items():
-            buffer = torch.from_numpy(np.array(values)).to(home(device), dtype)
+            buffer = torch.from_numpy(np.array(values)).to(device, dtype)
             self.register_buffer(name, buffer, persistent=False)
 
     @property
@@ -227,8 +232,21 @@ class FilterBank(Module):
 
     def measured(self, step: int = 1) -> Bands:
         """Projection on what has values of this bank, for a transform that has every `step`-th frequency."""
-        bands = Bands(self.filters, self.beyond, self.power, step)
-        return bands.to(self.filters.device, self.filters.dtype)
+        return Bands(self.filters, self.beyond, self.power, step)
+
+
+def _real(filters: object) -> Array:
+    """Filters as numbers of double precision."""
+    values = unmasked(filters, "filters")
+    if isinstance(values, Tensor):
+        check_dense(values, "filters")
+        values = values.detach().cpu().numpy()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise TypeError(
+            f"Parameter filters is a {type(values).__name__}, {shown(values)}: pass a tensor or an array of "
+            "real numbers"
+        )
+    return values.astype(np.float64)
 
 
 def root(values: Tensor, exponent: float) -> Tensor:

@@ -72,8 +72,8 @@ class StreamingInverter(Checkpointed):
         bank: filters whose values are pushed in place of magnitudes, `(*batch_shape, n_bands)`. A stream then
             finds the magnitudes together with the phase: in every iteration a frame keeps those of the
             consistent spectrum, corrected so that its values are right. Default: magnitudes are pushed.
-        joint: with a bank, whether magnitudes are found so; otherwise those of each frame are estimated from its
-            values alone and stay as they are. Default: True.
+        joint: with a bank, whether magnitudes are found so; otherwise those of each frame are estimated from
+            its values alone and stay as they are. Default: True.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
             of a precision takes some 20 s to compile, once for all processes. For a GPU, "cuda_graph"

@@ -55,9 +55,10 @@ class Engine(Protocol):
         """Take in a frame, or its absence, and return the next hop of samples.
 
         Args:
-            magnitude: real `(*batch, n_fft // 2 + 1)`, followed by what else is measured, `(*batch, n_values)`;
-                None after the last frame.
-            spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to `init`.
+            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`, magnitudes and then what else is measured; None
+                after the last frame.
+            spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to
+                `init`.
             streams: positions `(n_streams,)` of the streams to advance, in the order of memory; `*batch` is
                 then `n_streams`, and the other streams stay as they are. Default: all.
 
@@ -136,7 +137,7 @@ def find_batch(
 
 
 def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
-    """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as it is.
+    """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as is.
 
     Compilation, or loading of what was compiled, takes place at the first call.
     """

@@ -35,10 +35,10 @@ class MelOptions(StreamOptions, total=False):
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
 
-    A frame has fewer values than frequencies, so many magnitudes have the same mel frame. A stream finds those
-    of a signal, together with the phase: see `bank` of `StreamingInverter`. With `joint=False` every frame
-    becomes the magnitudes that it may have come from on its own (`MelBank.inverse`), which are far from
-    those of any signal; rules differ by little there, and more iterations gain little.
+    A frame has fewer values than frequencies, so many magnitudes have the same mel frame. A stream finds
+    those of a signal, together with the phase: see `bank` of `StreamingInverter`. With `joint=False` every
+    frame becomes the magnitudes that it may have come from on its own (`MelBank.inverse`), which are far
+    from those of any signal; rules differ by little there, and more iterations gain little.
 
     Args:
         config: what a mel frame is.
@@ -76,8 +76,8 @@ class MelInverter(StreamingInverter):
         extend = flag(extend=extend)
         if update is None:
             update = "raar" if options.get("joint", True) else "admm"
-        bank = MelBank(config, extend=extend, device=device, dtype=dtype)
         stft = config.stft(critical=True, device=device, dtype=dtype)
+        bank = MelBank(config, extend=extend, device=device, dtype=dtype)
         super().__init__(stft, update=update, bank=bank, **options)
         self.deemphasis: DeEmphasis | None = None
         if config.preemphasis:

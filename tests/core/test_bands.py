@@ -22,7 +22,7 @@ STFT_64 = STFT(64, 16)
 
 
 def bark_bank(n_fft: int, sample_rate: float, per_bark: int = 3) -> np.ndarray:
-    """Triangles two Bark wide at every third of a Bark, so that many bands hear a frequency; Traunmueller 1990."""
+    """Triangles two Bark wide at every third of a Bark, so that many hear a frequency (Traunmueller 1990)."""
     f = np.maximum(np.arange(n_fft // 2 + 1) * sample_rate / n_fft, 1.0)
     bark = 26.81 * f / (1960 + f) - 0.53
     centres = np.arange(bark[1], bark[-1], 1 / per_bark)
@@ -207,7 +207,7 @@ def test_gradients_reach_the_values(engine):
 def test_what_an_engine_cannot_do_is_said_and_left_to_torch():
     bank, rule = FilterBank(BANKS["Bark"]), rtspecinv.updates.DifferenceMap(beta=0.8)
     assert StreamingInverter(STFT_64, bank=bank, update=rule).engine == "eager"
-    with pytest.raises((ValueError, ImportError), match="values of bands.*'auto'|pip install"):
+    with pytest.raises((ValueError, ImportError), match=r"values of bands.*'auto'|pip install"):
         StreamingInverter(STFT_64, bank=bank, update=rule, engine="numba")
 
 
@@ -226,7 +226,7 @@ def test_bad_filters_are_refused(filters, options, says):
 
 
 def test_banks_of_other_transforms_and_values_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="40 frequencies.*= 33: make filters for this n_fft"):
+    with pytest.raises(ValueError, match=r"40 frequencies.*= 33: make filters for this n_fft"):
         StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 40))))
     with pytest.raises(ValueError, match=r"float64.*float32.*use bank.to"):
         StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33)), dtype=torch.float64))

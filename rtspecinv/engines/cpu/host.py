@@ -150,7 +150,7 @@ def bands_of(measurement: Magnitudes | Bands, n_half: int) -> dict[str, Array]:
     )
     limits = np.concatenate([[np.finfo(rows.dtype).tiny], numbers])
     ranges = np.zeros((len(rows), 2))
-    heard: Array = (rows > 0).reshape(len(rows), -1, WIDTH).any(-1)
+    heard = np.any((rows > 0).reshape(len(rows), -1, WIDTH), axis=-1)
     packed: list[list[Array]] = [[], []]
     for band, vectors in enumerate(heard):
         if not vectors.any():
