@@ -303,7 +303,7 @@ def mel_degraded(bench: Bench) -> str:
     """What models make is not what recordings give: mel frames with faults, live, 8 iterations.
 
     "each frame": magnitudes of every frame on its own, `joint=False`; "jointly": the default. PESQ and ESTOI
-    compare with the clean recording, DNSMOS (overall) and PLCMOS judge by ear alone (package speechmos). Means
+    compare with the clean recording; DNSMOS (overall) and PLCMOS need none (package speechmos). Means
     over the clips with their standard errors, and the worst clip.
     """
     clips = speech(bench.clips(A))

@@ -55,7 +55,7 @@ class Engine(Protocol):
         """Take in a frame, or its absence, and return the next hop of samples.
 
         Args:
-            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`, magnitudes and then what else is measured; None
+            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`: magnitudes, what else is measured; None
                 after the last frame.
             spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to
                 `init`.
