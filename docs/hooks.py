@@ -113,7 +113,10 @@ def _included(match: re.Match[str]) -> str:
 
 def _presets() -> str:
     """Table of the presets, from their configurations."""
-    rows = ["| preset | rate | n_fft, hop | bands | up to Hz | scale | values |", "|" + "---|" * 7]
+    rows = [
+        "| preset | rate | n_fft, hop | bands | bins per band | up to Hz | scale | values |",
+        "|" + "---|" * 8,
+    ]
     for name, config in CONFIGS.items():
         curve = {"power": "root"}.get(config.compression.curve, config.compression.curve)
         cells = (
@@ -121,6 +124,7 @@ def _presets() -> str:
             config.sample_rate,
             f"{config.n_fft}, {config.hop_length}",
             config.n_mels,
+            f"{config.bins_per_band:.1f}",
             f"{config.highest:g}",
             "Kaldi" if config.slopes == "mel" else {"htk": "HTK", "slaney": "Slaney"}[config.scale],
             f"{curve}, powers" if config.power == 2 else curve,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TeeSink,
         read_audio,
     )
+    from rtspecinv.bands import FilterBank
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
@@ -59,6 +60,7 @@ __all__ = [
     "DeviceError",
     "Diagnosis",
     "FileSink",
+    "FilterBank",
     "Hybrid",
     "Mailbox",
     "Mel",
@@ -98,6 +100,7 @@ __all__ = [
 # Names are loaded when they are first used: torch takes a second or two, which not every command needs.
 _HOMES = {
     "STFT": "stft",
+    "FilterBank": "bands",
     "StreamingInverter": "streaming",
     **dict.fromkeys(
         ("Compression", "Diagnosis", "Mel", "MelConfig", "MelInverter", "diagnose", "presets"), "mel"

@@ -47,12 +47,14 @@ class FrameBuffer(Module):
         n_revised: slots on the left whose frames are committed already, at most `stft.look_back`.
         n_waiting: magnitudes on the right that came in but take no part yet.
         n_carried: spectra that the update rule carries along beside its iterate.
+        n_values: values of a frame that are measured beside its magnitudes.
         batch_shape: shape of the streams.
         compensated: divide incomplete overlap by its window sum (Gnann & Spiertz 2010); else analyse the
             newest frame with the asymmetric window of Zhu, Beauregard & Wyse (2007, section II-D).
 
     State, zeros at first and after a reset, with `n_half = n_fft // 2 + 1`:
         magnitude: targets `(*batch, n_open + n_waiting, n_half)`.
+        values: what is measured, `(*batch, n_open + n_waiting, n_values)`.
         present: 1 for a frame, 0 for none (before the first, after the last), `(*batch, n_open + n_waiting)`.
         spectra: the iterate and what is carried, `(*batch, 1 + n_carried, n_open, n_half, 2)`, pairs of reals
             so that `.to(dtype)` casts them too.
@@ -62,10 +64,11 @@ class FrameBuffer(Module):
         expected: how the next hop begins as far as is known, `(*batch, n_fade)`.
     """
 
-    STATE = ("magnitude", "present", "spectra", "past", "committed", "coverage", "expected")
+    STATE = ("magnitude", "values", "present", "spectra", "past", "committed", "coverage", "expected")
 
     stft: STFT
     magnitude: Tensor
+    values: Tensor
     present: Tensor
     spectra: Tensor
     past: Tensor
@@ -81,6 +84,7 @@ class FrameBuffer(Module):
         n_revised: int = 0,
         n_waiting: int = 0,
         n_carried: int = 0,
+        n_values: int = 0,
         batch_shape: tuple[int, ...] = (),
         compensated: bool = True,
     ) -> None:
@@ -91,6 +95,7 @@ class FrameBuffer(Module):
         n_half, n_samples = stft.n_fft // 2 + 1, (n_open - 1) * stft.hop_length + stft.n_fft
         shapes = {
             "magnitude": (n_open + n_waiting, n_half),
+            "values": (n_open + n_waiting, n_values),
             "present": (n_open + n_waiting,),
             "spectra": (1 + n_carried, n_open, n_half, 2),
             "past": (N_PAST, n_half, 2),
@@ -102,10 +107,15 @@ class FrameBuffer(Module):
             zeros = torch.zeros(batch_shape + shapes[name], dtype=stft.dtype, device=stft.device)
             self.register_buffer(name, zeros, persistent=False)
 
-    def push(self, magnitude: Tensor | None) -> None:
-        """Shift by one frame and take in its magnitude `(*batch, n_half)`, None where there is none."""
-        _shift(self.magnitude, -2, magnitude)
-        _shift(self.present, -1, None if magnitude is None else torch.ones_like(self.present[..., 0]))
+    def push(self, frame: Tensor | None) -> None:
+        """Shift by one frame and take in the next, None where there is none.
+
+        frame: its magnitude and then its values, `(*batch, n_half + n_values)`.
+        """
+        n_half = self.magnitude.shape[-1]
+        _shift(self.magnitude, -2, None if frame is None else frame[..., :n_half])
+        _shift(self.values, -2, None if frame is None else frame[..., n_half:])
+        _shift(self.present, -1, None if frame is None else torch.ones_like(self.present[..., 0]))
         _shift(self.spectra, -3)
         self._make_windows()
 
@@ -126,6 +136,10 @@ class FrameBuffer(Module):
     def target(self) -> Tensor:
         """Magnitude of the frames that take part, `(*batch, n_open, n_half)`."""
         return _fresh(self.magnitude[..., : self.n_open, :])
+
+    def measured(self) -> Tensor:
+        """Values of the frames that take part, `(*batch, n_open, n_values)`."""
+        return _fresh(self.values[..., : self.n_open, :])
 
     def is_newest(self) -> Tensor:
         """True for the newest frame, `(n_open, 1, 1)`."""

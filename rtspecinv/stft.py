@@ -119,7 +119,7 @@ class STFT(Module):
         pad_mode = choice(PAD_MODES, pad_mode=pad_mode)
         normalized, onesided = flag(normalized=normalized), flag(onesided=onesided)
         device = checked_device(device)
-        _check_real(dtype)
+        check_real(dtype)
         self.n_freq = n_fft // 2 + 1 if onesided else n_fft
         self.look_back = -(-n_fft // hop_length) - 1
         check_center(center)
@@ -358,7 +358,7 @@ class STFT(Module):
             raise ValueError(f"Parameter {name} of shape {tuple(value.shape)} {state}, it must be {layout}")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> STFT:
-        _check_real(fn(self.window).dtype)
+        check_real(fn(self.window).dtype)
         before = self.window
         super()._apply(fn, recurse)
         if self.window is not before:
@@ -441,7 +441,8 @@ def _check_invertible(window_sum: Tensor, window: str, hop_length: int, win_leng
         )
 
 
-def _check_real(dtype: object) -> None:
+def check_real(dtype: object) -> None:
+    """Raise `TypeError` for anything but float32 and float64."""
     if not isinstance(dtype, torch.dtype) or dtype not in _COMPLEX:
         raise TypeError(f"Parameter dtype={shown(dtype)} is not torch.float32 or torch.float64")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import EllipsisType
 from typing import Any, NamedTuple, TypedDict
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv import defaults, engines, phase, updates
+from rtspecinv.bands import Bands, FilterBank
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.common.checks import LONGEST_SOUND, choice, count, sizes
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, instance, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import (
@@ -49,6 +50,7 @@ class StreamOptions(TypedDict, total=False):
     revise: int | None
     n_iter: int | None
     batch_shape: tuple[int, ...]
+    joint: bool
     engine: str
     check: str
 
@@ -91,6 +93,11 @@ class StreamingInverter(Checkpointed):
             default: 8, and up to 16 where a hop is longer than a quarter of the window. It may be set at any
             time and applies from the next push on.
         batch_shape: shape of the streams, `()` for one.
+        bank: filters whose values are pushed in place of magnitudes, `(*batch_shape, n_bands)`. A stream then
+            finds the magnitudes together with the phase: in every iteration a frame keeps those of the
+            consistent spectrum, corrected so that its values are right. Default: magnitudes are pushed.
+        joint: with a bank, whether magnitudes are found so; otherwise those of each frame are estimated from
+            its values alone and stay as they are. Default: True.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
             of a precision takes some 20 s to compile, once for all processes. On a GPU, "auto" takes the
@@ -135,6 +142,8 @@ class StreamingInverter(Checkpointed):
         torch.Size([25600])
     """
 
+    bank: FilterBank | None
+
     def __init__(
         self,
         stft: STFT,
@@ -145,6 +154,8 @@ class StreamingInverter(Checkpointed):
         revise: int | None = None,
         n_iter: int | None = None,
         batch_shape: tuple[int, ...] = (),
+        bank: FilterBank | None = None,
+        joint: bool = True,
         engine: str = "auto",
         check: str = "now",
     ) -> None:
@@ -178,8 +189,10 @@ class StreamingInverter(Checkpointed):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
+        self.joint = flag(joint=joint) and bank is not None
+        measurement = None if bank is None else self._measured(bank)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
-        make = engines.find(engine, self.stft, self.update, self.init, n_open)
+        make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)
         self._engine: engines.Engine = make(
             self.stft,
             self.update,
@@ -188,12 +201,18 @@ class StreamingInverter(Checkpointed):
             n_revised=self.revise,
             n_iter=n_iter,
             batch_shape=self.batch_shape,
+            measurement=measurement if self.joint else None,
         )
         self._full_scale = full_scale(self.stft)
         self._limit = largest_magnitude(self.stft.dtype, stft.n_fft)
         self._warned = False
         self._unseen: deque[_Unseen] = deque()
         self._n_pushed = 0
+        self.bank = bank
+        self._unmixer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
+        if bank is not None:
+            silence = self.stft.window.new_zeros(*self.batch_shape, bank.n_bands)
+            self._framed(bank, silence)  # compiles, if need be
 
     @property
     def engine(self) -> str:
@@ -240,7 +259,7 @@ class StreamingInverter(Checkpointed):
         """
         self._look_back(wait=False)
         if streams is None:
-            return self._push(*self._shaped(magnitude, 1, self.batch_shape))[0]
+            return self._take_in(magnitude)[0]
         chosen, batch_shape = self._chosen(streams)
         hops = self._advance(*self._check(magnitude, 1, batch_shape), chosen)
         self._n_pushed += 1
@@ -256,7 +275,7 @@ class StreamingInverter(Checkpointed):
         """
         if isinstance(magnitude, EllipsisType):
             return self._look_back(wait=True)
-        self._check(magnitude, 1, self._chosen(streams)[1])
+        self._look_at(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
         """Return whether a frame is silence: all of its magnitudes are 0."""
@@ -336,7 +355,7 @@ class StreamingInverter(Checkpointed):
         return samples
 
     def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._check(magnitude, 2, self.batch_shape)
+        self._look_at(magnitude, 2, self.batch_shape)
 
     def reset(self, streams: Streams | None = None) -> None:
         """Reset streams to their state before the first push.
@@ -364,6 +383,31 @@ class StreamingInverter(Checkpointed):
         """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""
         self._engine.detach()
 
+    def _measured(self, bank: FilterBank) -> Bands:
+        """What the engine needs of a bank."""
+        instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
+        n_freq, n_half = bank.filters.shape[1], self.stft.n_fft // 2 + 1
+        step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
+        if n_freq != step * (n_half - 1) + 1 or not step:
+            raise ValueError(
+                f"Parameter bank has {n_freq} frequencies, and the transform n_fft // 2 + 1 = {n_half}: make "
+                "filters for this n_fft"
+            )
+        if bank.filters.dtype != self.stft.dtype or bank.filters.device != self.stft.device:
+            raise ValueError(
+                f"Parameter bank is {bank.filters.dtype} on {str(bank.filters.device)!r}, and the transform "
+                f"{self.stft.dtype} on {str(self.stft.device)!r}: use bank.to(...)"
+            )
+        return bank.measured(step)
+
+    def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
+        """What the engine takes in for values `(*batch, n_bands)`: magnitudes, and what is measured."""
+        if self._unmixer is None or self._unmixer[0] is not bank.filters:  # they were moved
+            self._unmixer = bank.filters, engines.unmixer(self._engine, bank)
+        n_half = self.stft.n_fft // 2 + 1
+        magnitude = self._unmixer[1](values)[..., :: (bank.filters.shape[1] - 1) // max(1, n_half - 1)]
+        return torch.cat([magnitude, bank.heard(values)], -1) if self.joint else magnitude
+
     def _state(self) -> dict[str, Tensor]:
         return self._engine.state()
 
@@ -378,6 +422,7 @@ class StreamingInverter(Checkpointed):
             "batch_shape": list(self.batch_shape),
             "update": repr(self.update),
             "init": repr(self.init),
+            **({} if self.bank is None else {"bank": self.bank.settings(), "joint": self.joint}),
         }
 
     def _state_changed(self) -> None:
@@ -403,7 +448,16 @@ class StreamingInverter(Checkpointed):
     def _check(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """Magnitude and, of complex frames, spectrum: half spectra whose values have been looked at."""
+        """What the engine takes in and, of complex frames, spectrum: half spectra that have been looked at."""
+        if self.bank is not None:
+            frames = self._checked_bands(value, n_axes, batch_shape)
+            if not len(frames):
+                return self.stft.window.new_zeros(*batch_shape, 0, 0), None
+            many = frames.unbind(0) if n_axes == 2 else (frames,)
+            framed = [self._framed(self.bank, self._of_bands(frame)) for frame in many]
+            magnitude = torch.stack(framed, -1) if n_axes == 2 else framed[0]
+            self._look(magnitude, n_axes)
+            return magnitude, None
         magnitude, spectrum = self._shaped(value, n_axes, batch_shape)
         self._look(magnitude)
         return self._half(magnitude, n_axes), None if spectrum is None else self._half(spectrum, n_axes)
@@ -418,7 +472,7 @@ class StreamingInverter(Checkpointed):
                 "model that makes the magnitudes, and push what it gives"
             )
         value = as_magnitude(value, self.stft.window)
-        _check_shape(value.shape, batch_shape, self.stft, n_axes)
+        _check_shape(value.shape, batch_shape, self.stft.n_freq, n_axes)
         if not value.is_complex():
             return value, None
         if self.init.n_waiting:
@@ -429,7 +483,22 @@ class StreamingInverter(Checkpointed):
 
     def _half(self, value: Tensor, n_axes: int) -> Tensor:
         n_half = self.stft.n_fft // 2 + 1
-        return value.narrow(-n_axes, 0, n_half) if n_half < self.stft.n_freq else value
+        is_half = self.bank is not None or n_half == self.stft.n_freq
+        return value if is_half else value.narrow(-n_axes, 0, n_half)
+
+    def _take_in(self, value: Tensor | Array) -> tuple[Tensor, Tensor | None]:
+        """Push a frame to all streams; see `_push`."""
+        if self.bank is None:
+            return self._push(*self._shaped(value, 1, self.batch_shape))
+        if not self._engine.judges:
+            hop = self._engine.push(self._check(value, 1, self.batch_shape)[0])
+            self._n_pushed += 1
+            return hop, None
+        values = self._shaped_bands(value, 1, self.batch_shape)
+        seen = torch.stack(torch.aminmax(values.detach(), dim=-1))
+        # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
+        frame = self._framed(self.bank, self._of_bands(values))
+        return self._push(frame.where(self._fits(*seen).unsqueeze(-1), torch.nan), None, seen)
 
     def _push(
         self, magnitude: Tensor, spectrum: Tensor | None, seen: Tensor | None = None
@@ -484,7 +553,9 @@ class StreamingInverter(Checkpointed):
                     "hop was silence, and its stream is as it was before"
                 ) from None
 
-    def _look(self, magnitude: Tensor) -> None:
+    def _look(self, magnitude: Tensor, n_axes: int = 1) -> None:
+        if self.bank is not None:  # values of bands follow, which are magnitudes of nothing
+            magnitude = magnitude.narrow(-n_axes, 0, self.stft.n_fft // 2 + 1)
         self._warn_of_power(check_values(magnitude, self.stft.n_fft))
 
     def _judge(self, extremes: Tensor) -> None:
@@ -496,12 +567,44 @@ class StreamingInverter(Checkpointed):
         self._warn_of_power(high)
 
     def _look_at_seen(self, low: float, high: float) -> None:
-        """Raise if what magnitudes were made of cannot be inverted."""
+        """Raise if values of bands from `low` to `high` cannot be inverted."""
+        check_range(low, high, self._limit)
+
+    def _fits(self, low: Tensor, high: Tensor) -> Tensor:
+        """Whether `_look_at_seen` would raise nothing, of each stream; waits for nobody."""
+        return (low >= 0) & (high <= self._limit)
 
     def _warn_of_power(self, largest: float) -> None:
         if largest > 2 * self._full_scale and not self._warned:
             self._warned = True
             warn_of_power(largest, self._full_scale)
+
+    def _look_at(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> None:
+        """Raise what `_check` would, without making frames for the engine."""
+        if self.bank is None:
+            self._check(value, n_axes, batch_shape)
+        else:
+            self._checked_bands(value, n_axes, batch_shape)
+
+    def _checked_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
+        """Frames of checked shape and values; see `_shaped_bands`."""
+        values = self._shaped_bands(value, n_axes, batch_shape)
+        if values.numel():
+            self._look_at_seen(*map(float, torch.aminmax(values.detach())))
+        return values
+
+    def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
+        """Frames of checked shape, contiguous: `(*batch_shape, n_bands)`, or many, `(n_frames, ...)`."""
+        assert self.bank is not None
+        values = as_magnitude(value, self.stft.window)
+        _check_shape(values.shape, batch_shape, self.bank.n_bands, n_axes)
+        if values.is_complex():
+            raise ValueError("Parameter magnitude is complex: values of bands have no phase, pass its .abs()")
+        return (values.movedim(-1, 0) if n_axes == 2 else values).contiguous()
+
+    def _of_bands(self, frame: Tensor) -> Tensor:
+        """Values of the bank that a frame stands for."""
+        return frame
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unseen": deque()}  # a copy does not repeat the errors of this one
@@ -528,25 +631,25 @@ def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
     return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
 
 
-def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], stft: STFT, n_axes: int) -> None:
+def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n_axes: int) -> None:
     """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2."""
-    one = (*batch_shape, stft.n_freq)
+    one = (*batch_shape, n_freq)
     many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
-    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == stft.n_freq):
+    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == n_freq):
         return
     layout = (
         f"batch_shape + (n_freq,) = {one}"
         if n_axes == 1
         else f"batch_shape + (n_freq, n_frames) = {one} + ..."
     )
-    if many and shape[-2] == stft.n_freq:
+    if many and shape[-2] == n_freq:
         way_out = "there are several frames, use push_many"
-    elif many and shape[-1] == stft.n_freq:
+    elif many and shape[-1] == n_freq:
         way_out = "it looks like (frames, freq), use push_many(magnitude.mT)"
     elif n_axes == 2 and shape == one:
         way_out = "it is one frame, use push"
     elif len(shape) == len(one) + n_axes - 1:
-        way_out = f"make the inverter for its batch_shape and n_fft ({stft.n_fft} gives {stft.n_freq})"
+        way_out = f"make the inverter for its batch_shape and its number of rows, here {n_freq}"
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
     raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}")

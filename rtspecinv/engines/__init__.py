@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rtspecinv.bands import FilterBank
 from rtspecinv.common.checks import choice
 from rtspecinv.engines.batch import BatchEngine, BatchTransform, EagerBatch
 from rtspecinv.engines.eager import Eager, n_open
@@ -44,18 +45,6 @@ ON_A_GPU = ("cuda", "cuda_graph")  # what "auto" takes there, the fastest first
 NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and NVRTC", "gpu")}
 
 
-class Bank(Protocol):
-    """What `unmixer` needs of a `MelBank`."""
-
-    filters: Tensor
-
-    def unmix(self, mel: Tensor) -> Tensor:
-        """Magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
-
-    def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
-        """Constants by name, see `engines.cpu.mel.tables`; steps, the quietest value, whether power."""
-
-
 class Engine(Protocol):
     """What `StreamingInverter` needs of an engine, a `torch.nn.Module` that holds all state in buffers."""
 
@@ -72,8 +61,10 @@ class Engine(Protocol):
         """Take in a frame, or its absence, and return the next hop of samples.
 
         Args:
-            magnitude: real `(*batch, n_fft // 2 + 1)`, None after the last frame.
-            spectrum: complex, of the same shape: the frame starts with its phase; None leaves that to `init`.
+            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`: magnitudes, what else is measured; None
+                after the last frame.
+            spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to
+                `init`.
             streams: positions `(n_streams,)` of the streams to advance, in the order of memory; `*batch` is
                 then `n_streams`, and the other streams stay as they are. Default: all.
 
@@ -119,13 +110,16 @@ class Engine(Protocol):
         """Forget everything, in all streams or where the bool mask `streams` is true."""
 
 
-def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
+def find(
+    engine: str, stft: STFT, update: Update, init: Start, n_open: int, of_bands: bool = False
+) -> Callable[..., Engine]:
     """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
 
     On a GPU, "auto" takes the first of `ON_A_GPU` that has a known rule and a known start; what others do is
     not known, so that they stay with `eager`. That is by reading, until `bench/gpu.py` has been run on one.
 
     n_open: frames that the rule is applied to.
+    of_bands: values of bands are measured, not magnitudes.
 
     Raises:
         ValueError: no engine has this name, or it cannot do what is asked for.
@@ -133,31 +127,36 @@ def find(engine: str, stft: STFT, update: Update, init: Start, n_open: int) -> C
     """
     choice(ENGINES, engine=engine)
     if engine == "auto" and stft.device.type != CPU:
-        return _on_a_gpu(stft, update, init, n_open)
+        return _on_a_gpu(stft, update, init, n_open, of_bands)
     module = _compiled(engine)
     if module is None:
         return Eager
-    if module.suits(stft, update, init, n_open):
+    if _suits(module, stft, update, init, n_open, of_bands):
         found: Callable[..., Engine] = module.ENGINE
         return found
-    if engine == "cuda" and graph.suits(stft, update, init, n_open):
+    if engine == "cuda" and _suits(graph, stft, update, init, n_open, of_bands):
         return graph.CudaGraph
     if engine == "auto":
         return Eager
     transform = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, {stft.dtype}"
-    why = _reasons((update,), n_open, 1)
+    why = _reasons((update,), n_open, 1) or (" (values of bands)" if of_bands else "")
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {update}, {init} with {transform} on "
         f"{str(stft.device)!r}{why}: use 'auto'"
     )
 
 
-def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int) -> Callable[..., Engine]:
+def _suits(module: ModuleType, stft: STFT, update: Update, init: Start, n_open: int, of_bands: bool) -> bool:
+    suits: bool = module.suits(stft, update, init, n_open)
+    return suits and not (of_bands and module.lacks_bands(update, n_open))
+
+
+def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int, of_bands: bool) -> Callable[..., Engine]:
     if all(type(part).__module__ == home.__module__ for part, home in ((update, Update), (init, Start))):
         for name in ON_A_GPU:
             with suppress(ImportError):
                 module = import_module(f"rtspecinv.engines.{MODULES[name]}")
-                if module.suits(stft, update, init, n_open):
+                if _suits(module, stft, update, init, n_open, of_bands):
                     found: Callable[..., Engine] = module.ENGINE
                     return found
     return Eager
@@ -188,8 +187,8 @@ def find_batch(
     )
 
 
-def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
-    """What makes magnitudes of mel values, like `bank.unmix`, where an engine works; the bank stays as it is.
+def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
+    """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as is.
 
     Compilation, or loading of what was compiled, takes place at the first call, as does recording on a GPU.
     """
@@ -197,9 +196,9 @@ def unmixer(engine: Engine, bank: Bank) -> Callable[[Tensor], Tensor]:
         return graph.Replayed(bank.unmix)
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
-    from rtspecinv.engines.cpu.mel import Unmixer
+    from rtspecinv.engines.cpu.mel import Unmixer, is_narrow
 
-    return Unmixer(bank)
+    return Unmixer(bank) if is_narrow(bank.filters.numpy()) else bank.unmix
 
 
 def preemphasis_undoer(

@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rtspecinv.bands import Bands, Magnitudes
 from rtspecinv.common.modes import Module
 from rtspecinv.frames import FrameBuffer
 from rtspecinv.phase import Context, Start
-from rtspecinv.projections import to_consistent, to_magnitude
+from rtspecinv.projections import to_consistent
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Projection, Update, of_pairs
 
@@ -28,6 +29,7 @@ class Eager(Module):
         n_revised: committed frames that may still change where they have not been heard.
         n_iter: iterations per push, each over all open frames; may change from push to push.
         batch_shape: shape of the streams.
+        measurement: what is known of the spectrum of a frame; P_M projects on it.
     """
 
     name = "eager"
@@ -42,8 +44,10 @@ class Eager(Module):
         n_revised: int,
         n_iter: int,
         batch_shape: tuple[int, ...],
+        measurement: Bands | None = None,
     ) -> None:
         super().__init__()
+        self.measurement = Magnitudes() if measurement is None else measurement
         self.update, self.init, self.n_iter = update, init, n_iter
         self.buffer = FrameBuffer(
             stft,
@@ -51,6 +55,7 @@ class Eager(Module):
             n_revised=n_revised,
             n_waiting=init.n_waiting,
             n_carried=update.n_carried,
+            n_values=self.measurement.n_values,
             batch_shape=batch_shape,
             compensated=not update.textbook,
         )
@@ -90,7 +95,9 @@ class Eager(Module):
         buffer = self.buffer
         with torch.set_grad_enabled(self._wants_grad(magnitude)):
             buffer.push(magnitude)
-            p_m = of_pairs(partial(to_magnitude, magnitude=buffer.target()))
+            p_m = of_pairs(
+                partial(self.measurement.project, magnitude=buffer.target(), values=buffer.measured())
+            )
             p_c = of_pairs(partial(to_consistent, buffer=buffer))
             start = self._start(p_m) if spectrum is None else spectrum
             buffer.start(self.update.start(torch.view_as_real(start)))
@@ -170,12 +177,18 @@ def _no_overlap() -> Tensor:
 
 
 def start_ahead(
-    buffer: FrameBuffer, init: Start, magnitude: Tensor, overlap: Callable[[], Tensor] = _no_overlap
+    buffer: FrameBuffer,
+    init: Start,
+    magnitude: Tensor,
+    measurement: Magnitudes | Bands,
+    overlap: Callable[[], Tensor] = _no_overlap,
 ) -> Tensor:
     """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet.
 
+    magnitude: of the frame, followed by what else is measured, see `Engine.push`.
     overlap: what the other frames leave in this one, for starts that need it.
     """
+    n_half = buffer.magnitude.shape[-1]
 
     def past() -> Tensor:
         return torch.view_as_complex(buffer.past.clone())
@@ -184,9 +197,9 @@ def start_ahead(
         if buffer.n_open == 1:
             return past()[..., -1, :]
         newest = torch.view_as_complex(buffer.spectra[..., 0, -1, :, :].contiguous())
-        return to_magnitude(newest, buffer.magnitude[..., -1, :])
+        return measurement.project(newest, buffer.magnitude[..., -1, :], buffer.values[..., -1, :])
 
     def known() -> Tensor:
-        return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude.unsqueeze(-2)], -2)
+        return torch.cat([past().abs(), buffer.magnitude[..., 1:, :], magnitude[..., None, :n_half]], -2)
 
     return init(Context(buffer.stft, magnitude=known, previous=previous, overlap=overlap))

@@ -11,19 +11,13 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from rtspecinv.bands import FilterBank, root
 from rtspecinv.common.modes import Module, home
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array, extremes
 from rtspecinv.mel.config import LOGARITHMS, MelConfig
 
-# Steps of an inverse, and their relaxation: each is worth 1.5 plain ones; 2 would be the most that is stable.
-# Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
-# would be one more state. Measured in bench/README.md, table "mel choices".
-N_STEPS = 5
-RELAXATION = 1.5
-QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
 AT_FLOOR = 1e-4  # values within this share of the floor, guard included, are the floor, that is silence
 
 
@@ -51,7 +45,7 @@ def _triangles(edges: Array, at: Array) -> Array:
     return filters
 
 
-class MelBank(Module):
+class MelBank(FilterBank):
     """Mel frames of magnitudes, and magnitudes of mel frames.
 
     Args:
@@ -66,13 +60,6 @@ class MelBank(Module):
     more than one in a hundred.
     """
 
-    filters: Tensor
-    shares: Tensor
-    interpolation: Tensor
-    density: Tensor
-    at_least: Tensor
-    beyond: Tensor
-    floor: Tensor
     limit: Tensor
     mean: Tensor
     std: Tensor
@@ -85,36 +72,23 @@ class MelBank(Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
+        Module.__init__(self)
         self.config, self.extend, device = config, extend, home(device)
         if torch.device(device).type == "meta":
             raise ValueError("Parameter device is 'meta', where nothing has values: pass device='cpu'")
         filters, centres = mel_filters(config)
-        area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
-        live = area > 0
-        empty = int((~live).sum())
+        area, compression = filters.sum(1), config.compression
+        empty = int((area == 0).sum())
         if empty > config.n_mels // 100:  # of AST's 128 there is one
             warn(
                 f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
                 "n_fft"
             )
-        frequencies = np.arange(len(heard)) * (config.sample_rate / config.n_fft)
-        weights = _interpolation(frequencies, centres, live)
-        above = (heard == 0) & (frequencies > centres[-1])
-        constants = {
-            "filters": filters,
-            # W^T over its row sums: of the bands that hear a frequency, how much each says about it.
-            "shares": np.divide(filters, heard, out=np.zeros_like(filters), where=heard > 0).T,
-            # Of logarithms of the bands, to those of every frequency.
-            "interpolation": weights,
-            "density": -weights @ np.log(np.where(live, area, 1.0)),
-            "at_least": np.where(live, 1e-20, 1.0),  # keeps divisions finite
-            "beyond": (above if extend else np.zeros_like(heard)).astype(float),
-            "floor": np.maximum(config.compression.floor, area * config.epsilon ** (config.power / 2)),
-            "mean": np.broadcast_to(np.asarray(config.compression.mean, float), area.shape),
-            "std": np.broadcast_to(np.asarray(config.compression.std, float), area.shape),
-        }
-        for name, values in constants.items():
+        frequencies = np.arange(filters.shape[1]) * (config.sample_rate / config.n_fft)
+        floor = np.maximum(compression.floor, area * config.epsilon ** (config.power / 2))
+        self._set_bank(filters, frequencies, centres, floor, extend, config.power, device, dtype)
+        for name in ("mean", "std"):
+            values = np.broadcast_to(np.asarray(getattr(compression, name), float), area.shape)
             buffer = torch.from_numpy(np.array(values)).to(device, dtype)
             self.register_buffer(name, buffer, persistent=False)
         self._set_limits()
@@ -133,7 +107,7 @@ class MelBank(Module):
 
     def expand(self, frame: Tensor) -> Tensor:
         """Mel values x of frames `(..., n_mels)` as `forward` gives them, 0 at the floor."""
-        return self._silenced(self.undo(frame))
+        return self.heard(self.undo(frame))
 
     def undo(self, frame: Tensor) -> Tensor:
         """Mel values x of frames `(..., n_mels)`, with what is left at the floor."""
@@ -143,39 +117,12 @@ class MelBank(Module):
             frame = frame.where(self._invert_curve(frame.detach()) > self.floor, frame.detach())
         return self._invert_curve(frame)
 
-    def _silenced(self, mel: Tensor) -> Tensor:
-        return mel.where(mel > self.floor, 0)
-
     def inverse(self, frame: Tensor) -> Tensor:
         """Non-negative magnitudes `(..., n_fft // 2 + 1)` whose mel frames are nearly `(..., n_mels)`.
 
-        Levels are interpolated between the bands on a logarithmic scale; then come relaxed multiplicative
-        steps `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, w being `W^T` over its row sums, which decrease the
-        Kullback-Leibler divergence of `W S` from M.
-
-        Source: Lee & Seung 2001, theorem 2; relaxed as in Lucy 1974 and its successors.
+        How: `FilterBank.unmix`.
         """
         return self.unmix(self.undo(frame))
-
-    def unmix(self, mel: Tensor) -> Tensor:
-        """Magnitudes of mel values as `undo` gives them; see `inverse`."""
-        mel, power = self._silenced(mel), self.config.power
-        peak = mel.amax(-1, keepdim=True)
-        mel = mel / peak.where(peak > 0, 1)
-        levels = F.linear(mel.clamp_min(QUIETEST).log(), self.interpolation, self.density)
-        # Magnitudes all along, no root at the end: near 0 its second derivative overflows.
-        found = (levels / power).exp()
-        for _ in range(N_STEPS):
-            values = found if power == 1 else found.square()
-            ratio = mel / F.linear(values, self.filters, self.at_least)
-            found = found * _power(F.linear(ratio, self.shares, self.beyond), RELAXATION / power)
-        return found * (peak if power == 1 else _power(peak, 0.5))
-
-    def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
-        """All that `unmix` works with, for compiled code."""
-        names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
-        constants = {name: self.get_buffer(name) for name in names}
-        return constants, N_STEPS, QUIETEST, self.config.power == 2
 
     def check(self, frame: Tensor) -> None:
         """Raise `ValueError` if a value of `(..., n_mels)` is NaN, infinite or far beyond any sound."""
@@ -209,7 +156,7 @@ class MelBank(Module):
         mel = mel + compression.guard if compression.guard else mel
         mel = mel / compression.reference if compression.reference != 1 else mel
         if compression.curve == "power":
-            return mel if compression.exponent == 1 else _power(mel, compression.exponent)
+            return mel if compression.exponent == 1 else root(mel, compression.exponent)
         if compression.curve == "log1p":
             return mel.log1p()
         return mel.log() * self._per_nat()
@@ -242,7 +189,7 @@ class MelBank(Module):
         elif compression.curve == "log1p":
             value = value.expm1()
         elif compression.exponent != 1:
-            value = _power(value.clamp_min(0), 1 / compression.exponent)
+            value = root(value.clamp_min(0), 1 / compression.exponent)
         value = value * compression.reference if compression.reference != 1 else value
         return (value - compression.guard).clamp_min(0) if compression.guard else value
 
@@ -259,20 +206,6 @@ class MelBank(Module):
         bounded = compression.clip is not None  # what is beyond is clipped
         self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else _under(float(ends.amin()))
         self._highest = math.inf if bounded else float(ends.amax())
-
-
-def _power(values: Tensor, exponent: float) -> Tensor:
-    """Power of non-negative values whose gradient at 0 is 0, whatever the exponent."""
-    positive = values > 0
-    return values.where(positive, 1).pow(exponent) * positive
-
-
-def _interpolation(frequencies: Array, centres: Array, live: Array) -> Array:
-    """Weights `(n_freq, n_mels)` between the centres of the bands that hear something."""
-    weights = np.zeros((len(frequencies), len(centres)))
-    for column, band in enumerate(np.flatnonzero(live)):
-        weights[:, band] = np.interp(frequencies, centres[live], np.eye(live.sum())[column])
-    return weights
 
 
 def _to_mel(frequency: Array, scale: str) -> Array:

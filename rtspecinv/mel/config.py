@@ -248,6 +248,12 @@ class MelConfig:
         return self.sample_rate / 2 if self.fmax is None else self.fmax
 
     @property
+    def bins_per_band(self) -> float:
+        """Frequencies that the window tells apart, per band: the fewer, the less a mel spectrogram loses."""
+        win_length = self.win_length or self.n_fft
+        return (self.highest - self.fmin) * win_length / self.sample_rate / self.n_mels
+
+    @property
     def oversampling(self) -> int:
         """Every how many frequencies there is one that frames without zeros around the window have too."""
         win_length = self.win_length or self.n_fft

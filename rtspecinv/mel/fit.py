@@ -109,7 +109,7 @@ def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
         seconds = (shape[other] if len(shape) > 1 else 1) * c.hop_length / c.sample_rate
         text = (
             f"{c.sample_rate:g} Hz, hop {c.hop_length}, {c.fmin:g} to {c.highest:g} Hz, bands of "
-            f"{'area' if c.area_norm else 'height'} 1: {seconds:.2f} s"
+            f"{'area' if c.area_norm else 'height'} 1, {c.bins_per_band:.1f} bins per band: {seconds:.2f} s"
         )
         lines.setdefault(text, []).append(name)
     return [f"may be {', '.join(alike)}: {text}" for text, alike in lines.items()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +27,7 @@ LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a mat
 class MelOptions(StreamOptions, total=False):
     """Keywords of a `MelInverter` that `Mel.inverter` hands on to it, for type checkers."""
 
-    update: str | Update
+    update: str | Update | None
     device: torch.device | str | int | None
     dtype: torch.dtype
 
@@ -37,14 +35,16 @@ class MelOptions(StreamOptions, total=False):
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
 
-    Every frame is converted to magnitudes by itself; see `MelBank.inverse`. These magnitudes are far from
-    those of any signal, so rules differ little here, ADMM is the best of them by a small margin, and more
-    iterations gain little (bench/README.md, table "mel choices").
+    A frame has fewer values than frequencies, so many magnitudes have the same mel frame. A stream finds
+    those of a signal, together with the phase: see `bank` of `StreamingInverter`. With `joint=False` every
+    frame is converted by itself to magnitudes that it may have come from (`MelBank.inverse`), which are far
+    from those of any signal; rules differ little there, and more iterations gain little.
 
     Args:
         config: parameters of the mel frames.
         extend: True to continue the level of the last band above it, False for zeros there.
-        update: as in `StreamingInverter`.
+        joint: as in `StreamingInverter`.
+        update: as in `StreamingInverter`; default: "raar", with `joint=False` "admm".
         device, dtype: where the state lives, and its precision.
         options: the other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
             `batch_shape`, `engine`.
@@ -52,6 +52,7 @@ class MelInverter(StreamingInverter):
     Attributes:
         stft: the transform of the samples: that of `config`, without zeros around the window where possible.
         latency: samples to drop from the beginning, so that `config` makes these mel frames of the rest.
+        bank: filters, `MelBank`.
 
     Raises:
         ValueError, TypeError, ImportError: as in `StreamingInverter`.
@@ -59,27 +60,30 @@ class MelInverter(StreamingInverter):
     Pre-emphasis is undone, `x[n] = y[n] + a x[n-1]`; a gradient goes through it within a hop.
     """
 
+    bank: MelBank
+
     def __init__(
         self,
         config: MelConfig,
         *,
         extend: bool = False,
-        update: str | Update = "admm",
+        update: str | Update | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype = torch.float32,
         **options: Unpack[StreamOptions],
     ) -> None:
         instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
         extend = flag(extend=extend)
-        super().__init__(config.stft(critical=True, device=device, dtype=dtype), update=update, **options)
-        self.bank = MelBank(config, extend=extend, device=device, dtype=dtype)
-        self._unmixer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
+        if update is None:
+            update = "raar" if options.get("joint", True) else "admm"
+        stft = config.stft(critical=True, device=device, dtype=dtype)
+        bank = MelBank(config, extend=extend, device=device, dtype=dtype)
+        super().__init__(stft, update=update, bank=bank, **options)
         self.deemphasis: DeEmphasis | None = None
         if config.preemphasis:
             a, hop_length = config.preemphasis, self.stft.hop_length
             self.deemphasis = DeEmphasis(a, hop_length, self.batch_shape, self.stft)
             self._finish(self.bank.mean.new_zeros(*self.batch_shape, hop_length))
-        self._magnitude(self.bank.mean.new_zeros(*self.batch_shape, config.n_mels))  # compiles, if need be
 
     @modeless
     def push(self, mel: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
@@ -99,16 +103,11 @@ class MelInverter(StreamingInverter):
 
         After an error the stream goes on with the next good frame as if nothing had happened.
         """
-        chosen, batch_shape = self._chosen(streams)
-        if not self._engine.judges or chosen is not None:
-            magnitude = self._magnitude(self._check_mel(mel, 1, batch_shape))
-            return self._finish(super().push(magnitude, streams=chosen), chosen)
+        chosen, _ = self._chosen(streams)
+        if chosen is not None:
+            return self._finish(super().push(mel, streams=chosen), chosen)
         self._look_back(wait=False)
-        frame = self._shaped_mel(mel, 1, batch_shape)
-        seen = torch.stack(torch.aminmax(frame.detach(), dim=-1))
-        # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
-        magnitude = self._magnitude(frame).where(self.bank.fits(*seen).unsqueeze(-1), torch.nan)
-        samples, extremes = self._push(magnitude, None, seen)
+        samples, extremes = self._take_in(mel)
         if extremes is None or self.deemphasis is None:
             return self._finish(samples)
         good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
@@ -117,16 +116,10 @@ class MelInverter(StreamingInverter):
         self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
         return samples.where(good.unsqueeze(-1), 0)
 
-    def check(self, mel: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None) -> None:
-        """Raise what `push` would raise for this frame, and change nothing; see `StreamingInverter`."""
-        if isinstance(mel, EllipsisType):
-            return super().check()
-        self._check_mel(mel, 1, self._chosen(streams)[1])
-
     @modeless
     def is_silence(self, mel: Tensor | Array) -> bool:
         """Return whether a frame is silence: all of its values are at the floor."""
-        return not bool(self.bank.expand(self._check_mel(mel, 1, self.batch_shape)).any())
+        return not bool(self.bank.expand(self._checked_bands(mel, 1, self.batch_shape)).any())
 
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
@@ -141,13 +134,7 @@ class MelInverter(StreamingInverter):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
-        frames = self._check_mel(mel, 2, self.batch_shape)
-        if not len(frames):
-            return self.stft.window.new_zeros(*self.batch_shape, 0)
-        return self._finish(super().push_many(torch.stack([self._magnitude(f) for f in frames], -1)))
-
-    def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._check_mel(magnitude, 2, self.batch_shape)
+        return self._finish(super().push_many(mel))
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
@@ -179,15 +166,6 @@ class MelInverter(StreamingInverter):
     def _settings(self) -> Settings:
         return {**super()._settings(), "config": repr(self.bank.config), "extend": self.bank.extend}
 
-    def _magnitude(self, frame: Tensor) -> Tensor:
-        """Magnitudes `(*batch_shape, n_freq)` of a frame, in compiled code where the stream is."""
-        filters = self.bank.filters
-        if self._unmixer is None or self._unmixer[0] is not filters:  # they were moved
-            self._unmixer = filters, engines.unmixer(self._engine, self.bank)
-        magnitude = self._unmixer[1](self.bank.undo(frame))
-        step = self.bank.config.oversampling
-        return magnitude if step == 1 else magnitude[..., ::step]
-
     def _finish(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
         if self.deemphasis is None or not samples.shape[-1]:
             return samples
@@ -196,17 +174,17 @@ class MelInverter(StreamingInverter):
         found: Tensor = self.deemphasis(samples, streams)
         return found
 
+    def _of_bands(self, frame: Tensor) -> Tensor:
+        return self.bank.undo(frame)
+
     def _look_at_seen(self, low: float, high: float) -> None:
         self.bank.check_range(low, high)
 
-    def _check_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Mel frames of checked shape and values; see `_shaped_mel`."""
-        mel = self._shaped_mel(value, n_axes, batch_shape)
-        self.bank.check(mel)
-        return mel
+    def _fits(self, low: Tensor, high: Tensor) -> Tensor:
+        return self.bank.fits(low, high)
 
-    def _shaped_mel(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many of them."""
+    def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
+        """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many, `(n_frames, ...)`."""
         mel = as_magnitude(value, self.bank.filters, "mel")
         one = (*batch_shape, self.bank.config.n_mels)
         many = n_axes == 2

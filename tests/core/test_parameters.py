@@ -41,6 +41,7 @@ WRONG = [
     *("x", "", b"", [], [1.0, "x"], {}, object(), 1j, np.float32("nan"), np.bool_(True), np.array([2, 3])),
     *(np.ma.masked_array(3, mask=True), np.ma.masked, torch.tensor([1.0, 2.0]), float),
 ]
+BANK = rtspecinv.FilterBank(torch.ones(2, STFT.n_fft // 2 + 1))
 
 
 def inverter(**options: Any) -> rtspecinv.StreamingInverter:
@@ -171,9 +172,15 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "look_ahead": 3,
             "revise": 1,
             "batch_shape": (2,),
+            "bank": BANK,
+            "joint": True,
             "engine": "eager",
             "check": "now",
         },
+    ),
+    "FilterBank": (
+        rtspecinv.FilterBank,
+        {"filters": torch.ones(2, 5), "power": 1, "device": "cpu", "dtype": torch.float32},
     ),
     "invert": (
         rtspecinv.invert,
@@ -230,7 +237,13 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Mel": (rtspecinv.Mel, {"config": MEL.config, "device": "cpu", "dtype": torch.float32}),
     "MelInverter": (
         lambda **options: rtspecinv.MelInverter(engine="eager", **options),
-        {"config": MEL.config, "extend": False, "update": "admm", "device": "cpu", "dtype": torch.float32},
+        {
+            "config": MEL.config,
+            "extend": False,
+            "update": updates.ADMM(),
+            "device": "cpu",
+            "dtype": torch.float32,
+        },
     ),
     "PictureScale": (
         rtspecinv.PictureScale,

@@ -144,7 +144,10 @@ def test_presets_are_told_apart_by_rate_and_duration():
     features = KINDS["CosyVoice 2"].make(voice(24000, 3.0, seed=SEED))
     text = str(diagnose(features))
     frames = features.shape[1]
-    assert f"22050 Hz, hop 256, 0 to 8000 Hz, bands of area 1: {frames * 256 / 22050:.2f} s" in text
+    assert (
+        f"22050 Hz, hop 256, 0 to 8000 Hz, bands of area 1, 4.6 bins per band: {frames * 256 / 22050:.2f} s"
+        in text
+    )
     assert "cannot tell: which preset, that is sample rate, hop" in text
     known = diagnose(features, sample_rate=24000)
     assert known.presets == ()

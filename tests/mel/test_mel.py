@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import rtspecinv
 from rtspecinv import Compression, Mel, MelConfig
+from rtspecinv.mel.bank import mel_filters
 from rtspecinv.metrics import spectral_convergence
 
 
@@ -561,3 +562,12 @@ def test_second_derivatives_are_finite_however_silent_bands_lie(exponent, power)
     within = double.abs().amax(0) < 1e20  # its frames: what is derived on the way has a wider range
     assert within.sum() > 200
     assert single[:, within].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["hifigan-22k", "whisper", "kaldi-fbank", "riffusion"])
+def test_bins_per_band_are_frequencies_of_the_window_without_zeros(name):
+    config = rtspecinv.presets[name].config
+    win_length = config.win_length or config.n_fft
+    filters, _ = mel_filters(replace(config, n_fft=win_length, win_length=None))
+    counted = (filters.sum(0) > 0).sum() / config.n_mels
+    assert config.bins_per_band == pytest.approx(counted, abs=2 / config.n_mels)

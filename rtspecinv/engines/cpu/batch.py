@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.bands import Magnitudes
 from rtspecinv.engines.batch import BatchTransform
 from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
     Array,
     aligned,
+    bands_of,
     padded_signs,
     parallel_for,
     rule_of,
@@ -66,7 +68,7 @@ class NumbaBatch:
         ]
         dtype = known.numpy().dtype
         self.number = dtype.type(0)
-        arrays = {"known": known.numpy(), **_constants(transform)}
+        arrays = {"known": known.numpy(), **_constants(transform), **bands_of(Magnitudes(), n_half)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
         self.arrays["numbers"] = aligned(N_NUMBERS * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
@@ -202,12 +204,16 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
         kind=0,
         uses_iterate=1,
         n_kept=1,
+        n_values=0,
+        is_power=0,
+        values=0,
         spectra=n_open * padded,
         samples=samples,
         n_signal=n_signal,
         added=added,
         n_added=n_added,
         y=y,
+        found=0,
         room=0,
         n_room=6 * padded + _room(fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)),
     )

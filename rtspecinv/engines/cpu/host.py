@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rtspecinv.bands import PULL, Bands, Magnitudes
 from rtspecinv.engines.cpu import fft
+from rtspecinv.engines.cpu.lanes import WIDTH
 from rtspecinv.engines.cpu.memory import GENERAL, MULTIPLES, ONE_SLOT, TARGET_ONLY, TWICE
 from rtspecinv.engines.table import (
     INTO_P_C,
@@ -135,6 +137,30 @@ def padded_signs(n_half: int) -> Array:
     """The directions of 0, `signs`, `(padded,)`; in the padding, where magnitudes are 0, any is right."""
     values = signs(n_half, torch.float64, torch.device("cpu")).numpy()
     return np.pad(values, (0, fft.pad(n_half) - n_half), constant_values=1.0)
+
+
+def bands_of(measurement: Magnitudes | Bands, n_half: int) -> dict[str, Array]:
+    """Constants of what is measured: filters in vectors of WIDTH, see `memory`."""
+    padded, numbers = fft.pad(n_half), np.array([0.0, PULL, 1 - PULL])
+    if isinstance(measurement, Magnitudes):
+        return dict.fromkeys(("ranges", "filters", "shares", "beyond"), np.zeros(0)) | {"limits": numbers}
+    rows, shares, beyond = (
+        np.pad(values.detach().numpy(), ((0, 0),) * (values.ndim - 1) + ((0, padded - n_half),))
+        for values in (measurement.filters, measurement.shares.mT, measurement.beyond)
+    )
+    limits = np.concatenate([[np.finfo(rows.dtype).tiny], numbers])
+    ranges = np.zeros((len(rows), 2))
+    heard = np.any((rows > 0).reshape(len(rows), -1, WIDTH), axis=-1)
+    packed: list[list[Array]] = [[], []]
+    for band, vectors in enumerate(heard):
+        if not vectors.any():
+            continue
+        first, last = WIDTH * vectors.argmax(), WIDTH * (len(vectors) - vectors[::-1].argmax())
+        ranges[band] = first, last - first
+        for values, parts in zip((rows, shares), packed, strict=True):
+            parts.append(values[band, first:last])
+    filters, shares = (np.concatenate([np.zeros(0, rows.dtype), *parts]) for parts in packed)
+    return {"ranges": ranges, "filters": filters, "shares": shares, "beyond": beyond, "limits": limits}
 
 
 def aligned(size: int, dtype: Any, values: Array | None = None) -> Array:

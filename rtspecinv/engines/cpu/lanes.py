@@ -123,6 +123,36 @@ def broadcast(typingctx: Any, value: Any) -> Any:
 
 
 @intrinsic
+def total(typingctx: Any, value: Any) -> Any:
+    """Sum of all lanes, by halves."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        (lanes,), n = args, WIDTH
+        while n > 1:
+            n //= 2
+            low, high = (builder.shuffle_vector(lanes, lanes, _places(range(i, i + n))) for i in (0, n))
+            lanes = builder.fadd(low, high, flags=FLAGS)
+        return builder.extract_element(lanes, I32(0))
+
+    return value.dtype(value), codegen
+
+
+@intrinsic
+def root(typingctx: Any, value: Any) -> Any:
+    """Square roots."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = args[0].type
+        n_bits = 32 if sig.args[0].dtype == types.float32 else 64
+        name = f"llvm.sqrt.v{WIDTH}f{n_bits}"
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name), [args[0]]
+        )
+
+    return value(value), codegen
+
+
+@intrinsic
 def reverse(typingctx: Any, value: Any) -> Any:
     """Lanes from last to first."""
 
@@ -216,7 +246,8 @@ def _place(context: Any, builder: Any, kind: Any, pointer: Any, index: Any) -> A
 
 
 def _places(indices: Any) -> ir.Constant:
-    return ir.Constant(ir.VectorType(I32, WIDTH), list(indices))
+    places = list(indices)
+    return ir.Constant(ir.VectorType(I32, len(places)), places)
 
 
 def _zip(builder: Any, even: Any, odd: Any) -> list[Any]:

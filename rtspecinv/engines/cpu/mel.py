@@ -1,4 +1,4 @@
-"""Magnitudes of mel values in compiled code: the steps of `MelBank.unmix`, which is the reference.
+"""Magnitudes of mel values in compiled code: the steps of `FilterBank.unmix`, which is the reference.
 
 Pre-emphasis is undone here, too: a product of matrices, as in `mel.stream.DeEmphasis`, is rounded differently
 when there are more streams.
@@ -63,8 +63,16 @@ def tables(
     )
 
 
+def is_narrow(filters: Array) -> bool:
+    """Whether every frequency is heard by two neighbouring bands at most, in the order of the bands."""
+    heard = filters > 0
+    first, last = heard.argmax(0), len(heard) - 1 - heard[::-1].argmax(0)
+    first, last = (band[heard.any(0)] for band in (first, last))
+    return bool((last - first <= 1).all() and (np.diff(first) >= 0).all())
+
+
 class Unmixer:
-    """`bank.unmix` in compiled code, for the constants that the bank has now; see `engines.Bank`."""
+    """`bank.unmix` in compiled code, for the constants that the bank has now; see `FilterBank.unmixing`."""
 
     def __init__(self, bank: Any) -> None:
         constants, *self._options = bank.unmixing()

@@ -7,6 +7,8 @@ Everything happens in one flat array `work`, which positions point into. Its lay
     spectra      the iterate c, what the rule carries and, if it projects twice, P_C(c):
                  (n_slots, n_open, 2 * padded)
     y            spectrum of one frame on its way through P_C
+    values       values of bands (n_open, n_values)
+    found        magnitudes of one frame that has values of bands, and what they are multiplied by
     room         for its transforms
     samples      committed samples and what the frames add to them
     others       the same without the newest frame, when windows are made
@@ -87,8 +89,12 @@ class Plan(NamedTuple):
     mixes: int  # 0 or 1
     start: int
     compensated: int  # 0 or 1
+    n_values: int  # of a frame, beside its magnitudes
+    is_power: int  # 0 or 1: whether these values are of powers
     spectra: int
     y: int
+    values: int
+    found: int
     room: int
     samples: int
     others: int
@@ -99,6 +105,7 @@ class Memory(NamedTuple):
 
     # State as in `FrameBuffer`, of all streams.
     magnitude: int
+    values: int
     present: int
     spectra: int
     past: int
@@ -122,6 +129,13 @@ class Memory(NamedTuple):
     signs: int  # (padded,): the direction of 0
     gradient: int  # of the phase gradient: (2, n_half) and (4,), see `start.GRADIENT_NUMBERS`
     numbers: int  # (2, n_open, N_NUMBERS) of the rule, of the first iteration and of others; then its start
+    ranges: int  # (n_values, 2): of each band, the first frequency and how many vectors of them it hears
+    filters: int  # these vectors, of all bands one after the other
+    shares: int  # the same of what a band says about a frequency
+    beyond: int  # (padded,)
+    limits: (
+        int  # (4,): the smallest normal number, 0, and the shares of an estimate and of the rest, see `PULL`
+    )
     # Room of a thread.
     work: int
     real: int

@@ -26,7 +26,7 @@ from rtspecinv.engines.cpu.memory import (
     spectrum_at,
     split,
 )
-from rtspecinv.engines.cpu.rules import after, before, mix, scale, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, measure, mix, scale, to_magnitude
 from rtspecinv.engines.cpu.start import phase_gradient
 from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
@@ -35,16 +35,24 @@ from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
 
 @numba.njit
+def _take_in(state, first, n_open, n, frame, at, is_frame):
+    """Shift n numbers of every frame by one, and put those of the newest, or zeros."""
+    newest = first + (n_open - 1) * n
+    move(state, first, state, first + n, newest - first)
+    if is_frame:
+        move(state, newest, frame, at, n)
+    else:
+        fill(state, newest, n, 0)
+
+
+@numba.njit
 def _shift(plan, memory, stream, magnitude, is_frame):
     """Shift magnitudes and presence by one frame; spectra are shifted when they are loaded."""
-    n_known, n_half = plan.n_known, plan.n_half
-    first = stream * n_known * n_half
-    newest = first + (n_known - 1) * n_half
-    move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
-    if is_frame:
-        move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
-    else:
-        fill(memory.magnitude, newest, n_half, 0)
+    n_known, n_half, n_values = plan.n_known, plan.n_half, plan.n_values
+    frame = stream * (n_half + n_values)
+    _take_in(memory.magnitude, stream * n_known * n_half, n_known, n_half, magnitude, frame, is_frame)
+    first = stream * n_known * n_values
+    _take_in(memory.values, first, n_known, n_values, magnitude, frame + n_half, is_frame)
     first = stream * n_known
     newest = first + n_known - 1
     if memory.present[newest] != is_frame:
@@ -57,10 +65,12 @@ def _shift(plan, memory, stream, magnitude, is_frame):
 
 @numba.njit
 def _load(plan, memory, stream):
-    """Magnitudes, and spectra shifted by one frame; the newest is zero."""
+    """Magnitudes, values, and spectra shifted by one frame; the newest is zero."""
     n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
         move(work, frame * padded, memory.magnitude, (stream * plan.n_known + frame) * n_half, n_half)
+    n_all = n_open * plan.n_values
+    move(work, plan.values, memory.values, stream * plan.n_known * plan.n_values, n_all)
     for slot in range(plan.n_slots):
         for frame in range(n_open - 1):
             at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
@@ -112,7 +122,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
             if what == ITERATE:
                 y = c
             elif what == TARGET:
-                to_magnitude(plan, memory, frame, c, y)
+                to_magnitude(plan, memory, measure(plan, memory, frame, c), c, y)
             else:
                 before(plan, memory, frame, numbers_at(plan, what == LATER, frame))
             _add(plan, memory, frame, y)
@@ -151,7 +161,7 @@ def _start(plan, memory, stream, spectrum, is_given):
     if is_given:
         split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
-        to_magnitude(plan, memory, newest, c, c)
+        to_magnitude(plan, memory, newest * plan.padded, c, c)
     elif plan.start == GRADIENT:
         phase_gradient(plan, memory, stream)
     else:
@@ -178,7 +188,7 @@ def _estimate(plan, memory, stream, n_frames):
         if memory.present[stream * plan.n_known + frame]:
             if looks_again:
                 _analyze(plan, memory, stream, frame, c)
-            to_magnitude(plan, memory, frame, c, c)
+            to_magnitude(plan, memory, measure(plan, memory, frame, c), c, c)
 
 
 @numba.njit
@@ -273,7 +283,8 @@ def push(plan, memory, magnitude, spectrum, hops, number, first, last):
 
     plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
     magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
-        that are final now: `(n_streams, n_half)`, `(n_streams, n_half, 2)`, `(n_streams, hop_length)`.
+        that are final now: `(n_streams, n_half + n_values)`, `(n_streams, n_half, 2)`, `(n_streams,
+        hop_length)`.
     number: zero, of the precision of everything.
     """
     plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numba
 
-from rtspecinv.engines.cpu.lanes import WIDTH, broadcast, direction, load, store
+from rtspecinv.engines.cpu.lanes import WIDTH, broadcast, direction, load, root, store, total
 from rtspecinv.engines.cpu.memory import MULTIPLES, ONE_SLOT, TARGET_ONLY, TWICE, spectrum_at
 from rtspecinv.engines.table import (
     CONSISTENT,
@@ -48,11 +48,57 @@ def _p_m(memory, magnitude, re, im, k):
 
 
 @numba.njit
-def to_magnitude(plan, memory, frame, c, to):
-    """P_M of the spectrum at `c`."""
+def measure(plan, memory, frame, c):
+    """Position of the magnitudes that P_M gives the spectrum at `c`: the target's, or of its bands.
+
+    See `bands.Bands.project`.
+    """
+    padded, work, magnitude = plan.padded, memory.work, frame * plan.padded
+    if not plan.n_values:
+        return magnitude
+    found, factor, least = plan.found, plan.found + padded, memory.limits[0]
+    zeros, pull, rest = (
+        broadcast(memory.limits[1]),
+        broadcast(memory.limits[2]),
+        broadcast(memory.limits[3]),
+    )
+    for k in range(0, padded, WIDTH):
+        a, A = load(work, c + k), load(work, c + padded + k)
+        d, D = direction(a, A, load(memory.signs, k))
+        size = a * d + A * D
+        store(work, found + k, rest * size + pull * load(work, magnitude + k))
+        store(work, factor + k, zeros)
+    at, is_power = 0, plan.is_power
+    for band in range(plan.n_values):
+        begin, n = int(memory.ranges[2 * band]), int(memory.ranges[2 * band + 1])
+        value = work[plan.values + frame * plan.n_values + band]
+        if value > 0:
+            added = zeros
+            for i in range(0, n, WIDTH):
+                size = load(work, found + begin + i)
+                size = size * size if is_power else size
+                added = added + load(memory.filters, at + i) * size
+            known = total(added)
+            if known >= least:
+                ratio = broadcast(value / known)
+                for i in range(0, n, WIDTH):
+                    to = factor + begin + i
+                    store(work, to, load(work, to) + load(memory.shares, at + i) * ratio)
+        at += n
+    for k in range(0, padded, WIDTH):
+        by = load(work, factor + k)
+        by = root(by) if is_power else by
+        estimate = load(memory.beyond, k) * load(work, magnitude + k)
+        store(work, found + k, load(work, found + k) * by + estimate)
+    return found
+
+
+@numba.njit
+def to_magnitude(plan, memory, magnitude, c, to):
+    """Spectrum of the magnitude at `magnitude` with the phase of the spectrum at `c`."""
     padded, work = plan.padded, memory.work
     for k in range(0, padded, WIDTH):
-        a, A = _p_m(memory, frame * padded, load(work, c + k), load(work, c + padded + k), k)
+        a, A = _p_m(memory, magnitude, load(work, c + k), load(work, c + padded + k), k)
         store(work, to + k, a)
         store(work, to + padded + k, A)
 
@@ -86,27 +132,26 @@ def before(plan, memory, frame, at):
 
     at: position of the numbers of the frame.
     """
+    magnitude = frame * plan.padded
+    if plan.n_values and plan.kind != TARGET_ONLY:
+        mix(plan, memory, frame, at, INTO_P_M, plan.y)
+        magnitude = measure(plan, memory, frame, plan.y)
     if plan.kind == TARGET_ONLY:
-        to_magnitude(plan, memory, frame, spectrum_at(plan, 0, frame), plan.y)
+        c = spectrum_at(plan, 0, frame)
+        to_magnitude(plan, memory, measure(plan, memory, frame, c), c, plan.y)
     elif plan.kind == ONE_SLOT:
-        _before_one(plan, memory, frame, at)
+        _before_one(plan, memory, frame, at, magnitude)
     elif plan.kind == TWICE:
-        _before_twice(plan, memory, frame, at)
+        _before_twice(plan, memory, frame, at, magnitude)
     elif plan.kind == MULTIPLES:
-        _before_multiples(plan, memory, frame, at)
+        _before_multiples(plan, memory, frame, at, magnitude)
     else:
-        _before_any(plan, memory, frame, at)
+        _before_any(plan, memory, frame, at, magnitude)
 
 
 @numba.njit
-def _before_one(plan, memory, frame, at):
-    padded, work, c, y, magnitude = (
-        plan.padded,
-        memory.work,
-        spectrum_at(plan, 0, frame),
-        plan.y,
-        frame * plan.padded,
-    )
+def _before_one(plan, memory, frame, at, magnitude):
+    padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
     m = _number(memory, at, INTO_P_M, STATE)
     y_a, y_c = _number(memory, at, INTO_P_C, OF_MAGNITUDE), _number(memory, at, INTO_P_C, STATE)
     b_a, b_c = _number(memory, at, NEW_STATE, OF_MAGNITUDE), _number(memory, at, NEW_STATE, STATE)
@@ -120,14 +165,8 @@ def _before_one(plan, memory, frame, at):
 
 
 @numba.njit
-def _before_twice(plan, memory, frame, at):
-    padded, work, c, y, magnitude = (
-        plan.padded,
-        memory.work,
-        spectrum_at(plan, 0, frame),
-        plan.y,
-        frame * plan.padded,
-    )
+def _before_twice(plan, memory, frame, at, magnitude):
+    padded, work, c, y = plan.padded, memory.work, spectrum_at(plan, 0, frame), plan.y
     s = spectrum_at(plan, 1, frame)  # P_C(c)
     m_s, m_c = _number(memory, at, INTO_P_M, CONSISTENT), _number(memory, at, INTO_P_M, STATE)
     y_a, y_c = _number(memory, at, INTO_P_C, OF_MAGNITUDE), _number(memory, at, INTO_P_C, STATE)
@@ -144,7 +183,7 @@ def _before_twice(plan, memory, frame, at):
 
 
 @numba.njit
-def _before_multiples(plan, memory, frame, at):
+def _before_multiples(plan, memory, frame, at, magnitude):
     """Two or three slots."""
     padded, work, y, last = plan.padded, memory.work, plan.y, spectrum_at(plan, plan.n_slots - 1, frame)
     x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
@@ -158,7 +197,7 @@ def _before_multiples(plan, memory, frame, at):
         if plan.n_slots > 2:
             b, B = load(work, x2 + k), load(work, x2 + padded + k)
             m, M, d, D = m + m2 * b, M + m2 * B, d + y2 * b, D + y2 * B
-        a, A = _p_m(memory, frame * padded, m, M, k)
+        a, A = _p_m(memory, magnitude, m, M, k)
         d, D = d + ya * a, D + ya * A
         store(work, y + k, d)
         store(work, y + padded + k, D)
@@ -167,7 +206,7 @@ def _before_multiples(plan, memory, frame, at):
 
 
 @numba.njit
-def _before_any(plan, memory, frame, at):
+def _before_any(plan, memory, frame, at, magnitude):
     """Two or three slots."""
     padded, work, y = plan.padded, memory.work, plan.y
     x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
@@ -189,7 +228,7 @@ def _before_any(plan, memory, frame, at):
             m, M, d, D = m + m2 * b, M + m2 * B, d + y2 * b, D + y2 * B
             p, P, q, Q = p + p2 * b, P + p2 * B, q + q2 * b, Q + q2 * B
             r, R = r + r2 * b, R + r2 * B
-        a, A = _p_m(memory, frame * padded, m, M, k)
+        a, A = _p_m(memory, magnitude, m, M, k)
         store(work, y + k, d + ya * a)
         store(work, y + padded + k, D + ya * A)
         store(work, x0 + k, p + pa * a)

@@ -91,7 +91,7 @@ def phase_gradient(plan, memory, stream):
     )
     _log_magnitude(plan, memory, stream, 0, now, now)
     if not _log_magnitude(plan, memory, stream, 1, before, now):
-        to_magnitude(plan, memory, plan.n_open - 1, c, c)  # c is 0
+        to_magnitude(plan, memory, (plan.n_open - 1) * plan.padded, c, c)  # c is 0
         fill(work, plan.y, 6 * padded, 0)
         return
     delay = plan.n_known - plan.n_open

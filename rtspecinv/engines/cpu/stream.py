@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rtspecinv.bands import Bands, Magnitudes
 from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
     Array,
     Rule,
     aligned,
+    bands_of,
     padded_signs,
     parallel_for,
     rule_of,
@@ -95,7 +97,7 @@ class NumbaCPU(Eager):
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
             buffer = self.buffer if streams is None else self.buffer.part(streams)
-            spectrum = start_ahead(buffer, self.init, magnitude)
+            spectrum = start_ahead(buffer, self.init, magnitude, self.measurement)
         return self._push(self._ready, magnitude, spectrum, streams)
 
     def detach(self) -> None:
@@ -170,7 +172,11 @@ class NumbaCPU(Eager):
     ) -> Callable[[int, int, int], None]:
         """Task of `parallel_for` that advances the streams at some places of a list."""
         n_bytes, n_half = ready.number.itemsize, self.buffer.stft.n_fft // 2 + 1
-        rows = (n_half * n_bytes, 2 * n_half * n_bytes, ready.shape[-1] * n_bytes)
+        rows = (
+            (n_half + self.measurement.n_values) * n_bytes,
+            2 * n_half * n_bytes,
+            ready.shape[-1] * n_bytes,
+        )
 
         def part(thread: int, first: int, last: int) -> None:
             for at, run in _runs(streams[first:last]):  # a stream looks for its frame at its own place
@@ -192,7 +198,7 @@ class NumbaCPU(Eager):
         """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
         buffer, stft = self.buffer, self.buffer.stft
         n_streams, n_open, hop_length = math.prod(buffer.batch_shape), buffer.n_open, stft.hop_length
-        plan, size = _plan(buffer, self._rule, self.init, self.n_iter)
+        plan, size = _plan(buffer, self._rule, self.init, self.n_iter, self.measurement)
         state = {name: buffer.get_buffer(name).detach().numpy() for name in buffer.STATE}
         dtype = state["committed"].dtype
         windows = {
@@ -204,6 +210,7 @@ class NumbaCPU(Eager):
         }
         constants = {**_constants(buffer, plan), "numbers": _numbers(self._rule, n_open)}
         constants["gradient"] = gradient_numbers(stft, self.init) if isinstance(self.init, Gradient) else NONE
+        constants |= bands_of(self.measurement, plan.n_half)
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
         n_threads = threads_for(n_streams, n_streams * self._work)
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
@@ -250,14 +257,24 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     )
 
 
-def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Plan, int]:
+def lacks_bands(update: Update, n_open: int) -> bool:
+    """Whether values of bands cannot be measured: rules that project twice have other loops."""
+    rule = rule_of(update, n_open)
+    return rule is None or rule.kind == TWICE
+
+
+def _plan(
+    buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int, measurement: Magnitudes | Bands
+) -> tuple[Plan, int]:
     """Plan, and how many numbers a thread works on."""
     stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
     n_half = stft.n_fft // 2 + 1
     padded = fft.pad(n_half)
     spectra = n_open * padded
     y = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
-    room = y + 2 * padded
+    values, n_values = y + 2 * padded, measurement.n_values
+    found = values + fft.pad(n_open * n_values)
+    room = found + (2 * padded if n_values else 0)
     samples = room + 4 * padded + fft.GAP
     others = samples + fft.pad(n_samples) + WIDTH
     plan = Plan(
@@ -284,8 +301,12 @@ def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Pl
         mixes=rule.mixes,
         start=STARTS.get(type(init), OVERLAP),
         compensated=buffer.compensated,
+        n_values=measurement.n_values,
+        is_power=isinstance(measurement, Bands) and measurement.power == 2,
         spectra=spectra,
         y=y,
+        values=values,
+        found=found,
         room=room,
         samples=samples,
         others=others,

@@ -23,7 +23,7 @@ import numba
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
 from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spectrum_at
-from rtspecinv.engines.cpu.rules import after, before, mix, to_magnitude
+from rtspecinv.engines.cpu.rules import after, before, measure, mix, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
 
 # What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
@@ -58,12 +58,16 @@ class SweepPlan(NamedTuple):
     kind: int
     uses_iterate: int
     n_kept: int
+    n_values: int  # of a frame, beside its magnitudes
+    is_power: int  # 0 or 1
+    values: int  # (n_open, n_values)
     spectra: int
     samples: int  # (n_items, n_signal), padding included
     n_signal: int
     added: int  # (n_items, n_blocks, n_added)
     n_added: int
     y: int  # of the thread
+    found: int  # of the thread
     room: int  # of the thread
     n_room: int  # of all that a thread has to itself, from y on
 
@@ -79,6 +83,11 @@ class SweepMemory(NamedTuple):
     dual_window: int
     tables: int
     signs: int  # (padded,): the direction of 0
+    ranges: int  # of bands, as in `memory`
+    filters: int
+    shares: int
+    beyond: int
+    limits: int
     real: int  # of the thread
     half: int  # of the thread
     stop: int  # (1,): not 0 when the sweep has been interrupted
@@ -119,7 +128,7 @@ def _give(plan, memory, frame, samples, what, slot):
             mix(plan, memory, frame, numbers_at(plan, 0, frame), NEW_STATE + plan.n_slots, y)
         else:
             source = spectrum_at(plan, slot, frame)
-        to_magnitude(plan, memory, frame, source, y)
+        to_magnitude(plan, memory, measure(plan, memory, frame, source), source, y)
     synthesize(plan, memory, y, samples)
 
 

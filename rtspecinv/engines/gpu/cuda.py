@@ -159,7 +159,7 @@ class Cuda(CudaGraph):
         assert ready is not None, "see `push`"
         if magnitude is not None and spectrum is None and not isinstance(self.init, (Overlap, Zeros)):
             known = buffer if streams is None else buffer.part(streams)
-            spectrum = start_ahead(known, self.init, magnitude)
+            spectrum = start_ahead(known, self.init, magnitude, self.measurement)
         shape = buffer.batch_shape if streams is None else (len(streams),)
         hops = buffer.committed.new_empty(*shape, buffer.stft.hop_length)
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
@@ -246,6 +246,11 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     here = stft.dtype == torch.float32 and stft.device.type == nvrtc.DEVICE
     known = type(init) in (Overlap, Zeros, Peaks) and not init.n_waiting
     return fits and here and known and n_open <= MOST_OPEN and table_of(update, n_open) is not None
+
+
+def lacks_bands(update: Update, n_open: int) -> bool:
+    """Whether values of bands cannot be measured: the kernel has magnitudes only."""
+    return True
 
 
 def layout_of(buffer: FrameBuffer, clusters: bool) -> nvrtc.Layout:

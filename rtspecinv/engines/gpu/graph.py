@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rtspecinv.bands import Bands, Magnitudes
 from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.engines.gpu.fused import OPERATIONS
 from rtspecinv.engines.table import INTO_P_C, INTO_P_M, NEW_STATE, OF_MAGNITUDE, STATE, table_of
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, FrameBuffer, asymmetric_windows
 from rtspecinv.inputs import largest_magnitude
 from rtspecinv.phase import Gradient, Start
-from rtspecinv.projections import signs, to_magnitude
+from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update, of_pairs
 
@@ -120,9 +121,12 @@ class Pushes:
         replay: the pieces by name.
     """
 
-    def __init__(self, buffer: FrameBuffer, update: Update, init: Start) -> None:
+    def __init__(
+        self, buffer: FrameBuffer, update: Update, init: Start, measurement: Magnitudes | Bands
+    ) -> None:
         stft, batch = buffer.stft, buffer.batch_shape
         self.buffer, self.update, self.init, self.stft = buffer, update, init, stft
+        self.measurement = measurement
         self.state = tuple(buffer.get_buffer(name) for name in buffer.STATE)
         self.spectra = buffer.spectra
         self.new = FrameBuffer(
@@ -130,12 +134,13 @@ class Pushes:
             buffer.n_open,
             n_revised=buffer.n_heard // stft.hop_length,
             n_carried=update.n_carried,
+            n_values=measurement.n_values,
             batch_shape=batch,
             compensated=buffer.compensated,
         )
         n_half = stft.n_fft // 2 + 1
-        self.frame = stft.window.new_zeros(*batch, n_half)
-        self.spectrum = torch.zeros_like(self.frame, dtype=stft.dtype.to_complex())
+        self.frame = stft.window.new_zeros(*batch, n_half + measurement.n_values)
+        self.spectrum = torch.zeros_like(self.frame[..., :n_half], dtype=stft.dtype.to_complex())
         self.extremes = stft.window.new_zeros(2, *batch)
         self.good = torch.ones(batch, dtype=torch.bool, device=stft.device)
         self.hop = stft.window.new_zeros(*batch, stft.hop_length)
@@ -183,12 +188,13 @@ class Pushes:
         self.floors = torch.tensor(
             [MIN_COVERAGE, MIN_COVERAGE_AT_START], dtype=torch.float64, device="cpu"
         ).to(self.frame)
-        self.fade, self.signs = buffer.fade(), signs(self.frame.shape[-1], stft.dtype, stft.device)
+        self.fade, self.signs = buffer.fade(), signs(stft.n_fft // 2 + 1, stft.dtype, stft.device)
         n_slots = 1 + update.n_carried
         self.only_x = _identity(buffer.n_open, n_slots).to(self.frame)
         self.only_s = _identity(buffer.n_open, 1).to(self.frame)
         table = table_of(update, buffer.n_open)
-        self.table = None if table is None or table.projects_twice else table
+        is_fused = table is not None and not table.projects_twice and isinstance(self.measurement, Magnitudes)
+        self.table = table if is_fused else None
         if self.table is not None:
             first, later = (part.contiguous() for part in (self.table.first_step, self.table.step))
             before_p_c, new = [INTO_P_M, INTO_P_C], slice(NEW_STATE, NEW_STATE + n_slots)
@@ -198,29 +204,35 @@ class Pushes:
             )
             self.estimate = self.only_x.clone()
             self.estimate[:, 0] = later[:, NEW_STATE + n_slots].to(self.frame)
-        self.p_m = of_pairs(partial(to_magnitude, magnitude=self.new.magnitude))
+        self.p_m = of_pairs(
+            partial(self.measurement.project, magnitude=self.new.magnitude, values=self.new.values)
+        )
         self.p_c = lambda pairs: self._consistent(pairs)
 
     def _begin(self, magnitude: Tensor | None, spectrum: Tensor | None) -> None:
         """Judge a frame and take it in."""
         old, new = self.buffer, self.new
         new.magnitude[..., :-1, :].copy_(old.magnitude[..., 1:, :])
+        new.values[..., :-1, :].copy_(old.values[..., 1:, :])
         new.present[..., :-1].copy_(old.present[..., 1:])
         new.spectra[..., :-1, :, :].copy_(old.spectra[..., 1:, :, :])
         new.present[..., -1].fill_(magnitude is not None)
         newest = new.spectra[..., -1, :, :]
         if magnitude is None:
             new.magnitude[..., -1, :].zero_()
+            new.values[..., -1, :].zero_()
             newest.zero_()
             self.good.fill_(True)
         else:
-            new.magnitude[..., -1, :].copy_(magnitude)
+            n_half = new.magnitude.shape[-1]
+            new.magnitude[..., -1, :].copy_(magnitude[..., :n_half])
+            new.values[..., -1, :].copy_(magnitude[..., n_half:])
             low, high = self.extremes.unbind()
-            torch.aminmax(magnitude, dim=-1, out=(low, high))
+            torch.aminmax(magnitude[..., :n_half], dim=-1, out=(low, high))
             torch.logical_and(low >= 0, high <= self._limit, out=self.good)  # false of NaN
             start = spectrum
             if start is None:
-                start = start_ahead(old, self.init, magnitude, self._overlap)
+                start = start_ahead(old, self.init, magnitude, self.measurement, self._overlap)
             newest.copy_(torch.stack(self.update.start(torch.view_as_real(start)), -3))
         if self.table is not None:
             self._rule(new.spectra, None, self.before_first)
@@ -241,7 +253,7 @@ class Pushes:
         old, new = self.buffer, self.new
         estimate = self.a
         if not iterated:
-            self._rule(new.spectra, None, self.only_x)
+            estimate = self._projected()
         elif self.table is None:
             estimate = self.update.estimate(new.load(), self.p_m, self.p_c)
         else:
@@ -284,8 +296,14 @@ class Pushes:
 
     def _overlap(self) -> Tensor:
         """Spectrum `(*batch, n_half)` that the other frames leave in the newest."""
-        self._rule(self.new.spectra, None, self.only_x)
-        return torch.view_as_complex(self._consistent(self.y, newest_only=True))
+        return torch.view_as_complex(self._consistent(self._projected(), newest_only=True))
+
+    def _projected(self) -> Tensor:
+        """`P_M` of the iterate."""
+        if isinstance(self.measurement, Magnitudes):
+            self._rule(self.new.spectra, None, self.only_x)
+            return self.a
+        return self.p_m(self.new.load()[0])
 
     def _consistent(self, pairs: Tensor, newest_only: bool = False) -> Tensor:
         """`P_C` of pairs `(*batch, n_open, n_half, 2)`."""
@@ -383,7 +401,7 @@ class CudaGraph(Eager):
 
     def _recorded(self) -> Pushes:
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.buffer.stft.device):
-            return Pushes(self.buffer, self.update, self.init)
+            return Pushes(self.buffer, self.update, self.init, self.measurement)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pushes": None}  # a copy has buffers of its own
@@ -400,3 +418,8 @@ ENGINE = CudaGraph
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether a push runs on a GPU from beginning to end; the heap of the phase gradient does not."""
     return stft.device.type == DEVICE and not isinstance(init, Gradient) and not init.n_waiting
+
+
+def lacks_bands(update: Update, n_open: int) -> bool:
+    """Whether values of bands cannot be measured; what torch does is recorded, whatever it is."""
+    return False

@@ -1,0 +1,250 @@
+"""Filter banks: the projection on values of bands against a slow one, and streams of such values."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from contract import LINEAR, run, verify_contract
+from test_streaming import ENGINES
+
+import rtspecinv
+from rtspecinv import STFT, FilterBank, MelConfig, MelInverter, StreamingInverter, metrics
+from rtspecinv.bands import PULL
+from rtspecinv.measure.clip import render
+from rtspecinv.mel.bank import MelBank
+
+CLIP = torch.from_numpy(render())
+STFT_64 = STFT(64, 16)
+
+
+def bark_bank(n_fft: int, sample_rate: float, per_bark: int = 3) -> np.ndarray:
+    """Triangles two Bark wide at every third of a Bark, so that many hear a frequency (Traunmueller 1990)."""
+    f = np.maximum(np.arange(n_fft // 2 + 1) * sample_rate / n_fft, 1.0)
+    bark = 26.81 * f / (1960 + f) - 0.53
+    centres = np.arange(bark[1], bark[-1], 1 / per_bark)
+    return np.maximum(0, 1 - np.abs(bark - centres[:, None]))
+
+
+def constant_q_bank(n_fft: int, per_octave: int = 4) -> np.ndarray:
+    """Gaussian bands with equal distances on a scale of octaves, whose tails never end."""
+    octaves = np.log2(np.maximum(np.arange(n_fft // 2 + 1), 0.5))
+    centres = np.arange(0, octaves[-1], 1 / per_octave)
+    return np.exp(-2 * (per_octave * (octaves - centres[:, None])) ** 2) + 1e-6
+
+
+def gaps_bank(n_fft: int) -> np.ndarray:
+    """Bands out of order, with holes, an empty one, and frequencies that none hears."""
+    generator = np.random.default_rng(0)
+    filters = generator.random((9, n_fft // 2 + 1)) * (generator.random((9, n_fft // 2 + 1)) < 0.3)
+    filters[4] = 0
+    filters[:, 7] = 0
+    return filters
+
+
+BANKS = {
+    "Bark": bark_bank(64, 8000),
+    "constant Q": constant_q_bank(64),
+    "with holes": gaps_bank(64),
+    "one band": np.ones((1, 33)),
+    "magnitudes": np.eye(33),
+}
+
+
+def values_of(bank: FilterBank, *batch: int, n_frames: int = 9) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    samples = 0.3 * torch.randn(*batch, n_frames * 16, generator=generator, dtype=torch.float64)
+    magnitude = STFT(64, 16, dtype=torch.float64).magnitude(samples)[..., :n_frames]
+    return bank.values(magnitude.to(bank.filters.dtype))
+
+
+def slow_projection(c, estimate, values, filters, beyond, power):
+    """The projection, one frequency and one band after the other."""
+    a = [(1 - PULL) * abs(z) + PULL * s for z, s in zip(c, estimate, strict=True)]
+    found = []
+    for k in range(len(c)):
+        heard = sum(filters[m][k] for m in range(len(filters)))
+        factor = 0.0
+        for m in range(len(filters)):
+            band = sum(filters[m][j] * a[j] ** power for j in range(len(c)))
+            if heard and band:
+                factor += filters[m][k] / heard * values[m] / band
+        size = a[k] * factor ** (1 / power) + beyond[k] * estimate[k]
+        found.append(size * (c[k] / abs(c[k]) if c[k] else 1.0))
+    return found
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("name", ["Bark", "with holes"])
+def test_the_projection_is_the_slow_one(name, power):
+    bank = FilterBank(BANKS[name], power=power, dtype=torch.float64)
+    values = bank.heard(values_of(bank)[:, 4])
+    estimate = bank.unmix(values)
+    c = torch.randn(33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
+    found = bank.measured().project(c, estimate, values)
+    args = (c, estimate, values, bank.filters, bank.beyond)
+    wanted = slow_projection(*(tensor.tolist() for tensor in args), power)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.complex128))
+
+
+def test_above_the_last_band_the_estimate_counts():
+    config = MelConfig(8000, 64, 16, n_mels=8, fmax=2000)
+    bank = MelBank(config, extend=True, dtype=torch.float64)
+    values = bank.expand(bank(torch.rand(33, 1, dtype=torch.float64)).mT)[0]
+    c = torch.randn(33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
+    estimate = bank.inverse(values)
+    found = bank.measured().project(c, estimate, values).abs()
+    above = bank.beyond > 0
+    assert above.any()
+    torch.testing.assert_close(found[above], estimate[above])
+    assert not torch.allclose(found[~above], estimate[~above])
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_bands_that_do_not_overlap_get_their_values_exactly(power):
+    filters = np.zeros((4, 33))
+    for band in range(4):
+        filters[band, 8 * band : 8 * band + 8] = band + 1
+    bank = FilterBank(filters, power=power, dtype=torch.float64)
+    values = torch.tensor([1.0, 0.0, 3.0, 0.5], dtype=torch.float64)
+    c = torch.randn(33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
+    found = bank.measured().project(c, bank.unmix(values), values)
+    torch.testing.assert_close(bank.values(found.abs().unsqueeze(-1))[:, 0], values)
+
+
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_projection_brings_values_nearer_and_scales(name, power):
+    """The Kullback-Leibler divergence of the values falls, of any spectrum, at any level."""
+    bank = FilterBank(BANKS[name], power=power, dtype=torch.float64)
+    bands, values = bank.measured(), values_of(bank)[:, 4]
+    estimate = bank.unmix(values)
+    c = torch.randn(20, 33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
+
+    def divergence(magnitude):
+        found = bank.values(magnitude.mT).mT
+        known = values > 0
+        return (values * (values / found).log() - values + found)[:, known].sum(-1)
+
+    found = bands.project(c, estimate, values)
+    begun = (1 - PULL) * c.abs() + PULL * estimate
+    assert (divergence(found.abs()) <= divergence(begun * (bank.filters.sum(0) > 0)) + 1e-12).all()
+    for scale in (1e-12, 1e12):
+        scaled = bands.project(scale * c, scale * estimate, scale**power * values)
+        torch.testing.assert_close(scaled, scale * found)
+    assert not bands.project(c, 0 * estimate, 0 * values).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.filterwarnings("ignore:magnitudes up to")
+def test_contract(name, engine):
+    for power in (1, 2):
+        bank = FilterBank(BANKS[name], power=power)
+        unused = StreamingInverter(
+            STFT_64, bank=bank, look_ahead=1, n_iter=1, batch_shape=(2,), engine=engine
+        )
+        verify_contract(lambda unused=unused: copy.deepcopy(unused), values_of(bank, 2), domain=LINEAR)
+
+
+@pytest.mark.parametrize("name", ["Bark", "with holes"])
+@pytest.mark.parametrize("update", ["raar", "admm", "agla", "gla", "dm"])
+@pytest.mark.parametrize("init", ["overlap", "zeros", "peaks"])
+def test_compiled_code_agrees_with_torch(name, update, init):
+    pytest.importorskip("rocket_fft", reason='the extra is missing: pip install "rtspecinv[fast]"')
+    stft = STFT(64, 16, dtype=torch.float64)
+    for power in (1, 2):
+        bank = FilterBank(BANKS[name], power=power, dtype=torch.float64)
+        options = {"bank": bank, "update": update, "init": init, "n_iter": 2, "batch_shape": (2,)}
+        found, wanted = (
+            run(StreamingInverter(stft, engine=engine, **options), values_of(bank, 2, n_frames=6))
+            for engine in ("numba", "eager")
+        )
+        assert (found - wanted).abs().max() < 1e-9 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_magnitudes_found_jointly_have_the_values(engine):
+    """The bank's values of the sound are nearer to those that were pushed than of magnitudes held fixed."""
+    stft, samples = STFT(1024, 256), CLIP[20000:40000]
+    for filters in (bark_bank(1024, 22050), constant_q_bank(1024, 12)):
+        bank = FilterBank(filters)
+        values = bank.values(stft.magnitude(samples))
+        distance = []
+        for joint in (True, False):
+            inverter = StreamingInverter(stft, bank=bank, joint=joint, look_ahead=2, engine=engine)
+            sound = inverter.run(values, length=len(samples))
+            again = bank.values(stft.magnitude(sound))
+            distance.append(float(metrics.sc(again[:, 4:-4], values[:, 4:-4])))
+        assert distance[0] < distance[1] - 3, distance
+
+
+def test_a_bank_of_single_frequencies_is_as_good_as_magnitudes():
+    """Then the values are the magnitudes, and both ways find the same sound."""
+    magnitude = values_of(FilterBank(np.eye(33), dtype=torch.float64))
+    stft = STFT(64, 16, dtype=torch.float64)
+    bank = FilterBank(np.eye(33), dtype=torch.float64)
+    found = run(StreamingInverter(stft, bank=bank, engine="eager"), magnitude)
+    wanted = run(StreamingInverter(stft, engine="eager"), magnitude)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_reach_the_values(engine):
+    bank = FilterBank(BANKS["Bark"], power=2)
+    inverter = StreamingInverter(STFT_64, bank=bank, look_ahead=1, n_iter=2, engine=engine)
+    values = values_of(bank)
+    values[:10, 2] = 0
+    values.requires_grad_()
+    inverter.push_many(values).square().sum().backward()
+    assert values.grad.isfinite().all()
+    assert values.grad.any()
+
+
+def test_what_an_engine_cannot_do_is_said_and_left_to_torch():
+    bank, rule = FilterBank(BANKS["Bark"]), rtspecinv.updates.DifferenceMap(beta=0.8)
+    assert StreamingInverter(STFT_64, bank=bank, update=rule).engine == "eager"
+    with pytest.raises((ValueError, ImportError), match=r"values of bands.*'auto'|pip install"):
+        StreamingInverter(STFT_64, bank=bank, update=rule, engine="numba")
+
+
+@pytest.mark.parametrize(
+    ("filters", "options", "says"),
+    [
+        (np.ones(5), {}, r"must be \(n_bands, n_freq\)"),
+        (-np.ones((2, 33)), {}, "negative"),
+        (np.full((2, 33), math.nan), {}, "NaN"),
+        (np.ones((2, 33)), {"power": 1.5}, r"power=1.5 must be 1 \(magnitudes\) or 2"),
+    ],
+)
+def test_bad_filters_are_refused(filters, options, says):
+    with pytest.raises(ValueError, match=says):
+        FilterBank(filters, **options)
+
+
+def test_banks_of_other_transforms_and_values_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"40 frequencies.*= 33: make filters for this n_fft"):
+        StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 40))))
+    with pytest.raises(ValueError, match=r"float64.*float32.*use bank.to"):
+        StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33)), dtype=torch.float64))
+    with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
+        StreamingInverter(STFT_64, bank=np.ones((2, 33)))
+    inverter = StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33))), n_iter=1)
+    with pytest.raises(ValueError, match=r"shape \(33,\), not batch_shape"):
+        inverter.push(torch.zeros(33))
+    with pytest.raises(ValueError, match="complex: values of bands have no phase"):
+        inverter.push(torch.zeros(2, dtype=torch.complex64))
+
+
+def test_a_state_belongs_to_its_bank():
+    one, other = (
+        StreamingInverter(STFT_64, bank=FilterBank(BANKS[name][:9])) for name in ("Bark", "with holes")
+    )
+    with pytest.raises(RuntimeError, match="bank="):
+        one.load_state_dict(other.state_dict())
+    plain = MelInverter(MelConfig(8000, 64, 16, n_mels=8), joint=False)
+    with pytest.raises(RuntimeError, match="joint="):
+        MelInverter(plain.bank.config, update="admm").load_state_dict(plain.state_dict())
