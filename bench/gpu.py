@@ -3,16 +3,13 @@
 python bench/gpu.py            prints tables of bench/README.md; "GPU kernel" only where there is no GPU
 python bench/gpu.py --write    puts them there as well
 
-Without a GPU it runs to its end on the CPU, `triton` in Triton's interpreter and on tiny sizes, and says
+Without a GPU it runs to its end on the CPU, `cuda` compiled by g++ and on tiny sizes, and says
 what it could not check or measure.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,28 +17,29 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from page import named, run
+from protocol import A, B, C, D
+from tables import Bench, table
+from torch import Tensor
+
+import rtspecinv
+from rtspecinv.engines.gpu import nvrtc
+from rtspecinv.measure import timing
+from rtspecinv.measure.timing import Runner, Setting
+from rtspecinv.updates import RULES
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+import cuda_on_cpu
+import gpu_compile
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
-
-from page import named, run  # noqa: E402
-from protocol import A, B, C, D  # noqa: E402
-from tables import Bench, table  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-import rtspecinv  # noqa: E402
-from rtspecinv.measure import timing  # noqa: E402
-from rtspecinv.measure.timing import Runner, Setting  # noqa: E402
-from rtspecinv.updates import RULES  # noqa: E402
-
 DEVICE = "cuda" if GPU else "cpu"
-ENGINES = ("cuda_graph", "triton")
+ENGINES = ("cuda_graph", "cuda")
 SECONDS = 400  # after which no further measurement is begun
 BEGIN = time.monotonic()
 LIMIT = 1e-5  # error of a push in float32 against float64, relative to its loudest sample
 USUAL = A.setting(3, 8)
-TINY = Setting(22050, 256, 64, 1, 1)  # what the interpreter can do in time
+TINY = Setting(22050, 256, 64, 1, 1)  # what a CPU can do in time
 
 
 def gpu_checks(bench: Bench) -> str:
@@ -76,7 +74,7 @@ def gpu_checks(bench: Bench) -> str:
         )
         rows.append(
             [
-                "triton",
+                "cuda",
                 "n_fft 512 to 2048",
                 "only the tests, on the CPU",
                 "not checked",
@@ -90,9 +88,8 @@ def checks() -> Iterator[tuple[str, str, float, Callable[[], float]]]:
     sizes = [(256, 64), (512, 128), (1024, 256), (1024, 128), (2048, 512)]
     for n_fft, hop_length in sizes if GPU else sizes[:1]:
         setting = Setting(22050, n_fft, hop_length, *((3, 8) if GPU else (1, 1)))
-        # Every kernel takes Triton some 20 s to compile: all rules where that costs least.
         for name in RULES if not GPU else ("raar", "fgla", "admm", "agla") if n_fft == 256 else ("raar",):
-            yield "triton", f"error, {setting}, {name}", LIMIT, partial(error, setting, name)
+            yield "cuda", f"error, {setting}, {name}", LIMIT, partial(error, setting, name)
         for name in RULES if GPU else ():
             yield "cuda_graph", f"bits, {setting}, {name}", 0, partial(bits, setting, name)
     setting = USUAL if GPU else TINY
@@ -120,8 +117,8 @@ def bits(setting: Setting, update: str) -> float:
 
 def error(setting: Setting, update: str) -> float:
     """Largest relative error of a push; before each one, the state is taken over from float64."""
-    ours = Runner("triton", DEVICE).inverter(setting, 2, update=update)
-    if ours.engine != "triton":
+    ours = Runner("cuda", DEVICE).inverter(setting, 2, update=update)
+    if ours.engine != "cuda":
         raise ValueError(f"this runs in {ours.engine}")
     exact = copy.deepcopy(Runner("eager", DEVICE).inverter(setting, 2, update=update)).double()
     worst = 0.0
@@ -158,12 +155,12 @@ def gpu_cost(bench: Bench) -> str:
 
     µs of one push of all streams, over 2,000 pushes or what time allows, the GPU synchronised after each.
     Targets on an H100 at 1024/256, 3 ahead, 8 iterations: one stream in 250 µs by `cuda_graph`, 60 µs by
-    `triton`; 5,000 and 20,000 streams with p99 under a hop, 11.6 ms.
+    `cuda`; 5,000 and 20,000 streams with p99 under a hop, 11.6 ms.
     """
     if not GPU:
         return (
             "No GPU here: nothing was measured, neither a push nor the most streams that keep up. What "
-            "Triton's interpreter takes says nothing about a GPU."
+            "the kernels take on a CPU says nothing about a GPU."
         )
     rows, notes = [], []
     plan = [(configuration.setting(3, 8), 1) for configuration in (A, B, C, D)]
@@ -213,31 +210,18 @@ def late() -> bool:
 
 
 def gpu_kernel(bench: Bench) -> str:
-    """The kernel of `triton` as it is compiled for an H100 (sm_90), rule `raar`, by Triton's own ptxas.
+    """The kernel of `cuda` as NVRTC compiles it for an H100 (sm_90), rule `raar`.
 
-    Compiled, not run: no GPU is needed. "Stack": bytes a thread spills. "Loop": instructions of one
-    iteration, of a warp; four warps of a multiprocessor issue one each in a cycle. "At least": µs of a push
-    from that alone, 10 iterations' worth at 1.75 GHz; what waits for memory or for others comes on top. One
-    stream is on a multiprocessor at a time, and an H100 has 132 of them.
+    Compiled, not run: no GPU is needed. "Stack": bytes a thread spills. "Blocks": of a multiprocessor, which
+    has room for so many. "Loop": instructions of one iteration, of a warp, those for numbers out of range
+    included. "Warps x loop": of all warps of a stream; a multiprocessor issues four in a cycle.
     """
-    script = Path(__file__).with_name("gpu_compile.py")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    rows = []
-    for n_fft, n_open in ((512, 5), (1024, 2), (1024, 5), (2048, 5)):
-        command = [sys.executable, str(script), str(n_fft), str(n_open)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            return f"It could not be compiled here: {done.stderr.strip().splitlines()[-1]}"
-        n_warps, registers, stack, shared, loop = map(int, done.stdout.split())
-        least = 10 * loop * math.ceil(n_warps / 4) / 1750
-        cells = (n_fft, n_open, n_warps, registers, stack, shared, loop)
-        rows.append([*map(str, cells), f"{least:.0f}"])
-    return table(
-        ["n_fft", "frames", "warps", "registers", "stack", "shared memory", "loop", "at least"], rows
-    )
+    return table(list(gpu_compile.COLUMNS), gpu_compile.rows())
 
 
 SECTIONS = named(gpu_checks, gpu_cost, gpu_kernel)
 
 if __name__ == "__main__":
+    if not GPU:
+        nvrtc.DEVICE, nvrtc.load = DEVICE, cuda_on_cpu.load
     sys.exit(run(__doc__, SECTIONS, "gpu-checks,gpu-cost" if GPU else ",".join(SECTIONS), "gpu"))

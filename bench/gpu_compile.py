@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 import sass
 
@@ -17,7 +17,19 @@ SIZES = (
     *((1024, 256, 3, False), (1024, 256, 3, True), (1024, 256, 0, False), (512, 128, 3, False)),
     *((2048, 512, 3, False), (2048, 512, 3, True), (4096, 1024, 3, True), (1024, 128, 3, False)),
 )
-COLUMNS = ("n_fft", "hop", "frames", "kind", "threads", "registers", "stack", "shared", "blocks", "loop", "warps x loop")
+COLUMNS = (
+    "n_fft",
+    "hop",
+    "frames",
+    "kind",
+    "threads",
+    "registers",
+    "stack",
+    "shared",
+    "blocks",
+    "loop",
+    "warps x loop",
+)
 
 
 def rows() -> list[list[str]]:
@@ -27,10 +39,12 @@ def rows() -> list[list[str]]:
     found = []
     for n_fft, hop_length, look_ahead, clusters in SIZES:
         code = sass.measure(n_fft, hop_length, look_ahead, clusters)
-        n_frames = look_ahead + (2 if look_ahead else 2)
+        n_frames = code.n_frames
         of_stream = code.n_instructions * (n_frames if clusters else 1)
         cells = (code.n_threads, code.registers, code.stack, code.shared, code.n_blocks, code.loop, of_stream)
-        found.append([str(n_fft), str(hop_length), str(n_frames), "cluster" if clusters else "block", *map(str, cells)])
+        found.append(
+            [str(n_fft), str(hop_length), str(n_frames), "cluster" if clusters else "block", *map(str, cells)]
+        )
     return found
 
 

@@ -71,8 +71,8 @@ class StreamingInverter(Checkpointed):
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
             of a precision takes some 20 s to compile, once for all processes. For a GPU, "cuda_graph"
-            replays what eager does, and "triton" (extra `gpu`, float32) is a kernel for many streams, or
-            "cuda_graph" where it has none.
+            replays what eager does, and "cuda" (extra `gpu`, float32) is one kernel for a whole push,
+            compiled in some seconds for each setting, or "cuda_graph" where there is none.
 
     Attributes:
         latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.

@@ -6,7 +6,7 @@ A test compares those of the package with the package.
 from __future__ import annotations
 
 # Of the package.
-ENGINES = ("auto", "eager", "numba", "cuda_graph", "triton")
+ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 LAYOUTS = ("freq-time", "time-freq")
 PICTURE_SCALES = ("linear", "log", "mel")
 PRESETS = (

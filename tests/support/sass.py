@@ -20,8 +20,9 @@ INSTALL = 'pip install "rtspecinv[gpu]" nvidia-cuda-nvdisasm'
 
 
 class Code(NamedTuple):
-    """A kernel as it was compiled: the threads and bytes of shared memory of a block, and so on."""
+    """A kernel as it was compiled: frames of a stream, threads and shared bytes of a block, and so on."""
 
+    n_frames: int
     n_threads: int
     n_blocks: int  # that a multiprocessor has registers and shared memory for
     registers: int  # of a thread
@@ -58,7 +59,9 @@ def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
     stack = int(re.search(r"(\d+) bytes stack frame", of_push)[1])  # type: ignore[index]
     shared = layout.n_bytes + 1024  # that the system takes
     n_blocks = min(65536 // (registers * layout.n_threads), 233472 // shared)
-    return Code(layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code))
+    return Code(
+        buffer.n_open, layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code)
+    )
 
 
 def _disassembler() -> Path | None:

@@ -27,7 +27,7 @@ from rtspecinv.updates import Update
 assert frames.N_PAST == 2, "or push.cu would have to move more than one"
 
 MOST_OPEN = 8
-LEAST_HOPS, MOST_HOPS = 2, 16  # of a frame
+OVERLAPS = (2, 4, 8, 16)  # hops of a frame
 RADICES = {256: (4, 4, 4, 2), 512: (8, 8, 4), 1024: (8, 8, 8), 2048: (16, 16, 4), 4096: (16, 16, 8)}
 # Registers that the kernel needs, by the complex values of a frame that a thread has, with a few spilled.
 REGISTERS = {4: 64, 8: 96, 16: 168}
@@ -45,7 +45,7 @@ class Arguments(ctypes.Structure):
         *FrameBuffer.STATE,
         *("windows", "roots", "signs", "fade", "numbers", "flags", "verdict", "report"),
     )
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((name, ctypes.c_int32) for name in ("n_iter", "serial", "is_checked")),
         ("limit", ctypes.c_float),
@@ -141,7 +141,9 @@ class Cuda(CudaGraph):
         hops = buffer.committed.new_empty(*shape, buffer.stft.hop_length)
         # In memory they lie as the buffers do; these names keep alive what the addresses point to.
         frame = None if magnitude is None else magnitude.detach().contiguous()
-        start = None if magnitude is None or spectrum is None else spectrum.detach().resolve_conj().contiguous()
+        start = (
+            None if magnitude is None or spectrum is None else spectrum.detach().resolve_conj().contiguous()
+        )
         which = None if streams is None else streams.to(torch.int64).contiguous()
         call, n_streams = ready.arguments, math.prod(shape)
         call.frame, call.start = _address(frame), _address(start)
@@ -215,7 +217,7 @@ ENGINE = Cuda
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is a kernel for this transform, rule, start and device."""
     n_hops, rest = divmod(stft.n_fft, stft.hop_length)
-    fits = stft.n_fft in RADICES and not rest and LEAST_HOPS <= n_hops <= MOST_HOPS and not n_hops & (n_hops - 1)
+    fits = stft.n_fft in RADICES and not rest and n_hops in OVERLAPS
     here = stft.dtype == torch.float32 and stft.device.type == nvrtc.DEVICE
     known = type(init) in (Overlap, Zeros, Peaks) and not init.n_waiting
     return fits and here and known and n_open <= MOST_OPEN and table_of(update, n_open) is not None

@@ -1,4 +1,4 @@
-"""Kernels compiled at run time by NVRTC, NVIDIA's compiler in a library, kept on disk, loaded and launched."""
+"""Kernels compiled by NVRTC, NVIDIA's compiler in a library, at run time, kept on disk, loaded, launched."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def compiled(constants: str, architecture: str) -> bytes:
         version = "{}.{}".format(*_checked(library.nvrtcVersion()))
     except Exception as error:  # of cuda.bindings, which says where it has looked
         raise ImportError(
-            f'Parameter engine=\'cuda\' needs NVRTC ({error}): pip install "rtspecinv[gpu]"'
+            f"Parameter engine='cuda' needs NVRTC ({error}): pip install \"rtspecinv[gpu]\""
         ) from error
     everything = (constants, source(), architecture, version, OPTIONS)
     key = hashlib.sha256(repr(everything).encode()).hexdigest()[:32]
