@@ -224,4 +224,5 @@ SECTIONS = named(gpu_checks, gpu_cost, gpu_kernel)
 if __name__ == "__main__":
     if not GPU:
         nvrtc.DEVICE, nvrtc.load = DEVICE, cuda_on_cpu.load
+        nvrtc.has_clusters = lambda device: True
     sys.exit(run(__doc__, SECTIONS, "gpu-checks,gpu-cost" if GPU else ",".join(SECTIONS), "gpu"))

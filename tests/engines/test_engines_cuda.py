@@ -288,6 +288,15 @@ def test_what_it_needs_of_an_h100(size):
 
 
 @pytest.mark.compiles
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_120"])
+def test_other_cards_have_machine_code(architecture):
+    if reason := sass.missing():
+        pytest.skip(reason)
+    constants, _ = sass.constants_of(256, 64, 0)
+    assert nvrtc.built(constants, architecture)[0]
+
+
+@pytest.mark.compiles
 def test_machine_code_is_kept_and_damage_is_seen(tmp_path, monkeypatch):
     if reason := sass.missing():
         pytest.skip(reason)

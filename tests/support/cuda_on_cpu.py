@@ -45,6 +45,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nvrtc, "DEVICE", "cpu")
     monkeypatch.setattr(nvrtc, "load", load)
+    monkeypatch.setattr(nvrtc, "has_clusters", lambda device: True)
 
 
 class OnCPU:

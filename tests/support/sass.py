@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines.gpu import cuda, nvrtc
 from rtspecinv.engines.table import table_of
+from rtspecinv.frames import FrameBuffer
 from rtspecinv.phase import Overlap
 from rtspecinv.updates import RAAR
 
@@ -45,13 +46,20 @@ def missing() -> str:
     return "" if _disassembler() else f"nvdisasm is missing: {INSTALL}"
 
 
-def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False) -> Code:
-    """Compile the kernel of a stream with the default rule and start."""
+def constants_of(
+    n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
+) -> tuple[str, FrameBuffer]:
+    """Beginning of the source for a stream with the default rule and start, and its buffer."""
     inverter = StreamingInverter(STFT(n_fft, hop_length), look_ahead=look_ahead, engine="eager")
-    buffer = inverter._engine.buffer  # type: ignore[attr-defined]
+    buffer: FrameBuffer = inverter._engine.buffer  # type: ignore[attr-defined]
     table = table_of(RAAR(), buffer.n_open)
     assert table is not None
-    constants, _ = cuda.constants_of(buffer, table, Overlap(), clusters)
+    return cuda.constants_of(buffer, table, Overlap(), clusters)[0], buffer
+
+
+def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False) -> Code:
+    """Compile the kernel of a stream with the default rule and start."""
+    constants, buffer = constants_of(n_fft, hop_length, look_ahead, clusters)
     layout = cuda.layout_of(buffer, clusters)
     code, log = nvrtc.built(constants, ARCHITECTURE, "--ptxas-options=--verbose")
     of_push = log[log.index("'push'") :]

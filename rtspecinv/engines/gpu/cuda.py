@@ -187,7 +187,8 @@ class Cuda(CudaGraph):
         if table is None or stft.dtype != torch.float32 or stft.device.type != nvrtc.DEVICE:
             return None
         n_streams = math.prod(buffer.batch_shape)
-        source, numbers = constants_of(buffer, table, self.init, n_streams * buffer.n_open <= IN_CLUSTERS)
+        clusters = n_streams * buffer.n_open <= IN_CLUSTERS and nvrtc.has_clusters(stft.device)
+        source, numbers = constants_of(buffer, table, self.init, clusters)
         before, after = asymmetric_windows(stft)
         # The transform leaves factors to the windows: 2 and, the inverse one, n_fft.
         forward, inverse = stft.scale / 2, 1 / (stft.n_fft * stft.scale)
@@ -207,7 +208,7 @@ class Cuda(CudaGraph):
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             limit=torch.finfo(torch.float32).max / (100 * stft.n_fft),  # as in `inputs.check_values`
         )
-        kernels = nvrtc.load(source, stft.device, layout_of(buffer, n_streams * buffer.n_open <= IN_CLUSTERS))
+        kernels = nvrtc.load(source, stft.device, layout_of(buffer, clusters))
         return _Ready(kernels, arguments, tensors["report"], tensors["flags"], tuple(tensors.values()))
 
 
@@ -280,6 +281,7 @@ def constants_of(buffer: FrameBuffer, table: Table, init: Start, clusters: bool)
         "MIN_COVERAGE_AT_START": frames.MIN_COVERAGE_AT_START,
     }
     lines = [
+        *([f"#define IN_CLUSTERS {n_open}"] if clusters else []),
         f"#define RADICES {', '.join(map(str, RADICES[stft.n_fft]))}",
         f"#define START {_braced(map(_float, table.start))}",
         *(f"constexpr int {name} = {value};" for name, value in integers.items()),

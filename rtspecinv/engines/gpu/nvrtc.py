@@ -68,6 +68,11 @@ def load(constants: str, device: torch.device, layout: Layout) -> Any:
     return Loaded(compiled(constants, f"sm_{major}{minor}"), device, layout)
 
 
+def has_clusters(device: torch.device) -> bool:
+    """Whether blocks of a device can read each other's shared memory."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def source() -> str:
     """Source of all kernels, without the constants that it begins with."""
     return "".join((HERE / name).read_text() for name in FILES)
