@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 
 import sass
 
@@ -39,7 +39,7 @@ def rows() -> list[list[str]]:
     found = []
     for n_fft, hop_length, look_ahead, clusters in SIZES:
         code = sass.measure(n_fft, hop_length, look_ahead, clusters)
-        n_frames = look_ahead + (2 if look_ahead else 2)
+        n_frames = code.n_frames
         of_stream = code.n_instructions * (n_frames if clusters else 1)
         cells = (code.n_threads, code.registers, code.stack, code.shared, code.n_blocks, code.loop, of_stream)
         found.append(

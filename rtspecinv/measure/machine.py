@@ -14,7 +14,7 @@ import torch
 
 import rtspecinv
 
-_LIBRARIES = ("torch", "numpy", "numba", "rocket-fft", "triton")
+_LIBRARIES = ("torch", "numpy", "numba", "rocket-fft", "cuda-bindings")
 
 
 def processor() -> str:

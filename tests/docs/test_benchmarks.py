@@ -25,7 +25,7 @@ def load(*names: str) -> None:
 
 @pytest.mark.slow
 def test_every_script_loads():
-    for name, extra in (("soxr", "files"), ("cuda.bindings", "gpu")):
+    for name, extra in (("soxr", "files"), ("cuda", "gpu")):
         pytest.importorskip(name, reason=f'{name} is missing: pip install "rtspecinv[{extra}]"')
     names = sorted(path.stem for path in BENCH.glob("*.py"))
     assert len(names) > 12

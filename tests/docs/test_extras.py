@@ -14,7 +14,7 @@ from rtspecinv.cli import main
 
 EXTRAS = {
     *("soundfile", "soxr", "safetensors", "PIL", "matplotlib", "tqdm", "jinja2", "numba", "rocket_fft"),
-    *("triton", "rtmixer", "rich", "pesq", "pystoi"),
+    *("cuda", "rtmixer", "rich", "pesq", "pystoi"),
 }
 BARE = """
 import sys

@@ -1,9 +1,10 @@
-"""The engine `cuda`: its kernels on a GPU where there is one, else on the CPU, compiled by g++; and for an H100."""
+"""The engine `cuda`: its kernels on a GPU, or compiled by g++ on the CPU; and what they need of an H100."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+from typing import Any
 
 import cuda_on_cpu
 import fake_cuda_graph
@@ -49,17 +50,17 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
     return stft.magnitude(0.2 * samples.to(stft.device, stft.dtype))[..., :n_frames].contiguous()
 
 
-def streams_of(stft: STFT, **options: object) -> StreamingInverter:
-    inverter = StreamingInverter(stft, engine="cuda", **options)  # type: ignore[arg-type]
+def streams_of(stft: STFT, **options: Any) -> Any:
+    inverter: Any = StreamingInverter(stft, engine="cuda", **options)
     assert inverter.engine == "cuda"
     assert inverter._engine._ready is not None
     return inverter
 
 
-def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: object) -> float:
+def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: Any) -> float:
     """Largest error of a push against float64, the state before it taken from the float64 stream."""
     exact_stft = copy.deepcopy(stft).double()
-    exact = StreamingInverter(exact_stft, engine="eager", **options)  # type: ignore[arg-type]
+    exact: Any = StreamingInverter(exact_stft, engine="eager", **options)
     ours = streams_of(stft, **options)
     worst = 0.0
     for frame in [*magnitude.unbind(-1), None, None]:
@@ -220,7 +221,7 @@ def is_good(verdict: cuda.Verdict | None) -> bool:
 def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
     stft = STFT(256, 64, device=DEVICE)
     S = magnitudes(stft, n_frames=8)
-    options = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
+    options: dict[str, Any] = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
     expected = run(StreamingInverter(stft, engine="eager", **options), S)
     inverter = streams_of(stft, **options)
     frames = list(S.unbind(-1))
@@ -275,11 +276,11 @@ def test_a_bad_frame_holds_back_its_own_stream_or_all():
     assert torch.equal(late.push(good)[1], now.push(good)[1])  # whose last frame was never there
 
 
-# -- what NVRTC makes of it ------------------------------------------------------------------------------------
+# -- what NVRTC makes of it ----------------------------------------------------------------------------------
 
 
-# n_fft, hop, look-ahead, whether a cluster: blocks that a multiprocessor has room for, at least; registers, bytes of
-# stack and instructions an iteration, at most.
+# n_fft, hop, look-ahead, whether a cluster: blocks that a multiprocessor has room for, at least; registers,
+# bytes of stack and instructions an iteration, at most.
 H100 = {
     (1024, 256, 3, False): (2, 96, 400, 1300),
     (1024, 256, 3, True): (4, 224, 0, 1280),
@@ -301,6 +302,15 @@ def test_what_it_needs_of_an_h100(size):
     assert code.stack <= stack
     assert 500 < code.loop <= loop
     assert code.shared <= 232448
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_120"])
+def test_other_cards_have_machine_code(architecture):
+    if reason := sass.missing():
+        pytest.skip(reason)
+    constants, _ = sass.constants_of(256, 64, 0)
+    assert nvrtc.built(constants, architecture)[0]
 
 
 @pytest.mark.compiles

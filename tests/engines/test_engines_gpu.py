@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 import rtspecinv
 from rtspecinv import STFT, Compression, MelConfig, MelInverter, StreamingInverter, engines
 from rtspecinv.engines.gpu import graph as cuda_graph
+from rtspecinv.phase import Gradient
 from rtspecinv.updates import RAAR, RULES, DifferenceMap
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +79,8 @@ def test_replay_is_eager(graphs, update):
         ((60, 20), {"init": "zeros", "update": "agla"}),
         ((60, 20), {"n_iter": 0}),
         ((64, 48), {"update": "rtisi", "look_ahead": 0}),
-        ((50, 50), {"look_ahead": 0}),
+        ((50, 50), {"look_ahead": 0, "init": "overlap"}),
+        ((60, 20), {"look_ahead": 0, "init": "gradient"}),
         ((64, 24), {"revise": 2, "look_ahead": 1}),
         ((63, 9), {"update": "admm"}),
     ],
@@ -190,9 +192,9 @@ def test_gradients_are_not_recorded_but_flow(graphs):
     assert grads[0].any()
 
 
-def test_phase_gradient_is_refused(graphs):
+def test_a_start_with_a_delay_is_refused(graphs):
     with pytest.raises(ValueError, match=r"cuda_graph.*use 'auto'"):
-        StreamingInverter(STFT(64, 16, device=DEVICE), init="gradient", engine="cuda_graph")
+        StreamingInverter(STFT(64, 16, device=DEVICE), init=Gradient(delay=1), engine="cuda_graph")
 
 
 # -- what a push asks of the device ----------------------------------------------------------------------
@@ -377,7 +379,7 @@ def test_auto_takes_the_fastest_engine_that_knows_rule_and_start(graphs, monkeyp
         monkeypatch.setattr(engines, "CPU", "elsewhere")
     monkeypatch.setattr(engines, "import_module", refused)
     assert StreamingInverter(stft).engine == "cuda_graph"
-    assert StreamingInverter(stft, init="gradient").engine == "eager"
+    assert StreamingInverter(stft, init=Gradient(delay=1)).engine == "eager"
     assert StreamingInverter(stft, update=Twofold()).engine == "eager"  # what it does nobody knows
     wanted = magnitudes(stft).requires_grad_()
     assert StreamingInverter(stft, n_iter=1).push(wanted[:, 0]).requires_grad

@@ -15,6 +15,7 @@
 
 #define DEVICE inline
 #define KERNEL(MOST_THREADS, LEAST_BLOCKS) static void
+#define CLUSTERED
 
 struct float2 {
     float x, y;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,16 @@ import torch
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++")
-OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-w")
+OPTIONS = (
+    "-std=c++17",
+    "-O2",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-march=native",
+    "-shared",
+    "-fPIC",
+    "-w",
+)
 
 order = 0  # of threads: see cuda_on_cpu.cpp
 
@@ -35,6 +45,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(nvrtc, "DEVICE", "cpu")
     monkeypatch.setattr(nvrtc, "load", load)
+    monkeypatch.setattr(nvrtc, "has_clusters", lambda device: True)
 
 
 class OnCPU:
@@ -66,16 +77,15 @@ def _library(constants: str) -> Any:
 
     parts = [HERE / "cuda_on_cpu.h", *(KERNELS / name for name in FILES[1:]), HERE / "cuda_on_cpu.cpp"]
     text = constants + "".join(path.read_text() for path in parts)
-    folder = (
-        Path(tempfile.gettempdir()) / f"rtspecinv-kernels-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    )
+    folder = Path(tempfile.gettempdir()) / f"rtspecinv-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder / "push.so"
+    assert folder.stat().st_uid == os.getuid()
+    found = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
     if not found.exists():
-        part = Path(tempfile.mkdtemp(dir=folder))
-        (part / "push.cpp").write_text(text)
-        native = () if sys.platform != "linux" else ("-march=native",)
         assert COMPILER is not None
-        subprocess.run([COMPILER, *OPTIONS, *native, "-o", part / "push.so", part / "push.cpp"], check=True)
-        (part / "push.so").replace(found)
+        with tempfile.TemporaryDirectory(dir=folder) as room:
+            source, library = Path(room) / "push.cpp", Path(room) / "push.so"
+            source.write_text(text)
+            subprocess.run([COMPILER, *OPTIONS, "-o", library, source], check=True)
+            library.replace(found)
     return ctypes.PyDLL(str(found))  # it runs one block at a time

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines.gpu import cuda, nvrtc
 from rtspecinv.engines.table import table_of
+from rtspecinv.frames import FrameBuffer
 from rtspecinv.phase import Overlap
 from rtspecinv.updates import RAAR
 
@@ -20,8 +21,9 @@ INSTALL = 'pip install "rtspecinv[gpu]" nvidia-cuda-nvdisasm'
 
 
 class Code(NamedTuple):
-    """A kernel as it was compiled: the threads and bytes of shared memory of a block, and so on."""
+    """A kernel as it was compiled: frames of a stream, threads and shared bytes of a block, and so on."""
 
+    n_frames: int
     n_threads: int
     n_blocks: int  # that a multiprocessor has registers and shared memory for
     registers: int  # of a thread
@@ -44,13 +46,20 @@ def missing() -> str:
     return "" if _disassembler() else f"nvdisasm is missing: {INSTALL}"
 
 
-def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False) -> Code:
-    """Compile the kernel of a stream with the default rule and start."""
+def constants_of(
+    n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
+) -> tuple[str, FrameBuffer]:
+    """Beginning of the source for a stream with the default rule and start, and its buffer."""
     inverter = StreamingInverter(STFT(n_fft, hop_length), look_ahead=look_ahead, engine="eager")
-    buffer = inverter._engine.buffer  # type: ignore[attr-defined]
+    buffer: FrameBuffer = inverter._engine.buffer  # type: ignore[attr-defined]
     table = table_of(RAAR(), buffer.n_open)
     assert table is not None
-    constants, _ = cuda.constants_of(buffer, table, Overlap(), clusters)
+    return cuda.constants_of(buffer, table, Overlap(), clusters)[0], buffer
+
+
+def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False) -> Code:
+    """Compile the kernel of a stream with the default rule and start."""
+    constants, buffer = constants_of(n_fft, hop_length, look_ahead, clusters)
     layout = cuda.layout_of(buffer, clusters)
     code, log = nvrtc.built(constants, ARCHITECTURE, "--ptxas-options=--verbose")
     of_push = log[log.index("'push'") :]
@@ -58,7 +67,9 @@ def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
     stack = int(re.search(r"(\d+) bytes stack frame", of_push)[1])  # type: ignore[index]
     shared = layout.n_bytes + 1024  # that the system takes
     n_blocks = min(65536 // (registers * layout.n_threads), 233472 // shared)
-    return Code(layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code))
+    return Code(
+        buffer.n_open, layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code)
+    )
 
 
 def _disassembler() -> Path | None:

@@ -1,1 +1,1 @@
-"""The engines for a GPU: a replayed CUDA graph for few streams, a Triton kernel for many."""
+"""The engines for a GPU: a replayed CUDA graph, and a kernel that does a whole push."""

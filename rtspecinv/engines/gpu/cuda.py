@@ -27,7 +27,7 @@ from rtspecinv.updates import Update
 assert frames.N_PAST == 2, "or push.cu would have to move more than one"
 
 MOST_OPEN = 8
-LEAST_HOPS, MOST_HOPS = 2, 16  # of a frame
+OVERLAPS = (2, 4, 8, 16)  # hops of a frame
 RADICES = {256: (4, 4, 4, 2), 512: (8, 8, 4), 1024: (8, 8, 8), 2048: (16, 16, 4), 4096: (16, 16, 8)}
 # Registers that the kernel needs, by the complex values of a frame that a thread has, with a few spilled.
 REGISTERS = {4: 64, 8: 96, 16: 168}
@@ -210,7 +210,8 @@ class Cuda(CudaGraph):
         if table is None or stft.dtype != torch.float32 or stft.device.type != nvrtc.DEVICE:
             return None
         n_streams = math.prod(buffer.batch_shape)
-        source, numbers = constants_of(buffer, table, self.init, n_streams * buffer.n_open <= IN_CLUSTERS)
+        clusters = n_streams * buffer.n_open <= IN_CLUSTERS and nvrtc.has_clusters(stft.device)
+        source, numbers = constants_of(buffer, table, self.init, clusters)
         before, after = asymmetric_windows(stft)
         # The transform leaves factors to the windows: 2 and, the inverse one, n_fft.
         forward, inverse = stft.scale / 2, 1 / (stft.n_fft * stft.scale)
@@ -230,7 +231,7 @@ class Cuda(CudaGraph):
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             limit=torch.finfo(torch.float32).max / (100 * stft.n_fft),  # as in `inputs.check_values`
         )
-        kernels = nvrtc.load(source, stft.device, layout_of(buffer, n_streams * buffer.n_open <= IN_CLUSTERS))
+        kernels = nvrtc.load(source, stft.device, layout_of(buffer, clusters))
         return _Ready(kernels, arguments, tensors["report"], tensors["flags"], tuple(tensors.values()))
 
 
@@ -240,9 +241,7 @@ ENGINE = Cuda
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is a kernel for this transform, rule, start and device."""
     n_hops, rest = divmod(stft.n_fft, stft.hop_length)
-    fits = (
-        stft.n_fft in RADICES and not rest and LEAST_HOPS <= n_hops <= MOST_HOPS and not n_hops & (n_hops - 1)
-    )
+    fits = stft.n_fft in RADICES and not rest and n_hops in OVERLAPS
     here = stft.dtype == torch.float32 and stft.device.type == nvrtc.DEVICE
     known = type(init) in (Overlap, Zeros, Peaks) and not init.n_waiting
     return fits and here and known and n_open <= MOST_OPEN and table_of(update, n_open) is not None
@@ -310,6 +309,7 @@ def constants_of(buffer: FrameBuffer, table: Table, init: Start, clusters: bool)
         "MIN_COVERAGE_AT_START": frames.MIN_COVERAGE_AT_START,
     }
     lines = [
+        *([f"#define IN_CLUSTERS {n_open}"] if clusters else []),
         f"#define RADICES {', '.join(map(str, RADICES[stft.n_fft]))}",
         f"#define START {_braced(map(_float, table.start))}",
         *(f"constexpr int {name} = {value};" for name, value in integers.items()),

@@ -45,3 +45,8 @@ DEVICE const float2* in_block_of(int frame, const float2* here) {
 }
 
 #define KERNEL(MOST_THREADS, LEAST_BLOCKS) extern "C" __global__ void __launch_bounds__(MOST_THREADS, LEAST_BLOCKS)
+#ifdef IN_CLUSTERS  // of so many blocks: from compute capability 9.0 on
+#define CLUSTERED __cluster_dims__(IN_CLUSTERS, 1, 1)
+#else
+#define CLUSTERED
+#endif

@@ -27,7 +27,7 @@ from rtspecinv.engines.gpu.fused import OPERATIONS
 from rtspecinv.engines.table import INTO_P_C, INTO_P_M, NEW_STATE, OF_MAGNITUDE, STATE, table_of
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, FrameBuffer, asymmetric_windows
 from rtspecinv.inputs import largest_magnitude
-from rtspecinv.phase import Gradient, Start
+from rtspecinv.phase import Start
 from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update, of_pairs
@@ -416,8 +416,8 @@ ENGINE = CudaGraph
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
-    """Whether a push runs on a GPU from beginning to end; the heap of the phase gradient does not."""
-    return stft.device.type == DEVICE and not isinstance(init, Gradient) and not init.n_waiting
+    """Whether a push can be recorded: frames must not wait for their start."""
+    return stft.device.type == DEVICE and not init.n_waiting
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:

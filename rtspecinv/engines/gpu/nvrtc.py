@@ -1,4 +1,4 @@
-"""Kernels compiled at run time by NVRTC, NVIDIA's compiler in a library, kept on disk, loaded and launched."""
+"""Kernels compiled by NVRTC, NVIDIA's compiler in a library, at run time, kept on disk, loaded, launched."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def load(constants: str, device: torch.device, layout: Layout) -> Any:
     """Kernels for these constants on a device."""
     major, minor = torch.cuda.get_device_capability(device)
     return Loaded(compiled(constants, f"sm_{major}{minor}"), device, layout)
+
+
+def has_clusters(device: torch.device) -> bool:
+    """Whether blocks of a device can read each other's shared memory."""
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def source() -> str:

@@ -411,7 +411,7 @@ KERNEL(N_CHECKING, 1) check(const Arguments call) {
     }
 }
 
-KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) push(const Arguments call) {
+KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) CLUSTERED push(const Arguments call) {
     Thread me;
     const int place = block_in_grid() / N_BLOCKS;
     me.stream = call.streams ? static_cast<int>(call.streams[place]) : place;
