@@ -18,6 +18,7 @@ import pytest
 numba = pytest.importorskip("numba", reason='numba is missing: pip install "rtspecinv[fast]"')
 
 from rtspecinv import STFT, StreamingInverter, engines  # noqa: E402
+from rtspecinv.engines import kept  # noqa: E402
 from rtspecinv.engines.cpu import cache, mel, push, stream, sweep  # noqa: E402
 from rtspecinv.engines.cpu.memory import jit_cached  # noqa: E402
 
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_replaced(damage, log, places):
 def test_a_file_that_is_whole_but_of_something_else(log, places):
     fresh()(1.0)
     (path,) = files(places["package"])
-    cache._write(path, cache.dumps(("not", "code")))  # type: ignore[attr-defined]
+    kept.write(path, cache.dumps(("not", "code")))  # type: ignore[attr-defined]
     assert fresh()(1.0) == 2.0
 
 
@@ -143,7 +144,7 @@ def test_a_disk_that_fills_while_it_compiles(places, log, monkeypatch):
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_write", full)
+    monkeypatch.setattr(kept, "write", full)
     assert fresh()(1.0) == 2.0
     assert "No space left on device" in log.messages[-1]
     assert "NUMBA_CACHE_DIR" in log.messages[-1]

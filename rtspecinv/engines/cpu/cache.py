@@ -1,7 +1,7 @@
 """Compiled code on disk: a convenience, so whatever is wrong with it costs time and nothing else.
 
 Numba's own cache believes what it reads: a file that a power cut has emptied ends every program that meets
-it, and one in which a few bytes are wrong may be run. A file here begins with a hash of the rest.
+it, and one in which a few bytes are wrong may be run. A file here begins with a hash of the rest (`kept`).
 
 Folders are tried in this order, up to the first that can be written to: the one that NUMBA_CACHE_DIR names,
 the package's own, one of the user's. The files hold pickles, so what others may write to is none of them,
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import pickle
-import stat
 import sys
 import time
 import uuid
@@ -29,12 +27,13 @@ import rocket_fft
 from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
+from rtspecinv.engines import kept
+
 log = logging.getLogger("rtspecinv")
 
 PACKAGE = Path(__file__).parent
 ROOM = 2**20  # bytes that must fit into a folder before code is compiled for it: more than any has
 _VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sys.implementation.cache_tag)
-_DIGEST = hashlib.sha256().digest_size
 
 
 class CodeCache:
@@ -78,7 +77,7 @@ class CodeCache:
             return
         try:
             content = dumps(compiled._reduce())
-            _write(self._folder / self._file_name(signature, compiled.codegen), content)
+            kept.write(self._folder / self._file_name(signature, compiled.codegen), content)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("compiled code was not kept (%s), the next process compiles again; %s", reason, HINT)
@@ -115,20 +114,9 @@ def folders() -> Iterator[Path]:
     if numba.config.CACHE_DIR:
         yield Path(numba.config.CACHE_DIR) / "rtspecinv"
     yield PACKAGE / "__pycache__"
-    with suppress(RuntimeError, OSError):  # there is no home
-        cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        own = (cache if cache.is_absolute() else Path.home() / ".cache") / "rtspecinv"
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_private(own):
-            yield own
-
-
-def _is_private(folder: Path) -> bool:
-    """Whether nobody else may write to a folder, as far as the system can tell."""
-    if not hasattr(os, "getuid"):
-        return True
-    found = folder.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    own = kept.own_folder()
+    if own is not None:
+        yield own
 
 
 def _has_room(folder: Path) -> bool:
@@ -147,27 +135,12 @@ def _has_room(folder: Path) -> bool:
 
 def _load(path: Path, target: Any) -> Any:
     """Code in a file; None if there is none. A file that cannot be used is removed."""
-    try:
-        content = path.read_bytes()
-    except OSError:
+    content = kept.read(path)
+    if content is None:
         return None
     try:
-        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
-            raise ValueError("damaged")
-        return CompileResult._rebuild(target, *pickle.loads(content[_DIGEST:]))
+        return CompileResult._rebuild(target, *pickle.loads(content))
     except Exception:
         with suppress(OSError):
             path.unlink()
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent, whoever else writes it."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        part.write_bytes(hashlib.sha256(content).digest() + content)
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
