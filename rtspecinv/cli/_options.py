@@ -122,7 +122,7 @@ def add_stream_options(group: argparse._ArgumentGroup) -> None:
         "--look-ahead",
         metavar="K",
         type=int,
-        help="future frames used before a frame is final; more is later",
+        help="future frames used before a frame is final; a larger value adds latency",
     )
     group.add_argument(
         "--revise",

@@ -8,11 +8,11 @@ from rtspecinv.cli import _names as names
 from rtspecinv.cli._options import counts, file_name, transforms
 
 RUNS = "_bench.bench"
-HELP = "measure what a push costs on this machine"
+HELP = "measure the time of a push on this machine"
 DESCRIPTION = """\
-Push frames, and print how long that takes (µs: least, 50th, 95th and 99th percentile, largest),
-how many streams keep up, 99 of 100 pushes taking less than one hop, and how good the sound is.
-Engines take turns, after a warm-up that does not count."""
+Push frames, and print the time of a push (µs: minimum, 50th, 95th and 99th percentile, maximum),
+the number of streams for which 99 of 100 pushes take less than one hop, and the sound quality.
+Engines are measured in turn, after a warm-up that is not counted."""
 EXAMPLE = "rtspecinv bench --engines all --n-iter 8,32 --json bench.json --plot bench.png"
 
 

@@ -12,7 +12,7 @@ from rtspecinv.cli._options import file_name
 RUNS = "_compare.compare"
 HELP = "invert a recording by every method, and compare"
 DESCRIPTION = """\
-Analyse AUDIO (WAV, FLAC, OGG, MP3; its channels mixed into one), throw the phase away, and invert
+Analyse AUDIO (WAV, FLAC, OGG, MP3; its channels mixed into one), discard the phase, and invert
 the magnitudes by every method. Prints a table and writes a folder: index.html, one page with
 table, plot, spectrograms and sounds; results.json; a WAV file of each method."""
 EXAMPLE = "rtspecinv compare song.flac --seconds 10 -o report"
@@ -29,18 +29,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=Path("rtspecinv-report"),
         help="default: %(default)s",
     )
-    parser.add_argument("--seconds", metavar="S", type=float, help="take the first S seconds only")
+    parser.add_argument("--seconds", metavar="S", type=float, help="use only the first S seconds")
     parser.add_argument(
         "--methods",
         metavar="A,B,...",
-        help=f"some only of {', '.join(names.CONTESTANTS)} (default: all)",
+        help=f"methods to compare, of {', '.join(names.CONTESTANTS)} (default: all)",
     )
     parser.add_argument(
         "--n-iter",
         metavar="N",
         type=int,
         default=names.BATCH_ITERATIONS,
-        help="iterations of the methods that have the whole recording at hand; streams have 8 per frame "
+        help="iterations of the methods that process the whole recording; streams use 8 per frame "
         "(default: %(default)s)",
     )
     options.add_stft_options(parser, n_fft=1024, hop_length=256)

@@ -9,7 +9,7 @@ from rtspecinv.cli import _options as options
 from rtspecinv.cli._options import file_name
 
 RUNS = "_demo.demo"
-HELP = "do the same as play on a clip rendered by code"
+HELP = "play a generated clip, rebuilt from its magnitudes alone"
 DESCRIPTION = """\
 Render a few seconds of plucked strings and a voice, play them as `play` does, and write the
 original, the inverted sound and a picture of both spectrograms."""

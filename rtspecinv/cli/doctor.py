@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 RUNS = "_doctor.doctor"
-HELP = "say what this machine has, lacks and can hold"
+HELP = "check the installation and the speed of this machine"
 DESCRIPTION = """\
-Look at Python, torch, the extras, PortAudio and the devices, play a second of silence, and
-measure what a push costs. Says what helps where something is missing; the status is 1 if
-nothing can be played."""
+Check Python, torch, the extras, PortAudio and the devices, play a second of silence, and
+measure the time of a push. If something is missing, a line states the remedy. The exit
+status is 1 if no sound can be played."""
 EXAMPLE = "rtspecinv doctor"
 
 

@@ -12,7 +12,7 @@ RUNS = "_image.image"
 HELP = "turn any picture into sound"
 DESCRIPTION = """\
 Read PICTURE (PNG, TIFF, JPEG, ...) as a magnitude spectrogram: rows are frequencies, columns are
-time, bright is loud, black is silence. What a picture of `rtspecinv picture` says is used."""
+time, bright is loud, black is silence. Parameters stored by `rtspecinv picture` are used."""
 EXAMPLE = "rtspecinv image photo.jpg --seconds 5 --scale log -o photo.wav"
 
 
@@ -34,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="default: what the picture says, which sounds faster or slower, and higher or lower, at another "
         f"rate; else {names.PICTURE_RATE}",
     )
-    parser.add_argument("--dark-is-loud", action="store_true", help="as ink on paper")
+    parser.add_argument(
+        "--dark-is-loud", action="store_true", help="dark pixels are loud, bright pixels are silent"
+    )
     options.add_scale_options(parser, default=None)
     options.add_stft_options(parser, n_fft=None, hop_length=None)
     group = parser.add_argument_group("inversion")

@@ -17,8 +17,8 @@ n_samples, the length of the sound, are used. Two-sided magnitudes have n_fft ro
 the row at the Nyquist frequency is missing, and is 0: --n-fft says which.
 
 If SPECTROGRAM is a folder, every such file in it and below (but hidden ones) becomes a sound
-file of the same name in the folder OUTPUT. What is there already is finished and skipped; a
-file that cannot be inverted does not stop the others.
+file of the same name in the folder OUTPUT. Existing sound files are skipped; if a
+file cannot be inverted, the others still are.
 
 Memory does not grow with the number of frames, except for lbfgs."""
 EXAMPLE = "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav"
@@ -37,7 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="sound file: .wav, .flac or .ogg; - for WAV to standard output; or folder",
     )
-    parser.add_argument("--sample-rate", metavar="HZ", type=int, help="if the file does not say it")
+    parser.add_argument(
+        "--sample-rate", metavar="HZ", type=int, help="sample rate (default: that stored in the file)"
+    )
     parser.add_argument(
         "--layout",
         choices=names.LAYOUTS,
@@ -47,8 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         metavar="MODEL",
         type=preset,
-        help="what mel frames are, if the file does not say it: a .json or .toml file of a MelConfig, or one "
-        f"of {', '.join(names.PRESETS)}",
+        help="parameters of mel frames, if the file does not store them: a .json or .toml file of a "
+        f"MelConfig, or one of {', '.join(names.PRESETS)}",
     )
     parser.add_argument(
         "--array", metavar="NAME", help="of the files' arrays (default: the only one, or else magnitude)"
@@ -60,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "magnitude and psd",
     )
     parser.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
-    parser.add_argument("--overwrite", action="store_true", help="invert a folder's finished files anew")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing sound files of a folder")
     options.add_stft_options(parser, n_fft=None, hop_length=None)
     group = parser.add_argument_group("inversion")
     group.add_argument(

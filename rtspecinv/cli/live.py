@@ -9,10 +9,10 @@ from rtspecinv.cli import _options as options
 from rtspecinv.cli._options import device, file_name
 
 RUNS = "_live.live"
-HELP = "play what is made of a microphone's magnitudes, at once"
+HELP = "play a microphone in real time, rebuilt from its magnitudes alone"
 DESCRIPTION = """\
-Record, throw the phase away, invert the magnitudes frame by frame, and play that, until Ctrl-C.
-It says first how late the sound will be. Wear headphones."""
+Record, discard the phase, invert the magnitudes frame by frame, and play the result, until
+Ctrl-C. The command first prints the expected latency. Wear headphones."""
 EXAMPLE = "rtspecinv live --look-ahead 1 --queue 0.01 --pitch -5 -o voice.wav"
 
 
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="?",
         const=1.0,
-        help="hold what is heard after S seconds (1 if none are given); Enter lets it go, and holds again",
+        help="hold the sound after S seconds (default: 1 second); Enter releases it, and holds it again",
     )
     group.add_argument(
         "--stretch",
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         type=file_name,
-        help="write what is heard as well; - is standard output",
+        help="also write the played sound to FILE; - is standard output",
     )
     parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")
     group = options.add_device_options(parser, default_latency="low")
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--two-streams",
         action="store_true",
-        help="for microphone and speakers, although they are one device: some drivers do not do both well",
+        help="open separate streams for microphone and speakers of one device; some drivers need it",
     )
     group.add_argument(
         "--sample-rate", metavar="HZ", type=int, help="of the microphone (default: the device's own)"
@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=float,
         default=0.02,
-        help="sound that waits, so that a busy machine is not heard (default: %(default)s)",
+        help="queued sound in seconds, which prevents gaps on a busy machine (default: %(default)s)",
     )
     options.add_stft_options(parser, n_fft=1024, hop_length=256)
     options.add_inverter_options(parser)

@@ -10,8 +10,8 @@ from rtspecinv.cli._options import file_name
 RUNS = "_picture.picture"
 HELP = "draw an audio file as a picture that `image` can play"
 DESCRIPTION = """\
-Draw the magnitudes of AUDIO, its channels mixed into one, as grey values in dB, and say in the
-picture what they are."""
+Draw the magnitudes of AUDIO, its channels mixed into one, as grey values in dB, and store
+the parameters in the picture."""
 EXAMPLE = "rtspecinv picture song.flac -o song.png"
 
 

@@ -9,10 +9,10 @@ from rtspecinv.cli import _options as options
 from rtspecinv.cli._options import file_name, raw_format
 
 RUNS = "_play.play"
-HELP = "throw an audio file's phase away and play what the inverter makes of the rest"
+HELP = "play an audio file, rebuilt from its magnitudes alone"
 DESCRIPTION = """\
-Analyse AUDIO (WAV, FLAC, OGG, MP3), throw the phase away, and invert the magnitudes frame by
-frame while playing."""
+Analyse AUDIO (WAV, FLAC, OGG, MP3), discard the phase, and invert the magnitudes frame by
+frame during playback."""
 EXAMPLE = "rtspecinv play song.flac --look-ahead 1 -o song-inverted.wav"
 
 
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--raw",
         metavar="RATE[:CHANNELS]",
         type=raw_format,
-        help="AUDIO has no header: integers of 16 bits, the low byte first, at RATE Hz",
+        help="AUDIO has no header: 16-bit little-endian integers at RATE Hz",
     )
     parser.add_argument(
         "-o",
