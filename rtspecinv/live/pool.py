@@ -238,6 +238,16 @@ class PooledStream:
         self._waits: set[threading.Event] = set()
 
     @property
+    def position(self) -> int:
+        """Number of the stream in its pool, from 0; others have it before and after."""
+        return self._position
+
+    @property
+    def latency(self) -> int:
+        """Samples to drop at the beginning."""
+        return self._pool.inverter.latency
+
+    @property
     def n_waiting(self) -> int:
         """Frames that came in and whose hop has not been given to `receive`."""
         return self._n_waiting
