@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rtspecinv.cli._report import note
+from rtspecinv.common.threads import one_thread
+
+SWITCH_SECONDS = 0.0005
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -18,7 +23,19 @@ def serve(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise ImportError(f'{error}: serving needs aiohttp: pip install "rtspecinv[serve]"') from error
     server = Server(args.host, args.port, limits=Limits(streams=args.streams), token=args.token)
-    _run()(serve_until_told(server, note))
+    with one_thread(), _switching_often():
+        _run()(serve_until_told(server, note))
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    """Let threads wait less for each other: the one that sends hops, and the one that makes them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _run() -> Callable[[Any], object]:

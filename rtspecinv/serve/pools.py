@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from rtspecinv.live.pool import PooledStream, Receive, StreamPool
+from rtspecinv.live.pool import PooledStream, Receive, Refuse, StreamPool
 from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.protocol import Kind
 
@@ -22,7 +22,7 @@ class Pools:
         self._pools: dict[Kind, StreamPool] = {}
         self._lock = threading.Lock()
 
-    def join(self, kind: Kind, receive: Receive) -> PooledStream:
+    def join(self, kind: Kind, receive: Receive, refuse: Refuse | None = None) -> PooledStream:
         """Lend a stream; see `StreamPool.join`.
 
         Raises:
@@ -36,7 +36,7 @@ class Pools:
                 inverter = kind.inverter(limits.streams)
                 pool = StreamPool(inverter, max_frames=limits.queue, observe=self._observe)
                 self._pools[kind] = pool
-            return pool.join(receive)
+            return pool.join(receive, refuse=refuse)
 
     def _make_room(self) -> None:
         """Close pools that have failed, and an empty one if there are too many."""

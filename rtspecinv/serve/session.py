@@ -22,7 +22,8 @@ from rtspecinv.serve.pools import Pools
 from rtspecinv.serve.protocol import Array, Codec, Hello, Said, Sound, frames_of, hello_of
 
 ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError)
-_HOP, _OWED, _TEXT, _RESET, _END = "hop", "owed", "text", "reset", "end"
+_HOP, _REFUSED, _OWED, _TEXT, _RESET, _END = "hop", "refused", "owed", "text", "reset", "end"
+_OF_FRAMES = (_HOP, _REFUSED, _OWED)  # what a reset drops
 Item = tuple[str, Any]
 
 
@@ -119,7 +120,7 @@ class Session:
         kind, _ = item
         if kind is _RESET:
             self._n_resets -= 1
-        elif self._n_resets and kind in (_HOP, _OWED):
+        elif self._n_resets and kind in _OF_FRAMES:
             return
         self._out.append(item)
         self._news.set()
@@ -154,7 +155,7 @@ class Session:
         """Stream that fits what a client said, and the answer; in a thread, as it may have to compile."""
         self._hello = hello = hello_of(said, self._limits)
         self._sound = Sound(hello)
-        stream = self._pools.join(hello.kind, self._hear)
+        stream = self._pools.join(hello.kind, self._hear, self._refuse)
         size = "n_mels" if hello.kind.preset is not None else "n_freq"
         ratio = hello.output_rate / hello.sample_rate
         return stream, {
@@ -217,13 +218,9 @@ class Session:
     async def _push(self, stream: PooledStream, frames: Array) -> None:
         for frame in frames:
             await self._wait_for_room()
-            try:
-                stream.push(frame)
-            except ERRORS as error:
-                self._answer(stream, self._error(error))
-            else:
-                self._metrics.frames.inc()
-                self._arrivals.append(time.monotonic())
+            stream.push(frame)
+            self._metrics.frames.inc()
+            self._arrivals.append(time.monotonic())
 
     async def _obey(self, stream: PooledStream, said: dict[str, Any]) -> None:
         await self._wait_for_room()
@@ -255,7 +252,7 @@ class Session:
         stream.reset()
         self._n_resets += 1
         self._n_texts += 1
-        self._out = deque(item for item in self._out if item[0] not in (_HOP, _OWED))
+        self._out = deque(item for item in self._out if item[0] not in _OF_FRAMES)
         self._arrivals.clear()
         stream.call(self._end_reset)
 
@@ -276,6 +273,9 @@ class Session:
             self._outbox.put(self, _OWED, self._sound.flush(samples))
         else:
             self._outbox.put(self, _HOP, self._sound.push(samples))
+
+    def _refuse(self, error: Exception) -> None:
+        self._outbox.put(self, _REFUSED, self._error(error))
 
     def _begin_flush(self) -> None:
         self._is_flushing = True
@@ -306,6 +306,9 @@ class Session:
                 self._metrics.hops.inc()
                 if late:
                     self._metrics.late.inc()
+            elif kind is _REFUSED:
+                self._arrivals.popleft()
+                await self._send(value)
             elif kind is _OWED:
                 if value:
                     await self._send(value)
