@@ -210,13 +210,14 @@ class Client:
                 return
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                self._heard.put(await self._client.receive())
-            except Exception as error:
-                self._heard.put(error)
-                if self._client.is_closed:
-                    return
+        while not self._client.is_closed:
+            self._heard.put(await self._next())
+
+    async def _next(self) -> Array | dict[str, Any] | Exception:
+        try:
+            return await self._client.receive()
+        except Exception as error:
+            return error
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -287,8 +287,8 @@ class PooledStream:
 
         Raises:
             queue.Full: `max_frames` wait already; the frame is not taken.
-            ValueError, TypeError: as in `StreamingInverter.push`, unless the stream has a function for it; the
-                next good frame is taken.
+            ValueError, TypeError: as in `StreamingInverter.push`, unless `refuse` is called instead; the next
+                good frame is taken.
             RuntimeError: the stream has left, or the pool has ended.
         """
         frame, pool = _array(magnitude), self._pool

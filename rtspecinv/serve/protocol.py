@@ -13,7 +13,6 @@ import numpy as np
 from rtspecinv.audio.resample import Resampler
 from rtspecinv.common.checks import MOST_RATE, choice, count, finite, shown
 from rtspecinv.files.bounds import check_frames, check_mel
-from rtspecinv.live.pool import PoolInverter
 from rtspecinv.mel.models import presets
 from rtspecinv.serve.limits import Limits
 from rtspecinv.stft import STFT
@@ -23,7 +22,7 @@ Array = np.ndarray[Any, Any]
 Message = str | bytes
 Said = dict[str, Any] | bytes  # a message: what is said, or frames and samples
 
-DTYPES = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 FORMATS = ("f32", "s16", "mulaw")
 _LINEAR = ("n_fft", "hop_length", "sample_rate")
 _OPTIONS = ("look_ahead", "n_iter", "dtype", "format", "output_rate")
@@ -76,7 +75,7 @@ class Kind:
     look_ahead: int
     n_iter: int
 
-    def inverter(self, n_streams: int) -> PoolInverter:
+    def inverter(self, n_streams: int) -> StreamingInverter:
         """Inverter of so many streams."""
         options: dict[str, Any] = {"look_ahead": self.look_ahead, "n_iter": self.n_iter}
         options["batch_shape"] = (n_streams,)
@@ -269,7 +268,8 @@ def _encode_mulaw(samples: Array) -> bytes:
     exponent = np.frexp(magnitude.astype(np.float32))[1] - 8  # 132 is 2**7 and more
     mantissa = (magnitude >> (exponent + 3)) & 15
     sign = np.where(whole < 0, 128, 0)
-    return (~(sign | exponent << 4 | mantissa) & 255).astype(np.uint8).tobytes()
+    code: Array = ~(sign | exponent << 4 | mantissa) & 255
+    return code.astype(np.uint8).tobytes()
 
 
 _ENCODERS = {"f32": _encode_f32, "s16": _encode_s16, "mulaw": _encode_mulaw}

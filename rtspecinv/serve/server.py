@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import ipaddress
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,14 +57,15 @@ class Server:
     ) -> None:
         if token is None and not is_loopback(host):
             raise ValueError(
-                f"Parameter {host=} can be reached from other machines: give a token, which clients then "
-                "send, or use host='127.0.0.1'"
+                f"Parameter {host=} can be reached from other machines: give a token, --token, which "
+                "clients then send, or use host='127.0.0.1'"
             )
         if token is not None and not token:
             raise ValueError("Parameter token is empty: give a word")
         self.host, self.port, self.limits = host, port, limits or Limits()
         self._token = token
         self._sessions: dict[Session, web.Request] = {}
+        self._closing: set[asyncio.Future[None]] = set()  # sockets that are being closed
         self._is_ending = False
         self.metrics = Metrics(
             lambda: len(self._sessions), lambda: sum(session.n_waiting for session in self._sessions)
@@ -81,15 +85,17 @@ class Server:
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._show_metrics)
         for path, codec in CODECS.items():
-            app.router.add_get(path, lambda request, codec=codec: self._stream(request, codec()))
-        app.router.add_get("/{name:[^/]*}", self._file)
+            app.router.add_get(path, partial(self._stream, codec))
+        app.router.add_get("/{name:.*}", self._file)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port, backlog=max(128, 4 * self.limits.streams))
         try:
             await site.start()
-        except BaseException:
+        except BaseException as error:
             await self._runner.cleanup()
+            if isinstance(error, OSError):
+                raise OSError(f"{error}: give another address, such as --port 0, any that is free") from error
             raise
         self.port = self._runner.addresses[0][1]
         self._sweeper = asyncio.ensure_future(self._sweep())
@@ -102,6 +108,7 @@ class Server:
         self._sweeper.cancel()
         await self._runner.cleanup()
         await asyncio.get_running_loop().run_in_executor(None, self._pools.close)
+        gc.collect()  # soxr complains of streams that are there when Python ends
 
     async def drain(self) -> None:
         """Take no new streams, and wait until the others have ended with what is owed to them."""
@@ -129,11 +136,14 @@ class Server:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
             now = time.monotonic()
             for session, request in [*self._sessions.items()]:
-                if session.is_sending and now - session.sent > limits.stall_seconds:
+                since = session.sending_since
+                if since is not None and now - since > limits.stall_seconds:
                     _abort(request)
                 elif now - max(session.heard, session.sent) > limits.idle_seconds:
                     reason = f"no message came within {limits.idle_seconds:g} seconds"
-                    asyncio.ensure_future(session.close(WSCloseCode.GOING_AWAY, reason))
+                    closing = asyncio.ensure_future(session.close(WSCloseCode.GOING_AWAY, reason))
+                    self._closing.add(closing)
+                    closing.add_done_callback(self._closing.discard)
 
     # What is asked for.
 
@@ -175,19 +185,19 @@ class Server:
     async def _file(self, request: web.Request) -> web.StreamResponse:
         """A file of the page: only names that are in its folder."""
         name = request.match_info["name"] or FIRST_PAGE
-        there = {path.name: path for path in PAGE.iterdir() if path.is_file()} if PAGE.is_dir() else {}
+        there = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.is_file()}
         if name not in there:
             return web.Response(status=404, text="There is no such file\n")
         return web.FileResponse(there[name], headers={hdrs.CACHE_CONTROL: "no-cache"})
 
-    async def _stream(self, request: web.Request, codec: Codec) -> web.WebSocketResponse:
+    async def _stream(self, codec: type[Codec], request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(
             timeout=_CLOSE_SECONDS,
             heartbeat=HEARTBEAT_SECONDS,
             max_msg_size=self.limits.message,
             compress=False,
         )
-        session = Session(socket, codec, self._pools, self._outbox, self.limits, self.metrics)
+        session = Session(socket, codec(), self._pools, self._outbox, self.limits, self.metrics)
         refusal = self._why_full()
         if not refusal:
             self._sessions[session] = request
@@ -229,7 +239,8 @@ def is_loopback(host: str) -> bool:
 async def serve_until_told(server: Server, say: Callable[[str], object]) -> None:
     """Serve until SIGTERM or Ctrl-C, then let streams end with what is owed to them."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
     for number in numbers:
         with suppress(NotImplementedError):  # Windows: Ctrl-C is an exception there
             loop.add_signal_handler(number, told.set)

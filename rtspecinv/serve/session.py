@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from rtspecinv.common.checks import shown
 from rtspecinv.live.pool import PooledStream
@@ -23,6 +23,7 @@ from rtspecinv.serve.protocol import Array, Codec, Hello, Said, Sound, frames_of
 
 ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError)
 _HOP, _REFUSED, _OWED, _TEXT, _RESET, _END = "hop", "refused", "owed", "text", "reset", "end"
+_ENDING = "the server is ending: come later"
 _OF_FRAMES = (_HOP, _REFUSED, _OWED)  # what a reset drops
 Item = tuple[str, Any]
 
@@ -39,7 +40,7 @@ class Outbox:
     def put(self, session: Session, *item: Any) -> None:
         """Hand an item to a session, from any thread; they arrive in order."""
         with self._lock:
-            self._items.append((session, item))  # type: ignore[arg-type]
+            self._items.append((session, item))
             if self._is_called:
                 return
             self._is_called = True
@@ -71,7 +72,7 @@ class Session:
         metrics: Metrics,
     ) -> None:
         self.heard = self.sent = time.monotonic()  # when it last sent, or took, something
-        self.is_sending = False
+        self.sending_since: float | None = None
         self._socket, self._codec, self._pools, self._outbox = socket, codec, pools, outbox
         self._limits, self._metrics = limits, metrics
         self._out: deque[Item] = deque()
@@ -80,7 +81,8 @@ class Session:
         self._n_texts = 0  # answers that are owed besides hops
         self._n_resets = 0  # that have not been answered: what is heard meanwhile was before them
         self._is_receiving = self._is_ending = self._is_flushing = False
-        self._reader: asyncio.Task[None] | None = None
+        self._owes = False  # samples of frames that came since it was last as new
+        self._reader: asyncio.Task[Any] | None = None
 
     @property
     def n_waiting(self) -> int:
@@ -89,16 +91,17 @@ class Session:
 
     async def run(self) -> None:
         """Serve the client until it, or the server, ends."""
-        seconds = self._limits.hello_seconds
+        self._reader = beginning = asyncio.ensure_future(self._begin())
         try:
-            stream = await asyncio.wait_for(self._begin(), seconds)
-        except asyncio.TimeoutError:
-            await self.close(
-                WSCloseCode.POLICY_VIOLATION, f"no first message came within {seconds:g} seconds"
-            )
-            return
-        if stream is not None:
+            await asyncio.wait({beginning})
+        finally:
+            beginning.cancel()
+        if beginning.cancelled():
+            await self.close(WSCloseCode.GOING_AWAY, _ENDING)
+        elif (begun := beginning.result()) is not None:
+            stream, ready = begun
             try:
+                await self._send(ready)
                 await self._serve(stream)
             finally:
                 stream.leave()
@@ -127,10 +130,17 @@ class Session:
 
     # What comes in.
 
-    async def _begin(self) -> PooledStream | None:
-        """Stream of a client that has said what it sends; None if it has left."""
-        while True:
-            message = await self._socket.receive()
+    async def _begin(self) -> tuple[PooledStream, dict[str, Any]] | None:
+        """Stream of a client that has said what it sends, and the answer; None if it has left."""
+        seconds = self._limits.hello_seconds
+        give_up = time.monotonic() + seconds
+        while not self._is_ending:
+            try:
+                message = await asyncio.wait_for(self._receive(), give_up - time.monotonic())
+            except asyncio.TimeoutError:
+                reason = f"no first message came within {seconds:g} seconds"
+                await self.close(WSCloseCode.POLICY_VIOLATION, reason)
+                return None
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return None
             try:
@@ -139,17 +149,14 @@ class Session:
                     raise ValueError(
                         'The first message is not the JSON text {"preset": ...} or {"n_fft": ...}'
                     )
-                loop = asyncio.get_running_loop()
-                stream, ready = await loop.run_in_executor(None, self._join, said)
+                return await asyncio.get_running_loop().run_in_executor(None, self._join, said)
             except ERRORS as error:
                 await self._send(self._error(error))
             except queue.Full as error:
                 self._metrics.refused.inc()
                 await self.close(WSCloseCode.TRY_AGAIN_LATER, str(error))
                 return None
-            else:
-                await self._send(ready)
-                return stream
+        raise asyncio.CancelledError
 
     def _join(self, said: dict[str, Any]) -> tuple[PooledStream, dict[str, Any]]:
         """Stream that fits what a client said, and the answer; in a thread, as it may have to compile."""
@@ -179,10 +186,11 @@ class Session:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if self._is_ending and not writer.done():
-                self._flush(stream)
+                if self._owes:
+                    self._flush(stream)
                 stream.call(partial(self._outbox.put, self, _END, None))
                 await asyncio.wait({writer}, timeout=self._limits.drain_seconds)
-                code, reason = WSCloseCode.GOING_AWAY, "the server is ending"
+                code, reason = WSCloseCode.GOING_AWAY, _ENDING
         except RuntimeError as error:  # the pool has ended
             code, reason = WSCloseCode.INTERNAL_ERROR, str(error)
         finally:
@@ -196,13 +204,18 @@ class Session:
                 raise result
         await self.close(code, reason) if reason else await self._socket.close(code=code)
 
+    async def _receive(self) -> WSMessage:
+        """Next message; `drain` does not wait for it."""
+        self._is_receiving = True
+        message = await self._socket.receive()
+        self._is_receiving = False
+        self.heard = time.monotonic()
+        return message
+
     async def _read(self, stream: PooledStream) -> None:
         """Read messages and do what they say, until the client leaves or the server drains."""
         while not self._is_ending:
-            self._is_receiving = True
-            message = await self._socket.receive()
-            self._is_receiving = False
-            self.heard = time.monotonic()
+            message = await self._receive()
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
             try:
@@ -220,6 +233,7 @@ class Session:
             await self._wait_for_room()
             stream.push(frame)
             self._metrics.frames.inc()
+            self._owes = True
             self._arrivals.append(time.monotonic())
 
     async def _obey(self, stream: PooledStream, said: dict[str, Any]) -> None:
@@ -243,6 +257,7 @@ class Session:
             await self._room.wait()
 
     def _flush(self, stream: PooledStream) -> None:
+        self._owes = False
         stream.call(self._begin_flush)
         stream.flush()
         stream.call(self._end_flush)
@@ -250,6 +265,7 @@ class Session:
 
     def _reset(self, stream: PooledStream) -> None:
         stream.reset()
+        self._owes = False
         self._n_resets += 1
         self._n_texts += 1
         self._out = deque(item for item in self._out if item[0] not in _OF_FRAMES)
@@ -318,11 +334,10 @@ class Session:
             self._room.set()
 
     async def _send(self, said: Said) -> None:
-        self.is_sending = True
+        self.sending_since = time.monotonic()
         message = self._codec.write(said)
         if isinstance(message, bytes):
             await self._socket.send_bytes(message)
         else:
             await self._socket.send_str(message)
-        self.is_sending = False
-        self.sent = time.monotonic()
+        self.sending_since, self.sent = None, time.monotonic()
