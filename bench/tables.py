@@ -69,7 +69,7 @@ class Bench:
         """Microseconds of a push, median and fastest, and real-time factor of the median."""
         median, fastest = protocol.push_seconds(configuration, self.magnitude(configuration)[0], **options)
         factor = median * configuration.sample_rate / configuration.hop_length
-        return [f"{1e6 * median:.0f} ({1e6 * fastest:.0f})", f"{factor:.2f}"]
+        return [f"{1e6 * median:.0f} ({1e6 * fastest:.0f})", f"{factor:.3g}"]
 
     def least(self, gains: Tensor) -> str:
         """Smallest of `(n_clips,)` dB and whose it is."""

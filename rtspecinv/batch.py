@@ -47,7 +47,7 @@ from rtspecinv.phase import single_pass
 from rtspecinv.projections import to_magnitude
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
-from rtspecinv.updates import RAAR, RULES, Update
+from rtspecinv.updates import RAAR, RULES, Update, find
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
@@ -165,13 +165,13 @@ def invert(
         init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
             without the batch axes, whose phase is taken.
-        length: samples to return; None is what the frames cover, `(n_frames - 1) * hop_length` if centred.
+        length: samples to return; default: what the frames cover, `(n_frames - 1) * hop_length` if centred.
         known: samples `(*batch, n_known)` that the result begins with and that stay as they are.
         tol: stop when the squared error of an item's magnitudes falls by less than this share of its first
             value per iteration; 0 never stops.
         evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
             is never worse than its start, as long as `length` cuts nothing off and adds nothing.
-        generator: of random phases, every item getting the same; None is one with seed 0.
+        generator: of random phases, every item getting the same; default: one with seed 0.
         callback: called with an `Iteration` at every evaluation; a true answer stops these items.
         progress: show a progress bar; needs tqdm.
         engine: what does the work, as in `StreamingInverter`: "eager", plain torch; "numba", compiled; "auto"
@@ -351,7 +351,7 @@ def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]
     """Rules and their iterations; no frame is older than another here, so there are no ramps."""
     rule = update if isinstance(update, Hybrid) else named("update", update, BATCH_RULES, Update)
     legs = rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]
-    return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else leg, n) for leg, n in legs]
+    return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else find(leg), n) for leg, n in legs]
 
 
 def _check(

@@ -42,10 +42,11 @@ def invert_blocks(
     Args:
         frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
         stft: the transform that they come from.
-        block_frames: frames in a block, at least twice `overlap_frames`; None is 1024 or four times as many.
+        block_frames: frames in a block, at least twice `overlap_frames`; default: 1024, or four times
+            `overlap_frames` if that is more.
         overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`;
-            None is 32 or that.
-        length: samples to yield in all; None is what the frames cover.
+            default: 32, or that least number if it is more.
+        length: samples to yield in all; default: what the frames cover.
         options: of `invert` but `init`, `known` and `generator`.
 
     Yields:

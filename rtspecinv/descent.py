@@ -85,19 +85,19 @@ def lbfgs(
     """Samples x that minimise `|transform(x) - target|^2`.
 
     Args:
-        target: what the transform should give, real, of any shape.
-        transform: from samples to what `target` is, differentiable.
-        length: samples, or the shape of x; None is that of `initial` or of what the inverse gives.
-        initial: where to start; silence, where magnitudes have no gradient, gives way to noise. None is what
-            the stream makes of the magnitudes, if the transform is `stft.magnitude` of an `STFT`, or its own
-            `invert` if it has one as `Mel` has; else noise, as loud as fits the target best.
+        target: values that the transform of the samples should have, real, of any shape.
+        transform: differentiable function of samples that returns values of the shape of `target`.
+        length: samples, or the shape of x; default: that of `initial` or of what the inverse gives.
+        initial: samples to start from; silence is replaced by noise, since magnitudes have no gradient there.
+            Default: the stream's samples if the transform is `stft.magnitude` of an `STFT`, the result of its
+            own `invert` if it has one, as `Mel` has; otherwise noise at the level that fits the target best.
         n_iter: iterations, at most a million.
-        max_evaluations: of the transform and its gradient; None is no limit. An iteration takes one or two.
+        max_evaluations: of the transform and its gradient; default: no limit. An iteration takes one or two.
         tol: stop when the squared error falls by less than this share of its first value per iteration.
         evaluate_every: iterations between evaluations; the best evaluated samples are returned.
         optimizer: options of `torch.optim.LBFGS` other than these: strong-Wolfe line search, `lr` 1,
             `history_size` 20, no tolerances. Samples are scaled to a level of 1 and the error to `target`.
-        generator: of noise; None is one with seed 0.
+        generator: of noise; default: one with seed 0.
         callback: called with an `Iteration` at every evaluation, `items` being everything and `convergence`
             a scalar; a true answer stops.
         progress: show a progress bar; needs tqdm.

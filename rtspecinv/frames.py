@@ -192,7 +192,7 @@ class FrameBuffer(Module):
             self.get_buffer(name).detach_()
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget everything, in all streams or where the bool mask `streams`, of batch_shape, is true."""
+        """Zero the state, in all streams or where the bool mask `streams`, of batch_shape, is true."""
         self.detach()
         for name in self.STATE:
             state = self.get_buffer(name)

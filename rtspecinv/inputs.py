@@ -1,4 +1,4 @@
-"""What counts as a magnitude, and what is wrong with a value that does not."""
+"""Checks of magnitudes and spectra: type, device, shape and values."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
     listed = named.tolist()
     if len({*listed}) < len(listed):
         raise ValueError(
-            f"Parameter streams={shown(listed)} names a stream twice: name each once, or use a bool mask"
+            f"Parameter streams={shown(streams)} names a stream twice: name each once, or use a bool mask"
         )
     if min(listed) < 0 or max(listed) >= batch_shape[0]:
         raise ValueError(
-            f"Parameter streams={shown(listed)} goes beyond the streams 0 to {batch_shape[0] - 1} of "
-            f"batch_shape={batch_shape}"
+            f"Parameter streams={shown(streams)} goes beyond batch_shape={batch_shape}: use positions from "
+            f"0 to {batch_shape[0] - 1}"
         )
     return named.to(torch.int64)
 
@@ -176,7 +176,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:
-    """Say that magnitudes are beyond twice full scale, and why that may be."""
+    """Warn that magnitudes exceed twice full scale, and name likely causes."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "

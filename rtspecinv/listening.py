@@ -119,7 +119,7 @@ def listen(
         array: name of the array in a file of several; None as in `open_spectrogram`.
         scaling: of magnitudes of scipy, which is undone: "spectrum" or "psd" of `scipy.signal.stft`,
             "magnitude" or "psd" of `ShortTimeFFT`.
-        length: samples of the sound, such as those of the recording; None is what a file says of it, or what
+        length: samples of the sound, such as those of the recording; default: what a file says of it, or what
             the frames cover, whole hops.
         output: a sound file or an open binary file to write, or a sink to fill, which stays open; nothing is
             played then. None plays; in a notebook it is the `Sound` that plays, unless `device` is given;

@@ -61,9 +61,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Overlap(Start):
-    """What is there already: the samples of the other frames, analysed (Beauregard, Zhu & Wyse 2005).
+    """Spectrum of the samples that the other frames already add to this one (Beauregard, Zhu & Wyse 2005).
 
-    Its modulus says how much the past explains of a bin, and stays as it is.
+    Its modulus tells how much of a bin the past explains, and is not replaced by the given magnitude.
     """
 
     def __call__(self, context: Context) -> Tensor:
@@ -89,10 +89,10 @@ class Peaks(Start):
     vertex of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to
     the valleys, take its phase.
 
-    Without a peak, every bin goes on at its own frequency: what there is stays at its place in time. Where
-    the frame before is 0, it begins in the middle of the last hop, where it must if that frame was silent. So
+    In a frame without a peak, every bin continues at its own frequency, so sound keeps its place in time.
+    After a frame of zeros, sound begins in the middle of the last hop. So
     a click after silence, under a Hann window, keeps over 0.8 of its energy, over 0.9 at hops of n_fft / 8
-    or less. After noise, however quiet, its phases are those of the noise, and it keeps about half.
+    or less. After noise, even quiet noise, the click takes the phases of the noise and keeps about half.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """

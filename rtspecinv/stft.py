@@ -46,8 +46,8 @@ class STFT(Module):
 
     Args:
         n_fft: samples in a frame, odd or even.
-        hop_length: samples from one frame to the next, at most `win_length`; None is `n_fft // 4`.
-        win_length: samples under the window, which zeros centre in the frame; None is `n_fft`.
+        hop_length: samples from one frame to the next, at most `win_length`; default: `n_fft // 4`.
+        win_length: samples under the window, which zeros centre in the frame; default: `n_fft`.
         window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
         center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
             `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); "snip" by
@@ -220,7 +220,7 @@ class STFT(Module):
 
         Args:
             spectrum: complex `(*batch, n_freq, n_frames)`.
-            length: samples to return, trimmed or padded with zeros; None is all that the frames cover.
+            length: samples to return, trimmed or padded with zeros; default: all that the frames cover.
             min_coverage: share, 0 to 1, of the steady-state sum that every actual sum counts as at least, so
                 that edges fade where dividing would be loud.
 

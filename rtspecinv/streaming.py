@@ -60,12 +60,13 @@ class StreamingInverter(Checkpointed):
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
             "fgla", "dm", "admm", "agla".
         init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros".
-        look_ahead: frames that come in after a frame before it is committed; None is `stft.look_back`.
-        revise: committed frames that are still revised where they have not been heard, from 0 (textbook)
-            to `stft.look_back`; None is half of `stft.look_back`, or 0 for textbook rules. It costs time
-            but no latency.
-        n_iter: iterations per push over all frames that may change, a million at most; with 0 the start is
-            the answer. It may be set at any time, and holds from the next push on.
+        look_ahead: number of frames that arrive after a frame before it is committed; default:
+            `stft.look_back`.
+        revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)
+            to `stft.look_back`; default: half of `stft.look_back`, 0 for textbook rules. It costs time but
+            adds no latency.
+        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million. It may
+            be set at any time and applies from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -80,8 +81,8 @@ class StreamingInverter(Checkpointed):
         ValueError: a parameter is out of range, a name unknown, or an engine unfit.
         ImportError: the engine is not installed.
 
-    The state is in `state_dict()`, for any engine: an inverter with the same parameters that loads it goes on
-    where this one was, whatever `n_iter` it has; of anything else `load_state_dict` is a RuntimeError.
+    `state_dict()` returns the state, for any engine. An inverter with the same parameters that loads it
+    continues where this one was; `n_iter` may differ. `load_state_dict` raises RuntimeError for any other.
 
     The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
     unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
@@ -158,7 +159,7 @@ class StreamingInverter(Checkpointed):
 
     @property
     def engine(self) -> str:
-        """Name of the engine at work."""
+        """Name of the engine in use."""
         return self._engine.name
 
     @property
@@ -196,7 +197,7 @@ class StreamingInverter(Checkpointed):
             ValueError: wrong shape or device, negative, NaN, infinite or too large to add up.
             TypeError: not a tensor or array, or not of the dtype of the inverter.
 
-        After an error the stream goes on with the next good frame as if nothing had happened.
+        A rejected frame leaves the stream unchanged.
         """
         if streams is None:
             return self._engine.push(*self._check(magnitude, 1, self.batch_shape))
@@ -208,7 +209,7 @@ class StreamingInverter(Checkpointed):
         self._check(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
-        """Whether a frame asks for no sound: all of its magnitudes are 0."""
+        """Return whether a frame is silence: all of its magnitudes are 0."""
         return not bool((magnitude != 0).any())
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
@@ -235,12 +236,12 @@ class StreamingInverter(Checkpointed):
         """Return the samples that are still owed, then reset.
 
         Args:
-            n_samples: samples to return; None is all that the frames cover, whole hops. The last frames reach
-                some `stft.padding` samples further, as in `stft.synthesize(length=)`; then there is silence.
-            streams: streams to flush, as in `push`, default: all.
+            n_samples: number of samples to return; default: all that the frames cover, in whole hops. Up to
+                `stft.padding` more samples hold sound, as in `stft.synthesize(length=)`; the rest is silence.
+            streams: streams to flush, as in `push`; default: all.
 
         Returns:
-            Samples `(*batch_shape, n_samples)`, if None is given
+            Samples `(*batch_shape, n_samples)`, by default
             `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last reset.
         """
         stft = self.stft
@@ -266,7 +267,7 @@ class StreamingInverter(Checkpointed):
         Returns:
             Samples `(*batch_shape, length)`, by default `(*batch_shape, self.length(n_frames))`.
 
-        Afterwards the stream is as new. Warns of frames that stand for no samples.
+        The stream is reset afterwards. A warning is issued for frames that stand for no samples.
 
         Raises:
             ValueError, TypeError: as in `push`, before anything changes.
@@ -285,10 +286,10 @@ class StreamingInverter(Checkpointed):
         self._check(magnitude, 2, self.batch_shape)
 
     def reset(self, streams: Streams | None = None) -> None:
-        """Make streams as new.
+        """Reset streams to their state before the first push.
 
         Args:
-            streams: streams to reset, as in `push`, default: all.
+            streams: streams to reset, as in `push`; default: all.
 
         Raises:
             ValueError: a mask of another shape, or a position that does not exist.

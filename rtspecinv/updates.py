@@ -8,6 +8,7 @@ multiples. With its default constants every rule stays finite.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rtspecinv.common.checks import finite, keep, named
+from rtspecinv.common.checks import count, finite, keep, named
 
 Projection = Callable[[Tensor], Tensor]
 State = tuple[Tensor, ...]
@@ -35,9 +36,10 @@ class Update:
     is real multiples of spectra; `docs/rules.md` says more.
 
     Attributes:
-        n_carried: spectra carried from iteration to iteration beside the iterate.
-        textbook: as its authors stream it: a committed frame is never revised, and the newest frame is
-            analysed with the asymmetric window rather than the compensated one.
+        n_carried: number of spectra carried from iteration to iteration beside the iterate, default: 0.
+        textbook: True for the stream as its authors published it, default: False. A committed frame is
+            never revised then, and the newest frame is analysed with the asymmetric window rather than the
+            compensated one.
 
     Examples:
         >>> from dataclasses import dataclass
@@ -76,7 +78,8 @@ class Update:
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
         """Spectrum to commit, `P_M(P_C(P_M(c)))`: c itself is not near consistent, its projection is.
 
-        One more iteration of Griffin-Lim, whose result the state never sees. Worth 1 to 2 dB over `P_M(c)`.
+        It is one more iteration of Griffin-Lim, which leaves the state unchanged, and gains 1 to 2 dB over
+        `P_M(c)`.
         """
         return p_m(p_c(p_m(state[0])))
 
@@ -157,18 +160,18 @@ class RTISI(GriffinLim):
 
 @dataclass(frozen=True)
 class RAAR(_WithMomentum):
-    """Relaxed averaged alternating reflections, bolder on newer frames.
+    """Relaxed averaged alternating reflections, with larger steps on newer frames.
 
     `A = P_M(c)`, `s = P_C(2A - c)`, `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`.
 
-    A newest frame is wrong in ways that only a bold search mends; an old one is about to be heard and should
-    settle: `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the newest,
-    kept within 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
-    and new frames: use `ramp=0` there. Momentum, up to 0.3, can gain where magnitudes are those of a real
-    signal, and loses where they are far from it; there, less beta gains.
+    The newest frame is far from its solution and needs large steps; an old one is about to be heard and needs
+    to converge. So `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the
+    newest, kept within 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
+    and new frames: use `ramp=0` there. Momentum, up to 0.3, can improve the result where the magnitudes are
+    those of a real signal. Where they are far from it, momentum makes it worse; a smaller beta is better.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
-    Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has what they give.
+    Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has the measurements.
     """
 
     beta: float = 0.78
@@ -298,4 +301,48 @@ RULES: dict[str, Update] = {
 
 def find(update: str | Update) -> Update:
     """Rule of a name, or the rule itself."""
-    return named("update", update, RULES, Update)
+    return _checked(named("update", update, RULES, Update))
+
+
+def _checked(update: Update) -> Update:
+    """Return a rule whose `step`, `start` and `n_carried` fit together.
+
+    Raises:
+        ValueError: the number of spectra is not `1 + n_carried`, or `n_carried` is no integer >= 0.
+        TypeError: `step` is not written, or `start` or `step` does not return a tuple of tensors.
+    """
+    if type(update).__module__ == __name__:
+        return update
+    name = type(update).__name__
+    if type(update).step is Update.step:
+        raise TypeError(f"Parameter update={name}() has no step: write step(self, state, p_m, p_c)")
+    try:
+        n_spectra = 1 + count(n_carried=update.n_carried)
+    except ValueError as error:
+        raise ValueError(
+            f"Parameter update={name}(): {error}: it counts spectra beside the iterate"
+        ) from None
+    rule = copy.copy(update)  # what a step may change stays as it is
+    spectrum = torch.ones(1, 4, 2, dtype=torch.float64, device="cpu")
+    start = _checked_state(f"{name}.start", rule.start(spectrum), n_spectra)
+    try:
+        state = rule.step(start, torch.clone, torch.clone)
+    except Exception:  # a rule may need more than one frame of few frequencies
+        return update
+    _checked_state(f"{name}.step", state, n_spectra)
+    return update
+
+
+def _checked_state(what: str, state: object, n_spectra: int) -> State:
+    """Raise unless this is a tuple of as many tensors."""
+    if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
+        raise TypeError(
+            f"Parameter update: {what} returns {type(state).__name__}, not a tuple of tensors: "
+            "return (spectrum,) for the iterate alone"
+        )
+    if len(state) != n_spectra:
+        raise ValueError(
+            f"Parameter update: {what} returns {len(state)} spectra, not 1 + n_carried = {n_spectra}: "
+            f"return {n_spectra}, or set n_carried = {len(state) - 1}"
+        )
+    return state

@@ -23,7 +23,7 @@ class SoundDeviceSink(Sink):
     """Plays samples through a sound device as they are written: exactly these, one after another.
 
     sample_rate: in Hz; if the device refuses it, soxr resamples to the device's own.
-    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
+    device: a number or a part of a name from `rtspecinv devices`; default: that of the system.
     latency: the device's own output buffering: `"low"`, `"high"` or seconds.
     queue_seconds: how much may wait to be played; `write` waits while that is full.
     prefill_seconds: how much must be queued before the device starts, and how far behind the device sound

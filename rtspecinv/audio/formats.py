@@ -22,7 +22,7 @@ class Format:
         most_rate: Hz.
         step_hertz: what rates are multiples of from 2**16 Hz on.
         rates: all rates there are, if there are only a few.
-        most_samples: per channel; None is without a limit, or for WAV by its bytes.
+        most_samples: per channel; default: no limit, or for WAV by its bytes.
     """
 
     container: str
@@ -73,7 +73,7 @@ FORMATS = (
 
 
 def _find(container: str, subtype: str | None) -> Format:
-    """Limits of a container with samples of that name; None is its first."""
+    """Limits of a container with samples of that name; default: its first."""
     of_container = [format for format in FORMATS if format.container == container]
     exact = [format for format in of_container if format.subtype == subtype]
     if exact or subtype is None:

@@ -109,8 +109,8 @@ class Recording:
 class Microphone(Recording):
     """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
 
-    sample_rate: in Hz, one that the device takes; None is the device's own.
-    device: a number or a part of a name from `rtspecinv devices`; None is the system's default.
+    sample_rate: in Hz, one that the device takes; default: the device's own.
+    device: a number or a part of a name from `rtspecinv devices`; default: that of the system.
     latency: the device's own input buffering: `"low"`, `"high"` or seconds.
     queue_seconds: how much may wait for the one who iterates; then the oldest samples are lost.
     block_length: samples that the device gives at once, 0 leaves it to the device.

@@ -33,7 +33,7 @@ class Source:
     """Magnitude frames `(channels, n_freq)` and what is known about them.
 
     n_samples: samples of the sound, as far as is known beforehand; None if nobody knows.
-    length: samples of the sound, or what tells them once they are known; None is what the frames cover.
+    length: samples of the sound, or what tells them once they are known; default: what the frames cover.
     """
 
     frames: Iterable[Tensor]

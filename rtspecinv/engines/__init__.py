@@ -1,6 +1,6 @@
-"""Engines: how one frame is advanced, and a whole spectrogram iterated.
+"""Engines: implementations of a push of a stream and of the iterations of a batch run.
 
-All give what `eager`, the reference, gives, only faster.
+All compute what `eager`, the reference, computes, only faster.
 """
 
 from __future__ import annotations

@@ -233,11 +233,11 @@ def open_spectrogram(
 
     Args:
         path: .npy, .npz, .pt, .safetensors, .png, .tif or .tiff.
-        layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; None is what the file says,
+        layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; default: what the file says,
             "freq-time" where it says nothing.
-        mel: what the mel frames are, as `preset` of `listen`; None is what the file says.
-        array: name of the array in a file of several; None is the only one with two axes or more, or else the
-            one named `magnitude`, `spectrogram` or `mel`.
+        mel: what the mel frames are, as `preset` of `listen`; default: what the file says.
+        array: name of the array in a file of several; default: the only one with two axes or more, or
+            the one named `magnitude`, `spectrogram` or `mel`.
 
     Returns:
         A `Spectrogram`, with the parameters that `save_spectrogram` wrote: fields of .npz and .pt files,

@@ -35,7 +35,7 @@ class PictureScale:
         sample_rate: Hz.
         n_fft: of the frames; they have `n_fft // 2 + 1` frequencies.
         scale: how rows lie between `fmin` and `fmax`: "linear", "log", or "mel" (`log10(1 + f / 700)`).
-        fmin, fmax: frequencies of the lowest and the highest row, Hz; None is 0, or 20 for "log", and half
+        fmin, fmax: frequencies of the lowest and the highest row, Hz; default: 0, or 20 for "log", and half
             the rate. What is beyond is silent.
         white: magnitude of white.
         range_db: how far black is under white.

@@ -47,12 +47,12 @@ def save_spectrogram(
         transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig`, name among `presets`,
             or .json or .toml file of a `MelConfig`.
         sample_rate: Hz, of magnitudes; a mel configuration knows its own.
-        length: samples of the recording, which the sound is then to have, too; None is what the frames cover.
+        length: number of samples of the sound when it is read; default: what the frames cover.
         layout: "time-freq" writes `(n_frames, n_mels)`, and says so.
         bits: of a picture, 8 or 16.
         scale: of a picture of magnitudes; None has a row for every frequency, and makes silence of what is
             more than 80 dB under the largest.
-        height: rows of a picture of magnitudes; None is one for every frequency.
+        height: rows of a picture of magnitudes; default: one for every frequency.
 
     Raises:
         ValueError: values that are not finite or not of that transform, a length that has another number of

@@ -1,4 +1,4 @@
-"""From frames to sound: `play` for frames that can wait, `Player` for those that come when they come."""
+"""Playback of frames: `play` for frames that can wait, `Player` for frames that arrive in real time."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def play(
     """Push every frame through `inverter` as it comes, write the sound to `sink` and wait until it is heard.
 
     frames: magnitudes `(*batch, n_freq)`, where `batch` is the inverter's batch shape: `()` or `(channels,)`.
-    length: samples to write, such as those of the recording that the frames are of; a function that tells it
-        may say None until it is known. None is what the frames cover, whole hops. Where there is no frame
-        any more, there is silence.
-    progress: called after each frame with how far it has come; the last state is also returned.
+    length: number of samples to write, such as that of the recording, or a function that returns it, or
+        None while it is unknown; default: what the frames cover, in whole hops. Samples after the last
+        frame are silence.
+    progress: function called after each frame with the state of the playback; the last state is returned.
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
     exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples, and if
     every sample is 0 although not all frames are.
 
-    Raises `TypeError` for a parameter of another kind, and what inverter and sink raise.
+    Raises `TypeError` for a parameter of the wrong type, and the errors of inverter and sink.
     """
     iterable(frames=frames)
     able(INVERTER, "pass a StreamingInverter", inverter=inverter)
@@ -87,7 +87,7 @@ def play_through(
 
 @dataclass(frozen=True)
 class PlayerStats:
-    """How a `Player` is doing, at one moment."""
+    """Statistics of a `Player` at one moment."""
 
     n_frames: int  # frames that came and were inverted
     n_samples: int  # samples given to the sink, per channel
@@ -106,29 +106,29 @@ class PlayerStats:
 class Player:
     """Plays magnitude frames that come from any thread, at any pace, while they come.
 
-    A thread of its own inverts what was `push`ed and writes it to `sink`, as samples are played there. The
-    sound is that of `play`, to the bit, as long as nothing is late.
+    The player's own thread inverts the frames that were `push`ed and writes the sound to `sink` as the sink
+    plays it. If no frame is late, the sound equals that of `play` to the bit.
 
-    inverter: a `StreamingInverter` with batch shape `()` or `(channels,)`; no one else may push to it.
-    sink: where the sound goes; it stays open. One without a device takes all as it comes; nothing is late.
+    inverter: `StreamingInverter` with batch shape `()` or `(channels,)`; only the player may push to it.
+    sink: output of the sound; it stays open. A sink without a device never waits, so no frame is late.
     full: what `push` does when `max_frames` wait: "block" until there is room, "drop_oldest" to make room,
         "raise" `queue.Full`.
-    late: what sounds when frames come late: "silence" (the last frame fades within 8 hops) or "hold" (it goes
-        on: a freeze).
-    max_frames: frames that may wait; fewer are more direct, more bridge bursts.
-    queue_seconds: most that should wait in the sink, which begins with that, whatever its own prefill; more
-        rides out a busier machine.
-    reserve_seconds: when less than this waits in the sink, a frame that has not come is late. At least what
-        the device takes at once; None is half of `queue_seconds`.
-    least_iter: when inverting is late, iterations go down to this, from 0 to `inverter.n_iter`, and, once
-        there is time, back to that.
-    sample_rate: in Hz; None is the sink's, if it has one.
-    length: samples that the sound is to have when it ends, as in `play`; frames made up add their hops.
+    late: output while a frame is late: "silence" (the last frame fades within 8 hops) or "hold" (the last
+        frame is repeated).
+    max_frames: number of frames that may wait; fewer shorten the delay, more bridge irregular arrival.
+    queue_seconds: target length of the sink's queue in seconds, also before playback starts; a busy machine
+        needs more.
+    reserve_seconds: length of the sink's queue in seconds below which a missing frame is late; at least one
+        block of the device; default: half of `queue_seconds`.
+    least_iter: fewest iterations per push, 0 to `inverter.n_iter`, to which the player goes down while
+        inversion is late; it returns to `inverter.n_iter` when there is time.
+    sample_rate: sample rate in Hz, default: that of the sink, if it has one.
+    length: number of samples at the end, as in `play`; each repeated or faded frame adds a hop.
 
-    Frames wait before they are inverted, so the delay never exceeds `max_frames` hops, `inverter.latency`,
-    `queue_seconds` and a hop, and the device's own. Errors of the thread, such as a `DeviceError`, are raised
-    by the next call. As a context manager, also with `async`, it closes at the end and aborts on an
-    exception. Closing warns if every sample was 0 although not all frames were.
+    Frames wait before they are inverted, so the delay never exceeds the sum of `max_frames` hops,
+    `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. The next call raises an
+    error of the thread, such as a `DeviceError`. As a context manager, also with `async`, the player closes
+    at the end and aborts on an exception. Closing warns if every sample was 0 although not all frames were.
 
     Examples:
         >>> import torch
@@ -230,15 +230,15 @@ class Player:
         await self._wait_for_end_async(last=False)
 
     def reset(self) -> None:
-        """Fall silent within a block of the device, forget all that was pushed and begin anew.
+        """Silence the output within a block of the device, drop all frames pushed so far and begin anew.
 
-        What a file sink has stays in the file.
+        A file sink keeps the samples it has written.
         """
         self._check()
         self._pump.cut()
 
     def close(self) -> None:
-        """Play what was pushed to its end and stop; the sink stays open. Closing twice is harmless.
+        """Play all frames pushed so far and stop; the sink stays open. Closing twice is harmless.
 
         From now on `push` raises `ValueError`, in threads that wait for room, too. Called by the sink or the
         inverter, that is, by the player's own thread, it does not wait; nor where a signal handler calls it
@@ -257,7 +257,7 @@ class Player:
             self.abort()
 
     def abort(self) -> None:
-        """Stop and fall silent at once; the sink stays open.
+        """Stop playback at once; the sink stays open.
 
         It waits for the push that the player's thread is at, however many iterations that has; where
         `close` does not wait, it does not, either.
@@ -286,7 +286,7 @@ class Player:
 
     @property
     def stats(self) -> PlayerStats:
-        """How it is doing now."""
+        """Statistics at this moment."""
         self._check_process()
         pump, sink = self._pump, self._sink
         rate = pump.sample_rate or math.nan

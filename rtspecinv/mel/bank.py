@@ -1,4 +1,4 @@
-"""Mel frames and the magnitudes they may have come from, one frame at a time.
+"""Mel frames from magnitudes, and estimates of magnitudes from mel frames, one frame at a time.
 
 samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> what a model sees
                                 magnitude <--steps-- start <--bands-- mel <--expansion-- what a model says
@@ -55,8 +55,8 @@ class MelBank(Module):
     """Mel frames of magnitudes, and magnitudes of mel frames.
 
     Args:
-        config: what a mel spectrogram is.
-        extend: above the last band, go on with its level rather than with nothing.
+        config: parameters of the mel spectrogram.
+        extend: True to continue the level of the last band above it, False for zeros there.
         device, dtype: of the frames.
 
     Attributes:

@@ -105,7 +105,7 @@ class MelConfig:
         n_fft, hop_length, win_length, center, pad_mode: as in `STFT`.
         n_mels: bands.
         fmin: lower edge of the first band, Hz.
-        fmax: upper edge of the last band, Hz; None is half the sample rate.
+        fmax: upper edge of the last band, Hz; default: half the sample rate.
         scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
             "htk" (`2595 log10(1 + f / 700)`, which Kaldi writes as `1127 ln(1 + f / 700)`).
         area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).

@@ -154,9 +154,9 @@ def diagnose(
 
     Args:
         array: a spectrogram of any layout and kind, or what is taken for one.
-        preset: name of the preset that it should be; None is any.
+        preset: name of the preset that it should be; default: any.
         samples: `(n_samples,)` that the array was made of: it decides which presets made it.
-        sample_rate: Hz, of the sound; None is unknown.
+        sample_rate: Hz, of the sound; default: unknown.
 
     Returns:
         A `Diagnosis`.

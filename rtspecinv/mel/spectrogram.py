@@ -122,7 +122,7 @@ class Mel(Module):
 
         Args:
             mel: as in `inverse`.
-            length: samples to return; None is what the frames cover.
+            length: samples to return; default: what the frames cover.
 
         Returns:
             Samples `(*batch, n_samples)`. Warns of frames that stand for none.

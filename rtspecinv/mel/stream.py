@@ -36,13 +36,13 @@ class MelOptions(StreamOptions, total=False):
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
 
-    Every frame becomes the magnitudes that it may have come from, on its own; see `MelBank.inverse`. They are
-    far from those of any signal: rules differ by little here, ADMM is the best of them by a hair, and more
+    Every frame is converted to magnitudes by itself; see `MelBank.inverse`. These magnitudes are far from
+    those of any signal, so rules differ little here, ADMM is the best of them by a small margin, and more
     iterations gain little (bench/README.md, table "mel choices").
 
     Args:
-        config: what a mel frame is.
-        extend: above the last band, go on with its level rather than with nothing.
+        config: parameters of the mel frames.
+        extend: True to continue the level of the last band above it, False for zeros there.
         update: as in `StreamingInverter`.
         device, dtype: where the state lives, and its precision.
         options: the other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
@@ -108,7 +108,7 @@ class MelInverter(StreamingInverter):
 
     @modeless
     def is_silence(self, mel: Tensor | Array) -> bool:
-        """Whether a frame asks for no sound: all of it is at the floor."""
+        """Return whether a frame is silence: all of its values are at the floor."""
         return not bool(self.bank.expand(self._check_mel(mel, 1, self.batch_shape)).any())
 
     @modeless

@@ -172,7 +172,7 @@ def test_reader_gives_the_same_in_any_blocks(tmp_path, suffix, channels):
     samples = 0.3 * np.sin(np.arange(30000) / 20)[:, None].repeat(channels, 1)
     soundfile.write(path, samples, 44100)
     whole, rate = read_audio(path)
-    assert (whole.shape[0], rate, whole.dtype) == (channels, 44100, np.float32)
+    assert (whole.shape[0], rate, whole.dtype) == (channels, 44100, np.float32)  # type: ignore[comparison-overlap]
     reader = AudioReader(path)
     assert (reader.channels, reader.n_samples) == whole.shape
     for n in (1000, 7777, 10**6):
@@ -235,7 +235,7 @@ class Delay:
         self.late = joined[..., self.hop :]
         return joined[..., : self.hop]
 
-    def flush(self):
+    def flush(self, n_samples: int | None = None):
         late = self.late
         self.reset()
         return late

@@ -36,11 +36,11 @@ def test_what_is_written_is_played_and_every_gap_is_counted(backend, steps, inte
         assert sink.latency_seconds >= 0
     while stream.active and sink.queued:
         stream.ask(50)
-    written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)
+    written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)  # type: ignore[assignment]
     # Written samples are told from fades by their values.
     ours = np.isin(heard[0], written[0])
     np.testing.assert_array_equal(heard[:, ours], written)
-    if written.size:
+    if written.size:  # type: ignore[attr-defined]
         first, last = np.nonzero(ours)[0][[0, -1]]
         ours = ours[first : last + 1]
         assert sink.underflow_samples == np.count_nonzero(~ours)
@@ -287,12 +287,12 @@ def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_befo
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
     stream.ask(700)  # so much that the next write lends it again
-    stream.presses = iter([False] * n_before + [True])
+    stream.presses = iter([False] * n_before + [True])  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
         sink.write(noise(60, seed=1))
     for _ in range(2 * RATE // 50):
         stream.ask(50)
-        assert stream.actions or sink._device.ring.exhausted
+        assert stream.actions or sink._device.ring.exhausted  # type: ignore[attr-defined]
     still_plays(sink, stream)
 
 
@@ -313,7 +313,7 @@ def test_a_device_has_at_least_a_block_of_latency_whatever_it_tells():
     for n_ask, block_seconds in ((5, stream.latency), (50, 0.05), (7, 0.05)):
         sink.write(noise(100))
         stream.ask(n_ask)
-        assert sink.latency_seconds == pytest.approx(sink.queued / RATE + block_seconds)
+        assert sink.latency_seconds == pytest.approx(sink.queued / RATE + block_seconds)  # type: ignore[operator]
 
 
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():

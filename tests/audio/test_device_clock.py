@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jackd
 import numpy as np
@@ -55,7 +55,7 @@ def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, chann
     samples = noise(channels, 40000)
     recorder = jackd.Recorder(card, channels, tmp_path / "recorded.npy")
     # A long prefill, so that a busy machine does not make the writer late.
-    options = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
+    options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
     with SoundDeviceSink(rate, channels, device=jackd.DEVICE, **options) as sink:
         recorder.connect()
         for block in np.split(samples, [5, 4000, 4001, 9000, 30000], axis=-1):
@@ -75,7 +75,7 @@ def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, chann
 def test_at_a_rate_that_the_device_refuses_its_own_is_played(card, tmp_path, backend, rate, own_rate):
     samples = np.concatenate([noise(1, 20000), tone(20000, 440, rate)], -1)
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
-    options = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
+    options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
     with SoundDeviceSink(rate, device=jackd.DEVICE, **options) as sink:
         recorder.connect()
         assert sink.device_rate == own_rate
@@ -96,7 +96,7 @@ def test_at_a_rate_that_the_device_refuses_its_own_is_played(card, tmp_path, bac
 def test_lateness_is_counted_to_the_sample_heals_and_does_not_click(card, tmp_path, backend):
     n_late, samples = 4, tone(60000)
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
-    options = {"queue_seconds": 1.0, "prefill_seconds": 0.1, "backend": backend}
+    options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.1, "backend": backend}
     late_at = []
     with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, **options) as sink:
         recorder.connect()
@@ -163,7 +163,7 @@ def loss_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) 
     n_samples, hop, before = round(seconds * jackd.SAMPLE_RATE), 256, jackd.late_clients(card)
     samples = (np.arange(1, n_samples + 1) / 2**24).astype(np.float32)[np.newaxis]  # each tells its place
     recorder = jackd.Recorder(card, 1, path)
-    options = {"queue_seconds": 1.0, "prefill_seconds": 0.5, "backend": backend}
+    options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.5, "backend": backend}
     with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, **options) as sink:
         recorder.connect()
         with gil_held(0.8, 0.1):
@@ -240,7 +240,7 @@ class Echo:
     def push(self, frame):
         return frame
 
-    def flush(self):
+    def flush(self, n_samples: int | None = None):
         return np.zeros(0, np.float32)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch)
 def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
     sink, stream = hand_sink(100, prefill_seconds=0)
     sink.write(noise(5))
-    sink._device.ring.samples = None
+    sink._device.ring.samples = None  # type: ignore[assignment]
     with pytest.raises(StopIteration):
         stream.ask(5)
     with pytest.raises(DeviceError, match="NoneType"):
@@ -151,7 +152,13 @@ def test_a_program_that_was_stopped_itself_does_not_blame_the_device(monkeypatch
 
 def test_options_reach_the_device():
     _, stream = hand_sink(100, 2, device="x", latency=0.2, block_length=64)
-    options = {"samplerate": 100, "device": "x", "latency": 0.2, "blocksize": 64, "dtype": "float32"}
+    options: dict[str, Any] = {
+        "samplerate": 100,
+        "device": "x",
+        "latency": 0.2,
+        "blocksize": 64,
+        "dtype": "float32",
+    }
     assert stream.options == options
     assert stream.channels == 2
 

@@ -7,6 +7,7 @@ import re
 import sys
 import types
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_listen_says_what_is_clipped(tmp_path, monkeypatch, to, kind):
     }[kind]
     places = {"array": ArraySink(), "wav": tmp_path / "a.wav", "flac": tmp_path / "a.flac"}
     with pytest.warns(UserWarning, match="beyond full scale") as remarks:
-        heard = listen(sound, output=places.get(to), **how)
+        heard = listen(sound, output=places.get(to), **how)  # type: ignore[arg-type]
     assert len(remarks) == 1
     assert remarks[0].filename == __file__
     assert np.abs(heard.samples).max() == 1
@@ -81,7 +82,7 @@ def test_listen_says_what_is_clipped(tmp_path, monkeypatch, to, kind):
     assert f"{heard.clipped} of {heard.samples.size} samples" in str(remarks[0].message)
     if kind == "samples":
         assert heard.clipped == int((LOUD.abs() > 1).sum())
-        assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))
+        assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))  # type: ignore[arg-type]
 
 
 def test_files_say_it_once_when_they_close(tmp_path):
@@ -148,7 +149,7 @@ def test_the_command_line_says_it_once(tmp_path, capsys, command):
 def test_far_too_quiet_is_said_with_what_explains_it():
     magnitude = STFT.magnitude(LOUD / 4)
     scaled = magnitude / float(STFT.window.sum())
-    how = {"stft": STFT, "sample_rate": 22050, "output": ArraySink()}
+    how: dict[str, Any] = {"stft": STFT, "sample_rate": 22050, "output": ArraySink()}
     assert not told(lambda: listen(magnitude, **how))
     (said,) = told(lambda: listen(scaled, **how))
     assert re.search(r"largest sample is 0\.00\d+, 5\d dB below full scale and far below a usual level", said)
@@ -191,7 +192,7 @@ def test_silence_is_said():
 def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
     one = STFT.magnitude(LOUD / 16)[:, :1]
     sound = [one[:, 0]] if as_frames else one
-    how = {"stft": STFT, "sample_rate": 8000}
+    how: dict[str, Any] = {"stft": STFT, "sample_rate": 8000}
     with pytest.raises(ValueError, match=r"nothing to hear: 1 frame became no samples.*it takes two"):
         listen(sound, output=tmp_path / "a.wav", **how)
     assert not list(tmp_path.iterdir())
@@ -269,7 +270,7 @@ def by_play(frames, inverter) -> None:
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
 def test_silence_is_said_if_sound_was_asked_for(how, as_array):
     frames = list(STFT.magnitude(LOUD).unbind(-1))
-    frames = [frame.numpy() for frame in frames] if as_array else frames
+    frames = [frame.numpy() for frame in frames] if as_array else frames  # type: ignore[misc]
     (said,) = told(lambda: how(frames, Mute()))
     assert said == "the sound is silent: every sample of it is 0"
     assert told(lambda: how([0 * frames[0]] * 4 + frames[:1], Mute())) == [said]
@@ -280,7 +281,7 @@ def test_silence_is_said_if_sound_was_asked_for(how, as_array):
 
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
-def test_mel_frames_of_silence_ask_for_none(how, as_array):
+def test_mel_frames_of_silence_ask_for_none(how, as_array, monkeypatch):
     """Their values are not 0 but those of the floor."""
     for sound in (torch.zeros(2000), LOUD[:2000] / 4):
         frames = list(PRESET(sound).unbind(-1))
@@ -288,7 +289,7 @@ def test_mel_frames_of_silence_ask_for_none(how, as_array):
         frames = [frame.numpy() for frame in frames] if as_array else frames
         assert not told(lambda frames=frames: how(frames, PRESET.inverter()))
     mute = PRESET.inverter()
-    mute.push = lambda mel: torch.zeros(PRESET.stft.hop_length)
+    monkeypatch.setattr(mute, "push", lambda mel: torch.zeros(PRESET.stft.hop_length))
     (said,) = told(lambda: how(frames[:1] * 20, mute))
     assert said == "the sound is silent: every sample of it is 0"
 

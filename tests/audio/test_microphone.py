@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import jackd
 import numpy as np
@@ -38,7 +39,7 @@ def alone(backend: str, channels: int = 2, **options) -> tuple[Recording, HandSt
 
 def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
-    stream.sink = sink
+    stream.sink = sink  # type: ignore[attr-defined]
     return sink.microphone, stream
 
 
@@ -209,7 +210,7 @@ def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, stops,
 
 
 def test_options_reach_the_device():
-    options = {"device": "x", "latency": 0.2}
+    options: dict[str, Any] = {"device": "x", "latency": 0.2}
     expected = {"samplerate": 100, "blocksize": 64, "dtype": "float32", **options}
     _, stream = hand_microphone(100, 2, block_length=64, **options)
     assert (stream.options, stream.channels) == (expected, (2, 0))
@@ -307,7 +308,7 @@ def test_a_device_that_nobody_looked_after_is_started_anew(backend, monkeypatch)
         for _ in range(90):
             stream.ask(100)
         begin = stream.n_given
-        while not len(taken := microphone._take()) or taken[-1, 0] < begin:
+        while not len(taken := microphone._take()) or taken[-1, 0] < begin:  # type: ignore[arg-type]
             if stream.active:
                 stream.ask(10)
         assert len(starts) == 1 + n_lost
@@ -341,7 +342,7 @@ def test_what_came_before_the_iteration_is_not_given(backend):
         stream.ask(20)
     with sink.microphone as microphone:
         microphone._begin()
-        while not len(taken := microphone._take()):
+        while not len(taken := microphone._take()):  # type: ignore[arg-type]
             stream.ask(20)
         assert taken[0, 0] > 2000
         assert microphone.overflows == 0
@@ -403,7 +404,12 @@ def test_a_microphone_records_what_is_played_to_it(card, backend):
 def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
     """For 2 s, with pauses of the program that its queue covers, and sample by sample."""
     with counting(card) as heard:
-        options = {"device": DEVICE, "prefill_seconds": 0.3, "queue_seconds": 0.8, "backend": backend}
+        options: dict[str, Any] = {
+            "device": DEVICE,
+            "prefill_seconds": 0.3,
+            "queue_seconds": 0.8,
+            "backend": backend,
+        }
         with SoundDeviceSink(jackd.SAMPLE_RATE, input_channels=1, **options) as sink:
             n_written = 0
             for block in sink.microphone:
@@ -425,7 +431,7 @@ def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
 def periods_held_up(card: str, backend: str) -> int:
     """How many periods end before the callback does, in 2 s while the GIL is held 80 % of the time."""
     before, n_samples = jackd.late_clients(card), 0
-    options = {"device": jackd.DEVICE, "backend": backend, "input_channels": 1}
+    options: dict[str, Any] = {"device": jackd.DEVICE, "backend": backend, "input_channels": 1}
     with SoundDeviceSink(jackd.SAMPLE_RATE, **options) as sink, gil_held(0.8, 0.1):
         for block in sink.microphone:
             n_samples += block.shape[-1]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from rtspecinv.cli import main
 FAST = ["--n-fft", "64", "--hop-length", "16", "--n-iter", "1"]
 
 
-def run(*args: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+def run(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     command = forked([sys.executable, "-m", "rtspecinv", *map(str, args)])
     return subprocess.run(command, capture_output=True, timeout=100, **options)  # type: ignore[call-overload]
 

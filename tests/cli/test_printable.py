@@ -14,6 +14,7 @@ import sys
 import termios
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_escapes_are_those_of_python():
 
 
 def safetensors(path: Path, arrays: list[str], metadata: dict[str, str]) -> None:
-    header: dict[str, object] = {"__metadata__": metadata}
+    header: dict[str, Any] = {"__metadata__": metadata}
     for number, name in enumerate(arrays):
         at = [number * 8208, (number + 1) * 8208]
         header[name] = {"dtype": "F32", "shape": [513, 4], "data_offsets": at}
@@ -74,7 +75,7 @@ def evil_files(folder: Path) -> None:
     safetensors(folder / "names.safetensors", [EVIL_TEXT, "b"], {"sample_rate": "22050"})
     torch.save({EVIL: torch.ones(513, 4), "b": torch.ones(513, 4)}, folder / "names.pt")
     torch.save({"magnitude": torch.ones(513, 4), "sample_rate": EVIL}, folder / "value.pt")
-    np.savez(folder / "names.npz", **{EVIL_TEXT.replace("\0", ""): values, "b": values})
+    np.savez(folder / "names.npz", **{EVIL_TEXT.replace("\0", ""): values, "b": values})  # type: ignore[arg-type]
     np.savez(folder / "value.npz", magnitude=values, window=EVIL)
     (folder / "header.npy").write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", 99) + EVIL_TEXT.encode() * 9)
     for field in ("sample_rate", "white", "scale"):
@@ -177,7 +178,7 @@ def shown_raw(tree: ast.AST) -> list[str]:
                 value = value.args[0]
             words = ast.unparse(value).split(".") if isinstance(value, ast.Name | ast.Attribute) else [""]
             if words[-1] in OF_FILES or (words[-1] in ("name", "stem") and words[-2:][0] in OF_FILES):
-                found.append(f"{part.lineno}: {ast.unparse(value)}")
+                found.append(f"{part.lineno}: {ast.unparse(value)}")  # type: ignore[arg-type, attr-defined]
     return found
 
 

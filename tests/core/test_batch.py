@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: 
     )
     for name, n in legs:
         step, factors, committed = reference.RULES[name]
-        carried = [{} if f is None else {t: f * c[t] for t in c} for f in factors]
+        carried = [{} if f is None else {t: f * c[t] for t in c} for f in factors]  # type: ignore[attr-defined]
         for _ in range(n):
             # No frame is older than another here: the middle of the ramp for all.
             c, carried = step(c, carried, p_m, p_c, lambda t: 0.0)
@@ -157,7 +158,11 @@ def test_the_start_is_the_stream():
 
 def test_the_best_is_returned_when_a_rule_diverges():
     magnitude = SMALL.magnitude(sound(608))
-    options = {"update": AcceleratedGriffinLim(1.25, 1.1, 0.1), "n_iter": 60, "evaluate_every": 3}
+    options: dict[str, Any] = {
+        "update": AcceleratedGriffinLim(1.25, 1.1, 0.1),
+        "n_iter": 60,
+        "evaluate_every": 3,
+    }
     seen = told(magnitude, SMALL, **options)
     errors = [float(s.convergence) for s in seen]
     assert max(errors) > min(errors) + 3  # it does diverge
@@ -173,7 +178,7 @@ def test_callback_and_tolerance_stop():
 
     def stop(now: Iteration) -> bool:
         numbers.append((now.items.start, now.number))
-        return now.number >= 10 * torch.ones(1)  # anything true
+        return now.number >= 10 * torch.ones(1)  # type: ignore[return-value]  # anything true
 
     invert(magnitude, SMALL, n_iter=100, evaluate_every=5, callback=stop, update="gla")
     assert numbers in ([(0, 0), (0, 5), (0, 10)], [(i, n) for i in range(2) for n in (0, 5, 10)])
@@ -243,7 +248,7 @@ def test_gradients_are_right(update, center):
     stft = STFT(8, 3, center=center, dtype=torch.float64)
     spectrum = stft.analyze(sound(30)) + 0.3
     for value in (spectrum, spectrum.abs() + 0.1):
-        options = {} if value.is_complex() else {"init": spectrum * 1j}
+        options: dict[str, Any] = {} if value.is_complex() else {"init": spectrum * 1j}
         value = value.clone().requires_grad_()
 
         def run(v: Tensor, options: dict = options) -> Tensor:

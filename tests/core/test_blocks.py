@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sounds import SMALL, sound
@@ -32,7 +34,7 @@ def test_ragged_lists():
 def test_blocks(center):
     stft = STFT(64, 16, center=center)
     magnitude = torch.stack([stft.magnitude(sound(4000, seed=seed).float()) for seed in range(4)])
-    options = {"block_frames": 80, "overlap_frames": 16, "n_iter": 30}
+    options: dict[str, Any] = {"block_frames": 80, "overlap_frames": 16, "n_iter": 30}
     whole, stream = (invert(magnitude, stft, n_iter=n) for n in (30, 0))
     samples = torch.cat(list(invert_blocks(magnitude.unbind(-1), stft, **options)), -1)
     assert samples.shape == whole.shape
@@ -57,14 +59,14 @@ def test_blocks_of_two_sided_spectra_in_reused_memory():
             memory.copy_(frame)
             yield memory
 
-    options = {"block_frames": 60, "overlap_frames": 16, "n_iter": 3}
+    options: dict[str, Any] = {"block_frames": 60, "overlap_frames": 16, "n_iter": 3}
     expected = torch.cat(list(invert_blocks(one.magnitude(samples).mT, one, **options)))
     found = torch.cat(list(invert_blocks(reused(), two, **options)))
     assert torch.allclose(found, expected, atol=1e-4)
     with pytest.raises(TypeError, match=r"frame.abs\(\)"):
         next(invert_blocks(one.analyze(samples).mT, one))
     with pytest.raises(TypeError, match="known"):
-        next(invert_blocks(one.magnitude(samples).mT, one, known=samples))
+        next(invert_blocks(one.magnitude(samples).mT, one, known=samples))  # type: ignore[call-arg]
 
 
 def test_blocks_come_while_frames_do():
@@ -83,7 +85,7 @@ def test_blocks_come_while_frames_do():
     assert len(first) > 500
     assert taken < 70
     with pytest.raises(TypeError, match="init"):
-        next(invert_blocks(frames(), SMALL, init="zeros"))
+        next(invert_blocks(frames(), SMALL, init="zeros"))  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="overlap_frames=3"):
         next(invert_blocks(frames(), SMALL, overlap_frames=3))
     with pytest.raises(ValueError, match="empty"):

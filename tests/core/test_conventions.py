@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -28,10 +30,10 @@ def test_every_kind_of_rows_becomes_the_half(n_fft, batch):
     samples = CLIP[:200].expand(*batch, -1)
     half = stft.magnitude(samples)
     for make in (torch.Tensor.clone, torch.Tensor.numpy):
-        torch.testing.assert_close(torch.as_tensor(half_spectrum(make(both.magnitude(samples)), n_fft)), half)
-        assert torch.equal(torch.as_tensor(half_spectrum(make(half), n_fft)), half)
+        torch.testing.assert_close(torch.as_tensor(half_spectrum(make(both.magnitude(samples)), n_fft)), half)  # type: ignore[type-var]
+        assert torch.equal(torch.as_tensor(half_spectrum(make(half), n_fft)), half)  # type: ignore[type-var]
         if n_fft % 2 == 0 and n_fft > 2:
-            found = torch.as_tensor(half_spectrum(make(half[..., :-1, :]), n_fft))
+            found = torch.as_tensor(half_spectrum(make(half[..., :-1, :]), n_fft))  # type: ignore[type-var]
             assert torch.equal(found[..., :-1, :], half[..., :-1, :])
             assert not found[..., -1, :].any()
     with pytest.raises(ValueError, match=rf"n_fft={n_fft} have {n_fft // 2 + 1} rows, not 200"):
@@ -51,7 +53,7 @@ def test_rows_are_heard_alike_wherever_they_come_from(tmp_path, rows, form):
         "two-sided": torch.cat([half, half[1:-1].flip(0)]),
         "no last": half[:-1],
     }[rows]
-    options = {"stft": stft, "sample_rate": 8000}
+    options: dict[str, Any] = {"stft": stft, "sample_rate": 8000}
     both = rtspecinv.STFT(64, 16, onesided=False)
     if form == "array":
         found = heard(values, **options)

@@ -155,6 +155,6 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match=says):
             lbfgs(target, log_mel, **({"length": 4000} | options))
     with pytest.raises(TypeError, match="as_tensor"):
-        lbfgs(target.numpy(), log_mel, length=4000)
+        lbfgs(target.numpy(), log_mel, length=4000)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="history"):
         lbfgs(target, log_mel, length=4000, optimizer={"history": 3})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def least_kept(stft: STFT, samples: Tensor, at: Tensor) -> float:
     return min(float(part.double().square().sum()) / CLICK**2 for part in parts)
 
 
-def streamed(stft: STFT, magnitude: Tensor, **options: object) -> Tensor:
+def streamed(stft: STFT, magnitude: Tensor, **options: Any) -> Tensor:
     inverter = StreamingInverter(stft, batch_shape=magnitude.shape[:-2], **options)  # type: ignore[arg-type]
     return inverter.run(magnitude)
 
@@ -90,7 +91,7 @@ def test_every_way_to_invert_gives_a_click_back(overlap):
     samples, at = clicks(stft)
     magnitude = stft.magnitude(samples)
     n_samples = samples.shape[-1]
-    settings = {"hop_length": stft.hop_length, "window": stft.window}
+    settings: dict[str, Any] = {"hop_length": stft.hop_length, "window": stft.window}
     quiet = {"verbose": False, **settings}
     found = {
         **{

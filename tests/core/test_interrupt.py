@@ -75,7 +75,7 @@ def test_many_streams_on_several_threads(n_threads, interrupted):
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        options = {"batch_shape": (6,), "engine": "numba"}
+        options: dict[str, Any] = {"batch_shape": (6,), "engine": "numba"}
         one, other = (StreamingInverter(SETTINGS, n_iter=100, **options) for _ in range(2))
         frames = FRAMES.expand(6, -1, -1).contiguous() * torch.arange(1, 7).view(-1, 1, 1)
         for inverter in (one, other):
@@ -111,7 +111,7 @@ def test_an_interrupted_push_with_gradients(interrupted):
     one.n_iter = 2
     for inverter, frame in zip((one, other), frames, strict=True):
         inverter.push_many(frame[:, 3:]).square().sum().backward()
-    assert torch.equal(*(frame.grad for frame in frames))
+    assert torch.equal(*(frame.grad for frame in frames))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("engine", ["eager", "numba"])
@@ -119,7 +119,7 @@ def test_an_interrupted_push_with_gradients(interrupted):
 def test_a_batch(engine, n_frames, interrupted):
     needs(engine)
     magnitude = torch.rand(SETTINGS.n_freq, n_frames)
-    options = {"init": "zeros", "engine": engine, "evaluate_every": LONG}
+    options: dict[str, Any] = {"init": "zeros", "engine": engine, "evaluate_every": LONG}
     rtspecinv.invert(magnitude[:, :20], SETTINGS, n_iter=1, **options)  # compiles, if need be
     interrupted(lambda: rtspecinv.invert(magnitude, SETTINGS, n_iter=LONG, **options))
 
@@ -196,5 +196,5 @@ def test_products_of_iterations_too():
 
 def test_the_most_iterations_are_allowed():
     inverter = StreamingInverter(SETTINGS, engine="eager", n_iter=MOST_ITER)
-    inverter.n_iter = np.int64(MOST_ITER)
+    inverter.n_iter = np.int64(MOST_ITER)  # type: ignore[assignment]
     assert inverter.n_iter == MOST_ITER

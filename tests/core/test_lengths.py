@@ -240,7 +240,7 @@ def test_a_sink_that_only_knows_the_old_flush_still_plays():
         def push(self, frame):
             return np.repeat(frame, 2)
 
-        def flush(self):
+        def flush(self, n_samples: int | None = None):
             return np.zeros(1, np.float32)
 
         def reset(self):

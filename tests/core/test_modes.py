@@ -147,10 +147,10 @@ SURFACE: dict[str, Callable[[], Tensor]] = {
     "L_BFGS": lambda: torch_specinv.L_BFGS(
         MAGNITUDE, SETTINGS.magnitude, 600, outer_max_iter=2, max_iter=2, verbose=0
     ),
-    "griffin_lim": lambda: torch_specinv.griffin_lim(MAGNITUDE, 3, verbose=False, window="hann"),
-    "RTISI_LA": lambda: torch_specinv.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window="hann"),
-    "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window="hann"),
-    "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window="hann"),
+    "griffin_lim": lambda: torch_specinv.griffin_lim(MAGNITUDE, 3, verbose=False, window="hann"),  # type: ignore[arg-type]
+    "RTISI_LA": lambda: torch_specinv.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window="hann"),  # type: ignore[arg-type]
+    "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window="hann"),  # type: ignore[arg-type]
+    "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window="hann"),  # type: ignore[arg-type]
     "single_pass": lambda: phase.single_pass(SETTINGS, MAGNITUDE.mT),
     "metrics": lambda: torch.stack(
         [
@@ -221,7 +221,7 @@ def reloaded(module: Any) -> Any:
 )
 @pytest.mark.parametrize("engine", ["eager", "auto"])
 def test_what_is_made_in_inference_mode_works_outside_of_it(duplicate, engine):
-    options = {"engine": engine, "n_iter": 2}
+    options: dict[str, Any] = {"engine": engine, "n_iter": 2}
     expected = MelInverter(CONFIG, **options)
     with torch.inference_mode():
         inverter = MelInverter(CONFIG, **options)
@@ -243,7 +243,7 @@ def test_inputs_that_were_made_in_inference_mode():
     inverter = StreamingInverter(SETTINGS, engine="eager")
     assert torch.equal(inverter.push_many(magnitude)[:50], stream()[:50])
     assert torch.equal(rtspecinv.Mel(CONFIG).invert(mel), rtspecinv.Mel(CONFIG).invert(MEL))
-    options = {"n_iter": 2}
+    options: dict[str, Any] = {"n_iter": 2}
     with torch.inference_mode():
         found = rtspecinv.lbfgs(magnitude, SETTINGS.magnitude, initial=start, **options)
     assert torch.equal(found, rtspecinv.lbfgs(MAGNITUDE, SETTINGS.magnitude, initial=SAMPLES, **options))

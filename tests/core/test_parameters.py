@@ -47,11 +47,26 @@ def inverter(**options: Any) -> rtspecinv.StreamingInverter:
     return rtspecinv.StreamingInverter(**{"engine": "eager", "n_iter": 1, **options})
 
 
+BATCH_OF_ONE = inverter(stft=STFT, batch_shape=(1,))
+
+
 def player(**options: Any) -> Player:
     made = Player(**options)
     made.push(FRAME)
     made.close()
     return made
+
+
+def pool(**options: Any) -> rtspecinv.StreamPool:
+    with rtspecinv.StreamPool(**options) as made, made.join(len) as stream:
+        stream.push(FRAME)
+        assert stream.wait(10)
+    return made
+
+
+def joined(**options: Any) -> None:
+    with rtspecinv.StreamPool(BATCH_OF_ONE) as made:
+        made.join(**options)
 
 
 def stretched(**options: Any) -> transforms.Stretch:
@@ -255,6 +270,8 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
+    "StreamPool": (pool, {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print}),
+    "StreamPool.join": (joined, {"receive": len}),
     "Pace": (
         rtspecinv.Pace,
         {
@@ -407,7 +424,9 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Mel.invert": (MEL.invert, {"mel": MEL(SAMPLES), "length": 128}),
     "Mel.length": (MEL.length, {"n_frames": 3}),
     "StreamingInverter.length": (inverter(stft=STFT).length, {"n_frames": 3}),
-    "StreamingInverter.flush": (inverter(stft=STFT).flush, {"n_samples": 30}),
+    "StreamingInverter.flush": (BATCH_OF_ONE.flush, {"n_samples": 30, "streams": [0]}),
+    "StreamingInverter.push": (BATCH_OF_ONE.push, {"magnitude": FRAME[None], "streams": [0]}),
+    "StreamingInverter.reset": (BATCH_OF_ONE.reset, {"streams": [0]}),
     "AudioStream": (
         lambda **options: rtspecinv.AudioStream(io.BytesIO(WAV), **options),
         {"raw": (8000, 1)},
@@ -429,7 +448,7 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sample_rate": 8000, "length": 40},
     ),
     "lbfgs.optimizer": (
-        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),
+        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),  # type: ignore[arg-type]
         LBFGS_OF_TORCH,
     ),
 }
@@ -514,7 +533,7 @@ def says(message: str, parameter: str, value: Any) -> bool:
     ]
     if isinstance(value, int | float):
         words += [repr(float(value)), f"{float(value):g}"]
-    if hasattr(value, "__len__") and getattr(value, "ndim", 1):
+    if hasattr(value, "__len__") and getattr(value, "ndim", 1):  # type: ignore[arg-type]
         words += [f"{len(value)} values", f"for {len(value)} magnitudes", "is empty", f"{len(value)} samples"]
         for each in value:
             words += [f"={each!r}", f"is a {type(each).__name__}", str(tuple(getattr(each, "shape", "?")))]
@@ -541,6 +560,8 @@ def is_wrong(value: Any, parameter: str, right: Any) -> bool:
         return not callable(value)
     if isinstance(value, np.ma.MaskedArray):  # arrays with a mask have tests of their own
         return isinstance(right, int | float) and parameter not in ("decibels", "mean", "std")
+    if parameter == "streams" and isinstance(value, list) and not value:
+        return False  # no stream at all
     endless = isinstance(value, int) and value > 10**6  # iterations, which have a limit of their own
     return not (parameter.endswith("max_iter") and endless)
 
@@ -621,7 +642,7 @@ def test_another_precision_is_one_of_spec(name, dtype):
         getattr(torch_specinv, name)(spec)
     way_out = re.search(r"use (spec\..*)", str(error.value)).group(1)
     again = eval(way_out, {"spec": spec, "torch": torch})
-    options = {} if name == "phase_init" else {"max_iter": 1, "verbose": False}
+    options: dict[str, Any] = {} if name == "phase_init" else {"max_iter": 1, "verbose": False}
     real = again if name in ("griffin_lim", "ADMM") else again.abs()
     assert getattr(torch_specinv, name)(real, **options).isfinite().all()
 
@@ -630,6 +651,6 @@ def test_a_stream_of_text_is_no_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(WAV)
     with open(path, encoding="latin-1") as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
-        rtspecinv.AudioStream(file)
+        rtspecinv.AudioStream(file)  # type: ignore[arg-type]
     with open(path, "rb") as file:
         assert rtspecinv.AudioStream(file).sample_rate == 8000

@@ -120,8 +120,8 @@ def test_gradients_reach_back_through_pushes_of_some_streams():
     ("streams", "error", "words"),
     [
         ([0, 0], ValueError, "twice"),
-        ([5], ValueError, "streams 0 to 4"),
-        ([-1], ValueError, "streams 0 to 4"),
+        ([5], ValueError, "positions from 0 to 4"),
+        ([-1], ValueError, "positions from 0 to 4"),
         ([0.5], TypeError, "torch.bool"),
         ("all", TypeError, "not a bool mask"),
         (np.ones(4, bool), ValueError, r"not batch_shape=\(5,\)"),

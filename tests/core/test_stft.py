@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() <= TOLERANCE[precision] * expected.abs().max().clamp_min(1)
 
 
-def torch_options(stft: STFT) -> dict[str, object]:
+def torch_options(stft: STFT) -> dict[str, Any]:
     left = (stft.n_fft - stft.win_length) // 2
     return {
         "n_fft": stft.n_fft,
@@ -52,11 +53,11 @@ def torch_options(stft: STFT) -> dict[str, object]:
     }
 
 
-@st.composite
-def stfts(draw: st.DrawFn, **fixed: object) -> STFT:
+@st.composite  # type: ignore[arg-type]
+def stfts(draw: st.DrawFn, **fixed: Any) -> STFT:
     n_fft = draw(st.integers(1, 40))
     win_length = draw(st.integers(max(1, n_fft // 2), n_fft))
-    options = {
+    options: dict[str, Any] = {
         "win_length": win_length,
         "window": draw(st.sampled_from(["hann", "hamming", "rectangular", "cosine"])),
         "center": draw(st.sampled_from([True, False, "same", "snip"])),
@@ -74,7 +75,12 @@ def stfts(draw: st.DrawFn, **fixed: object) -> STFT:
 def test_analyze_equals_torch(shape, pad_mode, normalized, onesided, dtype):
     n_fft, hop_length, win_length, window = shape
     center = {"center": False} if pad_mode is None else {"pad_mode": pad_mode}
-    options = {"win_length": win_length, "window": window, "normalized": normalized, "onesided": onesided}
+    options: dict[str, Any] = {
+        "win_length": win_length,
+        "window": window,
+        "normalized": normalized,
+        "onesided": onesided,
+    }
     stft = STFT(n_fft, hop_length, dtype=dtype, **options, **center)
     samples = noise(2, 333, dtype=dtype)
     pad = {} if pad_mode is None else {"pad_mode": pad_mode}
@@ -88,7 +94,7 @@ def test_same_pads_so_that_hops_have_frames(n_samples):
     stft = STFT(64, 16, center="same", dtype=torch.float64)
     samples = noise(2, n_samples, dtype=torch.float64)
     padded = torch.nn.functional.pad(samples, (24, 24), mode="reflect")
-    options = {"n_fft": 64, "hop_length": 16, "window": stft.window, "center": False}
+    options: dict[str, Any] = {"n_fft": 64, "hop_length": 16, "window": stft.window, "center": False}
     expected = torch.stft(padded, return_complex=True, **options)
     assert_close(stft.analyze(samples), expected)
     assert expected.shape[-1] == n_samples // 16
@@ -102,7 +108,12 @@ def test_same_pads_so_that_hops_have_frames(n_samples):
 @pytest.mark.parametrize("extra", [None, -50, 5])
 def test_synthesize_equals_torch_on_inconsistent_spectra(shape, normalized, onesided, extra, dtype):
     n_fft, hop_length, win_length, window = shape
-    options = {"win_length": win_length, "window": window, "normalized": normalized, "onesided": onesided}
+    options: dict[str, Any] = {
+        "win_length": win_length,
+        "window": window,
+        "normalized": normalized,
+        "onesided": onesided,
+    }
     stft = STFT(n_fft, hop_length, dtype=dtype, **options)
     spectrum = torch.complex(
         noise(2, 3, stft.n_freq, 13, dtype=dtype), noise(2, 3, stft.n_freq, 13, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_contract_of_rules_and_settings(update, setting, device, engine):
 def test_contract_of_starts(init, setting, n_iter, engine):
     stft = STFT(**setting)
     engine = "auto" if init == Gradient(delay=1) and engine == "numba" else engine
-    options = {"init": init, "look_ahead": 1, "n_iter": n_iter, "engine": engine}
+    options: dict[str, Any] = {"init": init, "look_ahead": 1, "n_iter": n_iter, "engine": engine}
     verify_contract(
         lambda: StreamingInverter(stft, batch_shape=(2,), **options),
         magnitudes(stft, 2),
@@ -170,7 +171,7 @@ def test_equals_the_reference(name, setting, look_ahead, revise, engine):
     revise = 0 if update.textbook else min(revise, stft.look_back)
     # Iterations amplify rounding errors, some rules by more than 10 a push: a few frames say it all.
     S = magnitudes(stft, n_frames=7)
-    options = {"look_ahead": look_ahead, "revise": revise, "n_iter": 2}
+    options: dict[str, Any] = {"look_ahead": look_ahead, "revise": revise, "n_iter": 2}
     inverter = StreamingInverter(stft, update=update, engine=engine, **options)
     samples = run(inverter, S)[inverter.latency :].numpy()
     expected = reference.invert(S.numpy(), stft, name, **options)
@@ -217,7 +218,7 @@ def voice(n_samples: int = 8000, rate: int = 16000) -> torch.Tensor:
     return (0.1 * tone * (1 + torch.sin(2 * torch.pi * 5 * t))).float()
 
 
-def convergence(stft: STFT, samples: torch.Tensor, **options: object) -> float:
+def convergence(stft: STFT, samples: torch.Tensor, **options: Any) -> float:
     S = stft.magnitude(samples)
     inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
     result = run(inverter, S)[inverter.latency :]
@@ -421,7 +422,7 @@ def test_every_argument_matters():
     stft = STFT(64, 16)
     S = magnitudes(stft, n_frames=12)
 
-    def result(**options: object) -> torch.Tensor:
+    def result(**options: Any) -> torch.Tensor:
         inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
         return run(inverter, S)[inverter.latency :]
 
@@ -553,9 +554,9 @@ def test_iterations_may_change_between_pushes(engine, update, n_iters, batch):
     changing = StreamingInverter(stft, update=update, n_iter=7, batch_shape=batch, engine=engine)
     for n_iter, frame in zip(n_iters, magnitude.unbind(-1), strict=True):
         fixed = StreamingInverter(stft, update=update, n_iter=n_iter, batch_shape=batch, engine=engine)
-        for name in fixed._engine.buffer.STATE:
-            state = changing._engine.buffer.get_buffer(name)
-            fixed._engine.buffer.get_buffer(name).copy_(state)
+        for name in fixed._engine.buffer.STATE:  # type: ignore[attr-defined]
+            state = changing._engine.buffer.get_buffer(name)  # type: ignore[attr-defined]
+            fixed._engine.buffer.get_buffer(name).copy_(state)  # type: ignore[attr-defined]
         changing.n_iter = n_iter
         assert torch.equal(changing.push(frame), fixed.push(frame))
 
@@ -565,7 +566,7 @@ def test_bad_n_iter_changes_nothing(engine):
     inverter = StreamingInverter(STFT(n_fft=32, hop_length=8), n_iter=3, engine=engine)
     for wrong in (-1, 2.5, True, "8", None):
         with pytest.raises(ValueError, match=r"n_iter=.* is not an integer >= 0"):
-            inverter.n_iter = wrong
+            inverter.n_iter = wrong  # type: ignore[assignment]
     assert inverter.n_iter == 3
     inverter.n_iter = 5
     assert "n_iter=5" in repr(inverter)

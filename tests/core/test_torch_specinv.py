@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +28,9 @@ SIGNATURES = {
     "phase_init": "(spec, **stft_kwargs)",
 }
 WINDOW = torch.hann_window(256)
-KEYWORDS = {"window": WINDOW, "hop_length": 64}
+KEYWORDS: dict[str, Any] = {"window": WINDOW, "hop_length": 64}
 SPEC = torch.stft(sound(4000, 2).float(), 256, 64, window=WINDOW, return_complex=True)
-QUIET = {"verbose": False}
+QUIET: dict[str, Any] = {"verbose": False}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -48,7 +49,7 @@ def test_old_places_say_where_the_names_are(name):
 
 def test_each_is_what_is_behind_it():
     magnitude, stft = SPEC.abs(), STFT(256, 64, window=WINDOW)
-    options = {"init": "peaks", "evaluate_every": 10, "tol": 1e-6}
+    options: dict[str, Any] = {"init": "peaks", "evaluate_every": 10, "tol": 1e-6}
     fast = torch_specinv.griffin_lim(magnitude, 30, **QUIET, **KEYWORDS)
     assert torch.equal(fast, invert(magnitude, stft, update="fgla", n_iter=30, **options))
     plain = torch_specinv.griffin_lim(magnitude, 30, alpha=0, **QUIET, **KEYWORDS)
@@ -176,9 +177,9 @@ def test_unknown_keywords_get_a_suggestion():
         (torch_specinv.phase_init, "hoplength", "hop_length"),
     ]:
         with pytest.raises(TypeError, match=f"{wrong}'.*did you mean {right}"):
-            call(magnitude, **{wrong: 3})
+            call(magnitude, **{wrong: 3})  # type: ignore[operator]
     with pytest.raises(TypeError, match=r"maxiter'.*did you mean max_iter"):
-        torch_specinv.L_BFGS(magnitude, torch.abs, maxiter=3)
+        torch_specinv.L_BFGS(magnitude, torch.abs, maxiter=3)  # type: ignore[call-arg]
 
 
 def test_bad_values_are_refused():
@@ -190,7 +191,7 @@ def test_bad_values_are_refused():
         ({"window": torch.ones(3)}, ValueError, "window"),
     ]:
         with pytest.raises(error, match=says):
-            torch_specinv.griffin_lim(magnitude, **QUIET, **options)
+            torch_specinv.griffin_lim(magnitude, **QUIET, **options)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
         torch_specinv.RTISI_LA(SPEC)
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
@@ -206,7 +207,7 @@ def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="look_ahead=-2"):
         torch_specinv.RTISI_LA(magnitude, -2)
     with pytest.raises(TypeError, match="as_tensor"):
-        torch_specinv.griffin_lim(magnitude.tolist())
+        torch_specinv.griffin_lim(magnitude.tolist())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("metric", ["sc", "snr", "ser", "SC"])

@@ -41,10 +41,10 @@ def test_a_whole_spectrogram_begins_with_a_plain_step(moving, plain, engine):
                 n_iter=n_iter,
                 engine=engine,
                 evaluate_every=n_iter,
-                callback=lambda now, seen=seen: seen.append(now.actual) and None,
+                callback=lambda now, seen=seen: seen.append(now.actual) and None,  # type: ignore[misc]
             )
             pair.append(seen[-1])
-        assert torch.allclose(*pair, atol=1e-9) == is_same
+        assert torch.allclose(*pair, atol=1e-9) == is_same  # type: ignore[arg-type, misc]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -60,4 +60,4 @@ def test_every_frame_of_a_stream_begins_with_a_plain_step(moving, plain, engine)
             )
             for update in (moving, plain)
         ]
-        assert torch.allclose(*pair, atol=1e-9) == is_same
+        assert torch.allclose(*pair, atol=1e-9) == is_same  # type: ignore[arg-type, misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def test_an_odd_n_fft_is_known_by_its_window(n_fft, name, given):
     hop_length, window = n_fft // 4, torch.hann_window(n_fft)
     used = window if given != "win_length" else torch.ones(n_fft)
     spec = torch.stft(CLIP, n_fft, hop_length, window=used, return_complex=True).abs()
-    settings = {"window": {"window": window}, "win_length": {"win_length": n_fft}}
+    settings: dict[str, Any] = {"window": {"window": window}, "win_length": {"win_length": n_fft}}
     settings["both"] = settings["window"] | settings["win_length"]
-    options = {} if name == "phase_init" else {"max_iter": 3, "verbose": False}
+    options: dict[str, Any] = {} if name == "phase_init" else {"max_iter": 3, "verbose": False}
     result = getattr(rtspecinv.torch_specinv, name)(spec, hop_length=hop_length, **settings[given], **options)
     if name == "phase_init":
         assert result.shape == spec.shape
@@ -61,7 +62,7 @@ def test_a_window_of_another_length_is_told_what_to_say():
     said = refused(torch_specinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(300))
     win_length = int(re.search(r"pass win_length=(\d+)", said).group(1))
     window = torch.hann_window(300)
-    options = {"hop_length": 64, "max_iter": 1, "verbose": False}
+    options: dict[str, Any] = {"hop_length": 64, "max_iter": 1, "verbose": False}
     torch_specinv.griffin_lim(torch.rand(256, 9), window=window, win_length=win_length, **options)
     said = refused(torch_specinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(600))
     assert "longer than n_fft=510, in which it must fit" in said
@@ -282,7 +283,7 @@ def test_files_of_arrays_of_others_are_told_to_be_written_anew(tmp_path, capsys,
     assert "numpy.save('x.npy', " in said
     assert "numpy.save('x.npy', " in invert(capsys, path, *QUICK)
     np.save(tmp_path / "x.npy", rtspecinv.STFT(64, 16).magnitude(CLIP).numpy())
-    options = {"stft": rtspecinv.STFT(64, 16)}
+    options: dict[str, Any] = {"stft": rtspecinv.STFT(64, 16)}  # type: ignore[no-redef]
     assert listen(tmp_path / "x.npy", sample_rate=8000, output=ArraySink(), **options).samples.any()
 
 
@@ -341,7 +342,7 @@ def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_pat
 def test_channels_are_told_how_to_lie(shape, words, as_array):
     sound = CLIP[: 1000 * (shape[1] == 1000) + 8000 * (shape[1] != 1000)]
     sound = (sound[:, None] if shape[0] > shape[1] else sound[None]) * torch.ones(shape)
-    sound = sound.numpy() if as_array else sound
+    sound = sound.numpy() if as_array else sound  # type: ignore[assignment]
     said = refused(listen, sound, sample_rate=8000, output=ArraySink())
     assert words in said
     assert str(shape) in said
@@ -355,7 +356,7 @@ def test_channels_are_told_how_to_lie(shape, words, as_array):
 
 def several(path, arrays: dict[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
-        np.savez(path, **arrays)
+        np.savez(path, **arrays)  # type: ignore[arg-type]
     elif path.suffix == ".pt":
         torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
     else:
@@ -373,7 +374,7 @@ def test_arrays_are_chosen_by_name(tmp_path, capsys, suffix):
     said = refused(open_spectrogram, path, array="none")
     names = re.search(r"has no array 'none', but (.*)$", said).group(1).split(", ")
     assert sorted(names) == ["clean", "noisy"]
-    how = {"sample_rate": 22050, "output": ArraySink()}
+    how: dict[str, Any] = {"sample_rate": 22050, "output": ArraySink()}
     heard = [listen(path, array=name, **how | {"output": ArraySink()}).samples for name in sorted(names)]
     assert np.abs(heard[0] - 0.3 * heard[0]).max() > 0.05
     np.testing.assert_allclose(np.std(heard[1]) / np.std(heard[0]), 0.3, rtol=0.2)
@@ -387,13 +388,13 @@ def test_arrays_are_chosen_by_name(tmp_path, capsys, suffix):
 def test_mel_arrays_are_chosen_by_name_too(tmp_path):
     mel = rtspecinv.presets["hifigan-22k"](CLIP)
     np.savez(tmp_path / "a.npz", predicted=mel.numpy(), target=mel.numpy()[:, :9])
-    options = {"preset": "hifigan-22k", "output": ArraySink()}
+    options: dict[str, Any] = {"preset": "hifigan-22k", "output": ArraySink()}
     assert len(listen(tmp_path / "a.npz", array="target", **options).samples) == 9 * 256
 
 
 def test_names_in_errors_are_few_and_short(tmp_path):
     arrays = {f"{'n' * 300}{i}": np.ones((3, 3), np.float32) for i in range(200)}
-    np.savez(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
     assert len(refused(open_spectrogram, tmp_path / "a.npz")) < 1000
     said = refused(open_spectrogram, tmp_path / "a.npz", array="m" * 1000)
     assert len(said) < 1000

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import forked as module
 import pytest
@@ -31,9 +32,9 @@ print("beside", file=sys.stderr)
 LOADED = "import sys; print('torch' in sys.modules)"
 
 
-def both(command: list[str], **options: object) -> list[subprocess.CompletedProcess[bytes]]:
+def both(command: list[str], **options: Any) -> list[subprocess.CompletedProcess[bytes]]:
     command = [sys.executable, *command]
-    options = {"capture_output": True, "timeout": 60, **options}
+    options: dict[str, Any] = {"capture_output": True, "timeout": 60, **options}  # type: ignore[no-redef]
     return [subprocess.run(program, **options) for program in (command, forked(command))]  # type: ignore[call-overload]
 
 
@@ -152,7 +153,7 @@ def test_several_at_once():
 def test_the_process_that_forks_is_started_again_and_leaves_nothing():
     command = [sys.executable, "-c", LOADED]
     first = Path(forked(command)[4]).parent
-    process, _ = module._server
+    process, _ = module._server  # type: ignore[misc]
     assert first.is_dir()
     process.communicate()
     assert process.returncode == 0

@@ -48,7 +48,7 @@ def test_python_snippets_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("card", ["patient"], indirect=True)
 def test_the_device_snippet_plays(card, capsys):
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     first, *others = snippets("python")
     (code,) = (code for code in others if "SoundDeviceSink" in code)
     # The virtual card has one rate.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
     return stft.magnitude(0.2 * samples)
 
 
-def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **options: object) -> None:
+def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **options: Any) -> None:
     eager, compiled = (
         run(StreamingInverter(stft, engine=engine, **options), magnitude)  # type: ignore[arg-type]
         for engine in ("eager", "numba")
@@ -90,7 +91,7 @@ def test_agrees_with_the_reference(
         normalized=normalized,
         dtype=torch.float64,
     )
-    options = {
+    options: dict[str, Any] = {
         "update": update,
         "init": init,
         "look_ahead": look_ahead,
@@ -214,7 +215,7 @@ def test_gradients_are_those_of_the_reference():
         S = magnitudes(stft).requires_grad_()
         run(StreamingInverter(stft, n_iter=1, engine=engine), S).square().sum().backward()
         gradients.append(S.grad)
-    assert torch.equal(*gradients)
+    assert torch.equal(*gradients)  # type: ignore[arg-type]
 
 
 @fast
@@ -271,7 +272,7 @@ def test_who_is_chosen():
         assert StreamingInverter(stft, **options).engine == "numba"
     assert StreamingInverter(stft, engine="eager").engine == "eager"
     assert StreamingInverter(stft, engine="numba").engine == "numba"
-    for options in ({"update": Other()}, {"init": Else()}, {"init": Gradient(delay=1)}):
+    for options in ({"update": Other()}, {"init": Else()}, {"init": Gradient(delay=1)}):  # type: ignore[assignment]
         assert StreamingInverter(stft, **options).engine == "eager"
         with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
             StreamingInverter(stft, engine="numba", **options)

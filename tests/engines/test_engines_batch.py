@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def given_start(magnitude: Tensor, seed: int = 0) -> Tensor:
     return torch.polar(magnitude + 0.1, 6 * turns)
 
 
-def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: object) -> None:
+def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: Any) -> None:
     """All that a callback sees is the same."""
     seen: dict[str, list[Iteration]] = {"eager": [], "numba": []}
     for engine, so_far in seen.items():
@@ -82,7 +83,13 @@ def test_agrees_with_plain_torch(stft, update, n_frames, batch, more, n_known, n
     magnitude = torch.rand(*batch, stft.n_freq, n_frames, generator=generator, dtype=torch.float64) / 4
     known = torch.rand(*batch, n_known, generator=generator, dtype=torch.float64) if n_known else None
     length = None if more is None else natural + more
-    options = {"update": update, "n_iter": n_iter, "evaluate_every": every, "length": length, "known": known}
+    options: dict[str, Any] = {
+        "update": update,
+        "n_iter": n_iter,
+        "evaluate_every": every,
+        "length": length,
+        "known": known,
+    }
     assert_agree(magnitude, stft, TOLERANCE, **options)
 
 
@@ -114,7 +121,7 @@ def test_threads_and_company_make_no_difference(update):
     stft = STFT(1024, 256)
     for batch in ((), (2,)):  # blocks of one item, and of several
         magnitude = stft.magnitude(sound(40_000, *batch).float())
-        options = {"update": update, "init": "random", "n_iter": 5}
+        options: dict[str, Any] = {"update": update, "init": "random", "n_iter": 5}
         expected = invert(magnitude, stft, **options)
         before = torch.get_num_threads()
         torch.set_num_threads(3)
@@ -165,7 +172,7 @@ def test_gradients_take_the_plain_path():
         samples = invert(value, SMALL, n_iter=3, init=given_start(magnitude), engine=engine)
         samples.square().sum().backward()
         gradients.append(value.grad)
-    assert torch.equal(*gradients)
+    assert torch.equal(*gradients)  # type: ignore[arg-type]
     value = magnitude.clone().requires_grad_()
     with torch.no_grad():
         plain = invert(value, SMALL, n_iter=3)
@@ -212,7 +219,7 @@ def test_eager_is_eager_all_through(monkeypatch):
     assert torch.equal(invert(magnitude, SMALL, n_iter=3, engine="eager"), plain)
     blocks = {"block_frames": 40, "overlap_frames": 10, "n_iter": 2}
     eager, compiled = (
-        torch.cat(list(invert_blocks(magnitude.mT, SMALL, engine=engine, **blocks)))
+        torch.cat(list(invert_blocks(magnitude.mT, SMALL, engine=engine, **blocks)))  # type: ignore[arg-type]
         for engine in ("eager", "numba")
     )
     assert eager.shape == compiled.shape

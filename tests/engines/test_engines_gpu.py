@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from typing import Any
 
 import fake_cuda_graph
 import pytest
@@ -43,7 +44,7 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
 # -- triton --------------------------------------------------------------------------------------------
 
 
-def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: object) -> float:
+def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: Any) -> float:
     """Largest error of a push against float64, the state before it taken from the float64 stream."""
     exact_stft = copy.deepcopy(stft).double()
     exact = StreamingInverter(exact_stft, engine="eager", **options)  # type: ignore[arg-type]
@@ -51,10 +52,10 @@ def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: obj
     assert ours.engine == "triton"
     worst = 0.0
     for frame in [*magnitude.unbind(-1), None, None]:
-        for name in exact._engine.buffer.STATE:
-            state = exact._engine.buffer.get_buffer(name)
-            ours._engine.buffer.get_buffer(name).copy_(state)
-            state.copy_(ours._engine.buffer.get_buffer(name))  # now both have the same numbers
+        for name in exact._engine.buffer.STATE:  # type: ignore[attr-defined]
+            state = exact._engine.buffer.get_buffer(name)  # type: ignore[attr-defined]
+            ours._engine.buffer.get_buffer(name).copy_(state)  # type: ignore[attr-defined]
+            state.copy_(ours._engine.buffer.get_buffer(name))  # type: ignore[attr-defined]  # now both have the same numbers
         hop = ours._engine.push(frame)
         expected = exact._engine.push(None if frame is None else frame.double())
         scale = expected.abs().max().clamp_min(1e-3)
@@ -66,7 +67,7 @@ def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: obj
 @pytest.mark.parametrize("update", LINEAR, ids=str)
 def test_every_rule_is_exact(update):
     stft = STFT(256, 64, device=DEVICE)
-    options = {"update": update, "look_ahead": 2, "n_iter": 2, "batch_shape": (2,)}
+    options: dict[str, Any] = {"update": update, "look_ahead": 2, "n_iter": 2, "batch_shape": (2,)}
     assert one_push_from_everywhere(stft, magnitudes(stft, 2, n_frames=4), **options) < TOLERANCE
 
 
@@ -112,7 +113,7 @@ def test_triton_keeps_the_whole_contract():
 def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
     stft = STFT(256, 64, device=DEVICE)
     S = magnitudes(stft, n_frames=8)
-    options = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
+    options: dict[str, Any] = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
     expected = run(StreamingInverter(stft, engine="eager", **options), S)
     inverter = StreamingInverter(stft, engine="triton", **options)
     frames = list(S.unbind(-1))
@@ -157,7 +158,7 @@ def test_more_frames_than_fit_are_left_to_the_others():
     stft = STFT(256, 16, device=DEVICE)
     S = magnitudes(stft)
     eager, ours = (StreamingInverter(stft, n_iter=1, engine=name) for name in ("eager", "triton"))
-    assert ours._engine._ready is None
+    assert ours._engine._ready is None  # type: ignore[attr-defined]
     assert torch.equal(run(ours, S), run(eager, S))
 
 
@@ -171,7 +172,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         fake_cuda_graph.on_cpu(monkeypatch)
 
 
-def pair(stft: STFT, **options: object) -> tuple[StreamingInverter, StreamingInverter]:
+def pair(stft: STFT, **options: Any) -> tuple[StreamingInverter, StreamingInverter]:
     replayed = StreamingInverter(stft, engine="cuda_graph", **options)  # type: ignore[arg-type]
     assert replayed.engine == "cuda_graph"
     return StreamingInverter(stft, engine="eager", **options), replayed  # type: ignore[arg-type]
@@ -206,7 +207,7 @@ def test_every_kind_of_push_is_recorded_once(graphs):
         inverter.push_many(S)
     for frames in (S, spectrum, S):
         assert torch.equal(run(eager, frames), run(replayed, frames))
-    recordings = replayed._engine._recordings
+    recordings = replayed._engine._recordings  # type: ignore[attr-defined]
     assert sorted(recordings) == [(False, False, 1), (False, True, 1), (True, True, 1)]
     before = list(recordings.values())
     run(replayed, S)
@@ -231,7 +232,7 @@ def test_recorded_anew_after_a_move_and_a_copy(graphs):
     hops = [replayed.push(frame) for frame in S.unbind(-1)[:2]]
     other = copy.deepcopy(replayed)
     replayed.double()
-    assert not replayed._engine._recordings
+    assert not replayed._engine._recordings  # type: ignore[attr-defined]
     replayed.float()
     hops += [replayed.push(frame) for frame in S.unbind(-1)[2:]]
     assert torch.equal(torch.cat(hops), torch.cat(expected))
@@ -257,7 +258,7 @@ def test_switched_off_by_the_environment(graphs, monkeypatch):
     S = magnitudes(stft)
     monkeypatch.setenv(cuda_graph.SWITCH, "1")
     assert torch.equal(run(eager, S), run(replayed, S))
-    assert not replayed._engine._recordings
+    assert not replayed._engine._recordings  # type: ignore[attr-defined]
 
 
 def test_gradients_are_not_recorded_but_flow(graphs):
@@ -273,7 +274,7 @@ def test_gradients_are_not_recorded_but_flow(graphs):
         grads.append(wanted.grad)
         inverter.detach()
         inverter.push(S[..., 0])
-    assert torch.equal(*grads)
+    assert torch.equal(*grads)  # type: ignore[arg-type]
     assert grads[0].any()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -216,7 +216,7 @@ def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_table_says_what_a_step_does(update):
     table = table_of(update, 4)
     assert table.projects_twice == (isinstance(update, DifferenceMap) and update.beta != 1)
-    assert torch.allclose(*steps(table, update))
+    assert torch.allclose(*steps(table, update))  # type: ignore[arg-type]
 
 
 def test_tables_of_equal_rules_are_their_own():
@@ -260,7 +260,7 @@ def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
         assert torch.equal(plain, chosen)
 
 
-def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: object) -> None:
+def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: Any) -> None:
     """In every push, from the state of the reference: rules amplify rounding errors from push to push."""
     magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
     eager, compiled = (
@@ -289,7 +289,7 @@ def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> 
             n_iter=n_iter,
             evaluate_every=1,
             engine=engine,
-            callback=lambda now, actual=actual: actual.append(now.actual) and None,
+            callback=lambda now, actual=actual: actual.append(now.actual) and None,  # type: ignore[misc]
         )
     for one, other in zip(*seen.values(), strict=True):
         assert (one - other).abs().max() <= TOLERANCE_OF_BATCH * max(magnitude.abs().max(), one.abs().max())
@@ -404,3 +404,46 @@ def test_a_rule_that_has_changed_is_read_anew():
     Scaled.factor = 0.6
     after = table_of(Scaled(), 3)
     assert not torch.equal(before.step, after.step)
+
+
+def returning(start=1, step=1, **attributes):
+    """A rule whose `start` and `step` return so many spectra, or None."""
+
+    def spectra(number, c):
+        return None if number is None else (c,) * number
+
+    methods = {
+        "start": lambda self, spectrum: spectra(start, spectrum),
+        "step": lambda self, state, p_m, p_c: spectra(step, p_c(p_m(state[0]))),
+    }
+    return type("Mine", (Update,), {**methods, **attributes})()
+
+
+@pytest.mark.parametrize(
+    ("update", "kind", "message"),
+    [
+        (type("Mine", (Update,), {})(), TypeError, "Mine.. has no step: write step"),
+        (returning(start=None), TypeError, "Mine.start returns NoneType, not a tuple of tensors: return"),
+        (returning(step=None), TypeError, "Mine.step returns NoneType, not a tuple of tensors: return"),
+        (returning(n_carried=1), ValueError, "Mine.start returns 1 spectra, not 1 . n_carried = 2: return 2"),
+        (returning(start=2, n_carried=1), ValueError, "Mine.step returns 1 spectra, not 1 . n_carried = 2"),
+        (returning(start=2), ValueError, "Mine.start returns 2 spectra, .* or set n_carried = 1"),
+        (returning(n_carried=-1), ValueError, "Mine.*n_carried=-1 is not an integer >= 0"),
+    ],
+)
+def test_a_rule_that_does_not_fit_together_is_rejected_at_construction(update, kind, message):
+    with pytest.raises(kind, match=message):
+        StreamingInverter(SMALL, update=update, engine="eager")
+    with pytest.raises(kind, match=message):
+        invert(SMALL.magnitude(sound(200)), SMALL, update=update, engine="eager")
+
+
+def test_the_check_of_a_rule_leaves_its_attributes_as_they_are():
+    class Counting(Relaxed):
+        def step(self, state, p_m, p_c):
+            object.__setattr__(self, "n_steps", getattr(self, "n_steps", 0) + 1)
+            return super().step(state, p_m, p_c)
+
+    rule = Counting()
+    StreamingInverter(SMALL, update=rule, engine="eager")
+    assert not hasattr(rule, "n_steps")

@@ -34,7 +34,7 @@ def save(path: Path, array: np.ndarray, **parameters: int) -> Path:
     if path.suffix == ".npy":
         np.save(path, array)
     elif path.suffix == ".npz":
-        np.savez_compressed(path, magnitude=array, **parameters)
+        np.savez_compressed(path, magnitude=array, **parameters)  # type: ignore[arg-type]
     elif path.suffix == ".pt":
         torch.save({"magnitude": torch.from_numpy(array), **parameters}, path)
     else:

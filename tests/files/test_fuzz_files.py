@@ -118,7 +118,7 @@ def test_headers_that_lie(tmp_path_factory, shape, dtype):
     (folder / "a.wav").write_bytes(wave + b"data" + struct.pack("<I", 2**32 - 1) + bytes(200))
     for path in folder.iterdir():
         attempt(
-            lambda path=path: rtspecinv.listen(path, sample_rate=8000, output=ArraySink(), n_iter=1).samples
+            lambda path=path: rtspecinv.listen(path, sample_rate=8000, output=ArraySink(), n_iter=1).samples  # type: ignore[misc]
         )
 
 

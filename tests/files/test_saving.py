@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 import rtspecinv
 from rtspecinv import STFT, MelConfig, open_spectrogram, save_spectrogram
 from rtspecinv.files.metadata import describe, understand
-from rtspecinv.files.saving import config_of
+from rtspecinv.files.saving import config_of  # type: ignore[attr-defined]
 from rtspecinv.mel.config import Compression
 
 ARRAYS = [".npz", ".pt", ".safetensors"]
@@ -140,7 +141,7 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path, values, transform, option
 
 
 def test_a_scale_of_another_transform_is_refused(tmp_path):
-    options = {"sample_rate": 8000, "scale": rtspecinv.PictureScale(8000, 128)}
+    options: dict[str, Any] = {"sample_rate": 8000, "scale": rtspecinv.PictureScale(8000, 128)}
     with pytest.raises(ValueError, match=r"of another sample_rate or n_fft than \(8000, 64\)"):
         save_spectrogram(tmp_path / "a.png", magnitudes(33, 5), SMALL, **options)
 

@@ -98,9 +98,9 @@ def test_what_an_encoder_raises_comes_after_what_the_file_says(tmp_path):
         raise RuntimeError("encoder")
 
     with room_for(1000), pytest.raises(OSError, match="File too large"):
-        write_whole(tmp_path / "a", encode)
+        write_whole(tmp_path / "a", encode)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="encoder"):
-        write_whole(tmp_path / "a", encode)
+        write_whole(tmp_path / "a", encode)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 

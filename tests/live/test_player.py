@@ -290,7 +290,7 @@ def test_stats_are_a_frozen_snapshot():
         assert (before.n_frames, player.stats.n_frames) == (0, 1)
         assert isinstance(before, PlayerStats)
         with pytest.raises(FrozenInstanceError):
-            before.n_frames = 1
+            before.n_frames = 1  # type: ignore[misc]
 
 
 def test_stats_of_a_card():

@@ -147,7 +147,7 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
     play(magnitude, inverter, expected)
     recorder = jackd.Recorder(card, 2, tmp_path / "recorded.npy")
     # All is queued before it begins, so that a busy machine does not make frames late.
-    options = {"device": jackd.DEVICE, "queue_seconds": 1.0, "prefill_seconds": 0.5}
+    options: dict[str, Any] = {"device": jackd.DEVICE, "queue_seconds": 1.0, "prefill_seconds": 0.5}
     with SoundDeviceSink(jackd.SAMPLE_RATE, 2, **options) as sink:
         recorder.connect()
         with Player(inverter, sink, queue_seconds=0.6, reserve_seconds=0.01) as player:
@@ -192,7 +192,7 @@ class Copy(Echo):
     def push(self, frame):
         return frame
 
-    def flush(self):
+    def flush(self, n_samples: int | None = None):
         return np.zeros(0, np.float32)
 
 

@@ -227,7 +227,7 @@ class Calling(Card):
             try:
                 call()
             except (ValueError, RuntimeError, queue.Full) as error:
-                self.error = error
+                self.error = error  # type: ignore[assignment]
             self.called.set()
 
     def write(self, samples) -> None:
@@ -257,7 +257,7 @@ class CallingEcho(Echo):
         self.sink.run("push")
         return super().push(frame)
 
-    def flush(self):
+    def flush(self, n_samples: int | None = None):
         self.sink.run("flush")
         return super().flush()
 

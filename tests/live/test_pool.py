@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, StreamPool
+from rtspecinv.live import PooledStream
 
 pytest.importorskip("rocket_fft", reason='the extra is missing: pip install "rtspecinv[fast]"')
 
@@ -39,8 +40,9 @@ class Client:
 
     def __init__(self, pool: StreamPool, kind: str) -> None:
         self.pool, self.kind, self.own = pool, kind, inverter_of(kind, ())
-        self.heard, self.wanted = [], []
-        self.stream = None
+        self.heard: list[np.ndarray] = []
+        self.wanted: list[np.ndarray] = []
+        self.stream: PooledStream | None = None
         self.n = 0
 
     def join(self) -> None:
@@ -171,15 +173,16 @@ def test_reset_drops_what_waits_and_goes_on_as_new():
 
 
 def test_calls_come_in_order():
-    order = []
-    with StreamPool(inverter_of("linear")) as pool, pool.join(lambda hop: order.append(len(hop))) as stream:
+    order: list[object] = []
+    inverter = inverter_of("linear")
+    with StreamPool(inverter) as pool, pool.join(lambda hop: order.append(len(hop))) as stream:
         stream.call(lambda: order.append("a"))
         stream.push(frame_of("linear", 1))
         stream.call(lambda: order.append("b"))
         stream.flush()
         stream.call(lambda: order.append("c"))
         assert stream.wait(10)
-    assert order == ["a", HOP, "b", pool.inverter.latency + pool.inverter.length(0), "c"]
+    assert order == ["a", HOP, "b", inverter.latency + inverter.length(0), "c"]
 
 
 def test_bad_frames_and_full_queues_change_nothing():

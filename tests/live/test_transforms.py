@@ -184,7 +184,7 @@ def test_a_transform_shares_no_memory_with_its_caller(make, as_array):
     expected = list(map(make(), copy.deepcopy(frames)))
     transform, buffer = make(), copy.deepcopy(frames[0])
     for frame, wanted in zip(frames, expected, strict=True):
-        buffer[:] = frame
+        buffer[:] = frame  # type: ignore[assignment]
         result = transform(buffer)
         buffer[:] = -1
         np.testing.assert_array_equal(result, wanted)
@@ -200,7 +200,7 @@ def test_stretch_shares_no_memory_with_its_source_nor_with_who_takes_its_frames(
 
     def refilled():
         for frame in frames:
-            buffer[:] = frame
+            buffer[:] = frame  # type: ignore[assignment]
             yield buffer
             buffer[:] = -1
 
@@ -264,7 +264,7 @@ def test_pitch_moves_a_sine_to_ratio_times_its_frequency(ratio):
 def test_pitch_moves_every_partial_of_a_chord(ratio):
     partials = torch.tensor([400.0, 900.0, 1250.0])
     chord = sum(sine(float(frequency), 1.5) / 3 for frequency in partials)
-    samples = inverted(map(Pitch(ratio), STFT.magnitude(chord).unbind(-1)))[N_FFT:-N_FFT]
+    samples = inverted(map(Pitch(ratio), STFT.magnitude(chord).unbind(-1)))[N_FFT:-N_FFT]  # type: ignore[arg-type]
     spectrum = torch.fft.rfft(samples * torch.hann_window(len(samples))).abs()
     found = (spectrum > 0.3 * spectrum.max()).nonzero() * SAMPLE_RATE / len(samples)
     distance = (found - ratio * partials).abs()
@@ -340,9 +340,9 @@ def test_formants_after_pitch_put_the_envelope_back():
         (lambda: Stretch([], math.nan), "rate=nan is not a finite number"),
         (lambda: Stretch([], memory=1), "memory=1"),
         (lambda: Pitch(0), "ratio=0 is not a finite number from 0.1 to 10"),
-        (lambda: Pitch("high"), "ratio='high' is not a finite number"),
+        (lambda: Pitch("high"), "ratio='high' is not a finite number"),  # type: ignore[arg-type]
         (lambda: Smear(1.1), "amount=1.1"),
-        (lambda: Smear(None), "amount=None"),
+        (lambda: Smear(None), "amount=None"),  # type: ignore[arg-type]
         (lambda: Formants(1, width=0), "width=0"),
         (lambda: Gain(math.nan), "decibels"),
         (lambda: Gain(math.inf), "decibels"),

@@ -194,7 +194,7 @@ def test_gradients_are_finite_in_silence(name, power):
     """Also those of gradients; of silence, of silence in some bands, and where a band is far under others."""
     config = replace(BASE, power=power, compression=ALL_COMPRESSIONS[name], fmin=100)
     for changes in ({}, {"epsilon": 1e-6}, {"per_frame": True, "preemphasis": 0.9}):
-        mel = Mel(replace(config, **changes))
+        mel = Mel(replace(config, **changes))  # type: ignore[arg-type]
         for loud in (0.0, 1.0):
             noise = loud * torch.randn(500, generator=torch.Generator().manual_seed(0))
             samples = noise.requires_grad_()
@@ -491,7 +491,7 @@ def test_bad_mels_are_refused():
     with pytest.raises(ValueError, match="length=-3 is not an integer >= 1"):
         mel.invert(torch.rand(20, 9), length=-3)
     with pytest.raises(TypeError, match=r"pass rtspecinv\.MelConfig"):
-        Mel(mel.stft)
+        Mel(mel.stft)  # type: ignore[arg-type]
 
 
 def test_empty_filters_are_told():

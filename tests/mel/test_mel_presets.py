@@ -165,7 +165,7 @@ def test_an_unknown_name_gets_the_nearest():
 def test_statistics_are_undone():
     config = CONFIGS["parallel-wavegan"]
     mean, std = np.linspace(-3, -1, 80), np.linspace(0.5, 1, 80)
-    compression = replace(config.compression, mean=mean, std=std)
+    compression = replace(config.compression, mean=mean, std=std)  # type: ignore[arg-type]
     mel = Mel(replace(config, compression=compression), dtype=torch.float64)
     samples = torch.from_numpy(CLIP)
     expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def mels(config: MelConfig, *batch: int, n_frames: int = 10, dtype: torch.dtype 
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case, engine):
     config, domain = CASES[case]
-    options = {"look_ahead": 2, "n_iter": 2, "batch_shape": (2,), "engine": engine}
+    options: dict[str, Any] = {"look_ahead": 2, "n_iter": 2, "batch_shape": (2,), "engine": engine}
     verify_contract(lambda: MelInverter(config, **options), mels(config, 2), domain=domain)
 
 
@@ -292,7 +293,7 @@ def test_transposed_frames_are_told():
     with pytest.raises(ValueError, match=r"\(frames, mels\), use push_many\(mel.mT\)"):
         inverter.push_many(torch.zeros(5, 8))
     with pytest.raises(TypeError, match="is a list"):
-        inverter.push([0.0] * 8)
+        inverter.push([0.0] * 8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from itertools import islice
+from typing import Any
 
 import jackd
 import numpy as np
@@ -31,7 +32,7 @@ def play(backend: str, drains: bool) -> None:
     """Write, clear, drain and close, until something happens."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3000)).astype(np.float32)
     backend, _, duplex = backend.partition("-")
-    options = {"queue_seconds": 0.1, "prefill_seconds": 0.01, "backend": backend}
+    options: dict[str, Any] = {"queue_seconds": 0.1, "prefill_seconds": 0.01, "backend": backend}
     with SoundDeviceSink(
         jackd.SAMPLE_RATE, device=jackd.DEVICE, input_channels=int(bool(duplex)), **options
     ) as sink:
@@ -48,7 +49,7 @@ def play(backend: str, drains: bool) -> None:
 
 
 def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
-    with jackd.server(**jackd.CARDS["patient"]):
+    with jackd.server(**jackd.CARDS["patient"]):  # type: ignore[arg-type]
         SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE).close()
         n_threads = None
         for _ in range(n_rounds):
@@ -75,13 +76,13 @@ def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
     for _ in range(n_rounds):
         program = [sys.executable, __file__, name, "0", backend, str(chance.random())]
         subprocess.run(program, check=True, timeout=30)
-    with jackd.server(**jackd.CARDS["patient"], name=name):
+    with jackd.server(**jackd.CARDS["patient"], name=name):  # type: ignore[arg-type]
         pass  # ends well, and gives its name back
 
 
 def unplug_once(name: str, backend: str, when: float) -> None:
     portaudio.STALL_SECONDS = 0.5
-    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):
+    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):  # type: ignore[arg-type]
         puller = threading.Timer(0.3 + when, process.kill)
         puller.start()
         try:

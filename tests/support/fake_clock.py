@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class Echo:
         self.late = joined[..., HOP:]
         return joined[..., :HOP]
 
-    def flush(self):
-        late = self.late
+    def flush(self, n_samples: int | None = None):
+        late = self.late[..., :n_samples]
         self.reset()
         return late
 
@@ -57,7 +58,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.listeners = []
+        self.listeners: list[Callable[[float], object]] = []
 
     def go(self, seconds: float) -> None:
         self.now += seconds

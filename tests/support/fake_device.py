@@ -133,8 +133,8 @@ class HandMixer(HandStream):
 
     def _add(self, ring, serve):
         action = Count(self)
-        action.ring, action.serve = ring, serve
-        action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)
+        action.ring, action.serve = ring, serve  # type: ignore[attr-defined]
+        action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)  # type: ignore[attr-defined]
         self._active.append(action)
         return action
 
@@ -201,8 +201,8 @@ def hand_rtmixer() -> types.ModuleType:
 
         return opened
 
-    module.RingBuffer = RingBuffer
-    module.Mixer, module.MixerAndRecorder, module.Recorder = map(opener, ("output", "duplex", "input"))
+    module.RingBuffer = RingBuffer  # type: ignore[attr-defined]
+    module.Mixer, module.MixerAndRecorder, module.Recorder = map(opener, ("output", "duplex", "input"))  # type: ignore[attr-defined]
     return module
 
 

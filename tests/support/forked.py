@@ -127,7 +127,7 @@ def serve() -> tuple | None:
         print(door.getsockname(), flush=True)
         while True:
             talking = [line for line in lines.values() if line]
-            ready = select.select([0, door, ended, *talking], [], [])[0]
+            ready = select.select([0, door, ended, *talking], [], [])[0]  # type: ignore[type-var]
             if 0 in ready:
                 break
             if ended in ready:
@@ -203,7 +203,7 @@ def become(
         before = getattr(sys, name)
         encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
         errors = errors or ("strict" if encoding else before.errors)
-        stream = io.TextIOWrapper(
+        stream = io.TextIOWrapper(  # type: ignore[assignment]
             open(number, "wb" if number else "rb", 0 if before.write_through else -1, closefd=False),  # noqa: SIM115
             encoding or before.encoding,
             "backslashreplace" if name == "stderr" else errors,

@@ -113,7 +113,7 @@ def invert(
     expected = np.zeros(n_fade)  # what the last push made of the samples that are heard next
     left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # of frames that can change no more
     c: Frames = {}
-    carried: list[Frames] = [{} for _ in carried_start]
+    carried: list[Frames] = [{} for _ in carried_start]  # type: ignore[attr-defined]
 
     def place(t: int) -> float:
         n_slots = revise + 1 + look_ahead
@@ -125,7 +125,7 @@ def invert(
     def overlap_add(y: Frames) -> np.ndarray:
         x = left.copy()
         for t, frame in y.items():
-            x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft, norm=norm)
+            x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft, norm=norm)  # type: ignore[arg-type]
         x[:n_heard] = heard[:n_heard]
         return x
 
@@ -137,7 +137,7 @@ def invert(
         return e
 
     def analyze(x: np.ndarray, t: int, window: np.ndarray) -> np.ndarray:
-        return np.fft.rfft(x[t * hop : t * hop + n_fft] * window, norm=norm)
+        return np.fft.rfft(x[t * hop : t * hop + n_fft] * window, norm=norm)  # type: ignore[arg-type]
 
     def p_c(y: Frames) -> Frames:
         x, e = overlap_add(y), np.maximum(window_sum(list(y)), MIN_COVERAGE)
@@ -161,7 +161,7 @@ def invert(
             e = np.maximum(window_sum(list(c)), MIN_COVERAGE_AT_START)[now * hop : now * hop + n_fft]
             window = w / e if update != "rtisi" else mirrored_envelope(1) if stft.look_back > 1 else w
             c[now] = analyze(x, now, window)
-            for array, factor in zip(carried, carried_start, strict=True):
+            for array, factor in zip(carried, carried_start, strict=True):  # type: ignore[call-overload]
                 if factor is not None:
                     array[now] = factor * c[now]
         for _ in range(n_iter):
@@ -183,7 +183,7 @@ def invert(
             expected = np.append(known[due + hop :], np.zeros(n_fade))[:n_fade]
         gone = now - look_ahead - revise
         if gone in c:
-            left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)
+            left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)  # type: ignore[arg-type]
             left_sum[gone * hop : gone * hop + n_fft] += w * d
             for frames in (c, *carried):
                 frames.pop(gone, None)
