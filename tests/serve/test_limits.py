@@ -22,7 +22,7 @@ from rtspecinv.serve.protocol import hello_of
 
 LATE = 30.0
 # More than sockets hold: 8 kB a frame, and as much a hop.
-BIG = {"n_fft": 4096, "hop_length": 2048, "sample_rate": 8000, "n_iter": 0, "look_ahead": 0}
+BIG: dict[str, Any] = {"n_fft": 4096, "hop_length": 2048, "sample_rate": 8000, "n_iter": 0, "look_ahead": 0}
 
 
 def run(test: Any, *, token: str | None = None, **limits: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_takes_nothing_is_not_read_and_harms_nobody():
             assert not sender.done()
             async with AsyncClient(url, **HELLO) as client:
                 await client.push(frames)
-                hops = [await client.receive() for _ in range(20)]
+                hops = [np.asarray(await client.receive()) for _ in range(20)]
             assert np.array_equal(np.concatenate(hops), own_samples(inverter_of(HELLO), frames))
             sender.cancel()
             greedy._reader._protocol.transport.abort()
