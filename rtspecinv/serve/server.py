@@ -135,7 +135,7 @@ class Server:
         stream.leave()
 
     async def _sweep(self) -> None:
-        """Close what is idle or takes nothing."""
+        """Close what is idle, takes nothing or has failed."""
         limits = self.limits
         while True:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
@@ -144,11 +144,17 @@ class Server:
                 since = session.sending_since
                 if since is not None and now - since > limits.stall_seconds:
                     _abort(request)
+                elif session.failure is not None:
+                    reason = f"the stream has failed: {session.failure}"
+                    self._close(session, WSCloseCode.INTERNAL_ERROR, reason)
                 elif now - max(session.heard, session.sent) > limits.idle_seconds:
                     reason = f"no message came within {limits.idle_seconds:g} seconds"
-                    closing = asyncio.ensure_future(session.close(WSCloseCode.GOING_AWAY, reason))
-                    self._closing.add(closing)
-                    closing.add_done_callback(self._closing.discard)
+                    self._close(session, WSCloseCode.GOING_AWAY, reason)
+
+    def _close(self, session: Session, code: int, reason: str) -> None:
+        closing = asyncio.ensure_future(session.close(code, reason))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     # What is asked for.
 

@@ -157,6 +157,27 @@ def test_a_message_that_is_too_long_ends_its_stream_only():
     run(test, message=4096)
 
 
+def test_streams_whose_inverter_fails_are_told_and_others_begin_anew():
+    async def test(server, url):
+        async with AsyncClient(url, **HELLO) as client, AsyncClient(url, **HELLO) as idle:
+            (pool,) = {session._stream._pool for session in server._sessions}
+            pool.inverter.push = broken
+            await client.push(np.ones(33))
+            for each in (client, idle):
+                with pytest.raises(ServerError, match="out of order"):
+                    await each.receive()
+                with pytest.raises(ServerError, match="1011"):
+                    await each.receive()
+        async with AsyncClient(url, **HELLO) as client:
+            await client.push(np.ones(33))
+            assert len(np.asarray(await client.receive())) == HELLO["hop_length"]
+
+    def broken(*frames, **streams):
+        raise RuntimeError("out of order")
+
+    run(test, idle_seconds=2)
+
+
 def test_a_token_is_asked_for():
     async def test(server, url):
         for wrong in (None, "", "Wort", "wört"):
