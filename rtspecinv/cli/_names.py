@@ -59,6 +59,7 @@ CONTESTANTS = (
     "dm",
     "lbfgs",
 )
+SERVE_HOST, SERVE_PORT, SERVE_STREAMS = "127.0.0.1", 8765, 64
 DEVICES = ("cpu", "cuda")  # of `bench`
 BENCH_SECONDS = 5.0  # of a recording
 QUICK = 10  # times fewer pushes

@@ -7,7 +7,9 @@ from importlib import import_module
 
 import rtspecinv
 
-SUBCOMMANDS = ("play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor")
+SUBCOMMANDS = (
+    *("play", "live", "serve", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"),
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from rtspecinv.live.worker import Worker
 
 Array = np.ndarray[Any, Any]
 Receive = Callable[[Array], object]
+Refuse = Callable[[Exception], object]
 AT_ONCE = 16  # streams that are pushed together: the hops of the first need not wait for the last
 _LOG = logging.getLogger("rtspecinv")
 
@@ -105,24 +106,28 @@ class StreamPool:
         """Streams that are lent now."""
         return len(self._streams)
 
-    def join(self, receive: Receive) -> PooledStream:
+    def join(self, receive: Receive, *, refuse: Refuse | None = None) -> PooledStream:
         """Lend a stream, as new.
 
         Args:
             receive: called in the pool's thread with each array of samples `(n_samples,)`, a hop after each
                 push, in order. It must not wait: all other streams would wait with it. If it raises, the
                 stream leaves the pool and keeps the exception as its `failure`.
+            refuse: called, in its turn, with the error of a frame that is not taken, in place of `receive`;
+                default: `PooledStream.push` raises the error, after a check in the caller's thread.
 
         Raises:
             queue.Full: all streams are lent.
             RuntimeError: the pool has been closed, or its inverter has failed.
         """
         function(receive=receive)
+        if refuse is not None:
+            function(refuse=refuse)
         with self._lock:
             self._check_open()
             if not self._free:
                 raise queue.Full(f"All {self.n_streams} streams of the pool are taken: join later")
-            stream = PooledStream(self, self._free.popleft(), receive)
+            stream = PooledStream(self, self._free.popleft(), receive, refuse)
             self._streams.add(stream)
             self._add(stream, (_RESET, None))
         self._worker.start()
@@ -180,19 +185,38 @@ class StreamPool:
             self.inverter.reset(anew)
         for has_phase in (False, True):  # a magnitude among complex frames would get phase 0
             if alike := [pair for pair in frames if (pair[1].dtype.kind == "c") == has_phase]:
-                self._push([stream for stream, _ in alike], np.stack([frame for _, frame in alike]))
+                self._push(alike)
         if owed:
             self._deliver(owed, self.inverter.flush(streams=_positions(owed)), n_frames=0)
         for stream, act, called in taken:
             if act is _CALL:
                 stream._give(called)
 
-    def _push(self, streams: list[PooledStream], frames: Array) -> None:
-        begin = time.perf_counter()
-        hops = self.inverter.push(frames, streams=_positions(streams))
+    def _push(self, frames: list[tuple[PooledStream, Array]]) -> None:
+        begin, streams = time.perf_counter(), [stream for stream, _ in frames]
+        try:
+            stacked = np.stack([frame for _, frame in frames])
+            hops = self.inverter.push(stacked, streams=_positions(streams))
+        except (ValueError, TypeError):
+            good = [pair for pair in frames if not self._refuses(*pair)]
+            if len(good) == len(frames):
+                raise
+            if good:
+                self._push(good)
+            return
         if self._observe is not None:
             self._observe(len(streams), time.perf_counter() - begin)
         self._deliver(streams, hops, n_frames=1)
+
+    def _refuses(self, stream: PooledStream, frame: Array) -> bool:
+        """Whether a frame is not taken; tells the stream why."""
+        try:
+            self.inverter.check(frame[None], streams=[stream._position])
+        except (ValueError, TypeError) as error:
+            if stream._refuse is not None and self._is_wanted(stream, n_frames=1):
+                stream._give(stream._refuse, error)
+            return True
+        return False
 
     def _take(self) -> list[tuple[PooledStream, str, Any]]:
         """What is next for streams that have something to do, one thing of each."""
@@ -210,15 +234,20 @@ class StreamPool:
 
     def _deliver(self, streams: list[PooledStream], samples: Any, n_frames: int) -> None:
         for stream, row in zip(streams, samples.detach().cpu().numpy(), strict=True):
-            with self._lock:
-                is_wanted = stream._turn == stream._era and stream in self._streams
-                stream._n_waiting -= n_frames if is_wanted else 0
-            if is_wanted and len(row):
+            if self._is_wanted(stream, n_frames) and len(row):
                 stream._give(stream._receive, row)
+
+    def _is_wanted(self, stream: PooledStream, n_frames: int) -> bool:
+        """Whether a stream still wants what comes of frames, which wait no longer."""
+        with self._lock:
+            is_wanted = stream._turn == stream._era and stream in self._streams
+            stream._n_waiting -= n_frames if is_wanted else 0
+        return is_wanted
 
     def _end(self) -> None:
         with self._lock:
             for stream in [*self._streams]:
+                stream.failure = stream.failure or self.failure
                 self._release(stream)
 
 
@@ -226,16 +255,28 @@ class PooledStream:
     """One stream of a `StreamPool`, for as long as it is lent; see `StreamPool.join`.
 
     Attributes:
-        failure: what `receive` raised, if it did.
+        failure: exception of `receive`, or of the pool's thread, that ended the stream; None if none did.
     """
 
-    def __init__(self, pool: StreamPool, position: int, receive: Receive) -> None:
+    def __init__(
+        self, pool: StreamPool, position: int, receive: Receive, refuse: Refuse | None = None
+    ) -> None:
         self.failure: BaseException | None = None
-        self._pool, self._position, self._receive = pool, position, receive
+        self._pool, self._position, self._receive, self._refuse = pool, position, receive, refuse
         self._acts: deque[tuple[str, Any]] = deque()
         self._n_waiting = 0  # frames whose hops are still to be delivered
         self._era = self._turn = 0  # grows with every reset: what was pushed before is not delivered any more
         self._waits: set[threading.Event] = set()
+
+    @property
+    def position(self) -> int:
+        """Number of the stream in its pool, from 0; others have it before and after."""
+        return self._position
+
+    @property
+    def latency(self) -> int:
+        """Samples to drop at the beginning."""
+        return self._pool.inverter.latency
 
     @property
     def n_waiting(self) -> int:
@@ -247,11 +288,13 @@ class PooledStream:
 
         Raises:
             queue.Full: `max_frames` wait already; the frame is not taken.
-            ValueError, TypeError: as in `StreamingInverter.push`; the next good frame is taken.
+            ValueError, TypeError: as in `StreamingInverter.push`, unless `refuse` is called instead; the next
+                good frame is taken.
             RuntimeError: the stream has left, or the pool has ended.
         """
         frame, pool = _array(magnitude), self._pool
-        pool.inverter.check(frame[None], streams=[self._position])
+        if self._refuse is None:
+            pool.inverter.check(frame[None], streams=[self._position])
         with pool._lock:
             self._check_lent()
             if self._n_waiting >= pool.max_frames:

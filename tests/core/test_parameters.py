@@ -285,7 +285,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
     "StreamPool": (pool, {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print}),
-    "StreamPool.join": (joined, {"receive": len}),
+    "StreamPool.join": (joined, {"receive": len, "refuse": print}),
     "Pace": (
         rtspecinv.Pace,
         {

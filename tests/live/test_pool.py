@@ -262,3 +262,36 @@ def test_pushes_are_observed():
         assert stream.wait(10)
     assert [n for n, _ in seen] == [1]
     assert 0 < seen[0][1] < 10
+
+
+@pytest.mark.parametrize("kind", ["linear", "mel"])
+def test_bad_frames_are_refused_in_their_turn_where_somebody_is_told(kind):
+    """Also when they are pushed together with frames of others."""
+    inside, go_on, heard, other = threading.Event(), threading.Event(), [], []
+    with StreamPool(inverter_of(kind)) as pool:
+        blocker = pool.join(lambda hop: (inside.set(), go_on.wait(10)))
+        stream, beside = pool.join(heard.append, refuse=heard.append), pool.join(other.append)
+        blocker.push(frame_of(kind, 1))
+        assert inside.wait(10)
+        frames = [frame_of(kind, seed) for seed in (1, 2, 3)]
+        for bad in (np.full_like(frames[1], np.nan), frames[1][:-1]):
+            for frame in (frames[0], bad, frames[2]):
+                stream.push(frame)
+            stream.flush()
+        for frame in frames:
+            beside.push(frame)
+        go_on.set()
+        assert stream.wait(10)
+        assert beside.wait(10)
+        assert stream.n_waiting == 0
+    own = inverter_of(kind, ())
+    first, last = (own.push(torch.from_numpy(frames[i])).numpy() for i in (0, 2))
+    owed = own.flush().numpy()
+    for got, words in ((heard[:4], "nan"), (heard[4:], "shape")):
+        assert np.array_equal(got[0], first)
+        assert words in str(got[1])
+        assert np.array_equal(got[2], last)
+        assert np.array_equal(got[3], owed)
+    assert np.array_equal(
+        np.concatenate(other), np.concatenate([own.push(torch.from_numpy(f)) for f in frames])
+    )

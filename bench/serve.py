@@ -1,0 +1,108 @@
+"""Measures `rtspecinv serve` with clients in a process of their own; see bench/README.md.
+
+python bench/serve.py            the tables
+python bench/serve.py --write    puts them into bench/README.md as well
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crowd import PERIOD
+from page import named, run
+from tables import Bench, number, table
+
+SECONDS = 10.0
+STREAMS = (1, 16, 32, 64)
+ASKED, GRANTED = 200, 32
+N_RUNS = 3
+CROWD = Path(__file__).with_name("crowd.py")
+
+
+def serve_streams(bench: Bench) -> str:
+    """Streams of one server, and how late their hops are.
+
+    Clients in a process of their own send a frame of 1024/256 at 22.05 kHz every 11.6 ms each, beginning at
+    random, look_ahead 3, 8 iterations, float32 both ways, through the loopback. In ms: from before a frame is
+    sent until its hop is there; of the run with the smallest p99 of 3, 10 s each after a second that is not
+    counted. Late: hops that took longer than a hop. Core: processor time of the server. Load: of the machine
+    over the last minute, those of server and clients included. Target: with 32 streams, p99 under 11.6, none
+    lost and under 60 % of a core; with 64, p99 under 23.2.
+    """
+    rows = []
+    for n_streams in STREAMS:
+        best = min((measure(n_streams, 64) for _ in range(N_RUNS)), key=lambda found: found["p99"])
+        rows.append([number(n_streams), *cells(best)])
+    return table(["streams", *COLUMNS], rows)
+
+
+def serve_overload(bench: Bench) -> str:
+    """Many more clients than a server takes.
+
+    200 clients ask a server with --streams 32 at once, otherwise as in the table above. Those that are not
+    admitted get close code 1013 and a sentence.
+    """
+    best = min((measure(ASKED, GRANTED) for _ in range(N_RUNS)), key=lambda found: found["p99"])
+    row = [str(best["admitted"]), str(best["refused"]), *cells(best)]
+    return f"{table(['admitted', 'refused', *COLUMNS], [row])}\n\nThe sentence: {best['sentence']}."
+
+
+COLUMNS = ["p50 ms", "p95 ms", "p99 ms", "longest ms", "late", "lost", "core", "load"]
+
+
+def cells(found: dict[str, Any]) -> list[str]:
+    times = [f"{found[name]:.1f}" for name in ("p50", "p95", "p99", "max")]
+    lost = str(found["sent"] - found["back"])
+    return [*times, f"{found['late']:.2%}", lost, f"{found['core']:.0%}", f"{found['load']:.1f}"]
+
+
+def measure(n_clients: int, n_streams: int) -> dict[str, Any]:
+    """What clients met, and the server's share of a core."""
+    with server(n_streams) as (process, url):
+        before = cpu_seconds(process.pid)
+        command = [sys.executable, str(CROWD), url, str(n_clients), str(SECONDS)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        seconds = found["sent"] / max(1, found["admitted"]) * PERIOD
+        found["core"] = (cpu_seconds(process.pid) - before) / seconds
+        found["load"] = os.getloadavg()[0]
+    return found
+
+
+@contextmanager
+def server(n_streams: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process, and the address of its streams."""
+    command = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0", "--streams", str(n_streams)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if address := re.search(r"http://(\S+)/;", line):
+                    break
+            else:
+                raise SystemExit("The server did not start.")
+            yield process, f"ws://{address[1]}/stream"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process, as Linux tells."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run(__doc__ or "", named(serve_streams, serve_overload), "serve-streams,serve-overload", "serve")
+    )

@@ -1,0 +1,39 @@
+"""`rtspecinv serve`: its options."""
+
+from __future__ import annotations
+
+import argparse
+
+from rtspecinv.cli import _names as names
+
+RUNS = "_serve.serve"
+HELP = "serve live streams by websocket: frames in, samples out"
+DESCRIPTION = """\
+Serve live streams by websocket: a client sends magnitude or mel frames, and gets a hop of
+samples for each. docs/serve.md has the messages. SIGTERM and Ctrl-C let streams end with what
+is owed to them."""
+EXAMPLE = "rtspecinv serve --port 8765 --streams 64"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `rtspecinv serve`."""
+    parser.add_argument(
+        "--host",
+        default=names.SERVE_HOST,
+        help="address to listen at; one that other machines can reach needs --token (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=int,
+        default=names.SERVE_PORT,
+        help="port, 0 for any that is free (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--streams",
+        metavar="N",
+        type=int,
+        default=names.SERVE_STREAMS,
+        help="most streams at once; others are refused (default: %(default)s)",
+    )
+    parser.add_argument("--token", metavar="T", help="word that clients have to send")

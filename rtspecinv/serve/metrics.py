@@ -1,0 +1,41 @@
+"""What a server counts, in the text format of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_PUSH_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+class Metrics:
+    """Counts of one server; its attributes are metrics of prometheus_client.
+
+    n_streams, n_waiting: called for the number of streams, and of frames whose hop has not been sent.
+    """
+
+    def __init__(self, n_streams: Callable[[], float], n_waiting: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        self._add(Gauge, "streams", "Streams at this moment").set_function(n_streams)
+        self._add(Gauge, "waiting_frames", "Frames whose hop has not been sent").set_function(n_waiting)
+        self.frames: Counter = self._add(Counter, "frames", "Frames that came in")
+        self.hops: Counter = self._add(Counter, "hops", "Hops that were sent")
+        self.late: Counter = self._add(
+            Counter, "late_hops", "Hops that were sent more than a hop's time after their frame came in"
+        )
+        self.refused: Counter = self._add(Counter, "refused_streams", "Streams that were refused")
+        self.errors: Counter = self._add(Counter, "errors", "Messages that were answered with an error")
+        self.push_seconds: Histogram = self._add(
+            Histogram, "push_seconds", "Time of a push of up to 16 streams", buckets=_PUSH_SECONDS
+        )
+
+    def _add(self, metric: type, name: str, help_: str, **options: object) -> Any:
+        return metric(f"rtspecinv_{name}", help_, registry=self._registry, **options)
+
+    def text(self) -> bytes:
+        """All counts, as `/metrics` gives them."""
+        return generate_latest(self._registry)

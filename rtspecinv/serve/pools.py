@@ -1,0 +1,59 @@
+"""One pool of streams for each kind of stream that clients ask for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from rtspecinv.live.pool import PooledStream, Receive, Refuse, StreamPool
+from rtspecinv.serve.limits import Limits
+from rtspecinv.serve.protocol import Kind
+
+
+class Pools:
+    """Makes pools when they are asked for, and closes empty ones when others are; from any thread.
+
+    observe: called after each push with the number of streams and the seconds of work.
+    """
+
+    def __init__(self, limits: Limits, observe: Callable[[int, float], object]) -> None:
+        self._limits, self._observe = limits, observe
+        self._pools: dict[Kind, StreamPool] = {}
+        self._lock = threading.Lock()
+
+    def join(self, kind: Kind, receive: Receive, refuse: Refuse | None = None) -> PooledStream:
+        """Lend a stream; see `StreamPool.join`.
+
+        Raises:
+            queue.Full: there are too many kinds of streams, or all streams are lent.
+        """
+        with self._lock:
+            pool = self._pools.get(kind)
+            if pool is None or pool.failure is not None:
+                self._make_room()
+                limits = self._limits
+                inverter = kind.inverter(limits.streams)
+                pool = StreamPool(inverter, max_frames=limits.queue, observe=self._observe)
+                self._pools[kind] = pool
+            return pool.join(receive, refuse=refuse)
+
+    def _make_room(self) -> None:
+        """Close pools that have failed, and an empty one if there are too many."""
+        failed = [kind for kind, pool in self._pools.items() if pool.failure is not None]
+        empty = [kind for kind, pool in self._pools.items() if not len(pool)]
+        over = len(self._pools) - len(failed) >= self._limits.kinds
+        for kind in failed or (empty[:1] if over else []):
+            self._pools.pop(kind).close()
+        if len(self._pools) >= self._limits.kinds:
+            raise queue.Full(
+                f"The server has {self._limits.kinds} kinds of streams already: come later, or ask for one "
+                "of those"
+            )
+
+    def close(self) -> None:
+        """Close all pools."""
+        with self._lock:
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()

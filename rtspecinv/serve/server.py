@@ -1,0 +1,275 @@
+"""A server of live streams: websockets, metrics, a page."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hmac
+import ipaddress
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import WSCloseCode, hdrs, web
+
+from rtspecinv.serve.adapters import MessagePack, Realtime
+from rtspecinv.serve.limits import Limits
+from rtspecinv.serve.metrics import CONTENT_TYPE, Metrics
+from rtspecinv.serve.pools import Pools
+from rtspecinv.serve.protocol import Codec, Native, hello_of
+from rtspecinv.serve.session import Outbox, Session
+
+PAGE = Path(__file__).parent / "page"
+FIRST_PAGE = "page.html"
+HEARTBEAT_SECONDS = 20.0
+CODECS: dict[str, type[Codec]] = {
+    "/stream": Native,
+    "/stream/msgpack": MessagePack,
+    "/v1/realtime": Realtime,
+}
+_CLOSE_SECONDS = 2.0  # for a client to answer that it has understood
+
+
+class Server:
+    """Serves streams at `ws://host:port/stream` while the context lasts.
+
+    Args:
+        host: address to listen at, default: "127.0.0.1".
+        port: number of the port, 0 for any that is free, default: 8765.
+        limits: what clients may ask for.
+        token: word that clients have to send, as `Authorization: Bearer ...` or `?token=...`; None if anyone
+            on this machine may come.
+
+    Raises:
+        ValueError: `host` can be reached from other machines, and there is no token.
+        OSError: the address is in use, or is none of this machine.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        *,
+        limits: Limits | None = None,
+        token: str | None = None,
+    ) -> None:
+        if token is None and not is_loopback(host):
+            raise ValueError(
+                f"Parameter {host=} can be reached from other machines: give a token, --token, which "
+                "clients then send, or use host='127.0.0.1'"
+            )
+        if token is not None and not token:
+            raise ValueError("Parameter token is empty: give a word")
+        self.host, self.port, self.limits = host, port, limits or Limits()
+        self._token = token
+        self._sessions: dict[Session, web.Request] = {}
+        self._closing: set[asyncio.Future[None]] = set()  # sockets that are being closed
+        self._is_ending = False
+        self.metrics = Metrics(
+            lambda: len(self._sessions), lambda: sum(session.n_waiting for session in self._sessions)
+        )
+        self._pools = Pools(self.limits, lambda n, seconds: self.metrics.push_seconds.observe(seconds))
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/"
+
+    async def __aenter__(self) -> Server:
+        self._outbox = Outbox()
+        await asyncio.get_running_loop().run_in_executor(None, self._warm_up)
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/healthz", self._health)
+        app.router.add_get("/metrics", self._show_metrics)
+        for path, codec in CODECS.items():
+            app.router.add_get(path, partial(self._stream, codec))
+        app.router.add_get("/{name:.*}", self._file)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port, backlog=max(128, 4 * self.limits.streams))
+        try:
+            await site.start()
+        except BaseException as error:
+            await self._runner.cleanup()
+            self._pools.close()
+            if isinstance(error, OSError):
+                raise OSError(f"{error}: give another address, such as --port 0, any that is free") from error
+            raise
+        self.port = self._runner.addresses[0][1]
+        self._sweeper = asyncio.ensure_future(self._sweep())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+        self._sweeper.cancel()
+        await self._runner.cleanup()
+        await asyncio.get_running_loop().run_in_executor(None, self._pools.close)
+        gc.collect()  # soxr complains of streams that are there when Python ends
+
+    async def drain(self) -> None:
+        """Take no new streams, and wait until the others have ended with what is owed to them."""
+        self._is_ending = True
+        for session in [*self._sessions]:
+            session.drain()
+        deadline = time.monotonic() + self.limits.drain_seconds
+        while self._sessions and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for request in self._sessions.values():
+            _abort(request)
+
+    def _warm_up(self) -> None:
+        """Load, or compile, what the first stream would have to wait for."""
+        hello = hello_of({"n_fft": 1024, "hop_length": 256, "sample_rate": 22050}, self.limits)
+        stream = self._pools.join(hello.kind, lambda samples: None)
+        stream.flush()
+        stream.wait()
+        stream.leave()
+
+    async def _sweep(self) -> None:
+        """Close what is idle, takes nothing or has failed."""
+        limits = self.limits
+        while True:
+            await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
+            now = time.monotonic()
+            for session, request in [*self._sessions.items()]:
+                since = session.sending_since
+                if since is not None and now - since > limits.stall_seconds:
+                    _abort(request)
+                elif session.failure is not None:
+                    reason = f"the stream has failed: {session.failure}"
+                    self._close(session, WSCloseCode.INTERNAL_ERROR, reason)
+                elif now - max(session.heard, session.sent) > limits.idle_seconds:
+                    reason = f"no message came within {limits.idle_seconds:g} seconds"
+                    self._close(session, WSCloseCode.GOING_AWAY, reason)
+
+    def _close(self, session: Session, code: int, reason: str) -> None:
+        closing = asyncio.ensure_future(session.close(code, reason))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    # What is asked for.
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if refusal := self._refusal(request):
+            return web.Response(status=403, text=f"{refusal}\n")
+        if self._token is not None and request.path in (*CODECS, "/metrics"):
+            given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").strip()
+            given = given or request.query.get("token", "")
+            if not hmac.compare_digest(given.encode(), self._token.encode()):
+                text = (
+                    "This server wants a token: send Authorization: Bearer TOKEN, or ask for ?token=TOKEN\n"
+                )
+                return web.Response(status=401, text=text)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    def _refusal(self, request: web.Request) -> str:
+        """Why a request is not from whom it should be; empty if it may be.
+
+        A page of another site may open websockets to this machine, and its name may be made to point here.
+        """
+        host, origin = request.host, request.headers.get(hdrs.ORIGIN)
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            place = host if origin is None else urlsplit(origin).netloc
+        except ValueError as error:
+            return f"The host or the origin is malformed: {error}"
+        if self._token is None and not is_loopback(name):
+            return f"This server is not {host!r}: ask for {self.url}"
+        if place != host:
+            return f"Pages of {origin!r} may not use this server: open {self.url}"
+        return ""
+
+    async def _health(self, request: web.Request) -> web.Response:
+        if self._is_ending:
+            return web.Response(status=503, text="ending\n")
+        return web.Response(text="ok\n")
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        """A file of the page: only names that are in its folder."""
+        name = request.match_info["name"] or FIRST_PAGE
+        there = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.is_file()}
+        if name not in there:
+            return web.Response(status=404, text="There is no such file\n")
+        return web.FileResponse(there[name], headers={hdrs.CACHE_CONTROL: "no-cache"})
+
+    async def _stream(self, codec: type[Codec], request: web.Request) -> web.StreamResponse:
+        try:
+            speaks = codec()
+        except ImportError as error:
+            return web.Response(status=501, text=f"{error}\n")
+        socket = web.WebSocketResponse(
+            timeout=_CLOSE_SECONDS,
+            heartbeat=HEARTBEAT_SECONDS,
+            max_msg_size=self.limits.message,
+            compress=False,
+        )
+        session = Session(socket, speaks, self._pools, self._outbox, self.limits, self.metrics)
+        refusal = self._why_full()
+        if not refusal:
+            self._sessions[session] = request
+        try:
+            await socket.prepare(request)
+            if refusal:
+                self.metrics.refused.inc()
+                await session.close(WSCloseCode.TRY_AGAIN_LATER, refusal)
+            else:
+                await session.run()
+        except ConnectionError:
+            pass
+        finally:
+            self._sessions.pop(session, None)
+        return socket
+
+    def _why_full(self) -> str:
+        if self._is_ending:
+            return "the server is ending: come later"
+        if len(self._sessions) >= self.limits.streams:
+            return f"all {self.limits.streams} streams of this server are taken: come later"
+        return ""
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and for nobody else."""
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+async def serve_until_told(server: Server, say: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then let streams end with what is owed to them."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
+    for number in numbers:
+        with suppress(NotImplementedError):  # Windows: Ctrl-C is an exception there
+            loop.add_signal_handler(number, told.set)
+    try:
+        async with server:
+            say(f"{server.limits.streams} streams at {server.url}; Ctrl-C ends it")
+            await told.wait()
+    finally:
+        for number in numbers:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
