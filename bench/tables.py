@@ -373,10 +373,10 @@ def _opinion(bench: Bench, configuration: Configuration, **options: Any) -> list
 def stream_published(bench: Bench) -> str:
     """The conditions of a published result.
 
-    44.1 kHz, 2048/256, truncated Gauss window, 2 frames ahead. On 70 recordings of SQAM, RTPGHI(1) + GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note
-    048); the mean is that of the linear values, as in "SC dB, linear". The recordings here are others. Their
-    rule is the phase gradient with one frame of delay, "gla", revise 0 and, two frames being open, 12
-    iterations a push.
+    44.1 kHz, 2048/256, truncated Gauss window, 2 frames ahead. On 70 recordings of SQAM, RTPGHI(1) +
+    GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note 048); the mean is that of the
+    linear values, as in "SC dB, linear". The recordings here are others. Their rule is the phase gradient
+    with one frame of delay, "gla", revise 0 and, two frames being open, 12 iterations a push.
     """
     configuration = Configuration(44100, 2048, 256, "Gauss")
     magnitude, rows = bench.magnitude(configuration), []

@@ -448,7 +448,7 @@ class StreamingInverter(Checkpointed):
     def _check(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """What the engine takes in and, of complex frames, spectrum: half spectra that have been looked at."""
+        """What the engine takes in and, of complex frames, spectrum: checked half spectra."""
         if self.bank is not None:
             frames = self._checked_bands(value, n_axes, batch_shape)
             if not len(frames):

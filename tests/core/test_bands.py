@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,8 +87,8 @@ def test_the_projection_is_the_slow_one(name, power):
     estimate = bank.unmix(values)
     c = torch.randn(33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
     found = bank.measured().project(c, estimate, values)
-    args = (c, estimate, values, bank.filters, bank.beyond)
-    wanted = slow_projection(*(tensor.tolist() for tensor in args), power)
+    args: Any = (c, estimate, values, bank.filters, bank.beyond)
+    wanted = slow_projection(*(tensor.tolist() for tensor in args), power=power)
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.complex128))
 
 
@@ -147,7 +149,7 @@ def test_contract(name, engine):
         unused = StreamingInverter(
             STFT_64, bank=bank, look_ahead=1, n_iter=1, batch_shape=(2,), engine=engine
         )
-        verify_contract(lambda unused=unused: copy.deepcopy(unused), values_of(bank, 2), domain=LINEAR)
+        verify_contract(partial(copy.deepcopy, unused), values_of(bank, 2), domain=LINEAR)
 
 
 @pytest.mark.parametrize("name", ["Bark", "with holes"])
@@ -231,7 +233,7 @@ def test_banks_of_other_transforms_and_values_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"float64.*float32.*use bank.to"):
         StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33)), dtype=torch.float64))
     with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
-        StreamingInverter(STFT_64, bank=np.ones((2, 33)))
+        StreamingInverter(STFT_64, bank=np.ones((2, 33)))  # type: ignore[arg-type]
     inverter = StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33))), n_iter=1)
     with pytest.raises(ValueError, match=r"shape \(33,\), not batch_shape"):
         inverter.push(torch.zeros(33))

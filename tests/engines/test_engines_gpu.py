@@ -145,7 +145,7 @@ def test_recorded_anew_after_a_move_and_a_copy(graphs):
     expected = [eager.push(frame) for frame in S.unbind(-1)]
     hops = [replayed.push(frame) for frame in S.unbind(-1)[:2]]
     other = copy.deepcopy(replayed)
-    assert replayed.to(DEVICE)._engine._pushes is None
+    assert replayed.to(DEVICE)._engine._pushes is None  # type: ignore[attr-defined]
     hops += [replayed.push(frame) for frame in S.unbind(-1)[2:]]
     agree(torch.cat(hops), torch.cat(expected))
     agree(torch.cat([other.push(frame) for frame in S.unbind(-1)[2:]]), torch.cat(expected[2:]))
@@ -172,7 +172,7 @@ def test_switched_off_by_the_environment(graphs, monkeypatch):
     S = magnitudes(stft)
     monkeypatch.setenv(cuda_graph.SWITCH, "1")
     assert torch.equal(run(eager, S), run(replayed, S))
-    assert pair(stft)[1]._engine._pushes is None
+    assert pair(stft)[1]._engine._pushes is None  # type: ignore[attr-defined]
 
 
 def test_gradients_are_not_recorded_but_flow(graphs):
@@ -185,6 +185,7 @@ def test_gradients_are_not_recorded_but_flow(graphs):
         wanted = S[..., 1].clone().requires_grad_()
         hops = [inverter.push(wanted), *(inverter.push(frame) for frame in S.unbind(-1)[2:])]
         torch.cat(hops).square().sum().backward()
+        assert wanted.grad is not None
         grads.append(wanted.grad)
         inverter.detach()
         inverter.push(S[..., 0])
@@ -262,7 +263,7 @@ def quiet_tapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_push_is_75_launches(quiet_tapes):
     """At 1024/256, 3 ahead, 8 iterations; an inverse transform of torch copies what it is given first."""
     _, replayed = pair(STFT(1024, 256), look_ahead=3, n_iter=8)
-    replay = replayed._engine._pushes.replay
+    replay = replayed._engine._pushes.replay  # type: ignore[attr-defined]
     pieces = {name: [str(step[0]) for step in piece.__self__.steps] for name, piece in replay.items()}
     assert len(pieces["iterate"]) == 4
     whole = [*pieces["begin"], *pieces["iterate first"], *(7 * pieces["iterate"]), *pieces["finish"]]
@@ -270,11 +271,11 @@ def test_a_push_is_75_launches(quiet_tapes):
     assert len(whole) + sum("fft_c2r" in name for name in whole) <= 75
 
 
-def streams(check: str = "now", **options: object) -> StreamingInverter:
+def streams(check: str = "now", **options: Any) -> StreamingInverter:
     return StreamingInverter(STFT(64, 16), batch_shape=(2,), engine="cuda_graph", check=check, **options)
 
 
-def mel_streams(check: str = "now", **options: object) -> MelInverter:
+def mel_streams(check: str = "now", **options: Any) -> MelInverter:
     compression = Compression("ln", floor=1e-5)
     config = MelConfig(8000, 128, 32, n_mels=12, preemphasis=0.9, compression=compression)
     return MelInverter(config, batch_shape=(2,), engine="cuda_graph", check=check, **options)
@@ -301,7 +302,7 @@ def test_a_push_waits_for_the_device_at_its_end_or_never(quiet_tapes, make, init
 
 def test_mel_frames_are_replayed_too(quiet_tapes):
     config = MelConfig(8000, 128, 32, n_mels=12, preemphasis=0.9)
-    options = {"device": DEVICE, "dtype": torch.float64, "batch_shape": (2,), "n_iter": 1}
+    options: dict[str, Any] = {"device": DEVICE, "dtype": torch.float64, "batch_shape": (2,), "n_iter": 1}
     mel = 0.1 * torch.rand(2, 12, 6, dtype=torch.float64, device=DEVICE)
     eager, replayed = (MelInverter(config, engine=name, **options) for name in ("eager", "cuda_graph"))
     expected = run(eager, mel)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,8 @@ def test_rule(dtype, n_slots, has_s):
     if not has_s:
         numbers[:, -2, :2] = 0
     numbers[:, -1, 0] = numbers[:, -2, 0] = numbers[:, -2, 1] = 0
+    found: Any
+    expected: Any
     found, expected = ([t.clone() for t in (x, a, a)] for _ in range(2))
     kernels.launch_rule(*found, s, goal, signs, numbers)
     fused.rule(*expected, s, goal, signs, numbers)
@@ -84,8 +87,8 @@ def overlapping(dtype: torch.dtype, hop_length: int, n_open: int) -> dict[str, T
 @pytest.mark.parametrize("compensated", [True, False])
 @pytest.mark.parametrize("newest_only", [True, False])
 def test_overlap(dtype, hop_length, n_open, n_heard, compensated, newest_only):
-    given = overlapping(dtype, hop_length, n_open).values()
-    options = (hop_length, n_heard, compensated, newest_only)
+    given: Any = overlapping(dtype, hop_length, n_open).values()
+    options: Any = (hop_length, n_heard, compensated, newest_only)
     agree([kernels.launch_overlap(*given, *options)], [fused.overlap(*given, *options)])
 
 

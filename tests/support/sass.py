@@ -40,7 +40,7 @@ class Code(NamedTuple):
 def missing() -> str:
     """Why nothing can be measured here; empty if it can."""
     try:
-        nvrtc.library.nvrtcVersion()
+        nvrtc.library.nvrtcVersion()  # type: ignore[attr-defined]
     except Exception:
         return f"NVRTC is missing: {INSTALL}"
     return "" if _disassembler() else f"nvdisasm is missing: {INSTALL}"
