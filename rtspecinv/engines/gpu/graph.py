@@ -212,21 +212,24 @@ class Pushes:
     def _begin(self, magnitude: Tensor | None, spectrum: Tensor | None) -> None:
         """Judge a frame and take it in."""
         old, new = self.buffer, self.new
+        n_half = new.magnitude.shape[-1]
         new.magnitude[..., :-1, :].copy_(old.magnitude[..., 1:, :])
-        new.values[..., :-1, :].copy_(old.values[..., 1:, :])
+        if self.measurement.n_values:
+            new.values[..., :-1, :].copy_(old.values[..., 1:, :])
+            if magnitude is None:
+                new.values[..., -1, :].zero_()
+            else:
+                new.values[..., -1, :].copy_(magnitude[..., n_half:])
         new.present[..., :-1].copy_(old.present[..., 1:])
         new.spectra[..., :-1, :, :].copy_(old.spectra[..., 1:, :, :])
         new.present[..., -1].fill_(magnitude is not None)
         newest = new.spectra[..., -1, :, :]
         if magnitude is None:
             new.magnitude[..., -1, :].zero_()
-            new.values[..., -1, :].zero_()
             newest.zero_()
             self.good.fill_(True)
         else:
-            n_half = new.magnitude.shape[-1]
             new.magnitude[..., -1, :].copy_(magnitude[..., :n_half])
-            new.values[..., -1, :].copy_(magnitude[..., n_half:])
             low, high = self.extremes.unbind()
             torch.aminmax(magnitude[..., :n_half], dim=-1, out=(low, high))
             torch.logical_and(low >= 0, high <= self._limit, out=self.good)  # false of NaN
