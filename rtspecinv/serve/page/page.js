@@ -339,7 +339,12 @@ function show() {
   element("trip").textContent = `${trip.toFixed(0)} ms, longest ${longest.toFixed(0)} ms`;
 }
 
-function draw() {
+let drawn = 0; // ms
+
+function draw(now) {
+  requestAnimationFrame(draw);
+  if (now - drawn < 30) return; // sound goes first
+  drawn = now;
   const cursorShown = document.activeElement === canvas && canvas.matches(":focus-visible") ? cursor : null;
   view.draw({ playhead: app.playhead, pens: app.pens.values(), cursor: cursorShown });
   if (app.meters) {
@@ -347,8 +352,7 @@ function draw() {
     element("level").value = Math.max(-60, peak);
     element("level-value").textContent = peak > -60 ? `${peak.toFixed(0)} dB` : "silence";
   }
-  requestAnimationFrame(draw);
 }
 
-draw();
+requestAnimationFrame(draw);
 setInterval(show, 250);

@@ -87,12 +87,16 @@ export class ScoreView {
   drawLines(context, width, height) {
     context.font = "13px system-ui, sans-serif";
     context.textBaseline = "bottom";
+    context.strokeStyle = "#080a14";
+    context.lineWidth = 3;
     for (const frequency of LINES) {
       const y = Math.round(heightOf(frequency) * height);
       context.fillStyle = "#ffffff30";
       context.fillRect(0, y, width, 1);
-      context.fillStyle = "#ffffffc0";
-      context.fillText(frequency < 1000 ? `${frequency} Hz` : `${frequency / 1000} kHz`, 6, y - 1);
+      const text = frequency < 1000 ? `${frequency} Hz` : `${frequency / 1000} kHz`;
+      context.strokeText(text, 6, y - 1); // dark, around the letters
+      context.fillStyle = "#ffffff";
+      context.fillText(text, 6, y - 1);
     }
   }
 
