@@ -21,7 +21,7 @@ from crowd import PERIOD
 from page import named, run
 from tables import Bench, number, table
 
-SECONDS = 15.0
+SECONDS = 10.0
 STREAMS = (1, 16, 32, 64)
 ASKED, GRANTED = 200, 32
 N_RUNS = 3
@@ -33,7 +33,7 @@ def serve_streams(bench: Bench) -> str:
 
     Clients in a process of their own send a frame of 1024/256 at 22.05 kHz every 11.6 ms each, beginning at
     random, look_ahead 3, 8 iterations, float32 both ways, through the loopback. In ms: from before a frame is
-    sent until its hop is there; of the run with the smallest p99 of 3, 15 s each after a second that is not
+    sent until its hop is there; of the run with the smallest p99 of 3, 10 s each after a second that is not
     counted. Late: hops that took longer than a hop. Core: processor time of the server. Load: of the machine
     over the last minute, those of server and clients included. Target: with 32 streams, p99 under 11.6, none
     lost and under 60 % of a core; with 64, p99 under 23.2.

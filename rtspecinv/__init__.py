@@ -18,7 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import engines, metrics, phase, torch_specinv, updates
+    from rtspecinv import client, engines, metrics, phase, torch_specinv, updates
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
@@ -75,6 +75,7 @@ __all__ = [
     "StreamingAnalysis",
     "StreamingInverter",
     "TeeSink",
+    "client",
     "diagnose",
     "engines",
     "invert",

@@ -53,6 +53,7 @@ class AsyncClient:
     def __init__(self, url: str = URL, *, token: str | None = None, **hello: Any) -> None:
         self._url, self._token, self._hello = url, token, hello
         self._dtype = np.dtype(_DTYPES.get(hello.get("dtype", "f32"), "<f4"))
+        self._n_resets = 0  # that have not been answered
         self.ready: dict[str, Any] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -99,6 +100,14 @@ class AsyncClient:
         """Send "flush", "reset" or "marker"; the answer comes by `receive`, in its place."""
         await self._socket.send_json({"type": kind, **more})
 
+    async def reset(self) -> None:
+        """Ask for silence at once: no samples of frames sent before are received any more.
+
+        `receive` returns the answer, {"type": "reset"}.
+        """
+        self._n_resets += 1
+        await self.ask("reset")
+
     async def receive(self) -> Array | dict[str, Any]:
         """Next thing that the server sends: samples `(n_samples,)`, or an answer such as {"type": "flushed"}.
 
@@ -108,12 +117,15 @@ class AsyncClient:
         import aiohttp
 
         message = await self._socket.receive()
-        if message.type is aiohttp.WSMsgType.BINARY:
-            return np.frombuffer(message.data, self.sample_type)
+        while message.type is aiohttp.WSMsgType.BINARY:
+            if not self._n_resets:
+                return np.frombuffer(message.data, self.sample_type)
+            message = await self._socket.receive()
         if message.type is aiohttp.WSMsgType.TEXT:
             said: dict[str, Any] = json.loads(message.data)
             if said.get("type") == "error":
                 raise ServerError(said["message"])
+            self._n_resets -= said.get("type") == "reset" and self._n_resets > 0
             return said
         raise ServerError(f"The server has closed the stream (code {self._socket.close_code})")
 
@@ -179,6 +191,13 @@ class Client:
     def ask(self, kind: str, **more: Any) -> None:
         """Send "flush", "reset" or "marker"."""
         self._run(self._client.ask(kind, **more))
+
+    def reset(self) -> None:
+        """Ask for silence at once: no samples of frames sent before are received any more."""
+        self._run(self._client.reset())
+        while (said := self.receive()) is not None:
+            if isinstance(said, dict) and said.get("type") == "reset":
+                return
 
     def receive(self, timeout: float | None = None) -> Array | dict[str, Any]:
         """Next thing that the server sends, as in `AsyncClient.receive`.

@@ -19,6 +19,7 @@ EXTRAS = {
     "files": ("soundfile", "soxr", "safetensors"),
     "fast": ("numba", "rocket_fft"),
     "live": ("rtmixer", "soxr", "rich"),
+    "serve": ("aiohttp", "msgpack", "prometheus_client"),
     "plot": ("matplotlib",),
     "progress": ("tqdm",),
     "report": ("jinja2",),

@@ -247,6 +247,7 @@ class StreamPool:
     def _end(self) -> None:
         with self._lock:
             for stream in [*self._streams]:
+                stream.failure = stream.failure or self.failure
                 self._release(stream)
 
 
@@ -254,7 +255,7 @@ class PooledStream:
     """One stream of a `StreamPool`, for as long as it is lent; see `StreamPool.join`.
 
     Attributes:
-        failure: what `receive` raised, if it did.
+        failure: exception of `receive`, or of the pool's thread, that ended the stream; None if none did.
     """
 
     def __init__(

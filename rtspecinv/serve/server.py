@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, hdrs, web
 
+from rtspecinv.serve.adapters import MessagePack, Realtime
 from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.metrics import CONTENT_TYPE, Metrics
 from rtspecinv.serve.pools import Pools
@@ -28,7 +29,11 @@ from rtspecinv.serve.session import Outbox, Session
 PAGE = Path(__file__).parent / "page"
 FIRST_PAGE = "page.html"
 HEARTBEAT_SECONDS = 20.0
-CODECS: dict[str, type[Codec]] = {"/stream": Native}
+CODECS: dict[str, type[Codec]] = {
+    "/stream": Native,
+    "/stream/msgpack": MessagePack,
+    "/v1/realtime": Realtime,
+}
 _CLOSE_SECONDS = 2.0  # for a client to answer that it has understood
 
 
@@ -130,7 +135,7 @@ class Server:
         stream.leave()
 
     async def _sweep(self) -> None:
-        """Close what is idle or takes nothing."""
+        """Close what is idle, takes nothing or has failed."""
         limits = self.limits
         while True:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
@@ -139,11 +144,17 @@ class Server:
                 since = session.sending_since
                 if since is not None and now - since > limits.stall_seconds:
                     _abort(request)
+                elif session.failure is not None:
+                    reason = f"the stream has failed: {session.failure}"
+                    self._close(session, WSCloseCode.INTERNAL_ERROR, reason)
                 elif now - max(session.heard, session.sent) > limits.idle_seconds:
                     reason = f"no message came within {limits.idle_seconds:g} seconds"
-                    closing = asyncio.ensure_future(session.close(WSCloseCode.GOING_AWAY, reason))
-                    self._closing.add(closing)
-                    closing.add_done_callback(self._closing.discard)
+                    self._close(session, WSCloseCode.GOING_AWAY, reason)
+
+    def _close(self, session: Session, code: int, reason: str) -> None:
+        closing = asyncio.ensure_future(session.close(code, reason))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     # What is asked for.
 
@@ -190,14 +201,18 @@ class Server:
             return web.Response(status=404, text="There is no such file\n")
         return web.FileResponse(there[name], headers={hdrs.CACHE_CONTROL: "no-cache"})
 
-    async def _stream(self, codec: type[Codec], request: web.Request) -> web.WebSocketResponse:
+    async def _stream(self, codec: type[Codec], request: web.Request) -> web.StreamResponse:
+        try:
+            speaks = codec()
+        except ImportError as error:
+            return web.Response(status=501, text=f"{error}\n")
         socket = web.WebSocketResponse(
             timeout=_CLOSE_SECONDS,
             heartbeat=HEARTBEAT_SECONDS,
             max_msg_size=self.limits.message,
             compress=False,
         )
-        session = Session(socket, codec(), self._pools, self._outbox, self.limits, self.metrics)
+        session = Session(socket, speaks, self._pools, self._outbox, self.limits, self.metrics)
         refusal = self._why_full()
         if not refusal:
             self._sessions[session] = request

@@ -24,6 +24,7 @@ from rtspecinv.serve.protocol import Array, Codec, Hello, Said, Sound, frames_of
 ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError)
 _HOP, _REFUSED, _OWED, _TEXT, _RESET, _END = "hop", "refused", "owed", "text", "reset", "end"
 _ENDING = "the server is ending: come later"
+_LONGEST_REASON = 123  # bytes, of a close frame
 _OF_FRAMES = (_HOP, _REFUSED, _OWED)  # what a reset drops
 Item = tuple[str, Any]
 
@@ -83,6 +84,7 @@ class Session:
         self._is_receiving = self._is_ending = self._is_flushing = False
         self._owes = False  # samples of frames that came since it was last as new
         self._reader: asyncio.Task[Any] | None = None
+        self._stream: PooledStream | None = None
 
     @property
     def n_waiting(self) -> int:
@@ -100,11 +102,17 @@ class Session:
             await self.close(WSCloseCode.GOING_AWAY, _ENDING)
         elif (begun := beginning.result()) is not None:
             stream, ready = begun
+            self._stream = stream
             try:
                 await self._send(ready)
                 await self._serve(stream)
             finally:
                 stream.leave()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended its stream, if something did."""
+        return None if self._stream is None else self._stream.failure
 
     def drain(self) -> None:
         """Read no further message, and end when all that is owed has been sent."""
@@ -116,7 +124,8 @@ class Session:
         """Say why, and close the socket."""
         with suppress(ConnectionError, RuntimeError):
             await self._send({"type": "error", "message": reason})
-        await self._socket.close(code=code, message=reason.encode()[:120])
+        short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # of whole characters
+        await self._socket.close(code=code, message=short.encode())
 
     def take(self, item: Item) -> None:
         """Take an item from the outbox."""

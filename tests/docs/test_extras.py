@@ -14,7 +14,7 @@ from rtspecinv.cli import main
 
 EXTRAS = {
     *("soundfile", "soxr", "safetensors", "PIL", "matplotlib", "tqdm", "jinja2", "numba", "rocket_fft"),
-    *("triton", "rtmixer", "rich", "pesq", "pystoi"),
+    *("triton", "rtmixer", "rich", "pesq", "pystoi", "aiohttp", "msgpack", "prometheus_client", "uvloop"),
 }
 BARE = """
 import sys
@@ -86,6 +86,8 @@ def test_play_and_invert_read_and_write_wav_with_nothing_optional(tmp_path, clip
         ("jinja2", "compare clip.wav -o report", "report"),
         ("matplotlib", "compare clip.wav -o report", "plot"),
         ("matplotlib", "bench --plot a.png", "plot"),
+        ("aiohttp", "serve", "serve"),
+        ("prometheus_client", "serve", "serve"),
     ],
 )
 def test_what_is_missing_is_one_line_before_any_work(
@@ -98,6 +100,9 @@ def test_what_is_missing_is_one_line_before_any_work(
         "m.npz", np.ones((33, 5), np.float32), rtspecinv.STFT(64, 16), sample_rate=8000
     )
     hide(monkeypatch, module)
+    for name in [*sys.modules]:
+        if name.startswith("rtspecinv.serve"):
+            monkeypatch.delitem(sys.modules, name)
     for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):  # imported when they are needed
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.delattr(name, raising=False)

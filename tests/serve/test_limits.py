@@ -22,7 +22,7 @@ from rtspecinv.serve.protocol import hello_of
 
 LATE = 30.0
 # More than sockets hold: 8 kB a frame, and as much a hop.
-BIG = {"n_fft": 4096, "hop_length": 2048, "sample_rate": 8000, "n_iter": 0, "look_ahead": 0}
+BIG: dict[str, Any] = {"n_fft": 4096, "hop_length": 2048, "sample_rate": 8000, "n_iter": 0, "look_ahead": 0}
 
 
 def run(test: Any, *, token: str | None = None, **limits: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_client_that_takes_nothing_is_not_read_and_harms_nobody():
             assert not sender.done()
             async with AsyncClient(url, **HELLO) as client:
                 await client.push(frames)
-                hops = [await client.receive() for _ in range(20)]
+                hops = [np.asarray(await client.receive()) for _ in range(20)]
             assert np.array_equal(np.concatenate(hops), own_samples(inverter_of(HELLO), frames))
             sender.cancel()
             greedy._reader._protocol.transport.abort()
@@ -155,6 +155,27 @@ def test_a_message_that_is_too_long_ends_its_stream_only():
             assert len(await other.receive()) == HELLO["hop_length"]
 
     run(test, message=4096)
+
+
+def test_streams_whose_inverter_fails_are_told_and_others_begin_anew():
+    async def test(server, url):
+        async with AsyncClient(url, **HELLO) as client, AsyncClient(url, **HELLO) as idle:
+            (pool,) = {session._stream._pool for session in server._sessions}
+            pool.inverter.push = broken
+            await client.push(np.ones(33))
+            for each in (client, idle):
+                with pytest.raises(ServerError, match="out of order"):
+                    await each.receive()
+                with pytest.raises(ServerError, match="1011"):
+                    await each.receive()
+        async with AsyncClient(url, **HELLO) as client:
+            await client.push(np.ones(33))
+            assert len(np.asarray(await client.receive())) == HELLO["hop_length"]
+
+    def broken(*frames, **streams):
+        raise RuntimeError("out of order")
+
+    run(test, idle_seconds=2)
 
 
 def test_a_token_is_asked_for():

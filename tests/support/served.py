@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 Array = np.ndarray[Any, Any]
-HELLO = {"n_fft": 64, "hop_length": 16, "sample_rate": 8000, "n_iter": 2}
+HELLO: dict[str, Any] = {"n_fft": 64, "hop_length": 16, "sample_rate": 8000, "n_iter": 2}
 
 
 class Served:
