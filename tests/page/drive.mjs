@@ -146,6 +146,8 @@ async function tryTheRest({ page }) {
     const columns = new Set(); app.score.ink.forEach((v, i) => v && columns.add(Math.floor(i / 513)));
     return [Math.min(...columns), Math.max(...columns), columns.size]`);
 
+  await page.fill("#stretch", "0"); // it stands still, on the picture
+  await inPage(page, "app.playhead = 150");
   await page.click("#record");
   await page.waitForTimeout(500);
   const [download] = await Promise.all([page.waitForEvent("download"), page.click("#record")]);

@@ -1,8 +1,8 @@
-"""The page in Chromium: painted with the mouse, every block that the audio graph plays compared with the hops sent.
+"""The page in Chromium: painted with the mouse, every block that is played compared with the hops sent.
 
-`npm ci --prefix tests/page` installs playwright-core, which drives the browser. On a busy machine a browser is
-late as any program is. So equality of samples is always asked for, and silence is allowed only where a round
-trip took longer than the ring; figures are printed with the load (pytest -s).
+`npm ci --prefix tests/page` installs playwright-core, which drives the browser. On a busy machine a browser
+is late as any program is. So equality of samples is always asked for, and silence is allowed only where a
+round trip took longer than the ring; figures are printed with the load (pytest -s).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import served
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LEAST_NODE = 20
 N_STROKES = 5
 MOST_MS = 130.0  # from the brush to the ear
 Found = dict[str, Any]
@@ -33,7 +34,10 @@ Found = dict[str, Any]
 def why_not() -> str:
     """What is missing, and how to get it; empty if nothing is."""
     if not shutil.which("node"):
-        return "node is missing: apt-get install nodejs npm"
+        return f"node is missing: install Node.js {LEAST_NODE} or newer (apt-get install nodejs npm)"
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+    if int(version.lstrip("v").split(".")[0]) < LEAST_NODE:
+        return f"node is {version}, too old for playwright-core: install Node.js {LEAST_NODE} or newer"
     if not CHROMIUM:
         return "Chromium is missing: apt-get install chromium"
     if not (HERE / "node_modules" / "playwright-core").exists():
@@ -41,8 +45,9 @@ def why_not() -> str:
     return ""
 
 
+MISSING = why_not()
 pytestmark = [
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
     pytest.mark.card,  # it waits for sound most of the time, and is late where others work beside it
 ]
 
@@ -52,7 +57,7 @@ def drive(out: Path, seconds: float) -> Found:
     running = served.served("--streams", 8)
     server = running.__enter__()
     url = server.url
-    program = ["node", HERE / "drive.mjs", CHROMIUM, f"{url}/", out, str(seconds)]
+    program = ["node", str(HERE / "drive.mjs"), str(CHROMIUM), f"{url}/", str(out), str(seconds)]
     found: Found = {}
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
         try:
@@ -96,7 +101,7 @@ def gaps_of(tape: np.ndarray, hops: np.ndarray) -> tuple[int, int, int]:
 
 
 def strokes(tape: np.ndarray, facts: Found) -> list[tuple[float, np.ndarray]]:
-    """For each of the first times that the pen went down, ms until half of its level was heard, and its sound."""
+    """For the first times that the pen went down: ms until half of its level is heard, and what is heard."""
     rate, heard = facts["rate"], []
     for ms in facts["downs"][:N_STROKES]:
         clock = facts["contextTime"] + (ms - facts["performanceTime"]) / 1000  # of what is heard at that time
@@ -124,15 +129,15 @@ def check_tapes(out: Path, found: Found, seconds: float) -> None:
         ears = [ms for ms, _ in heard]
         print(
             f"\npage {i}: {compared / rate:.1f} s equal, {silent} samples of silence in {gaps} gaps; ring "
-            f"{ring:.0f} ms, longest round trip {stats['longest']:.0f} ms, {lag:.0f} ms of sound; brush to ear "
-            f"{np.median(ears):.0f} ms ({min(ears):.0f} to {max(ears):.0f}), {facts['delays']['all']:.0f} by the "
-            f"page's count; load {os.getloadavg()[0]:.1f}"
+            f"{ring:.0f} ms, longest round trip {stats['longest']:.0f} ms, {lag:.0f} ms of sound; brush to "
+            f"ear {np.median(ears):.0f} ms ({min(ears):.0f} to {max(ears):.0f}), by the page's count "
+            f"{facts['delays']['all']:.0f}; load {os.getloadavg()[0]:.1f}"
         )
         assert (compared + silent) / rate > seconds
         assert silent <= stats["silent"], "the page did not count silence"
         assert not gaps or max(stats["longest"], lag) > ring
-        # A busy machine may be late with a click or a hop, and a stroke be heard later for that; what the page
-        # itself takes shows in the stroke that came through first.
+        # A busy machine may be late with a click or a hop, and a stroke be heard later for that; what the
+        # page itself takes shows in the stroke that came through first.
         assert min(ears) <= MOST_MS
         assert facts["delays"]["all"] <= MOST_MS
         wanted = rate / 2 * (50 / (rate / 2)) ** found["heights"][i]
@@ -141,7 +146,8 @@ def check_tapes(out: Path, found: Found, seconds: float) -> None:
 
 
 def test_what_is_heard_is_what_was_sent_sample_by_sample(driven):
-    check_tapes(*driven, 10)
+    out, found = driven
+    check_tapes(out, found, 10)
 
 
 @pytest.mark.soak

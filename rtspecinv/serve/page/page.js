@@ -194,14 +194,27 @@ function slide(id, set) {
 
 const signed = (value, digits = 0) => `${value > 0 ? "+" : ""}${value.toFixed(digits)}`;
 
-slide("size", (size) => ((app.settings.size = size), `${size} ${SIZES[app.settings.brush]}`));
-slide("amplitude", (db) => ((app.settings.amplitude = 10 ** (db / 20)), `${db} dB`));
-slide("stretch", (rate) => ((app.rate = rate), rate === 0 ? "stands still" : `${signed(rate, 2)} ×`));
+slide("size", (size) => {
+  app.settings.size = size;
+  const unit = SIZES[app.settings.brush];
+  return unit ? `${size} ${unit}` : "–";
+});
+slide("amplitude", (db) => {
+  app.settings.amplitude = 10 ** (db / 20);
+  return `${db} dB`;
+});
+slide("stretch", (rate) => {
+  app.rate = rate;
+  return rate === 0 ? "stands still" : `${signed(rate, 2)} ×`;
+});
 const setPitch = slide("pitch", (semitones) => {
   app.pitch.ratio = 2 ** (semitones / 12);
   return `${signed(semitones, 1)} st`;
 });
-const setSmear = slide("smear", (amount) => ((app.smear.amount = amount), amount.toFixed(2)));
+const setSmear = slide("smear", (amount) => {
+  app.smear.amount = amount;
+  return amount.toFixed(2);
+});
 slide("volume", (db) => {
   if (app.volume) app.volume.gain.value = volume();
   return `${db} dB`;
