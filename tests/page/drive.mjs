@@ -53,10 +53,10 @@ async function startTape(page) {
 
 /** What was recorded, with the frames of the audio clock at which blocks begin, and times to compare. */
 async function endTape(page, name) {
-  await page.waitForTimeout(300); // for the last counts to arrive
+  await page.evaluate(() => tape.stop());
+  await page.waitForTimeout(600); // until hops that are late, and the last counts, are there
   const { samples, ...facts } = await page.evaluate(async () => {
     const { app, delays } = await import("/page.js");
-    tape.stop();
     const bytes = new Uint8Array(await new Blob(blocks.map(([each]) => each)).arrayBuffer());
     let text = "";
     for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
@@ -114,6 +114,18 @@ async function tryTheRest({ page }) {
   found.cursor = await page.textContent("#cursor");
 
   await page.click("#clear");
+  const [x, y] = await placeOf(page, 100, 0.5);
+  const cdp = await page.context().newCDPSession(page);
+  const pen = { x, y, button: "left", clickCount: 1, pointerType: "pen" };
+  await cdp.send("Input.dispatchMouseEvent", { ...pen, type: "mousePressed", force: 0.5 });
+  await cdp.send("Input.dispatchMouseEvent", { ...pen, type: "mouseReleased" });
+  found.pen = await inPage(page, "return app.score.ink.reduce((most, value) => Math.max(most, value)) / app.settings.amplitude");
+
+  await page.click("#freeze");
+  found.freeze = await inPage(page, "return app.freeze.on");
+  await page.click("#freeze");
+
+  await page.click("#clear");
   found.midi = await inPage(page, `
     midi([0x90, 69, 127]);
     await until(() => energy() > 0);
@@ -130,17 +142,17 @@ async function tryTheRest({ page }) {
   found.microphone = await inPage(page, "return until(() => energy() > 1e-4)");
   await page.click("#microphone");
 
-  const picture = await page.evaluate(async () => {
+  await page.click("#clear");
+  await page.evaluate(async () => {
     const canvas = new OffscreenCanvas(64, 64);
     const context = canvas.getContext("2d");
     context.fillRect(0, 0, 64, 64);
     context.fillStyle = "#fff";
     context.fillRect(16, 0, 16, 64);
-    return [...new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())];
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([await canvas.convertToBlob()], "bar.png", { type: "image/png" }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
   });
-  const file = { name: "bar.png", mimeType: "image/png", buffer: Buffer.from(picture) };
-  await page.click("#clear");
-  await page.setInputFiles("#picture", file);
   found.picture = await inPage(page, `
     await until(() => energy() > 0);
     const columns = new Set(); app.score.ink.forEach((v, i) => v && columns.add(Math.floor(i / 513)));

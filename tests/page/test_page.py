@@ -174,6 +174,14 @@ def test_keys_paint(driven):
     assert found["rest"]["cursor"] == "Cursor: 742 Hz at 1.32 s"
 
 
+def test_the_pressure_of_a_pen_is_its_level(driven):
+    assert 0.4 < driven[1]["rest"]["pen"] <= 0.5  # the top of a lobe may lie between two bins
+
+
+def test_freeze_is_a_button(driven):
+    assert driven[1]["rest"]["freeze"]
+
+
 def test_midi_notes_paint_at_the_playhead_and_wheels_set_smear_and_pitch(driven):
     _, found = driven
     midi = found["rest"]["midi"]
@@ -187,7 +195,7 @@ def test_the_microphone_paints(driven):
     assert driven[1]["rest"]["microphone"]
 
 
-def test_a_picture_is_painted_where_it_is_bright(driven):
+def test_a_picture_that_is_dropped_is_painted_where_it_is_bright(driven):
     first, last, n = driven[1]["rest"]["picture"]  # white from 128 to 255, smoothed at its edges
     assert abs(first - 128) < 8
     assert abs(last - 255) < 8
