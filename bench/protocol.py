@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,20 @@ class NoRecordings(Exception):
     """There is nothing to measure; says what to pass."""
 
 
+def gauss_window(n_fft: int) -> Tensor:
+    """The truncated Gaussian of LTFAT, `exp(-pi t^2 / (0.17055 n_fft^2))`."""
+    return torch.exp(-torch.pi * (torch.arange(n_fft) / n_fft - 0.5) ** 2 / 0.17055)
+
+
+WINDOWS: dict[str, Callable[[int], Tensor]] = {  # periodic
+    "Hann": torch.hann_window,
+    "square-root Hann": lambda n_fft: torch.hann_window(n_fft).sqrt(),
+    "Hamming": torch.hamming_window,
+    "Gauss": gauss_window,
+    "Kaiser": torch.kaiser_window,  # beta 12
+}
+
+
 @dataclass(frozen=True)
 class Configuration:
     """Sample rate and transform of the magnitudes."""
@@ -34,6 +48,7 @@ class Configuration:
     sample_rate: int
     n_fft: int
     hop_length: int
+    window: str = "Hann"
 
     def __str__(self) -> str:
         return f"{self.sample_rate / 1000:g} kHz {self.name}"
@@ -44,14 +59,15 @@ class Configuration:
         return f"{self.n_fft}/{self.hop_length}"
 
     def magnitude(self, samples: Tensor) -> Tensor:
-        """Magnitude `(*batch, n_freq, n_frames)` by torch's own transform, periodic Hann window."""
-        window = torch.hann_window(self.n_fft)
+        """Magnitude `(*batch, n_freq, n_frames)` by torch's own transform."""
+        window = WINDOWS[self.window](self.n_fft)
         return torch.stft(
             samples, self.n_fft, self.hop_length, window=window, center=True, return_complex=True
         ).abs()
 
     def inverter(self, **options: Any) -> rtspecinv.StreamingInverter:
-        stft = rtspecinv.STFT(self.n_fft, self.hop_length)
+        window = "hann" if self.window == "Hann" else WINDOWS[self.window](self.n_fft)
+        stft = rtspecinv.STFT(self.n_fft, self.hop_length, window=window)
         return rtspecinv.StreamingInverter(stft, **options)
 
     def setting(self, look_ahead: int, n_iter: int) -> Setting:
@@ -150,6 +166,16 @@ def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: T
         for s in (output, clean)
     ]
     return rtspecinv.metrics.spectral_convergence(magnitudes[0].abs(), magnitudes[1].abs())
+
+
+def opinions(configuration: Configuration, output: Tensor, clips: Clips) -> np.ndarray:
+    """PESQ wideband of every clip named speech_*."""
+    scores = [
+        _speech_scores(samples, clean, configuration.sample_rate)[0]
+        for name, clean, samples in zip(clips.names, clips.samples, output, strict=True)
+        if name.startswith("speech_")
+    ]
+    return np.array(scores)
 
 
 def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -> tuple[float, float]:

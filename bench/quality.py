@@ -1,6 +1,6 @@
 """Prints how good and how fast streaming inversion is; see bench/README.md.
 
-python bench/quality.py                    every table but stream-choices, the slow one
+python bench/quality.py                    every table but the slow stream-choices, stream-overlaps
 python bench/quality.py --only stream-quality,stream-noise    some of them
 python bench/quality.py --all --write      every table, put into bench/README.md as well
 python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
@@ -35,5 +35,6 @@ def write_summary(name: str, bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    usual = ",".join(name for name in SECTIONS if name != "stream-choices")  # as slow as all the others
+    slow = ("stream-choices", "stream-overlaps")  # each as slow as all the others
+    usual = ",".join(name for name in SECTIONS if name not in slow)
     sys.exit(run(__doc__, SECTIONS, usual, "quality", after=write_summary))

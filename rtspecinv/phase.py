@@ -7,7 +7,6 @@ without that turn (by pi k for bin k of an even window) neighbouring bins disagr
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,7 +167,8 @@ class Gradient(Start):
     centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet, by the trapezoid
     rule. Bins more than `tolerance` below the loudest go on at their own frequency.
 
-    The heap runs on the CPU, stream by stream. No gradient flows through the phases.
+    After silence there is nothing to go on from: the phases are `signs`, as with `Zeros`. No heap is needed
+    (`_integrate`), so that it runs on any device. No gradient flows through the phases.
 
     Source: Prusa & Sondergaard 2016, eq. 8 to 12 and algorithm 1.
     """
@@ -185,14 +185,21 @@ class Gradient(Start):
         """Frames that must have come in after the one to start."""
         return self.delay
 
+    @staticmethod
+    def constants(stft: STFT) -> tuple[Tensor, Tensor, float, float]:
+        """Phases `(n_half,)` and factors of the differences over bins and over time, which sum up two each.
+
+        The phases are what bins gain over a hop at their own frequency, and what they lose because the
+        window is not centred at time 0.
+        """
+        return _constants(stft, stft.dtype, stft.device)
+
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with the integrated phases."""
         stft, known = context.stft, context.magnitude()
         magnitude = known[..., -1 - self.delay, :]
-        hop_length, n_fft = stft.hop_length, stft.n_fft
-        gamma = _width(stft.window.double().cpu().numpy().tobytes())
-        known = known.detach().double().cpu()
-        log = known.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
+        own_advance, _, to_frame, to_bin = self.constants(stft)
+        log = known.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
         # A difference over time needs frames that are there; one that is not counts as like the next.
         last = log.shape[-2] - 1 - self.delay
         now = log[..., last, :]
@@ -201,46 +208,72 @@ class Gradient(Start):
             over_time = _where_present(known, log, last + 1, now) - before
         else:
             over_time = 3 * now - 4 * before + _where_present(known, log, last - 2, before)
-        bins = torch.arange(now.shape[-1], dtype=torch.float64, device="cpu")
-        own_advance = 2 * math.pi * hop_length / n_fft * bins
         over_bins = F.pad((before + now)[..., 2:] - (before + now)[..., :-2], (1, 1))
-        advance = hop_length * n_fft / (4 * gamma) * over_bins + own_advance
-        to_next_bin = -gamma / (4 * hop_length * n_fft) * (over_time[..., :-1] + over_time[..., 1:])
-        previous = _phase(stft, context.previous().detach()).double().cpu()
-        tensors = (before, now, previous + advance, previous + own_advance, to_next_bin)
-        rows = zip(*(t.reshape(-1, t.shape[-1]).numpy() for t in tensors), strict=True)
-        phase = np.stack([_integrate(*row, log_tolerance=math.log(self.tolerance)) for row in rows])
-        return _spectrum(stft, magnitude, torch.from_numpy(phase).reshape(magnitude.shape).to(magnitude))
+        to_next_bin = to_bin * (over_time[..., :-1] + over_time[..., 1:])
+        by_itself = _phase(stft, context.previous().detach()) + own_advance
+        by_frame = by_itself + to_frame * over_bins
+        floor = torch.maximum(before.amax(-1, True), now.amax(-1, True)) + math.log(self.tolerance)
+        phase = by_itself.where(now <= floor, _integrate(before, now, by_frame, to_next_bin, floor))
+        spectrum = _spectrum(stft, magnitude, phase)
+        is_first = (known[..., last - 1, :] == 0).all(-1, keepdim=True)
+        return torch.where(is_first, to_magnitude(torch.zeros_like(spectrum), magnitude), spectrum)
+
+
+@lru_cache(16)
+def _constants(stft: STFT, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, float, float]:
+    """See `Gradient.constants`; they are kept, as a graph that is recorded on a GPU must not make them."""
+    gamma, both = gaussian_width(stft.window.detach().double().cpu().numpy()), stft.hop_length * stft.n_fft
+    with torch.inference_mode(False):  # they are used in whatever mode
+        bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
+        turns = bins * stft.hop_length / stft.n_fft, bins * _centre(stft) / stft.n_fft
+        advance, lost = ((2 * math.pi * turn.remainder(1)).to(device, dtype) for turn in turns)
+    return advance, lost, both / (4 * gamma), -gamma / (4 * both)
 
 
 def _where_present(known: Tensor, log: Tensor, frame: int, otherwise: Tensor) -> Tensor:
     return torch.where((known[..., frame, :] > 0).any(-1, keepdim=True), log[..., frame, :], otherwise)
 
 
-def _integrate(
-    before: Array, now: Array, by_frame: Array, by_itself: Array, to_next_bin: Array, *, log_tolerance: float
-) -> Array:
-    """Phase `(n_half,)` of one frame, each bin reached from its loudest neighbour that has a phase.
+def _integrate(before: Tensor, now: Tensor, by_frame: Tensor, to_next_bin: Tensor, floor: Tensor) -> Tensor:
+    """Phase `(..., n_half)` of one frame, each bin reached from its loudest neighbour that has a phase.
 
-    before, now: log magnitudes of the last frame and of this one; by_frame, by_itself: phases that bins get
-    from the last frame, and without a neighbour; to_next_bin: growth of the phase from each bin to the next.
+    A heap would take the loudest bin that has a phase, of this frame or the last one, and give a phase to its
+    neighbours. So a bin gets it by the path on which the quietest bin is loudest. Such paths run up or down
+    from a bin that begins with the last frame: a scan in each direction finds them all, and sums over bins
+    are their phases. Frames that are equally loud are left as late as possible.
+
+    before, now: log magnitudes of the last frame and of this one; bins at `floor` and below are not passed.
+    by_frame: phases that bins get from the last frame; to_next_bin: growth from each bin to the next.
     """
-    todo = now > max(before.max(), now.max()) + log_tolerance
-    phase, left = by_itself.copy(), int(todo.sum())
-    heap = [(-before[k], -1, k) for k in np.flatnonzero(todo).tolist()]  # (-log magnitude, frame, bin)
-    heapq.heapify(heap)
-    while left:
-        _, frame, k = heapq.heappop(heap)
-        if frame < 0:
-            reached = [(k, by_frame[k])]
-        else:
-            reached = [(k + 1, phase[k] + to_next_bin[k])] if k + 1 < len(now) else []
-            reached += [(k - 1, phase[k] - to_next_bin[k - 1])] if k else []
-        for neighbour, value in reached:
-            if todo[neighbour]:
-                phase[neighbour], todo[neighbour], left = value, False, left - 1
-                heapq.heappush(heap, (-now[neighbour], 0, neighbour))
-    return phase
+    keys = now.masked_fill(now <= floor, -math.inf)
+    below, above = _reached(before, keys), _reached(before.flip(-1), keys.flip(-1)).flip(-1)
+    from_below = (below >= before) & (below >= above)
+    from_above = (above > before) & ~from_below
+    bins = torch.arange(now.shape[-1], device=now.device)
+    begins = ~(from_below | from_above)
+    up = bins.where(begins, 0).cummax(-1).values
+    down = bins.where(begins, len(bins) - 1).flip(-1).cummin(-1).values.flip(-1)
+    begin = torch.where(from_below, up, torch.where(from_above, down, bins))
+    grown = F.pad(to_next_bin.cumsum(-1), (1, 0))
+    return by_frame.gather(-1, begin) + grown - grown.gather(-1, begin)
+
+
+def _reached(before: Tensor, keys: Tensor) -> Tensor:
+    """How loud the quietest bin is on the best path to each bin that comes from below, `(..., n_half)`.
+
+    `r_k = min(max(before_{k-1}, r_{k-1}), key_{k-1})`; `max(a, min(x, b))` of functions of x is one again, so
+    that a scan takes log2(n_half) steps.
+    """
+    least, most = before, F.pad(keys[..., :-1], (1, 0), value=-math.inf)
+    step = 1
+    while step < keys.shape[-1]:
+        earlier = F.pad(least[..., :-step], (step, 0), value=-math.inf)
+        least = torch.maximum(least, torch.minimum(earlier, most))
+        most = torch.minimum(most, F.pad(most[..., :-step], (step, 0), value=-math.inf))
+        step *= 2
+    return torch.minimum(
+        F.pad(least[..., :-1], (1, 0), value=-math.inf), F.pad(keys[..., :-1], (1, 0), value=-math.inf)
+    )
 
 
 def gaussian_width(window: Array) -> float:
@@ -260,11 +293,6 @@ def gaussian_width(window: Array) -> float:
     return float(gammas[best])
 
 
-@lru_cache
-def _width(window: bytes) -> float:
-    return gaussian_width(np.frombuffer(window))
-
-
 def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values one bin below and one above; over the edges they are mirrored, as spectra are."""
     if values.shape[-1] == 1:
@@ -273,11 +301,15 @@ def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([first, values[..., :-1]], -1), torch.cat([values[..., 1:], last], -1)
 
 
+def _centre(stft: STFT) -> float:
+    """Where the window is centred, in samples of a frame."""
+    return (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
+
+
 def _centring(stft: STFT) -> Tensor:
     """Factor `(n_half,)` that moves a window centred at time 0 to where it is in the frame."""
-    centre = (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
     bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
-    turn = torch.polar(torch.ones_like(bins), -2 * math.pi * centre / stft.n_fft * bins)
+    turn = torch.polar(torch.ones_like(bins), -2 * math.pi * _centre(stft) / stft.n_fft * bins)
     return turn.to(torch.complex64 if stft.dtype == torch.float32 else torch.complex128)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv import engines, phase, updates
+from rtspecinv import defaults, engines, phase, updates
 from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, count, sizes
 from rtspecinv.common.threads import one_thread
@@ -39,10 +39,10 @@ MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times ov
 class StreamOptions(TypedDict, total=False):
     """Keywords of a `StreamingInverter` that others hand on to it, for type checkers."""
 
-    init: str | phase.Start
+    init: str | phase.Start | None
     look_ahead: int | None
     revise: int | None
-    n_iter: int
+    n_iter: int | None
     batch_shape: tuple[int, ...]
     engine: str
 
@@ -58,15 +58,18 @@ class StreamingInverter(Checkpointed):
     Args:
         stft: the transform that the magnitudes come from; it is copied.
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
-            "fgla", "dm", "admm", "agla".
-        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros".
+            "fgla", "dm", "admm", "agla"; default: "raar" with constants that follow the transform.
+        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros";
+            default: "overlap", but the phase gradient where so few samples overlap that they say little, such
+            as at 50 %, with `delay=1` if `look_ahead` is 2 or more.
         look_ahead: number of frames that arrive after a frame before it is committed; default:
             `stft.look_back`.
         revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)
-            to `stft.look_back`; default: half of `stft.look_back`, 0 for textbook rules. It costs time but
-            adds no latency.
-        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million. It may
-            be set at any time and applies from the next push on.
+            to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0 for
+            textbook rules. It costs time but adds no latency.
+        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million;
+            default: 8, and up to 16 where a hop is longer than a quarter of the window. It may be set at any
+            time and applies from the next push on.
         batch_shape: shape of the streams, `()` for one.
         engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
             if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
@@ -80,6 +83,8 @@ class StreamingInverter(Checkpointed):
     Raises:
         ValueError: a parameter is out of range, a name unknown, or an engine unfit.
         ImportError: the engine is not installed.
+
+    `print(inverter)` shows the defaults that were chosen; `rtspecinv/defaults.py` says by which rules.
 
     `state_dict()` returns the state, for any engine. An inverter with the same parameters that loads it
     continues where this one was; `n_iter` may differ. `load_state_dict` raises RuntimeError for any other.
@@ -109,22 +114,25 @@ class StreamingInverter(Checkpointed):
         self,
         stft: STFT,
         *,
-        update: str | updates.Update = "raar",
-        init: str | phase.Start = "overlap",
+        update: str | updates.Update | None = None,
+        init: str | phase.Start | None = None,
         look_ahead: int | None = None,
         revise: int | None = None,
-        n_iter: int = 8,
+        n_iter: int | None = None,
         batch_shape: tuple[int, ...] = (),
         engine: str = "auto",
     ) -> None:
         super().__init__()
         self.stft = copy.deepcopy(check_stft(stft))
-        self.update, self.init = updates.find(update), phase.find(init)
+        self.update = defaults.rule(self.stft) if update is None else updates.find(update)
         look_back = stft.look_back
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
-        default = 0 if self.update.textbook else look_back // 2
-        self.revise = default if revise is None else count(revise=revise)
-        n_iter = iterations(n_iter=n_iter)
+        if init is None:
+            self.init = defaults.start(self.stft, self.update, self.look_ahead)
+        else:
+            self.init = phase.find(init)
+        self.revise = defaults.revise(stft, self.update) if revise is None else count(revise=revise)
+        n_iter = defaults.n_iter(stft) if n_iter is None else iterations(n_iter=n_iter)
         self.batch_shape = sizes("a tuple of integers >= 1, () for one stream", batch_shape=batch_shape)
         if self.revise > look_back:
             raise ValueError(
@@ -360,7 +368,7 @@ class StreamingInverter(Checkpointed):
         is_complex, n_half = value.is_complex(), stft.n_fft // 2 + 1
         if is_complex and self.init.n_waiting:
             raise ValueError(
-                f"Parameter magnitude is complex, but {self.init} makes the phase: use 'overlap'"
+                f"Parameter magnitude is complex, but {self.init} makes the phase: pass init='overlap'"
             )
         magnitude = _modulus(value, n_axes) if is_complex else value
         largest = check_values(magnitude, stft.n_fft)

@@ -155,7 +155,13 @@ def RTISI_LA(
     if not len(flat):
         return invert(spec, stft, n_iter=0)
     inverter = StreamingInverter(
-        stft, update=rule, look_ahead=look_ahead, revise=0, n_iter=max_iter, batch_shape=(len(flat),)
+        stft,
+        update=rule,
+        init="overlap",
+        look_ahead=look_ahead,
+        revise=0,
+        n_iter=max_iter,
+        batch_shape=(len(flat),),
     )
     hops = []
     with _bar(spec.shape[-1], "RTISI_LA", verbose) as show:

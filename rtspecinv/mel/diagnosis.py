@@ -315,7 +315,10 @@ def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], lis
 def _of_presets(found: tuple[str, ...], sample_rate: float | None, layout: str) -> list[str]:
     """What the values do not say of the sound."""
     if "freq" in layout:
-        return ["sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length)"]
+        return [
+            "sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length); "
+            "a hop of n_fft // 4 gives 0.15 to 0.3 PESQ more than one of n_fft // 2"
+        ]
     what = "which preset" if len(found) > 1 else "whether it is that preset" if found else "which model"
     rate, way_out = "sample rate, ", "the sample rate (sample_rate=) leaves few; "
     if sample_rate is not None:

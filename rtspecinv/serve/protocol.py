@@ -28,6 +28,7 @@ _LINEAR = ("n_fft", "hop_length", "sample_rate")
 _OPTIONS = ("look_ahead", "n_iter", "dtype", "format", "output_rate")
 LEAST_OUTPUT_RATE, MOST_OUTPUT_RATE = 4000, 384000  # Hz
 MOST_STATE = 2**23  # samples of the frames of all streams of a kind: some 300 MB
+_MOST_DEFAULT = 16  # iterations that an inverter chooses by itself
 MOST_WORK = 2**20  # values that a push of one stream passes over: a few milliseconds
 
 
@@ -73,12 +74,13 @@ class Kind:
     hop_length: int
     window: str
     look_ahead: int
-    n_iter: int
+    n_iter: int | None  # that of the inverter, if None
 
     def inverter(self, n_streams: int) -> StreamingInverter:
         """Inverter of so many streams."""
-        options: dict[str, Any] = {"look_ahead": self.look_ahead, "n_iter": self.n_iter}
-        options["batch_shape"] = (n_streams,)
+        options: dict[str, Any] = {"look_ahead": self.look_ahead, "batch_shape": (n_streams,)}
+        if self.n_iter is not None:
+            options["n_iter"] = self.n_iter
         if self.preset is not None:
             return presets[self.preset].inverter(**options)
         return StreamingInverter(STFT(self.n_fft, self.hop_length, window=self.window), **options)
@@ -131,14 +133,14 @@ def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
             raise TypeError(f"Parameter window={shown(window)} is not the name of a window")
         stft = STFT(n_fft, hop_length, window=window)
         n_values = stft.n_freq
-    look_ahead = said.get("look_ahead")
+    look_ahead, n_iter = said.get("look_ahead"), said.get("n_iter")
     kind = Kind(
         name,
         stft.n_fft,
         stft.hop_length,
         window,
         stft.look_back if look_ahead is None else count(0, limits.look_ahead, look_ahead=look_ahead),
-        count(0, limits.n_iter, n_iter=said.get("n_iter", 8)),
+        None if n_iter is None else count(0, limits.n_iter, n_iter=n_iter),
     )
     _check_cost(kind, stft, limits)
     output_rate = said.get("output_rate")
@@ -158,7 +160,8 @@ def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
 def _check_cost(kind: Kind, stft: STFT, limits: Limits) -> None:
     n_open = kind.look_ahead + 1 + stft.look_back
     state = n_open * stft.n_fft * limits.streams
-    work = n_open * stft.n_fft * (kind.n_iter + 2)
+    n_iter = _MOST_DEFAULT if kind.n_iter is None else kind.n_iter
+    work = n_open * stft.n_fft * (n_iter + 2)
     said = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, look_ahead={kind.look_ahead}"
     if state > MOST_STATE:
         raise ValueError(
@@ -167,7 +170,7 @@ def _check_cost(kind: Kind, stft: STFT, limits: Limits) -> None:
         )
     if work > MOST_WORK:
         raise ValueError(
-            f"{said}, n_iter={kind.n_iter} pass over {work} values for each frame, more than {MOST_WORK}: "
+            f"{said}, n_iter={n_iter} pass over {work} values for each frame, more than {MOST_WORK}: "
             "send smaller ones"
         )
 

@@ -99,6 +99,7 @@ class Server:
             await site.start()
         except BaseException as error:
             await self._runner.cleanup()
+            self._pools.close()
             if isinstance(error, OSError):
                 raise OSError(f"{error}: give another address, such as --port 0, any that is free") from error
             raise
@@ -179,9 +180,14 @@ class Server:
         A page of another site may open websockets to this machine, and its name may be made to point here.
         """
         host, origin = request.host, request.headers.get(hdrs.ORIGIN)
-        if self._token is None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            place = host if origin is None else urlsplit(origin).netloc
+        except ValueError as error:
+            return f"The host or the origin is malformed: {error}"
+        if self._token is None and not is_loopback(name):
             return f"This server is not {host!r}: ask for {self.url}"
-        if origin is not None and urlsplit(origin).netloc != host:
+        if place != host:
             return f"Pages of {origin!r} may not use this server: open {self.url}"
         return ""
 

@@ -271,7 +271,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
     "StreamPool": (pool, {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print}),
-    "StreamPool.join": (joined, {"receive": len}),
+    "StreamPool.join": (joined, {"receive": len, "refuse": print}),
     "Pace": (
         rtspecinv.Pace,
         {
@@ -558,6 +558,8 @@ def is_wrong(value: Any, parameter: str, right: Any) -> bool:
     """Whether a value is wrong in place of the right one, and is tested here."""
     if callable(right) or parameter == "length":  # which a function may tell
         return not callable(value)
+    if value is None and parameter == "update" and isinstance(right, str) and right in ("raar", "admm"):
+        return False  # streams know a rule themselves
     if isinstance(value, np.ma.MaskedArray):  # arrays with a mask have tests of their own
         return isinstance(right, int | float) and parameter not in ("decibels", "mean", "std")
     if parameter == "streams" and isinstance(value, list) and not value:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 
 import pytest
 import torch
 
 from rtspecinv import STFT, StreamingInverter, invert
-from rtspecinv.phase import Context, Gradient, Peaks, Zeros, gaussian_width
+from rtspecinv.phase import Context, Gradient, Peaks, Zeros, _integrate, gaussian_width
 
 
 def context(stft: STFT, samples: torch.Tensor, frame: int, n_next: int = 0) -> tuple[Context, torch.Tensor]:
@@ -46,6 +47,38 @@ def test_an_impulse_stays_in_place(start):
     estimate = start(what)
     peak = stft.inverse_transform(estimate).abs().argmax()
     assert abs(int(peak) - int(stft.inverse_transform(true).abs().argmax())) <= 8
+
+
+def integrate_by_heap(before, now, by_frame, to_next_bin, floor):
+    """Phases as algorithm 1 of Prusa & Sondergaard 2016 finds them; NaN at the floor and below."""
+    phase, todo = torch.full_like(now, math.nan), (now > floor).tolist()
+    heap = [(-float(before[k]), -1, k) for k in range(len(now)) if todo[k]]
+    heapq.heapify(heap)
+    while any(todo):
+        _, frame, k = heapq.heappop(heap)
+        if frame < 0:
+            reached = [(k, by_frame[k])]
+        else:
+            reached = [(k + 1, phase[k] + to_next_bin[k])] if k + 1 < len(now) else []
+            reached += [(k - 1, phase[k] - to_next_bin[k - 1])] if k else []
+        for neighbour, value in reached:
+            if todo[neighbour]:
+                phase[neighbour], todo[neighbour] = value, False
+                heapq.heappush(heap, (-float(now[neighbour]), 0, neighbour))
+    return phase
+
+
+@pytest.mark.parametrize("n_half", [1, 2, 3, 16, 33])
+def test_phases_are_integrated_as_by_a_heap(n_half):
+    generator = torch.Generator().manual_seed(n_half)
+    rows = torch.randn(4, 40, n_half, generator=generator, dtype=torch.float64)
+    before, now, by_frame, to_next_bin = rows * torch.tensor([5.0, 5.0, 3.0, 1.0])[:, None, None]
+    before[0] = -80  # after silence
+    floor = torch.maximum(before.amax(-1, True), now.amax(-1, True)) - torch.rand(40, 1) * 30
+    found = _integrate(before, now, by_frame, to_next_bin[..., 1:], floor)
+    for row, *of_frame in zip(found, before, now, by_frame, to_next_bin[..., 1:], floor, strict=True):
+        true = integrate_by_heap(*of_frame)
+        assert torch.allclose(row[~true.isnan()], true[~true.isnan()])
 
 
 def test_starts_treat_streams_alike():

@@ -83,7 +83,6 @@ def test_contract_of_rules_and_settings(update, setting, device, engine):
 @pytest.mark.parametrize(("setting", "n_iter"), [(SETTINGS[0], 0), (SETTINGS[2], 2)], ids=str)
 def test_contract_of_starts(init, setting, n_iter, engine):
     stft = STFT(**setting)
-    engine = "auto" if init == Gradient(delay=1) and engine == "numba" else engine
     options: dict[str, Any] = {"init": init, "look_ahead": 1, "n_iter": n_iter, "engine": engine}
     verify_contract(
         lambda: StreamingInverter(stft, batch_shape=(2,), **options),
@@ -172,7 +171,7 @@ def test_equals_the_reference(name, setting, look_ahead, revise, engine):
     # Iterations amplify rounding errors, some rules by more than 10 a push: a few frames say it all.
     S = magnitudes(stft, n_frames=7)
     options: dict[str, Any] = {"look_ahead": look_ahead, "revise": revise, "n_iter": 2}
-    inverter = StreamingInverter(stft, update=update, engine=engine, **options)
+    inverter = StreamingInverter(stft, update=update, init="overlap", engine=engine, **options)
     samples = run(inverter, S)[inverter.latency :].numpy()
     expected = reference.invert(S.numpy(), stft, name, **options)
     np.testing.assert_allclose(samples, expected, atol=1e-6 * np.abs(expected).max())
@@ -288,7 +287,7 @@ def test_uncentred_ends_fade_as_far_as_it_is_said(n_fft, hop_length, look_ahead,
     stft = STFT(n_fft, hop_length, center=False, dtype=torch.float64)
     samples = noise(20 * hop_length + n_fft).double()
     spectrum = stft.analyze(samples)
-    inverter = StreamingInverter(stft, n_iter=0, look_ahead=look_ahead, engine=engine)
+    inverter = StreamingInverter(stft, init="overlap", n_iter=0, look_ahead=look_ahead, engine=engine)
     result = run(inverter, spectrum)[inverter.latency :]
     coverage = stft.overlap_add(stft.envelope.expand(spectrum.shape[-1], -1))
     assert torch.allclose(result, samples * (coverage / 0.04).clamp_max(1), atol=1e-9)
@@ -619,9 +618,12 @@ def test_run_of_bad_frames_changes_nothing():
     assert torch.equal(inverter.flush(), other.flush())
 
 
+@pytest.mark.parametrize(("init", "least"), [("overlap", 0.93), ("gradient", 0.8)])
 @pytest.mark.parametrize("window", ["hann", "blackman"])
 @pytest.mark.parametrize("win_length", [200, 256])
-def test_a_click_keeps_the_energy_of_its_magnitudes_though_not_that_of_its_samples(window, win_length):
+def test_a_click_keeps_the_energy_of_its_magnitudes_though_not_that_of_its_samples(
+    window, win_length, init, least
+):
     # With s[n] = sum_t w[n - tH]^2, magnitudes fix sum_n s[n] x[n]^2 (Parseval), not the energy of x: a sound
     # with those of a click at p has at least s[p] / max s of its energy, little where windows hardly overlap.
     stft = STFT(256, 128, win_length=win_length, window=window, dtype=torch.float64)
@@ -629,9 +631,11 @@ def test_a_click_keeps_the_energy_of_its_magnitudes_though_not_that_of_its_sampl
     clicks[range(128), range(1000, 1128)] = 1
     magnitude = stft.magnitude(clicks)
     wanted = magnitude.square().sum((-1, -2))
-    stream = StreamingInverter(stft, batch_shape=(128,))
+    stream = StreamingInverter(stft, init=init, batch_shape=(128,))
     samples = torch.cat([stream.push_many(magnitude), stream.flush()], -1)[:, stream.latency :]
-    assert (stft.magnitude(samples).square().sum((-1, -2)) > 0.93 * wanted).all()
+    kept = stft.magnitude(samples).square().sum((-1, -2)) / wanted
+    assert kept.min() > least
+    assert kept.median() > 0.97
     assert (samples.square().sum(-1) > 0.93 * wanted / wanted.max()).all()
     stream.n_iter = 0
     samples = torch.cat([stream.push_many(stft.analyze(clicks)), stream.flush()], -1)[:, stream.latency :]

@@ -22,7 +22,7 @@ from served import HELLO, Served, frames_of, inverter_of, own_samples
 from rtspecinv.client import AsyncClient, ServerError
 
 CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
-N_HEALTHY, N_WILD, N_STREAMS = 4, 6, 12
+N_HEALTHY, N_WILD, N_STREAMS = 4, 6, 32  # streams of clients that died are there for a while
 GROWTH = 24 * 2**20  # bytes that a server may grow by once it has met everything: the allocator's room
 OTHER: dict[str, Any] = {"n_fft": 128, "hop_length": 32, "sample_rate": 8000, "n_iter": 1, "dtype": "f16"}
 

@@ -202,6 +202,8 @@ def test_a_token_is_asked_for():
         ({"Origin": "http://{address}"}, 101),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Host": "[::1"}, 403),
         (
             {"Origin": "http://evil.example:{port}", "Host": "evil.example:{port}"},
             403,

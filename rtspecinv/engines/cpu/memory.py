@@ -59,7 +59,7 @@ TARGET_ONLY, ONE_SLOT, MULTIPLES, GENERAL, TWICE = range(5)
 N_NUMBERS = N_ROWS * N_COLUMNS  # of a frame: its table, in which rows and columns are missing at the end only
 
 # Starts of the newest frame, unless it is given.
-OVERLAP, ZEROS = range(2)
+OVERLAP, ZEROS, GRADIENT = range(3)
 
 
 class Plan(NamedTuple):
@@ -73,6 +73,7 @@ class Plan(NamedTuple):
     second_radix: int
     hop_length: int
     n_open: int
+    n_known: int  # open frames, and those that came in but wait
     n_revised: int
     n_fade: int
     n_samples: int
@@ -119,6 +120,7 @@ class Memory(NamedTuple):
     tables: int
     stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
     signs: int  # (padded,): the direction of 0
+    gradient: int  # of the phase gradient: (2, n_half) and (4,), see `start.GRADIENT_NUMBERS`
     numbers: int  # (2, n_open, N_NUMBERS) of the rule, of the first iteration and of others; then its start
     # Room of a thread.
     work: int

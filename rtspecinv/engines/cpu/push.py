@@ -11,6 +11,7 @@ import numba
 from rtspecinv.engines.cpu.fft import analyze, synthesize
 from rtspecinv.engines.cpu.lanes import pointers, unpack
 from rtspecinv.engines.cpu.memory import (
+    GRADIENT,
     N_NUMBERS,
     TWICE,
     ZEROS,
@@ -26,6 +27,7 @@ from rtspecinv.engines.cpu.memory import (
     split,
 )
 from rtspecinv.engines.cpu.rules import after, before, mix, scale, to_magnitude
+from rtspecinv.engines.cpu.start import phase_gradient
 from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
@@ -35,21 +37,21 @@ from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 @numba.njit
 def _shift(plan, memory, stream, magnitude, is_frame):
     """Shift magnitudes and presence by one frame; spectra are shifted when they are loaded."""
-    n_open, n_half = plan.n_open, plan.n_half
-    first = stream * n_open * n_half
-    newest = first + (n_open - 1) * n_half
+    n_known, n_half = plan.n_known, plan.n_half
+    first = stream * n_known * n_half
+    newest = first + (n_known - 1) * n_half
     move(memory.magnitude, first, memory.magnitude, first + n_half, newest - first)
     if is_frame:
         move(memory.magnitude, newest, magnitude, stream * n_half, n_half)
     else:
         fill(memory.magnitude, newest, n_half, 0)
-    first = stream * n_open
-    newest = first + n_open - 1
+    first = stream * n_known
+    newest = first + n_known - 1
     if memory.present[newest] != is_frame:
         memory.unchanged[stream] = 0
     elif memory.unchanged[stream] <= plan.n_settling:
         memory.unchanged[stream] += 1
-    move(memory.present, first, memory.present, first + 1, n_open - 1)
+    move(memory.present, first, memory.present, first + 1, n_known - 1)
     memory.present[newest] = is_frame
 
 
@@ -58,7 +60,7 @@ def _load(plan, memory, stream):
     """Magnitudes, and spectra shifted by one frame; the newest is zero."""
     n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
-        move(work, frame * padded, memory.magnitude, (stream * n_open + frame) * n_half, n_half)
+        move(work, frame * padded, memory.magnitude, (stream * plan.n_known + frame) * n_half, n_half)
     for slot in range(plan.n_slots):
         for frame in range(n_open - 1):
             at = ((stream * plan.n_slots + slot) * n_open + frame + 1) * 2 * n_half
@@ -105,7 +107,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
     for frame in range(n_frames):
         if memory.stop[0]:
             return
-        if memory.present[stream * plan.n_open + frame]:
+        if memory.present[stream * plan.n_known + frame]:
             c, y = spectrum_at(plan, 0, frame), plan.y
             if what == ITERATE:
                 y = c
@@ -125,13 +127,13 @@ def _iterate(plan, memory, stream, is_later):
         for frame in range(plan.n_open):
             if memory.stop[0]:
                 return
-            if memory.present[stream * plan.n_open + frame]:
+            if memory.present[stream * plan.n_known + frame]:
                 _analyze(plan, memory, stream, frame, spectrum_at(plan, 1, frame))
     _overlap_add(plan, memory, stream, plan.n_open, LATER if is_later else FIRST)
     for frame in range(plan.n_open):
         if memory.stop[0]:
             return
-        if memory.present[stream * plan.n_open + frame]:
+        if memory.present[stream * plan.n_known + frame]:
             _analyze(plan, memory, stream, frame, plan.y)
             after(plan, memory, frame, numbers_at(plan, is_later, frame), plan.y)
 
@@ -143,13 +145,15 @@ def _iterate(plan, memory, stream, is_later):
 def _start(plan, memory, stream, spectrum, is_given):
     """Spectra of the newest frame."""
     newest, work = plan.n_open - 1, memory.work
-    if not memory.present[stream * plan.n_open + newest]:
+    if not memory.present[stream * plan.n_known + newest]:
         return
     c = spectrum_at(plan, 0, newest)
     if is_given:
         split(work, c, plan.padded, spectrum, stream * 2 * plan.n_half, plan.n_half)
     elif plan.start == ZEROS:
         to_magnitude(plan, memory, newest, c, c)
+    elif plan.start == GRADIENT:
+        phase_gradient(plan, memory, stream)
     else:
         _overlap_add(plan, memory, stream, newest, TARGET)
         at, samples = stream * plan.padded_frame, plan.samples + newest * plan.hop_length
@@ -171,7 +175,7 @@ def _estimate(plan, memory, stream, n_frames):
         _overlap_add(plan, memory, stream, plan.n_open, TARGET)
     for frame in range(n_frames):
         c = spectrum_at(plan, 0, frame)
-        if memory.present[stream * plan.n_open + frame]:
+        if memory.present[stream * plan.n_known + frame]:
             if looks_again:
                 _analyze(plan, memory, stream, frame, c)
             to_magnitude(plan, memory, frame, c, c)
@@ -181,7 +185,7 @@ def _estimate(plan, memory, stream, n_frames):
 def _commit(plan, memory, stream, hops):
     """Put the hop that is final now into `hops`; the oldest frame leaves."""
     hop_length, n_fade, n_samples, work = plan.hop_length, plan.n_fade, plan.n_samples, memory.work
-    n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_open
+    n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_known
     n_final, n_pairs, committed = n_heard + hop_length, 2 * plan.n_half, stream * n_samples
     n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # that have a part in the hop
     _estimate(plan, memory, stream, n_frames)
@@ -217,7 +221,7 @@ def _retire_coverage(plan, memory, stream):
     """Window sum of the committed samples; they are complete where they were heard."""
     coverage, at, hop_length = memory.coverage, stream * plan.n_samples, plan.hop_length
     n_heard = plan.n_revised * hop_length
-    if memory.present[stream * plan.n_open]:
+    if memory.present[stream * plan.n_known]:
         for i in range(n_heard + hop_length, plan.n_fft):
             coverage[at + i] += memory.envelope[i]
     move(coverage, at, coverage, at + hop_length, plan.n_samples - hop_length)
@@ -234,7 +238,7 @@ def _make_windows(plan, memory, stream):
     for i in range(plan.n_samples):
         work[total + i] = work[others + i] = memory.coverage[stream * plan.n_samples + i]
     for frame in range(n_open):
-        if memory.present[stream * n_open + frame]:
+        if memory.present[stream * plan.n_known + frame]:
             for i in range(max(0, n_heard - frame * hop_length), n_fft):
                 work[total + frame * hop_length + i] += memory.envelope[i]
                 if frame < newest:
@@ -250,7 +254,10 @@ def _make_windows(plan, memory, stream):
             start = memory.first_window[i]
         memory.start_analysis[stream * plan.padded_frame + i] = start
     for frame in range(n_open):
-        present, at = memory.present[stream * n_open + frame], (stream * n_open + frame) * plan.padded_frame
+        present, at = (
+            memory.present[stream * plan.n_known + frame],
+            (stream * n_open + frame) * plan.padded_frame,
+        )
         for i in range(n_fft):
             if plan.compensated:
                 covered = max(work[total + frame * hop_length + i], MIN_COVERAGE)

@@ -30,8 +30,9 @@ from rtspecinv.engines.cpu.host import (
 )
 from rtspecinv.engines.cpu.interrupts import LONG, aside
 from rtspecinv.engines.cpu.lanes import WIDTH
-from rtspecinv.engines.cpu.memory import OVERLAP, TWICE, ZEROS, Memory, Plan
+from rtspecinv.engines.cpu.memory import GRADIENT, OVERLAP, TWICE, ZEROS, Memory, Plan
 from rtspecinv.engines.cpu.push import push
+from rtspecinv.engines.cpu.start import gradient_numbers
 from rtspecinv.engines.eager import Eager, start_ahead
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
 from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
@@ -41,6 +42,9 @@ from rtspecinv.updates import Update
 is_switched_off = bool(numba.config.DISABLE_JIT)
 
 N_ITER = Plan._fields.index("n_iter")
+
+NONE = np.zeros(0)
+STARTS = {Overlap: OVERLAP, Zeros: ZEROS, Gradient: GRADIENT}  # those that are compiled
 
 
 class _Ready(NamedTuple):
@@ -69,7 +73,7 @@ class NumbaCPU(Eager):
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
-        self._start_is_compiled = isinstance(init, (Overlap, Zeros))
+        self._start_is_compiled = type(init) in STARTS
         self._has_gradients = False
         rule = rule_of(update, self.buffer.n_open)
         assert rule is not None, "see `suits`"
@@ -199,6 +203,7 @@ class NumbaCPU(Eager):
             "stop": aligned(1, dtype),
         }
         constants = {**_constants(buffer, plan), "numbers": _numbers(self._rule, n_open)}
+        constants["gradient"] = gradient_numbers(stft, self.init) if isinstance(self.init, Gradient) else NONE
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
         n_threads = threads_for(n_streams, n_streams * self._work)
         sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
@@ -240,8 +245,9 @@ def _runs(streams: Sequence[int]) -> Iterator[tuple[int, range]]:
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     """Whether there is compiled code for this rule, this start and this device."""
-    known = type(init) in (Overlap, Zeros, Peaks, Gradient) and not init.n_waiting
-    return known and stft.device.type == "cpu" and rule_of(update, n_open) is not None
+    return (
+        type(init) in (*STARTS, Peaks) and stft.device.type == "cpu" and rule_of(update, n_open) is not None
+    )
 
 
 def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Plan, int]:
@@ -263,19 +269,20 @@ def _plan(buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int) -> tuple[Pl
         second_radix=fft.odd_radix(stft.n_fft),
         hop_length=stft.hop_length,
         n_open=n_open,
+        n_known=buffer.present.shape[-1],
         n_revised=buffer.n_heard // stft.hop_length,
         n_fade=buffer.n_fade,
         n_samples=n_samples,
         n_slots=rule.n_slots,
         n_iter=n_iter,
         # By then all frames that left before the change have left the coverage, too.
-        n_settling=2 * n_open + 2 * stft.look_back + 2,
+        n_settling=2 * buffer.present.shape[-1] + 2 * stft.look_back + 2,
         kind=rule.kind,
         uses_iterate=rule.uses_iterate,
         n_kept=rule.n_kept,
         looks_again=rule.looks_again,
         mixes=rule.mixes,
-        start=ZEROS if isinstance(init, Zeros) else OVERLAP,
+        start=STARTS.get(type(init), OVERLAP),
         compensated=buffer.compensated,
         spectra=spectra,
         y=y,

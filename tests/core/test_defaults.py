@@ -1,0 +1,101 @@
+"""Defaults that follow the transform: what the shares mean, what the rules make of them, what still wins."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from contract import run
+from sounds import sound
+
+from rtspecinv import STFT, StreamingInverter, defaults
+from rtspecinv.phase import Gradient, Overlap
+from rtspecinv.updates import RAAR, RTISI, GriffinLim
+
+SQRT_HANN = torch.hann_window(64, dtype=torch.float64).sqrt()
+
+
+@pytest.mark.parametrize("setting", [(64, 16, 64), (64, 32, 64), (65, 20, 50), (64, 64, 64)])
+def test_shares_are_those_of_energies(setting):
+    """What earlier frames account for of the newest one, what a frame keeps; later frames have the rest."""
+    n_fft, hop_length, win_length = setting
+    window = torch.rand(win_length, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    stft = STFT(n_fft, hop_length, win_length=win_length, window=window, dtype=torch.float64)
+    power, own = stft.window.square(), stft.envelope
+    earlier, later = torch.zeros(2, 3 * n_fft, dtype=torch.float64)  # the frame is in the middle
+    for shift in range(hop_length, n_fft, hop_length):
+        earlier[n_fft - shift : 2 * n_fft - shift] += own
+        later[n_fft + shift : 2 * n_fft + shift] += own
+    covered, by_later, kept = (
+        float((power * part).sum() / power.sum())
+        for part in (*torch.stack([earlier, later])[:, n_fft:-n_fft], own)
+    )
+    assert defaults.covered(stft) == pytest.approx(covered)
+    assert defaults.kept(stft) == pytest.approx(kept)
+    assert covered + kept + by_later == pytest.approx(1)
+    louder = STFT(n_fft, hop_length, win_length=win_length, window=7 * window, dtype=torch.float64)
+    assert defaults.covered(louder) == pytest.approx(covered)
+
+
+@pytest.mark.parametrize("n_fft", [64, 400, 512, 1024, 2048])
+def test_a_hann_window_with_overlap_4_has_the_constants_as_written(n_fft):
+    inverter = StreamingInverter(STFT(n_fft, n_fft // 4))
+    found = (inverter.update, inverter.init, inverter.revise, inverter.n_iter)
+    assert found == (RAAR(), Overlap(), 1, 8)
+
+
+@pytest.mark.parametrize("window", ["hann", "hamming", "blackman", SQRT_HANN])
+def test_the_thinner_the_overlap_the_less_is_covered_and_the_more_is_kept(window):
+    all_of = [STFT(64, 64 // overlap, window=window) for overlap in (2, 4, 8, 16)]
+    for thin, dense in itertools.pairwise(all_of):
+        assert defaults.covered(thin) < defaults.covered(dense) < 0.5
+        assert defaults.kept(thin) > defaults.kept(dense)
+        bolder, less_bold = defaults.rule(dense), defaults.rule(thin)
+        assert isinstance(bolder, RAAR)
+        assert isinstance(less_bold, RAAR)
+        assert bolder.beta >= less_bold.beta
+        assert bolder.beta + bolder.ramp <= 1
+        assert bolder.ramp <= less_bold.ramp
+
+
+@pytest.mark.parametrize(
+    ("hop_length", "window", "by_gradient"),
+    [(32, "hann", True), (32, "hamming", True), (32, SQRT_HANN, False), (16, "hann", False)],
+)
+def test_the_start_is_made_of_magnitudes_where_too_little_overlaps(hop_length, window, by_gradient):
+    stft = STFT(64, hop_length, window=window)
+    for look_ahead in range(4):
+        found = StreamingInverter(stft, look_ahead=look_ahead)
+        delay = 1 if look_ahead > 1 else 0
+        assert found.init == (Gradient(delay=delay) if by_gradient else Overlap())
+        assert StreamingInverter(stft, look_ahead=look_ahead, update="rtisi").init == Overlap()
+
+
+def test_revision_and_iterations():
+    revised = {hop: StreamingInverter(STFT(64, hop)).revise for hop in (32, 16, 8, 4)}
+    assert revised == {32: 1, 16: 1, 8: 3, 4: 7}
+    assert StreamingInverter(STFT(64, 64, window="hamming")).revise == 0  # nothing overlaps
+    assert StreamingInverter(STFT(64, 32), update=RTISI()).revise == 0
+    for hop_length, n_iter in ((64, 16), (32, 16), (24, 12), (16, 8), (8, 8), (4, 8)):
+        assert StreamingInverter(STFT(64, hop_length, window="hamming")).n_iter == n_iter
+
+
+def test_what_is_given_wins():
+    given: dict[str, Any] = {"update": GriffinLim(), "init": Overlap(), "revise": 0, "n_iter": 3}
+    inverter = StreamingInverter(STFT(64, 32), **given)
+    assert {name: getattr(inverter, name) for name in given} == given
+    assert StreamingInverter(STFT(64, 8), update="raar").update == RAAR()
+
+
+@pytest.mark.parametrize("hop_length", [32, 16, 8])
+def test_a_default_is_what_it_prints(hop_length):
+    """Given by name, the same samples come out, to the bit."""
+    stft = STFT(64, hop_length)
+    magnitude = stft.magnitude(sound(900).float())
+    default = StreamingInverter(stft, look_ahead=2)
+    names = ("update", "init", "revise", "n_iter")
+    assert all(repr(getattr(default, name)) in repr(default) for name in names)
+    given = StreamingInverter(stft, look_ahead=2, **{name: getattr(default, name) for name in names})
+    assert torch.equal(run(default, magnitude), run(given, magnitude))
