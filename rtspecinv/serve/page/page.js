@@ -344,11 +344,12 @@ export function delays() {
 
 function show() {
   const { all, ring, inverter, output } = delays();
-  const { gaps, silent, trip, longest } = app.ring?.stats ?? { gaps: 0, silent: 0, trip: 0, longest: 0 };
   element("latency").textContent = app.stream?.ready
     ? `${all.toFixed(0)} ms = ring ${ring.toFixed(0)} + inverter ${inverter.toFixed(0)} + output ${output.toFixed(0)}`
     : "–";
-  element("underruns").textContent = `${gaps} (${ms(silent).toFixed(0)} ms)`;
+  if (!app.ring) return;
+  const { gaps, silent, trip, longest } = app.ring.stats;
+  element("underflows").textContent = `${gaps} (${ms(silent).toFixed(0)} ms)`;
   element("trip").textContent = `${trip.toFixed(0)} ms, longest ${longest.toFixed(0)} ms`;
 }
 

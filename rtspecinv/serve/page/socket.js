@@ -47,7 +47,7 @@ export class Stream {
     if (!this.isWanted) return;
     this.timer = setTimeout(() => this.open(), 1000 * wait);
     const why = sentence || (had ? "The connection was lost" : await whyNot());
-    if (this.isWanted && !this.ready) this.onstate("lost", `${why}. It tries again in ${wait} s`);
+    if (this.isWanted && !this.ready) this.onstate("lost", `${why[0].toUpperCase()}${why.slice(1)}. The page tries again in ${wait} s`);
   }
 
   /** Send frames `(k, n_freq)`; none are sent before the stream is ready. */
