@@ -135,10 +135,11 @@ def check_tapes(out: Path, found: Found, seconds: float) -> None:
         )
         assert (compared + silent) / rate > seconds
         assert silent <= stats["silent"], "the page did not count silence"
-        assert not gaps or max(stats["longest"], lag) > ring
+        late = max(0.0, max(stats["longest"], lag) - ring)
+        assert late or not gaps
         # A busy machine may be late with a click or a hop, and a stroke be heard later for that; what the
         # page itself takes shows in the stroke that came through first.
-        assert min(ears) <= MOST_MS
+        assert min(ears) <= MOST_MS + late
         assert facts["delays"]["all"] <= MOST_MS
         wanted = rate / 2 * (50 / (rate / 2)) ** found["heights"][i]
         frequencies = [frequency_of(sound, rate) for _, sound in heard]
