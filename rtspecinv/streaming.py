@@ -209,7 +209,7 @@ class StreamingInverter(Checkpointed):
         self._unseen: deque[_Unseen] = deque()
         self._n_pushed = 0
         self.bank = bank
-        self._unmixer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
+        self._framer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
         if bank is not None:
             silence = self.stft.window.new_zeros(*self.batch_shape, bank.n_bands)
             self._framed(bank, silence)  # compiles, if need be
@@ -402,11 +402,16 @@ class StreamingInverter(Checkpointed):
 
     def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
         """What the engine takes in for values `(*batch, n_bands)`: magnitudes, and what is measured."""
-        if self._unmixer is None or self._unmixer[0] is not bank.filters:  # they were moved
-            self._unmixer = bank.filters, engines.unmixer(self._engine, bank)
-        n_half = self.stft.n_fft // 2 + 1
-        magnitude = self._unmixer[1](values)[..., :: (bank.filters.shape[1] - 1) // max(1, n_half - 1)]
-        return torch.cat([magnitude, bank.heard(values)], -1) if self.joint else magnitude
+        if self._framer is None or self._framer[0] is not bank.filters:  # they were moved
+            unmix, joint = engines.unmixer(self._engine, bank), self.joint
+            step = (bank.filters.shape[1] - 1) // max(1, self.stft.n_fft // 2)
+
+            def frame_of(values: Tensor) -> Tensor:
+                magnitude = unmix(values)[..., ::step]
+                return torch.cat([magnitude, bank.heard(values)], -1) if joint else magnitude
+
+            self._framer = bank.filters, engines.replayed(self._engine, frame_of, bank.filters.device)
+        return self._framer[1](values)
 
     def _state(self) -> dict[str, Tensor]:
         return self._engine.state()
@@ -472,7 +477,8 @@ class StreamingInverter(Checkpointed):
                 "model that makes the magnitudes, and push what it gives"
             )
         value = as_magnitude(value, self.stft.window)
-        _check_shape(value.shape, batch_shape, self.stft.n_freq, n_axes)
+        n_fft, n_freq = self.stft.n_fft, self.stft.n_freq
+        _check_shape(value.shape, batch_shape, n_freq, n_axes, f"n_fft ({n_fft} gives {n_freq})")
         if not value.is_complex():
             return value, None
         if self.init.n_waiting:
@@ -597,7 +603,8 @@ class StreamingInverter(Checkpointed):
         """Frames of checked shape, contiguous: `(*batch_shape, n_bands)`, or many, `(n_frames, ...)`."""
         assert self.bank is not None
         values = as_magnitude(value, self.stft.window)
-        _check_shape(values.shape, batch_shape, self.bank.n_bands, n_axes)
+        n_bands = self.bank.n_bands
+        _check_shape(values.shape, batch_shape, n_bands, n_axes, f"bank (this one has {n_bands} bands)")
         if values.is_complex():
             raise ValueError("Parameter magnitude is complex: values of bands have no phase, pass its .abs()")
         return (values.movedim(-1, 0) if n_axes == 2 else values).contiguous()
@@ -607,7 +614,8 @@ class StreamingInverter(Checkpointed):
         return frame
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_unseen": deque()}  # a copy does not repeat the errors of this one
+        # A copy does not repeat the errors of this one, and has a bank of its own.
+        return {**self.__dict__, "_unseen": deque(), "_framer": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> StreamingInverter:
         super()._apply(fn, recurse)
@@ -631,8 +639,13 @@ def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
     return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
 
 
-def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n_axes: int) -> None:
-    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2."""
+def _check_shape(
+    shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n_axes: int, source: str
+) -> None:
+    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2.
+
+    source: what n_freq follows from.
+    """
     one = (*batch_shape, n_freq)
     many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
     if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == n_freq):
@@ -649,7 +662,7 @@ def _check_shape(shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n
     elif n_axes == 2 and shape == one:
         way_out = "it is one frame, use push"
     elif len(shape) == len(one) + n_axes - 1:
-        way_out = f"make the inverter for its batch_shape and its number of rows, here {n_freq}"
+        way_out = f"make the inverter for its batch_shape and {source}"
     else:
         way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
     raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}")

@@ -12,6 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rtspecinv.bands import FilterBank
@@ -190,15 +191,20 @@ def find_batch(
 def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
     """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as is.
 
-    Compilation, or loading of what was compiled, takes place at the first call, as does recording on a GPU.
+    Compilation, or loading of what was compiled, takes place at the first call.
     """
-    if engine.judges and bank.filters.device.type == graph.DEVICE:
-        return graph.Replayed(bank.unmix)
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
     from rtspecinv.engines.cpu.mel import Unmixer, is_narrow
 
     return Unmixer(bank) if is_narrow(bank.filters.numpy()) else bank.unmix
+
+
+def replayed(
+    engine: Engine, function: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Function of one tensor on a device, which an engine for a GPU records at the first call and replays."""
+    return graph.Replayed(function) if engine.judges and device.type == graph.DEVICE else function
 
 
 def preemphasis_undoer(

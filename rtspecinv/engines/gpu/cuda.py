@@ -19,7 +19,7 @@ from rtspecinv.engines.gpu import nvrtc
 from rtspecinv.engines.gpu.graph import DEVICE, CudaGraph
 from rtspecinv.engines.table import N_COLUMNS, Table, table_of
 from rtspecinv.frames import FrameBuffer, asymmetric_windows
-from rtspecinv.phase import Overlap, Peaks, Start, Zeros
+from rtspecinv.phase import Gradient, Overlap, Peaks, Start, Zeros
 from rtspecinv.projections import signs
 from rtspecinv.stft import STFT
 from rtspecinv.updates import Update
@@ -37,12 +37,15 @@ IN_CLUSTERS = 128  # blocks that a GPU surely has room for at once: so few are s
 N_CHECKING = 128  # threads that check a frame
 
 
+STATE = tuple(name for name in FrameBuffer.STATE if name != "values")  # see `lacks_bands`
+
+
 class Arguments(ctypes.Structure):
     """What the kernels are given, as in push.cu; all tensors by address."""
 
     POINTERS = (
         *("frame", "start", "hops", "streams"),
-        *FrameBuffer.STATE,
+        *STATE,
         *("windows", "roots", "signs", "fade", "numbers", "flags", "verdict", "report"),
     )
     _fields_ = [
@@ -225,7 +228,7 @@ class Cuda(CudaGraph):
             "flags": torch.zeros(n_streams, dtype=torch.int32, device=stft.device),
             "verdict": torch.zeros(1, dtype=torch.int32, device=stft.device),
             "report": torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=stft.device.type == DEVICE),
-            **{name: buffer.get_buffer(name) for name in buffer.STATE},
+            **{name: buffer.get_buffer(name) for name in STATE},
         }
         arguments = Arguments(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
@@ -243,7 +246,7 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
     n_hops, rest = divmod(stft.n_fft, stft.hop_length)
     fits = stft.n_fft in RADICES and not rest and n_hops in OVERLAPS
     here = stft.dtype == torch.float32 and stft.device.type == nvrtc.DEVICE
-    known = type(init) in (Overlap, Zeros, Peaks) and not init.n_waiting
+    known = type(init) in (Overlap, Zeros, Peaks, Gradient) and not init.n_waiting
     return fits and here and known and n_open <= MOST_OPEN and table_of(update, n_open) is not None
 
 
