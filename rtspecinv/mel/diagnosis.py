@@ -1,7 +1,7 @@
-"""What an array looks like that is said to be a spectrogram, in words: claims, each with what it needs.
+"""Diagnosis of an array that should be a spectrogram: claims in words, each with its conditions.
 
-A claim is made where the values show it, whatever the sound. Where several things have the same values, all
-of them are named, with what would decide between them: wrong advice is worse than none.
+A claim is made only if the values show it for any sound. If the values fit several explanations, the
+diagnosis names all of them and what would decide between them, because wrong advice is worse than none.
 """
 
 from __future__ import annotations
