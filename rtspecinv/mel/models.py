@@ -1,7 +1,7 @@
 """Presets: mel spectrograms of known models, each as the source code of the model computes it.
 
 All except Kaldi's use a periodic Hann window and reflect padding. Presets with the same number of bands can
-differ in mel scale, added constants, frame positions and logarithm. The layout is always `(n_mels, n_frames)`;
+differ in mel scale, added constants, frame positions and logarithm. The layout is `(n_mels, n_frames)`;
 ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save `(n_frames, n_mels)`: pass `mel.mT`.
 """
 
