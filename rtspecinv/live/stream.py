@@ -1,4 +1,4 @@
-"""An inverter and the sink it sounds in: what the offline loop and the live player share."""
+"""An inverter and its sink, as used by the offline loop and by the live player."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import LONGEST_SOUND, count
 from rtspecinv.levels import warn_of_peak
 
-# Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
+# Number of samples, or a function that returns it (None while unknown); default: what the frames cover.
 Length = int | Callable[[], int | None] | None
 
 
 def checked_length(length: Length) -> Length:
-    """Length that is an integer from 1 on, a function, or None; anything else is a ValueError."""
+    """Return a length that is an integer above 0, a function, or None; raises `ValueError` otherwise."""
     return length if length is None or callable(length) else count(1, LONGEST_SOUND, length=length)
 
 
 class Inverter(Protocol):
-    """What `play` needs of a streaming inverter."""
+    """Methods of a streaming inverter that `play` uses."""
 
     @property
     def latency(self) -> int:
-        """Samples to drop at the beginning."""
+        """Number of samples to drop at the beginning."""
 
     def push(self, magnitude: Any, /) -> Any:
-        """`(*batch, n_freq)` to `(*batch, hop_length)`."""
+        """Take a frame `(*batch, n_freq)`, return a hop `(*batch, hop_length)`."""
 
     def flush(self, n_samples: int | None = None, /) -> Any:
-        """Return the samples still owed, `(*batch, n_samples)`: those that frames cover, or so many."""
+        """Return the remaining samples `(*batch, n_samples)`, up to what the frames cover or to a length."""
 
     def reset(self) -> None:
         """Forget everything pushed."""
@@ -39,7 +39,7 @@ class Inverter(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far playing has come."""
+    """State of the playback."""
 
     n_frames: int = 0  # pushed
     n_samples: int = 0  # written, per channel

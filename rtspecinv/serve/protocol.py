@@ -1,4 +1,4 @@
-"""What client and server say to each other, and what it means."""
+"""Messages between client and server."""
 
 from __future__ import annotations
 
