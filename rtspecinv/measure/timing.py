@@ -166,11 +166,11 @@ def push_seconds(
     """Seconds of every one of `n_pushes` pushes after a warm-up, `(n_pushes,)`.
 
     Args:
-        inverter: of any number of streams.
-        magnitude: `(n_freq, n_frames)`; every stream begins somewhere else in it.
-        n_pushes: how many.
-        warm_up: pushes that do not count, None for WARM_UP.
-        enough: whether what was measured so far is enough, asked after every push.
+        inverter: inverter of any number of streams.
+        magnitude: magnitudes `(n_freq, n_frames)`; every stream begins at another frame of them.
+        n_pushes: number of pushes.
+        warm_up: number of pushes before the measurement; default: WARM_UP.
+        enough: function of the times so far, called after every push; a true result ends the measurement.
     """
     frames, done = _frames(inverter, magnitude), _waits_for(inverter.stft.device)
     seconds = np.empty(n_pushes)
