@@ -19,7 +19,7 @@ def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Direction of every bin of a spectrum that is 0, `(n_half,)`, 1 or -1: a burst in the middle of a frame.
 
     `(-1)^k r[(k + 1) // 2]`, r being the Rudin-Shapiro sequence: `r[j]` is -1 where the binary digits of j
-    have an odd number of pairs 11. At 0 Hz and at the Nyquist frequency it is 1.
+    have an odd number of pairs 11. The direction at 0 Hz and at the Nyquist frequency is 1.
 
     Any direction is as near to 0 as any other, but that of a pulse is a bad choice: a pulse where the window
     is 0 is lost, and elsewhere no projection moves it, so that frames of equal magnitudes would be silent or

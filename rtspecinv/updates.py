@@ -57,7 +57,7 @@ class Update:
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along beside the iterate."""
+        """Number of spectra carried along beside the estimate."""
         return 0
 
     def start(self, spectrum: Tensor) -> State:
@@ -65,7 +65,7 @@ class Update:
         return (spectrum,)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """State after one more iteration."""
+        """Return the state after one more iteration."""
         raise NotImplementedError
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
@@ -95,11 +95,11 @@ class _Moving(Update):
     """
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """State after one more iteration."""
+        """Return the state after one more iteration."""
         return self._advance(state, p_m, p_c, lambda s, carried: carried)
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
-        """State after an iteration that is the first one of some frames; theirs has no momentum."""
+        """Return the state after an iteration that is the first one of some frames, without momentum there."""
         return self._advance(state, p_m, p_c, lambda s, carried: torch.where(is_new, s, carried))
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
@@ -113,11 +113,11 @@ class _WithMomentum(_Moving):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: the last consistent one, if there is momentum."""
+        """Number of spectra carried along: 1 with momentum, the last consistent one, else 0."""
         return 1 if self.momentum else 0
 
     def start(self, spectrum: Tensor) -> State:
-        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
+        """Return the state of a frame with the phase of `spectrum`; the first step sets the carried part."""
         return (spectrum,) * (1 + self.n_carried)
 
 
@@ -239,7 +239,7 @@ class ADMM(Update):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: the dual variable u."""
+        """Number of spectra carried along: 1, the dual variable u."""
         return 1
 
     def start(self, spectrum: Tensor) -> State:
@@ -273,11 +273,11 @@ class AcceleratedGriffinLim(_Moving):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: t and d."""
+        """Number of spectra carried along: 2, t and d."""
         return 2
 
     def start(self, spectrum: Tensor) -> State:
-        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
+        """Return the state of a frame with the phase of `spectrum`; the first step sets the carried part."""
         return spectrum, spectrum, spectrum
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:

@@ -176,7 +176,7 @@ class Microphone(Recording):
                 self._stream.close(ignore_errors=True)
 
     def _gives(self) -> bool:
-        """Whether the running device is there: it gives something soon."""
+        """Return whether the running device is there: it gives something soon."""
         give_up = time.monotonic() + _PAUSE_SECONDS
         self._capture.read()
         while time.monotonic() < give_up:

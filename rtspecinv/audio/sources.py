@@ -107,7 +107,7 @@ class AudioStream:
 
 
 def _raw(raw: tuple[int, int]) -> tuple[int, int]:
-    """Rate and channels of a stream without a header."""
+    """Return the sample rate and number of channels of a stream without a header."""
     rule = "(sample_rate, channels), two integers >= 1"
     found = sizes(rule, raw=raw)
     if len(found) != 2:
@@ -116,7 +116,7 @@ def _raw(raw: tuple[int, int]) -> tuple[int, int]:
 
 
 def _plain_wav(file: IO[bytes]) -> WavReader | None:
-    """Reader of a file; None if it is no WAV file, or one of another kind."""
+    """Return a reader of the file, or None if it is not a WAV file of plain samples."""
     try:
         wav = WavReader(file)
     except ValueError:

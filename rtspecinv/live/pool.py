@@ -209,7 +209,7 @@ class StreamPool:
         self._deliver(streams, hops, n_frames=1)
 
     def _refuses(self, stream: PooledStream, frame: Array) -> bool:
-        """Whether a frame is not taken; tells the stream why."""
+        """Return whether a frame is not taken; tells the stream why."""
         try:
             self.inverter.check(frame[None], streams=[stream._position])
         except (ValueError, TypeError) as error:
@@ -238,7 +238,7 @@ class StreamPool:
                 stream._give(stream._receive, row)
 
     def _is_wanted(self, stream: PooledStream, n_frames: int) -> bool:
-        """Whether a stream still wants what comes of frames, which wait no longer."""
+        """Return whether a stream still wants what comes of frames, which wait no longer."""
         with self._lock:
             is_wanted = stream._turn == stream._era and stream in self._streams
             stream._n_waiting -= n_frames if is_wanted else 0

@@ -30,7 +30,7 @@ _PROBE = 20  # of so many parts of a measurement, one is enough to look for a nu
 
 @dataclass(frozen=True)
 class Setting:
-    """What a stream does: its transform, and how much it is asked to work."""
+    """Parameters of a stream: its transform, look-ahead and iterations."""
 
     sample_rate: int
     n_fft: int
@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def hop_seconds(self) -> float:
-        """Time there is for a push."""
+        """Duration of a hop, the time available for a push."""
         return self.hop_length / self.sample_rate
 
     def stft(self, device: str = "cpu") -> rtspecinv.STFT:
@@ -292,7 +292,7 @@ def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: 
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU is full: libraries of CUDA say that in their own words."""
+    """Return whether a GPU is full: libraries of CUDA say that in their own words."""
     words = ("out of memory", "alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 

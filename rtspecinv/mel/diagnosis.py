@@ -35,7 +35,7 @@ class Claim:
 
 
 def _floored(e: Evidence, unit: float, least: float) -> bool:
-    """Whether the least value is repeated, negative, and a round number in this unit."""
+    """Return whether the least value is repeated, negative, and a round number in this unit."""
     steps = e.low / unit
     return e.repeated and e.low <= least and abs(e.low - unit * round(steps)) < e.tolerance
 

@@ -42,7 +42,7 @@ def _ends(name: str) -> tuple[float, float, float]:
 
 
 def at_floor(name: str, e: Evidence) -> bool:
-    """Whether the least value is that of silence, or of the preset's range of levels."""
+    """Return whether the least value is that of silence, or of the preset's range of levels."""
     compression, (least, most, _) = CONFIGS[name].compression, _ends(name)
     if compression.dynamic_range is not None:
         least = most = max(least, e.high - compression.dynamic_range * compression.gain)

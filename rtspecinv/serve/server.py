@@ -252,7 +252,7 @@ def _abort(request: web.Request) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, and for nobody else."""
+    """Return whether a host is this machine, and for nobody else."""
     if host == "localhost":
         return True
     with suppress(ValueError):
