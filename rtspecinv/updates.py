@@ -99,7 +99,7 @@ class _Moving(Update):
         return self._advance(state, p_m, p_c, lambda s, carried: carried)
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
-        """Return the state after an iteration that is the first one of some frames, without momentum there."""
+        """Return the state after an iteration that is the first one of some frames; it has no momentum."""
         return self._advance(state, p_m, p_c, lambda s, carried: torch.where(is_new, s, carried))
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:

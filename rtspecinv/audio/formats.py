@@ -1,4 +1,4 @@
-"""What sound files can hold: asked before the first sample."""
+"""Limits of sound file formats, checked before the first sample is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Format:
     """Limits of a container with one kind of samples.
 
     Attributes:
-        most_rate: Hz.
+        most_rate: largest sample rate, Hz.
         step_hertz: what rates are multiples of from 2**16 Hz on.
         rates: all rates there are, if there are only a few.
         most_samples: per channel; default: no limit, or for WAV by its bytes.

@@ -1,4 +1,4 @@
-"""What can be measured of an array that may be a spectrogram: its axes, its values, how its bands lie.
+"""Measurements of an array that may be a spectrogram: its axes, its values, the order of its bands.
 
 Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of
 `tests/support/features.py` with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.

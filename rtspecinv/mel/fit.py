@@ -1,4 +1,4 @@
-"""Which presets can have made an array, and what would make it one of theirs."""
+"""Tests which presets can have made an array, and how to convert it to the format of a preset."""
 
 from __future__ import annotations
 
