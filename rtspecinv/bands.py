@@ -1,7 +1,7 @@
-"""Filter banks: magnitudes that band values may have come from, and the projection on what has these values.
+"""Filter banks: estimates of magnitudes from band values, and the projection on spectra with these values.
 
-A stream is given magnitudes, or values of bands, `M = W S^power` with non-negative filters W. Then the
-magnitudes are not known, and a stream finds them together with the phase.
+A stream receives either magnitudes S or band values `M = W S^power` with non-negative filters W. From band
+values it estimates the magnitudes together with the phase.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ PULL = 0.1
 
 
 class Magnitudes(Module):
-    """Magnitudes as what is measured: P_M gives them to a spectrum as they are."""
+    """Projection for given magnitudes: P_M sets the magnitudes of a spectrum to them."""
 
     n_values = 0
 
     def project(self, spectrum: Tensor, magnitude: Tensor, values: Tensor) -> Tensor:
-        """`P_M(c) = S c / |c|`, see `to_magnitude`; there are no values beside the magnitude."""
+        """Return `P_M(c) = S c / |c|`, see `to_magnitude`; `values` is not used."""
         return to_magnitude(spectrum, magnitude)
 
 
 class Bands(Module):
-    """Values of bands as what is measured: P_M gives a spectrum magnitudes that have them.
+    """Projection for given band values: P_M changes the magnitudes of a spectrum towards these values.
 
     Args:
-        filters: W, `(n_bands, n_fft // 2 + 1)`.
-        beyond: 1 where no band hears anything and the estimate counts, `(n_fft // 2 + 1,)`.
-        power: of the magnitudes that are filtered.
-        step: the transform has every `step`-th of these frequencies, and between them levels are
-            interpolated.
+        filters: filters W, `(n_bands, n_fft // 2 + 1)`.
+        beyond: 1 at frequencies that no band covers, where the estimate is used, else 0,
+            `(n_fft // 2 + 1,)`.
+        power: exponent of the magnitudes before filtering.
+        step: the transform has every `step`-th of these frequencies; levels in between are interpolated.
     """
 
     filters: Tensor
@@ -72,16 +72,16 @@ class Bands(Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def project(self, spectrum: Tensor, magnitude: Tensor, values: Tensor) -> Tensor:
-        """Spectrum near the given one whose band values are nearly `values`: P_M where bands are known.
+        """Return a spectrum near the given one whose band values are nearly `values`.
 
         `P_M(c) = a f^(1 / power) c / |c|` with `a = (1 - PULL) |c| + PULL S` and the factor
         `f = sum_m w_m M_m / (W a^power)_m` of one multiplicative step of `FilterBank.unmix`. Above the last
         band the magnitude is that of the estimate, if the bank extends there.
 
         Args:
-            spectrum: complex c, `(..., n_fft // 2 + 1)`.
-            magnitude: the estimate S of `FilterBank.unmix`, of the same shape.
-            values: M, `(..., n_bands)`, without those at the floor.
+            spectrum: complex spectrum c, `(..., n_fft // 2 + 1)`.
+            magnitude: estimate S of `FilterBank.unmix`, of the same shape.
+            values: band values M, `(..., n_bands)`, with 0 for those at the floor.
         """
         found = (1 - PULL) * spectrum.abs() + PULL * magnitude
         bands = F.linear(found if self.power == 1 else found.square(), self.filters)
@@ -92,18 +92,20 @@ class Bands(Module):
 
 
 class FilterBank(Module):
-    """Values `M = W S^power` of magnitudes S, and magnitudes of values: `bank` of a `StreamingInverter`.
+    """Filter bank for the parameter `bank` of a `StreamingInverter`: band values `M = W S^power` and back.
 
     Args:
-        filters: W, `(n_bands, n_fft // 2 + 1)`, finite and non-negative: mel, Bark, constant-Q, or any other.
-        power: power of the magnitudes that is filtered, 1 or 2.
-        device, dtype: of the values.
+        filters: filters W, `(n_bands, n_fft // 2 + 1)`, finite and non-negative: mel, Bark, constant-Q, or
+            any other.
+        power: exponent of the magnitudes S before filtering, 1 or 2.
+        device, dtype: device and type of the band values.
 
     Attributes:
-        filters: as given.
+        filters: filters as given.
 
     Raises:
-        ValueError: filters that are not a matrix, negative, NaN or infinite, or a power other than 1 and 2.
+        ValueError: `filters` is not a matrix or has negative, NaN or infinite values, or `power` is neither 1
+            nor 2.
 
     Examples:
         >>> import torch
@@ -160,11 +162,11 @@ class FilterBank(Module):
         device: torch.device | str | int,
         dtype: torch.dtype,
     ) -> None:
-        """Register the constants of filters, see `FilterBank`.
+        """Register the constants of the filters, see `FilterBank`.
 
-        frequencies, centres: of bins and of bands, in any unit.
-        floor: values that count as silence, of each band.
-        extend: above the last band, go on with its level rather than with nothing.
+        frequencies, centres: frequencies of bins and centres of bands, in any common unit.
+        floor: value of each band up to which it counts as silent.
+        extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
         """
         self.power = power
         area, heard = filters.sum(1), filters.sum(0)  # of bands, of frequencies
@@ -191,18 +193,18 @@ class FilterBank(Module):
         return len(self.filters)
 
     def values(self, magnitude: Tensor) -> Tensor:
-        """Values `(*batch, n_bands, n_frames)` of magnitudes `(*batch, n_fft // 2 + 1, n_frames)`."""
+        """Return band values `(*batch, n_bands, n_frames)` of `(*batch, n_fft // 2 + 1, n_frames)`."""
         return self.filters @ (magnitude if self.power == 1 else magnitude.square())
 
     def heard(self, values: Tensor) -> Tensor:
-        """Values `(..., n_bands)`, 0 for those at the floor."""
+        """Return values `(..., n_bands)` with 0 for those at the floor."""
         return values.where(values > self.floor, 0)
 
     def unmix(self, values: Tensor) -> Tensor:
-        """Non-negative magnitudes `(..., n_fft // 2 + 1)` that nearly have the values `(..., n_bands)`.
+        """Return non-negative magnitudes `(..., n_fft // 2 + 1)` with nearly the values `(..., n_bands)`.
 
-        Levels are interpolated between the bands on a logarithmic scale; then come relaxed multiplicative
-        steps `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, w being `W^T` over its row sums, which decrease the
+        The levels of the bands are interpolated on a logarithmic scale. Relaxed multiplicative steps
+        `S <- S (sum_m w_m M_m / (W S)_m)**1.5`, where w is `W^T` over its row sums, then decrease the
         Kullback-Leibler divergence of `W S` from M.
 
         Source: Lee & Seung 2001, theorem 2; relaxed as in Lucy 1974 and its successors.
@@ -220,23 +222,23 @@ class FilterBank(Module):
         return found * (peak if power == 1 else root(peak, 0.5))
 
     def unmixing(self) -> tuple[dict[str, Tensor], int, float, bool]:
-        """All that `unmix` works with, for compiled code."""
+        """Return the constants of `unmix`, for compiled code."""
         names = ("filters", "shares", "interpolation", "density", "beyond", "at_least", "floor")
         constants = {name: self.get_buffer(name) for name in names}
         return constants, N_STEPS, QUIETEST, self.power == 2
 
     def settings(self) -> str:
-        """What tells this bank from others, for files."""
+        """Return the settings that identify this bank in a file."""
         digest = hashlib.sha256(self.filters.double().cpu().numpy().tobytes()).hexdigest()
         return f"{tuple(self.filters.shape)}, power {self.power}, {digest[:16]}"
 
     def measured(self, step: int = 1) -> Bands:
-        """Projection on what has values of this bank, for a transform that has every `step`-th frequency."""
+        """Return the projection for this bank and a transform that has every `step`-th frequency."""
         return Bands(self.filters, self.beyond, self.power, step)
 
 
 def _real(filters: object) -> Array:
-    """Filters as numbers of double precision."""
+    """Return the filters in double precision."""
     values = unmasked(filters, "filters")
     if isinstance(values, Tensor):
         check_dense(values, "filters")
@@ -250,7 +252,7 @@ def _real(filters: object) -> Array:
 
 
 def root(values: Tensor, exponent: float) -> Tensor:
-    """Power of non-negative values whose gradient at 0 is 0, whatever the exponent."""
+    """Return a power of non-negative values with gradient 0 at 0 for any exponent."""
     if exponent == 1:
         return values
     positive = values > 0
@@ -258,14 +260,14 @@ def root(values: Tensor, exponent: float) -> Tensor:
 
 
 def _shares(filters: Array) -> Array:
-    """`W^T` over its row sums: of the bands that hear a frequency, how much each says about it."""
+    """Return `W^T` over its row sums: the weight of each band at each frequency."""
     heard = filters.sum(0)
     shares: Array = np.divide(filters, heard, out=np.zeros_like(filters), where=heard > 0).T
     return np.ascontiguousarray(shares)
 
 
 def _interpolation(frequencies: Array, centres: Array, live: Array) -> Array:
-    """Weights `(n_freq, n_mels)` between the centres of the bands that hear something."""
+    """Return interpolation weights `(n_freq, n_mels)` between the centres of bands that are not empty."""
     weights = np.zeros((len(frequencies), len(centres)))
     for column, band in enumerate(np.flatnonzero(live)):
         weights[:, band] = np.interp(frequencies, centres[live], np.eye(live.sum())[column])

@@ -1,8 +1,9 @@
-"""Inversion of whole spectrograms: the stream's update rules with every frame open.
+"""Batch inversion: the update rules of the stream, applied to all frames of a spectrogram at once.
 
-Without a committed tail the consistent spectra are those of the transform itself, `P_C(c) = STFT(iSTFT(c))`,
-with its padding. The streaming inverter's result is the start: what it gets wrong is rare and local, and
-it is ahead of what hundreds of iterations make of random phases (bench/README.md, "batch starts").
+No frame is committed, so the projection on consistent spectra is that of the transform itself,
+`P_C(c) = STFT(iSTFT(c))`, with its padding. By default a batch run starts from the result of a streaming
+inverter, whose errors are rare and local; hundreds of iterations from random phases do not reach that result
+(bench/README.md, "batch starts").
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ CACHE_VALUES = 2**18
 
 @dataclass(frozen=True)
 class Hybrid:
-    """A rule that searches, then one that settles.
+    """Two rules in sequence: one that explores, then one that converges.
 
     Args:
         search: rule of the first iterations.
-        settle: rule of the others, which begin anew from the estimate of the first.
-        share: of the iterations that go to `search`, rounded down.
+        settle: rule of the remaining iterations, which start from the last estimate of `search`.
+        share: share of the iterations that use `search`, 0 to 1; their number is rounded down.
 
-    Source: Peer, Welker & Gerkmann 2022, who combine difference map and Griffin-Lim.
+    Source: Peer, Welker & Gerkmann 2022, who combine the difference map with Griffin-Lim.
     """
 
     search: Update = RULES["dm"]
@@ -82,7 +83,7 @@ class Hybrid:
         keep(self, partial(instance, Update, way_out), "search", "settle")
 
     def legs(self, n_iter: int) -> list[tuple[Update, int]]:
-        """Rules and their iterations."""
+        """Return each rule with its number of iterations."""
         n_search = int(self.share * n_iter)
         return [(self.search, n_search), (self.settle, n_iter - n_search)]
 
@@ -92,15 +93,15 @@ BATCH_RULES: dict[str, Update | Hybrid] = {"hybrid": Hybrid(), **RULES, "raar": 
 
 @dataclass(frozen=True)
 class Iteration:
-    """What a callback sees of an inversion.
+    """State of an inversion, passed to a callback.
 
-    items: which items of the flattened batch this is about: on a CPU a few at a time, elsewhere all of them.
-    number: iterations done, 0 before the first.
-    n_iter: iterations to do.
-    convergence: spectral convergence of the iterate, `(n_items,)` dB.
-    samples: the best so far, `(n_items, n_samples)`.
-    actual: magnitude of the iterate's samples, `(n_items, n_freq, n_frames)`, one-sided.
-    target: the given magnitude, of the same shape.
+    items: indices of these items in the flattened batch; a CPU inverts a few at a time, other devices all.
+    number: number of iterations done, 0 before the first.
+    n_iter: number of iterations to do.
+    convergence: spectral convergence of the current estimate, `(n_items,)`, dB.
+    samples: best samples so far, `(n_items, n_samples)`.
+    actual: one-sided magnitude of the current samples, `(n_items, n_freq, n_frames)`.
+    target: given magnitude, of the same shape as `actual`.
     """
 
     items: slice
@@ -116,7 +117,7 @@ Callback = Callable[[Iteration], object]
 
 
 class BlockOptions(TypedDict, total=False):
-    """Keywords of `invert` that `invert_blocks` hands on to it, for type checkers."""
+    """Keywords that `invert_blocks` passes to `invert`, for type checkers."""
 
     update: str | Update | Hybrid
     n_iter: int
@@ -128,7 +129,7 @@ class BlockOptions(TypedDict, total=False):
 
 
 class ManyOptions(BlockOptions, total=False):
-    """Keywords of `invert` that `invert_many` hands on to it, for type checkers."""
+    """Keywords that `invert_many` passes to `invert`, for type checkers."""
 
     init: str | Tensor | Array
     known: Tensor | Array | None
@@ -152,49 +153,53 @@ def invert(
     progress: bool = False,
     engine: str = "auto",
 ) -> Tensor:
-    """Samples whose magnitudes are nearest to the given ones, as far as iterating finds them.
+    """Return samples whose magnitudes approximate the given ones, found by iteration.
 
     Args:
-        magnitude: real and non-negative, `(*batch, n_freq, n_frames)`; of complex values, the phase is the
-            start.
-        stft: the transform that the magnitudes come from.
-        update: a rule or its name: "agla" (accelerated Griffin-Lim), "fgla", "gla", "raar", "dm", "admm", or
-            "hybrid" (difference map, then agla), which is better from poor starts. Rules take their
-            frames as equally old: `RAAR` has no ramp here.
-        n_iter: iterations, at most a million; with 0 the start is the answer.
-        init: start of real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
+        magnitude: magnitudes, real and non-negative, `(*batch, n_freq, n_frames)`; or complex values, whose
+            phase is then the initial phase.
+        stft: transform that the magnitudes come from.
+        update: rule or its name, default: "agla" (accelerated Griffin-Lim). The others are "fgla", "gla",
+            "raar", "dm", "admm", and "hybrid" (difference map, then agla), which is better from a poor
+            initial phase. A batch run treats all frames alike, so `RAAR` has no ramp here.
+        n_iter: number of iterations, at most a million; 0 returns the initial estimate.
+        init: initial phase for real magnitudes: "stream" (the result of a `StreamingInverter`), "peaks"
             (`phase.single_pass`), "random", "zeros", or a complex spectrum `(n_freq, n_frames)`, with or
-            without the batch axes, whose phase is taken.
-        length: samples to return; default: what the frames cover, `(n_frames - 1) * hop_length` if centred.
-        known: samples `(*batch, n_known)` that the result begins with and that stay as they are.
-        tol: stop when the squared error of an item's magnitudes falls by less than this share of its first
-            value per iteration; 0 never stops.
-        evaluate_every: iterations between evaluations. The best evaluated iterate is returned, so a result
-            is never worse than its start, as long as `length` cuts nothing off and adds nothing.
-        generator: of random phases, every item getting the same; default: one with seed 0.
-        callback: called with an `Iteration` at every evaluation; a true answer stops these items.
-        progress: show a progress bar; needs tqdm.
-        engine: what does the work, as in `StreamingInverter`: "eager", plain torch; "numba", compiled; "auto"
-            takes the fastest that there is. Where a gradient is wanted it is plain torch. Compilation takes
-            half a minute, once for each precision: it is kept on disk.
+            without the batch axes, whose phase is used.
+        length: number of samples to return; default: what the frames cover, `(n_frames - 1) * hop_length` if
+            centred.
+        known: samples `(*batch, n_known)` with which the result begins; they are not changed.
+        tol: the iteration of an item stops when the squared error of its magnitudes falls by less than this
+            share of its first value per iteration; with 0 it never stops early.
+        evaluate_every: number of iterations between evaluations. The best evaluated estimate is returned, so
+            the result is never worse than the initial estimate, provided that `length` neither cuts off nor
+            adds samples.
+        generator: random generator of the phases, which are the same for every item; default: a generator
+            with seed 0.
+        callback: function called with an `Iteration` at every evaluation; if it returns a true value, the
+            iteration of these items stops.
+        progress: whether to show a progress bar, which needs tqdm.
+        engine: implementation, as in `StreamingInverter`: "eager" (plain torch), "numba" (compiled), or
+            "auto" (the fastest available). Gradients are always computed in plain torch. Compilation takes
+            half a minute for each precision; the compiled code is cached on disk.
 
     Returns:
-        Real `(*batch, n_samples)`, on the device and in the dtype of `stft`.
+        Real samples `(*batch, n_samples)`, on the device and in the dtype of `stft`.
 
     Raises:
-        ValueError: a parameter is out of range; magnitudes of a wrong shape, negative, NaN, infinite or too
-            large.
-        TypeError: not a tensor or array, or not of the dtype of `stft`.
-        ImportError: `progress` without tqdm, or an engine whose packages are not installed.
+        ValueError: a parameter is out of range, or the magnitudes have a wrong shape or are negative, NaN,
+            infinite or too large.
+        TypeError: `magnitude` is not a tensor or array, or does not have the dtype of `stft`.
+        ImportError: `progress` is set and tqdm is missing, or the packages of the engine are missing.
 
-    Warns of a result that is 20 dB and more under the level of its magnitudes, and of frames that stand for
-    no samples.
+    A warning is issued if the result is 20 dB or more below the level of its magnitudes, or if the frames
+    cover no samples.
 
-    If the magnitude requires a gradient, the samples have one; ask for few iterations then, as gradients grow
-    with every one, most with rules that search ("hybrid", "dm", "raar"). Where the start is made here it
-    counts as constant; the phase of a complex magnitude does not.
+    If the magnitude requires a gradient, the samples have one. Use few iterations then, because gradients
+    grow with every iteration, most of all with the rules "hybrid", "dm" and "raar". An initial phase made
+    by `init` counts as constant; the phase of a complex magnitude does not.
 
-    Sources: Griffin & Lim 1984; the rules name theirs.
+    Sources: Griffin & Lim 1984; each rule names its own source.
 
     Examples:
         >>> import torch
@@ -264,20 +269,20 @@ def invert_many(
     lengths: Sequence[int] | None = None,
     **options: Unpack[ManyOptions],
 ) -> list[Tensor]:
-    """Samples of spectrograms of any lengths; those of one length are inverted together.
+    """Return the samples of several spectrograms; those of equal length are inverted in one batch.
 
     Args:
-        magnitudes: each as in `invert`.
-        stft: the transform that they come from.
-        lengths: samples to return of each; None as in `invert`.
-        options: of `invert`, for all alike.
+        magnitudes: magnitudes of each spectrogram, as in `invert`.
+        stft: transform that the magnitudes come from.
+        lengths: number of samples to return for each spectrogram; default: that of `invert`.
+        options: other parameters of `invert`, the same for all spectrograms.
 
     Returns:
-        The samples of each, in their order; what `invert` gives of each alone, but for rounding, which many
-        iterations amplify.
+        A list with the samples of each spectrogram, in the given order. They equal the result of `invert` on
+        each one alone up to rounding errors, which grow with the number of iterations.
 
     Raises:
-        ValueError, TypeError: as in `invert`, or another number of lengths than of magnitudes.
+        ValueError, TypeError: as in `invert`, or the numbers of lengths and of magnitudes differ.
     """
     tensors = [as_spectrogram(m, stft, "magnitudes") for m in iterable(magnitudes=magnitudes)]
     wanted: list[int | None] = [None] * len(tensors)
@@ -296,9 +301,9 @@ def invert_many(
 
 
 class Best:
-    """The best samples so far of every item, and whether they have settled.
+    """The best samples so far of every item, and whether each item has converged.
 
-    tol: an item settles when its error falls by less than this share of its first one per iteration.
+    tol: an item has converged when its error falls by less than this share of its first value per iteration.
     """
 
     samples: Tensor
@@ -311,7 +316,7 @@ class Best:
         self.number = 0
 
     def offer(self, number: int, samples: Tensor, error: Tensor, energy: Tensor) -> None:
-        """Take in samples `(n_items, n_samples)`, their squared errors and their energies `(n_items,)`."""
+        """Keep samples `(n_items, n_samples)` of less error; errors and energies are `(n_items,)`."""
         if number == 0:
             self.samples, self.error, self.energy, self._first = samples, error, energy, error
             self._done = torch.zeros_like(error, dtype=torch.bool)
@@ -326,7 +331,7 @@ class Best:
 
     @property
     def settled(self) -> bool:
-        """Whether every item has."""
+        """Return whether every item has converged."""
         return self.tol > 0 and bool(self._done.all())
 
 
@@ -337,7 +342,7 @@ def _decibels(convergence: Tensor) -> str:
 def _iterates(
     whole: engines.BatchEngine, legs: list[tuple[Update, int]], every: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the number of iterations, samples and their magnitude: first, after every few, after each leg."""
+    """Yield iterations done, samples and magnitudes: at first, at every evaluation, after each rule."""
     number = 0
     yield number, *whole.evaluate()
     for rule, n_iter in legs:
@@ -352,7 +357,7 @@ def _iterates(
 
 
 def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]]:
-    """Rules and their iterations; no frame is older than another here, so there are no ramps."""
+    """Return rules and their numbers of iterations; a ramp over the age of frames is removed."""
     rule = update if isinstance(update, Hybrid) else named("update", update, BATCH_RULES, Update)
     legs = rule.legs(n_iter) if isinstance(rule, Hybrid) else [(rule, n_iter)]
     return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else find(leg), n) for leg, n in legs]
@@ -361,7 +366,7 @@ def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]
 def _check(
     magnitude: Tensor | Array, init: str | Tensor | Array, stft: STFT
 ) -> tuple[Tensor, Tensor | str, tuple[int, ...]]:
-    """Magnitude and start, `(n_items, n_frames, n_half)` or the name of one, and the batch shape."""
+    """Return magnitude and start, `(n_items, n_frames, n_half)` or its name, and the batch shape."""
     value = as_spectrogram(magnitude, stft)
     start: Tensor | str = value
     if not isinstance(init, str):
@@ -392,7 +397,7 @@ def _check(
 
 
 def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engines.BatchTransform) -> Tensor:
-    """Known samples `(n_items, n_known)`."""
+    """Return the known samples `(n_items, n_known)`."""
     samples, n_most = (
         as_magnitude(known, transform.stft.window, "known"),
         transform.n_samples - 2 * transform.offset,
@@ -408,7 +413,7 @@ def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engin
 
 
 def _scale(target: Tensor, stft: STFT) -> Tensor:
-    """Power of two `(n_items, 1, 1)` that brings samples to about -1 to 1; 1 for silence."""
+    """Return a power of two `(n_items, 1, 1)` that scales samples to about -1 to 1; 1 for silence."""
     peak = target.amax((-2, -1), keepdim=True) if target.numel() else target.new_zeros(len(target), 1, 1)
     exponent = torch.frexp(peak / full_scale(stft)).exponent
     return torch.ldexp(torch.ones_like(peak), exponent.where(peak > 0, 0))
@@ -422,7 +427,7 @@ def _start(
     generator: torch.Generator | None,
     engine: str,
 ) -> Tensor:
-    """Spectrum to start from, `(n_items, n_frames, n_half)`."""
+    """Return the initial spectrum, `(n_items, n_frames, n_half)`."""
     if init == "stream" and len(target):
         stream = start_stream(transform.stft, (len(target),), engine)
         samples = stream.run(target.mT, length=stream.length(target.shape[-2]))
@@ -437,9 +442,10 @@ def _start(
 
 
 def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto") -> StreamingInverter:
-    """Stream whose result a batch run starts with: nobody waits for it, so it may look further ahead.
+    """Return the stream whose result a batch run starts from.
 
-    Table "batch starts" of bench/README.md has what others give.
+    Its latency does not matter, so its look-ahead is longer than that of a live stream. The table "batch
+    starts" of bench/README.md compares other starts.
     """
     return StreamingInverter(
         stft,
@@ -451,7 +457,7 @@ def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto")
 
 
 def _groups(target: Tensor) -> list[slice]:
-    """Items to iterate together."""
+    """Return the items to iterate together."""
     size = max(1, len(target))
     if target.device.type == "cpu":
         size = max(1, min(size, CACHE_VALUES // math.prod(target.shape[1:])))

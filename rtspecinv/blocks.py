@@ -1,4 +1,4 @@
-"""Inversion of spectrograms of any length, block by block, in memory that does not grow."""
+"""Inversion of long spectrograms block by block, with constant memory."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ def invert_blocks(
     length: int | None = None,
     **options: Unpack[BlockOptions],
 ) -> Iterator[Tensor]:
-    """Samples of a spectrogram of any length, in memory that does not grow with it.
+    """Yield the samples of a spectrogram of any length; memory does not grow with the length.
 
-    One stream runs through all frames; blocks of its result are the start of one batch run each, which begins
-    with the samples that the run before has made final and fades into the stream at its end.
+    A streaming inverter inverts all frames. Each block of its result is the start of a batch run, whose first
+    samples are the final samples of the previous run. The end of each run is crossfaded into the stream.
 
     Args:
         frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
-        stft: the transform that they come from.
-        block_frames: frames in a block, at least twice `overlap_frames`; default: 1024, or four times
-            `overlap_frames` if that is more.
-        overlap_frames: frames that neighbouring blocks have in common, at least `2 * (stft.look_back + 1)`;
-            default: 32, or that least number if it is more.
-        length: samples to yield in all; default: what the frames cover.
-        options: of `invert` but `init`, `known` and `generator`.
+        stft: transform that the magnitudes come from.
+        block_frames: number of frames in a block, at least twice `overlap_frames`; default: 1024, or four
+            times `overlap_frames` if that is more.
+        overlap_frames: number of frames that neighbouring blocks share, at least `2 * (stft.look_back + 1)`;
+            default: 32, or the least number if that is more.
+        length: total number of samples to yield; default: what the frames cover.
+        options: other parameters of `invert`, except `init`, `known` and `generator`.
 
     Yields:
-        Samples `(*batch, n)`, together as many as `invert` gives.
+        Pieces of samples `(*batch, n)`, in total as many samples as `invert` returns.
 
     Raises:
-        ValueError, TypeError: as in `invert`; blocks that do not overlap enough; no frames; complex ones.
+        ValueError, TypeError: as in `invert`; or the blocks overlap too little, there are no frames, or a
+            frame is complex.
     """
     iterable(frames=frames)
     check_stft(stft)
@@ -94,7 +95,7 @@ def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:
 
 
 def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
-    """Copy of a magnitude `(*batch, n_half)`; whoever makes frames may use their memory again."""
+    """Return a copy of a magnitude `(*batch, n_half)`, so that the caller may reuse its memory."""
     magnitude = as_magnitude(frame, stft.window, "frames")
     if magnitude.is_complex():
         raise TypeError("Parameter frames is complex, but blocks start with the stream: pass frame.abs()")
@@ -112,7 +113,7 @@ def _blocks(
     length: int | None,
     options: BlockOptions,
 ) -> Iterator[Tensor]:
-    """Yield all samples that the frames cover, those of the padding too.
+    """Yield all samples that the frames cover, including those of the padding.
 
     samples, frames      |<-------------------- block -------------------->|
     of the stream        ................................................... -------- not there yet
@@ -179,7 +180,7 @@ def _blocks(
 
 
 def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:
-    """Yield samples without the first and the last `padding` of them."""
+    """Yield the samples without the first and the last `padding` samples."""
     held = None
     for part in parts:
         held = part[..., padding:] if held is None else torch.cat([held, part], -1)
@@ -188,7 +189,7 @@ def _trimmed(parts: Iterable[Tensor], padding: int) -> Iterator[Tensor]:
 
 
 def _cut(parts: Iterable[Tensor], padding: int, length: int) -> Iterator[Tensor]:
-    """Yield `length` samples, after the first `padding` of them, and silence where there are none."""
+    """Skip `padding` samples, then yield `length` samples, with zeros after the last."""
     n_to_drop, missing = padding, length
     for part in parts:
         n_dropped = min(n_to_drop, part.shape[-1])

@@ -28,7 +28,7 @@ _SAMPLES = {"f32": "<f4", "s16": "<i2", "mulaw": "u1"}
 
 
 class ServerError(RuntimeError):
-    """What the server says is wrong, in its words; the stream goes on unless the socket is closed."""
+    """Error message of the server; the stream continues unless the socket is closed."""
 
 
 class AsyncClient:
@@ -36,8 +36,8 @@ class AsyncClient:
 
     Args:
         url: address of the server's websocket, default: ws://127.0.0.1:8765/stream.
-        token: word that the server asks for, default: none.
-        hello: what is sent and wanted back, see docs/serve.md: `preset`, or `n_fft`, `hop_length` and
+        token: secret word that the server requires, default: none.
+        hello: format of frames and samples, see docs/serve.md: `preset`, or `n_fft`, `hop_length` and
             `sample_rate`; `look_ahead`, `n_iter`, `window`, `dtype`, `format`, `output_rate`.
 
     Attributes:
@@ -89,15 +89,15 @@ class AsyncClient:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can come any more."""
+        """Whether the connection has ended, so that nothing more is received."""
         return self._socket.closed
 
     async def push(self, frames: Any) -> None:
-        """Send frames `(n_values,)` or `(n_frames, n_values)`; their hops come by `receive`."""
+        """Send frames `(n_values,)` or `(n_frames, n_values)`; `receive` returns their hops."""
         await self._socket.send_bytes(np.ascontiguousarray(frames, self._dtype).tobytes())
 
     async def ask(self, kind: str, **more: Any) -> None:
-        """Send "flush", "reset" or "marker"; the answer comes by `receive`, in its place."""
+        """Send "flush", "reset" or "marker"; `receive` returns the answer in order."""
         await self._socket.send_json({"type": kind, **more})
 
     async def reset(self) -> None:
@@ -109,7 +109,7 @@ class AsyncClient:
         await self.ask("reset")
 
     async def receive(self) -> Array | dict[str, Any]:
-        """Next thing that the server sends: samples `(n_samples,)`, or an answer such as {"type": "flushed"}.
+        """Return the next samples `(n_samples,)` or the next answer, such as {"type": "flushed"}.
 
         Raises:
             ServerError: it says that something is wrong, or has closed the socket.
@@ -200,13 +200,13 @@ class Client:
                 return
 
     def receive(self, timeout: float | None = None) -> Array | dict[str, Any]:
-        """Next thing that the server sends, as in `AsyncClient.receive`.
+        """Return the next samples or answer, as `AsyncClient.receive`.
 
         Args:
-            timeout: longest time to wait, seconds, default: any.
+            timeout: longest time to wait, seconds, default: no limit.
 
         Raises:
-            queue.Empty: nothing came in time.
+            queue.Empty: nothing arrived in time.
             ServerError: as in `AsyncClient.receive`.
         """
         said = self._heard.get(timeout=timeout)
@@ -215,7 +215,7 @@ class Client:
         return said
 
     def flush(self) -> Array:
-        """Ask for the samples that are owed, and return all that have not been received yet."""
+        """Request the remaining samples, and return all samples not received yet."""
         self.ask("flush")
         return np.concatenate([np.zeros(0, self._client.sample_type), *self])
 

@@ -33,7 +33,7 @@ def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
         n_fft: samples in a frame.
 
     Raises:
-        ValueError: another number of rows.
+        ValueError: `magnitude` has another number of rows.
     """
     n_half, n_rows = n_fft // 2 + 1, magnitude.shape[-2]
     if n_rows not in row_counts(n_fft):
@@ -58,7 +58,7 @@ def suggestion(n_rows: int, option: str = "n_fft=") -> str:
 
 
 def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
-    """Factor that makes magnitudes of scipy those of `stft`; 1 for None.
+    """Return the factor from magnitudes of scipy to those of `stft`; 1 for None.
 
     `scipy.signal.stft` divides its "spectrum", and `ShortTimeFFT` its "magnitude", by `sum_n g[n]`, g being
     the window; both divide "psd" by `sqrt(sample_rate * sum_n g[n]**2)`.

@@ -1,18 +1,18 @@
-"""Constants of a stream that follow its transform, read from the overlap and the window.
+"""Default parameters of a stream, derived from the overlap and the window of its transform.
 
-Two shares of a frame's energy say how hard its phase is to find. With window g and dual window d:
+Two shares of a frame's energy determine how difficult its phase is to find. With window g and dual window d:
 
-    covered  `sum g^2 E / sum g^2`, E the sum of the envelopes `g d` of the earlier frames: what they
-             know of the newest frame when it comes in.
-    kept     `sum g^2 (g d) / sum g^2`: what a frame in the middle keeps of itself in P_C.
+    covered  `sum g^2 E / sum g^2`, where E is the sum of the envelopes `g d` of the earlier frames: the
+             share of the newest frame that earlier frames determine when it arrives.
+    kept     `sum g^2 (g d) / sum g^2`: the share of a middle frame that P_C leaves unchanged.
 
                      overlap 2            4            8            16
     Hann             .06, .89     .26, .49     .38, .24     .44, .12     covered, kept
     square-root Hann .13, .75     .31, .38     .41, .19     .45, .09
 
-Later frames have the rest: with a symmetric window, `kept = 1 - 2 covered`.
+Later frames determine the rest: with a symmetric window, `kept = 1 - 2 covered`.
 
-`bench/README.md`, table "stream overlaps", has what follows from them.
+The table "stream overlaps" of `bench/README.md` has measurements of the resulting defaults.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ MOST_ITER = 16
 
 
 def covered(stft: STFT) -> float:
-    """Share of the newest frame's energy, 0 to 1, that the earlier frames account for."""
+    """Return the share of the newest frame's energy, 0 to 1, that the earlier frames determine."""
     earlier = stft.overlap_add(stft.envelope.repeat(stft.look_back + 1, 1))[-stft.n_fft :] - stft.envelope
     return _mean(stft, earlier)
 
 
 def kept(stft: STFT) -> float:
-    """Share of its energy, 0 to 1, that a frame keeps of itself where the overlap is complete."""
+    """Return the share of a frame's energy, 0 to 1, that P_C leaves unchanged at complete overlap."""
     return _mean(stft, stft.envelope)
 
 
 def start(stft: STFT, update: Update, look_ahead: int) -> Start:
-    """Start of the newest frame: its overlap, or the phase gradient where too little overlaps.
+    """Return the initial phase of the newest frame: "overlap", or a phase gradient if the overlap is small.
 
-    Differences over time are better centred, which takes a frame of the look-ahead: worth it if one remains.
-    Other rules than RAAR keep the overlap: with them the gradient is not measured, and the difference map
-    loses clicks with it.
+    Centred differences over time are more accurate but use one frame of the look-ahead, so they are chosen
+    only if another frame of it remains. Rules other than RAAR start from the overlap: the gradient was not
+    measured with them, and with the difference map it loses clicks.
     """
     if not isinstance(update, RAAR) or covered(stft) >= LEAST_COVERED:
         return Overlap()
@@ -55,23 +55,23 @@ def start(stft: STFT, update: Update, look_ahead: int) -> Start:
 
 
 def revise(stft: STFT, update: Update) -> int:
-    """Committed frames to revise: half of those that overlap, and one if there is any; none in textbooks."""
+    """Return how many committed frames to revise: half of those that overlap; textbook rules revise none."""
     return 0 if update.textbook else min(stft.look_back, max(1, stft.look_back // 2))
 
 
 def rule(stft: STFT) -> Update:
-    """RAAR, the bolder the less a frame keeps of itself: `1 - beta` and the ramp go with its square."""
+    """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share."""
     default = RAAR()
     share = min(1.0, kept(stft) / KEPT) ** 2
     return RAAR(beta=round(1 - (1 - default.beta) * share, 2), ramp=round(default.ramp * share, 2))
 
 
 def n_iter(stft: STFT) -> int:
-    """Iterations a push: 8, and up to 16 where hops are longer than a quarter of the window."""
+    """Return the iterations per push: 8, and up to 16 if a hop exceeds a quarter of the window."""
     return min(MOST_ITER, max(N_ITER, round(N_ITER * OVERLAP * stft.hop_length / stft.win_length)))
 
 
 def _mean(stft: STFT, values: torch.Tensor) -> float:
-    """Mean over a frame, weighted with the squared window."""
+    """Return the mean over a frame, weighted by the squared window."""
     power = stft.window.double().square()
     return float((power * values).sum() / power.sum())

@@ -1,4 +1,4 @@
-"""Inversion of any differentiable transform by L-BFGS on the samples."""
+"""Inversion of any differentiable transform: L-BFGS optimizes the samples."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ _MAY_BE_NONE = ("max_eval", "line_search_fn")
 
 @runtime_checkable
 class Invertible(Protocol):
-    """A transform with a known way back."""
+    """A transform that has its own approximate inverse."""
 
     def invert(self, target: Tensor, *, length: int | None = None) -> Tensor:
-        """Samples that nearly have this target."""
+        """Return samples whose transform is near the target."""
 
 
 @modeless
@@ -82,34 +82,40 @@ def lbfgs(
     callback: Callback | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Samples x that minimise `|transform(x) - target|^2`.
+    """Return samples x that minimise `|transform(x) - target|^2`.
 
     Args:
-        target: values that the transform of the samples should have, real, of any shape.
+        target: desired values of the transform, real, of any shape.
         transform: differentiable function of samples that returns values of the shape of `target`.
-        length: samples, or the shape of x; default: that of `initial` or of what the inverse gives.
-        initial: samples to start from; silence is replaced by noise, since magnitudes have no gradient there.
-            Default: the stream's samples if the transform is `stft.magnitude` of an `STFT`, the result of its
-            own `invert` if it has one, as `Mel` has; otherwise noise at the level that fits the target best.
-        n_iter: iterations, at most a million.
-        max_evaluations: of the transform and its gradient; default: no limit. An iteration takes one or two.
-        tol: stop when the squared error falls by less than this share of its first value per iteration.
-        evaluate_every: iterations between evaluations; the best evaluated samples are returned.
-        optimizer: options of `torch.optim.LBFGS` other than these: strong-Wolfe line search, `lr` 1,
-            `history_size` 20, no tolerances. Samples are scaled to a level of 1 and the error to `target`.
-        generator: of noise; default: one with seed 0.
-        callback: called with an `Iteration` at every evaluation, `items` being everything and `convergence`
-            a scalar; a true answer stops.
-        progress: show a progress bar; needs tqdm.
+        length: number of samples, or the shape of x; default: the shape of `initial` or of the result of the
+            transform's inverse.
+        initial: initial samples; silence is replaced by noise, because magnitudes have no gradient there.
+            Default: for `stft.magnitude` of an `STFT` the samples of a streaming inverter; for a transform
+            with a method `invert`, such as `Mel`, its result; otherwise noise at the level that fits the
+            target best.
+        n_iter: number of iterations, at most a million.
+        max_evaluations: most evaluations of the transform and its gradient, default: no limit. An iteration
+            takes one or two.
+        tol: the iteration stops when the squared error falls by less than this share of its first value per
+            iteration.
+        evaluate_every: number of iterations between evaluations; the best evaluated samples are returned.
+        optimizer: options of `torch.optim.LBFGS`, default: strong-Wolfe line search, `lr` 1, `history_size`
+            20, no tolerances. The optimizer sees samples scaled to a level of 1 and an error relative to
+            `target`.
+        generator: random generator of noise; default: a generator with seed 0.
+        callback: function called with an `Iteration` at every evaluation, whose `items` are all items and
+            whose `convergence` is a scalar; if it returns a true value, the iteration stops.
+        progress: whether to show a progress bar, which needs tqdm.
 
     Returns:
-        Samples of the shape of the start, on the device and in the dtype of `target`. If the transform
-        changes from that of silence by 20 dB less than it should, there is a warning.
+        Samples of the shape of the initial samples, on the device and in the dtype of `target`. A warning is
+        issued if the transform of the result differs from that of silence by 20 dB less than the target does.
 
     Raises:
-        ValueError: neither `length` nor `initial` where noise is needed; the transform gives another shape
-            than that of `target`, or something that is not finite at the start; a value out of range.
-        TypeError: an option that `torch.optim.LBFGS` does not have.
+        ValueError: noise is needed and neither `length` nor `initial` is given; the transform returns another
+            shape than that of `target`, or values that are not finite at the start; or a value is out of
+            range.
+        TypeError: `torch.optim.LBFGS` has no such option.
 
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
 
@@ -164,11 +170,11 @@ def lbfgs(
 
 
 def check_options(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the optimizer as plain values.
+    """Return the options of the optimizer as plain values.
 
     Raises:
-        TypeError: an option that `torch.optim.LBFGS` does not have.
-        ValueError: a value out of range.
+        TypeError: `torch.optim.LBFGS` has no such option.
+        ValueError: a value is out of range.
     """
     options = dict(optimizer)
     for name in options:
@@ -181,7 +187,7 @@ def check_options(optimizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_target(target: Tensor, name: str) -> None:
-    """Raise `TypeError` unless it is a tensor of real numbers that are fine enough to search with."""
+    """Raise `TypeError` unless the target is a real tensor of at least single precision."""
     if not isinstance(target, Tensor):
         raise TypeError(f"Parameter {name} is a {type(target).__name__}: use torch.as_tensor({name})")
     check_dense(target, name)
@@ -195,7 +201,7 @@ def check_target(target: Tensor, name: str) -> None:
 
 
 def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
-    """Value of one named parameter as a number of samples or as a shape; None stays None."""
+    """Return the value of a parameter as a number of samples or as a shape; None stays None."""
     ((name, value),) = parameter.items()
     if value is None:
         return None
@@ -211,7 +217,7 @@ def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
 
 
 class _Search:
-    """L-BFGS over samples scaled to a level of 1, their error being scaled to the target."""
+    """L-BFGS on samples scaled to a level of 1, with an error relative to the target."""
 
     def __init__(self, start: Tensor, target: Tensor, transform: Transform, options: dict[str, Any]) -> None:
         self.target, self.transform = target, transform
@@ -226,21 +232,21 @@ class _Search:
 
     @property
     def samples(self) -> Tensor:
-        """Samples as they are now."""
+        """Return the current samples."""
         return self.scaled.detach() * self.level
 
     @torch.no_grad()
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """What the transform gives, and the squared error over the squared target."""
+        """Return the transform of samples, and the squared error over the squared target."""
         value = self.transform(self.samples)
         return value, _squared_error(value, self.target, self.samples) / self.size**2
 
     def change(self, value: Tensor) -> Tensor:
-        """How far a value of the transform is from that of silence, squared."""
+        """Return the squared distance of values of the transform from those of silence."""
         return (value - self.silence).double().square().sum()
 
     def advance(self, n_iter: int, max_evaluations: float) -> None:
-        """Iterate; an iteration whose line search found nothing better counts too."""
+        """Do iterations; one whose line search finds no improvement counts too."""
         (group,) = self.optimizer.param_groups
         end, last = self.n_iter + n_iter, self.n_evaluations + max_evaluations
         while self.n_iter < end and self.n_evaluations < last:
@@ -284,7 +290,7 @@ def _start(
     initial: Tensor | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Samples to start from."""
+    """Return the initial samples."""
     if initial is not None:
         if length is not None and initial.shape[-1:] != (length,) and initial.shape != length:
             raise ValueError(
@@ -310,10 +316,10 @@ def _start(
 def _noise(
     target: Tensor, transform: Transform, shape: tuple[int, ...], generator: torch.Generator | None
 ) -> Tensor:
-    """Noise that changes the transform from that of silence by as much as the target does.
+    """Return noise whose transform differs from that of silence by as much as the target does.
 
-    Where silence has no finite transform, it is the noise whose transform is nearest to the target: elsewhere
-    that may be the quietest, from which there is no way up.
+    If the transform of silence is not finite, the noise is at the level whose transform is nearest to the
+    target. For other transforms that could be the lowest level, from which L-BFGS finds no louder sound.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     noise = torch.randn(shape, generator=generator, dtype=target.dtype, device=generator.device).to(target)

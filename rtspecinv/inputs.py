@@ -23,11 +23,12 @@ _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.flo
 
 
 def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -> Tensor:
-    """Magnitude or spectrum on the device and in the precision of `like`; only arrays are converted.
+    """Return a magnitude or spectrum on the device and in the precision of `like`; converts arrays only.
 
     Raises:
-        ValueError: a tensor on another device.
-        TypeError: not a tensor or array of floating-point numbers, or a tensor of another precision.
+        ValueError: the tensor is on another device.
+        TypeError: the value is not a tensor or array of floating-point numbers, or a tensor of another
+            precision.
     """
     dtype = like.dtype
     if isinstance(value, np.ndarray):

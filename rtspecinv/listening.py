@@ -1,4 +1,4 @@
-"""Hear anything: samples, magnitudes or mel frames, in an array, a file or as they come."""
+"""`listen`: play samples, magnitudes or mel frames from an array, a file or an iterable."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if to
 
 @dataclass(frozen=True)
 class Sound:
-    """What `listen` made; in a notebook, a player.
+    """Result of `listen`; a notebook shows it as an audio player.
 
     Attributes:
-        samples: float32 `(n_samples,)` or `(channels, n_samples)` within -1 to 1, as TensorBoard's
+        samples: float32 samples `(n_samples,)` or `(channels, n_samples)` within -1 to 1, as TensorBoard's
             `add_audio` takes them.
-        sample_rate: Hz.
-        path: the file they were written to; None without one.
-        clipped: how many of the samples, those of all channels, were beyond full scale and are limited to it.
+        sample_rate: sample rate, Hz.
+        path: path of the file that was written, or None if there is no file.
+        clipped: number of samples, over all channels, that were beyond full scale and were limited to it.
     """
 
     samples: Array = field(repr=False)
@@ -73,7 +73,7 @@ class Sound:
 
     @property
     def wav(self) -> bytes:
-        """The sound as a WAV file of 16 bits."""
+        """Return the bytes of a 16-bit WAV file of the sound."""
         channels = np.atleast_2d(self.samples)
         check("the sound", "WAV", "PCM_16", self.sample_rate, *channels.shape)
         file = io.BytesIO()
@@ -103,42 +103,43 @@ def listen(
     look_ahead: int | None = None,
     n_iter: int | None = None,
 ) -> Sound:
-    """Hear samples, magnitudes or mel frames: at once on a sound device, in a notebook, or from a file.
+    """Play samples, magnitudes or mel frames on a sound device or in a notebook, or write them to a file.
 
     Args:
-        sound: a tensor on any device or an array: mel frames `([channels,] n_mels, n_frames)` of `preset`,
-            magnitudes `([channels,] n_freq, n_frames)` of `stft`, or with neither samples `(n_samples,)` or
-            `([channels,] n_samples)`; an iterable of pieces of these, with one frame or with several; or a
-            file, of sound or as `save_spectrogram` writes it. Magnitudes may be two-sided or lack the row at
-            the Nyquist frequency, which is then 0. Leading axes of size 1 before these are left out.
-        preset: what mel frames are: a name of `presets`, a `Mel`, a `MelConfig`, or its .json or .toml
-            file.
-        stft: what magnitudes are of.
-        sample_rate: Hz, of samples and magnitudes; presets and files know it.
-        layout: "time-freq" if frames come before bands, as in Kaldi and ESPnet.
-        array: name of the array in a file of several; None as in `open_spectrogram`.
-        scaling: of magnitudes of scipy, which is undone: "spectrum" or "psd" of `scipy.signal.stft`,
-            "magnitude" or "psd" of `ShortTimeFFT`.
-        length: samples of the sound, such as those of the recording; default: what a file says of it, or what
-            the frames cover, whole hops.
-        output: a sound file or an open binary file to write, or a sink to fill, which stays open; nothing is
-            played then. None plays; in a notebook it is the `Sound` that plays, unless `device` is given;
-            without a device it writes `rtspecinv-1.wav`, or with the next number that is free, and warns that
-            it does.
-        device: number or part of a name from `rtspecinv devices`.
+        sound: a tensor on any device, or an array: mel frames `([channels,] n_mels, n_frames)` if `preset`
+            is given, magnitudes `([channels,] n_freq, n_frames)` if `stft` is given, otherwise samples
+            `(n_samples,)` or `([channels,] n_samples)`. Or an iterable of such pieces, each with one or
+            several frames; or the path of a sound file or of a file that `save_spectrogram` wrote. Magnitudes
+            may be two-sided or lack the row at the Nyquist frequency, which is then 0. Further leading axes
+            of size 1 are removed.
+        preset: format of the mel frames: a name of `presets`, a `Mel`, a `MelConfig`, or the path of its
+            .json or .toml file.
+        stft: transform that the magnitudes come from.
+        sample_rate: sample rate of samples and magnitudes, Hz; default: that of the preset or of the file.
+        layout: order of the axes; "time-freq" if frames come before bands, as in Kaldi and ESPnet.
+        array: name of the array, for a file with several arrays; default: as in `open_spectrogram`.
+        scaling: scaling that scipy applied to the magnitudes, to be undone: "spectrum" or "psd" of
+            `scipy.signal.stft`, "magnitude" or "psd" of `ShortTimeFFT`.
+        length: number of samples of the sound, such as that of the recording; default: the number that the
+            file states, or what the frames cover, in whole hops.
+        output: sound file or open binary file to write, or sink to write to, which stays open; then nothing
+            is played. Default: the sound is played. In a notebook without `device`, the returned `Sound` is
+            the player. If there is no device, the sound is written to `rtspecinv-1.wav`, or to the next free
+            number, with a warning.
+        device: number or part of the name of a device that `rtspecinv devices` lists.
         update, look_ahead, n_iter: as in `StreamingInverter`.
 
     Returns:
-        A `Sound`, which holds all samples; for streams without an end there is `play`.
+        A `Sound`, which holds all samples. For a stream without an end, use `play`.
 
-    Warns of samples beyond full scale, which are limited to it, with the factor that would avoid that, and of
-    sound that is silent or far below a usual level. Where they are limited in a `FileSink`, it is that which
-    warns, when it closes.
+    A warning is issued if samples were beyond full scale and were limited to it, with the factor that would
+    avoid this; and if the sound is silent or far below a usual level. If `output` is a `FileSink`, the sink
+    limits the samples and warns when it closes.
 
     Raises:
-        ValueError: not one of these; says what it looks like. Nothing to hear: no frame, or one that is
-            centred, which stands for no samples.
-        TypeError: no floating-point numbers.
+        ValueError: `sound` is none of the above (the message says what it looks like), or it has no frame,
+            or only one centred frame, which covers no samples.
+        TypeError: `sound` does not consist of floating-point numbers.
         KeyError: there is no such preset.
         DeviceError: the device that was asked for cannot play.
 
@@ -210,14 +211,14 @@ def listen(
 
 
 def _squeezed(piece: Tensor, most_axes: int) -> Tensor:
-    """Piece without leading axes of size 1 beyond so many axes."""
+    """Return the piece with at most so many axes, after removing leading axes of size 1."""
     while piece.ndim > most_axes and piece.shape[0] == 1:
         piece = piece[0]
     return piece
 
 
 def _array(piece: Any) -> Tensor:
-    """Piece as a float32 tensor on the CPU, without its graph."""
+    """Return the piece as a float32 tensor on the CPU, detached from its graph."""
     if not isinstance(piece, Tensor | np.ndarray):
         raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays")
     if isinstance(piece, np.ndarray):
@@ -241,7 +242,7 @@ def _file(
     scaling: str | None,
     length: int | None,
 ) -> tuple[Iterator[Tensor], MelConfig | STFT | None, int, str | None, int | None]:
-    """Pieces of a file, what they are, their rate, how they lie, and how many samples they stand for."""
+    """Return the pieces of a file, their kind, sample rate and layout, and how many samples they cover."""
     if path.suffix.lower() not in SUFFIXES:
         reader = _reader(path)
         if given is not None or array is not None or scaling is not None:
@@ -271,7 +272,7 @@ def _file(
 
 
 def _reader(path: Path) -> AudioReader:
-    """Sound of a file; says of a file of arrays how to read it."""
+    """Open a sound file; the error for a file of arrays says how to read it."""
     if path.suffix.lower() in LOADERS and path.is_file():
         raise no_spectrogram(path)
     try:
@@ -318,7 +319,7 @@ def _check_samples(piece: Tensor) -> None:
 
 
 def _batch_shape(first: Tensor, row_counts: tuple[int, ...], transposed: bool) -> tuple[int, ...]:
-    """`()` or `(channels,)` of a piece with one frame or several, of one of these numbers of rows."""
+    """Return `()` or `(channels,)` for a piece of one or several frames with one of these row counts."""
     shape = tuple(first.shape)
     axis = -1 if transposed else -2
     several = len(shape) >= 2 and shape[axis] in row_counts
@@ -363,7 +364,7 @@ def _emit(
     length: int | None = None,
     scaling: str | None = None,
 ) -> Sound:
-    """Write samples, of an inverter or as they are, to where they are wanted."""
+    """Write samples to the sink, inverting the pieces first if they are frames."""
     shape = first.shape[:-1] if inverter is None else inverter.batch_shape
     channels = shape[0] if shape else 1
     memory, level = ArraySink(), Level()
@@ -392,7 +393,7 @@ def _emit(
 
 
 def _of_length(pieces: Iterable[Tensor], length: int | None) -> Iterator[Tensor]:
-    """Pieces of samples up to a length, and silence if they are shorter."""
+    """Yield pieces of samples up to a length, with zeros at the end if they are shorter."""
     if length is None:
         yield from pieces
         return
@@ -408,7 +409,7 @@ def _target(
     channels: int,
     device: int | str | None,
 ) -> Sink | None:
-    """Sink for the sound; None where the `Sound` itself plays."""
+    """Return the sink for the sound, or None if the returned `Sound` is the player."""
     if isinstance(output, Sink):
         return output
     if output is not None:
@@ -430,7 +431,7 @@ def _names() -> Iterator[str]:
 
 
 def _in_notebook() -> bool:
-    """Whether what is returned is shown by a browser: IPython is there, and has a kernel."""
+    """Return whether the code runs in a notebook: IPython is loaded and has a kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None

@@ -1,9 +1,9 @@
-"""How near a result is to its target.
+"""Measures of the distance between a result and its target.
 
-`sc`, `snr` and `ser` are single numbers over all that they are given, with torch_specinv's names, order
-of arguments and signs. `spectral_convergence`, `log_spectral_distance` and `inconsistency` measure the items
-of a batch apart. `pesq` and `estoi` judge speech: samples `(n_samples,)` at any sample rate, of which they
-compare what is below 8 kHz. They need the extras pesq and bench.
+`sc`, `snr` and `ser` return one number over all values, with torch_specinv's names, order of arguments and
+signs. `spectral_convergence`, `log_spectral_distance` and `inconsistency` return one number per item of a
+batch. `pesq` and `estoi` rate speech, samples `(n_samples,)` at any sample rate; they compare frequencies
+below 8 kHz and need the extras pesq and bench.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LONGEST_PESQ = 30 * SPEECH_RATE  # it is made for sentences, and its C code for 
 
 @modeless
 def sc(input: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence `20 log10(|input - target| / |target|)` over all values, a scalar in dB.
+    """Return spectral convergence `20 log10(|input - target| / |target|)` over all values, a scalar in dB.
 
     Args:
-        input: any real values, for instance magnitudes `(*batch, n_freq, n_frames)`.
-        target: what they should be, of the same shape.
+        input: real values, for instance magnitudes `(*batch, n_freq, n_frames)`.
+        target: reference values of the same shape.
 
     Raises:
         ValueError: the shapes differ.
@@ -46,9 +46,10 @@ def sc(input: Tensor, target: Tensor) -> Tensor:
 
 @modeless
 def snr(input: Tensor, target: Tensor) -> Tensor:
-    """Signal-to-noise ratio `-10 log10 sum (input / |input| - target / |target|)^2`, a scalar in dB.
+    """Return the signal-to-noise ratio `-10 log10 sum (input / |input| - target / |target|)^2` in dB.
 
-    The higher the better; blind to loudness. Arguments and errors as in `sc`.
+    The result is a scalar; higher is better. It does not depend on the level of either argument. Arguments
+    and errors are those of `sc`.
     """
     _check(input, target)
     distance = input / _norm(input) - target / _norm(target)
@@ -57,9 +58,9 @@ def snr(input: Tensor, target: Tensor) -> Tensor:
 
 @modeless
 def ser(input: Tensor, target: Tensor) -> Tensor:
-    """Signal-to-error ratio `10 log10(sum input^2 / sum (input - target)^2)`, a scalar in dB.
+    """Return the signal-to-error ratio `10 log10(sum input^2 / sum (input - target)^2)` in dB.
 
-    The higher the better. Arguments and errors as in `sc`.
+    The result is a scalar; higher is better. Arguments and errors are those of `sc`.
 
     Source: Zhu, Beauregard & Wyse 2007, whose numerator is the target's power.
     """
@@ -69,14 +70,16 @@ def ser(input: Tensor, target: Tensor) -> Tensor:
 
 @modeless
 def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
-    """Spectral convergence `20 log10(|input - target| / |target|)` of every item in dB, the lower the better.
+    """Return spectral convergence `20 log10(|input - target| / |target|)` of every item in dB.
+
+    Lower is better.
 
     Args:
         input: magnitudes `(*batch, n_freq, n_frames)`.
         target: magnitudes of the same shape.
 
     Returns:
-        `(*batch)` dB; -inf for equal magnitudes, nan for silent ones.
+        Values `(*batch)`, dB; -inf if the magnitudes are equal, nan if both are silent.
 
     Raises:
         ValueError: the shapes differ.
@@ -90,18 +93,18 @@ def spectral_convergence(input: Tensor, target: Tensor) -> Tensor:
 
 @modeless
 def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float = 100.0) -> Tensor:
-    """Log-spectral distance of every item in dB, the lower the better.
+    """Return the log-spectral distance of every item in dB; lower is better.
 
-    `mean_t sqrt(mean_k (20 log10(input / target))^2)`, k being frequencies and t frames.
+    It is `mean_t sqrt(mean_k (20 log10(input / target))^2)` over frequencies k and frames t.
 
     Args:
         input: magnitudes `(*batch, n_freq, n_frames)`.
         target: magnitudes of the same shape.
-        dynamic_range: dB, above 0, at most 600; values further under the target's peak count as if they
-            were there.
+        dynamic_range: dynamic range, dB, above 0, at most 600; values further below the target's peak are
+            raised to this distance.
 
     Returns:
-        `(*batch)` dB; nan where the target is silent.
+        Values `(*batch)`, dB; nan if the target is silent.
 
     Raises:
         ValueError: the shapes differ, or dynamic_range is out of range.
@@ -117,14 +120,16 @@ def log_spectral_distance(input: Tensor, target: Tensor, *, dynamic_range: float
 
 @modeless
 def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
-    """How far spectra are from those of any signal, `20 log10(|STFT(iSTFT(c)) - c| / |c|)`, in dB.
+    """Return the inconsistency of spectra, `20 log10(|STFT(iSTFT(c)) - c| / |c|)`, in dB.
+
+    It measures how far a spectrum is from the spectra that signals have.
 
     Args:
-        spectrum: complex `(*batch, n_freq, n_frames)`, with enough frames to be padded as `stft` does.
-        stft: the transform.
+        spectrum: complex spectrum `(*batch, n_freq, n_frames)` with enough frames for the padding of `stft`.
+        stft: transform of the spectrum.
 
     Returns:
-        `(*batch)` dB; about -140 in float32 for the spectrum of a signal, nan for silence.
+        Values `(*batch)`, dB; about -140 in float32 for the spectrum of a signal, nan for silence.
 
     Raises:
         ValueError, TypeError: as in `stft.synthesize`.
@@ -138,15 +143,15 @@ def inconsistency(spectrum: Tensor, stft: STFT) -> Tensor:
 
 
 def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float:
-    """PESQ, wideband: predicted opinion of listeners, 1 to 4.64, the higher the better.
+    """Return wideband PESQ, a predicted listener rating from 1 to 4.64; higher is better.
 
     Args:
         input: samples `(n_samples,)`.
-        target: what they should be; of more samples than the other has, the first ones count.
-        sample_rate: Hz.
+        target: reference samples; the longer of the two is cut to the length of the other.
+        sample_rate: sample rate, Hz.
 
     Returns:
-        The opinion of the first 30 seconds; nan where the target has no speech, as far as PESQ can tell.
+        The rating of the first 30 seconds; nan if PESQ detects no speech in the target.
 
     Raises:
         ImportError: pesq or soxr is missing.
@@ -167,12 +172,12 @@ def pesq(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float
 
 
 def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> float:
-    """ESTOI, extended short-time objective intelligibility, up to 1, the higher the better.
+    """Return ESTOI, the extended short-time objective intelligibility, up to 1; higher is better.
 
-    Arguments as in `pesq`.
+    Arguments are those of `pesq`.
 
     Returns:
-        The intelligibility; nan where less than half a second is not silent.
+        The intelligibility; nan if less than half a second of the samples is not silent.
 
     Raises:
         ImportError: pystoi or soxr is missing.
@@ -212,7 +217,7 @@ def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
 
 
 def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """Euclidean norm, of values whose squares may overflow or vanish."""
+    """Return the Euclidean norm; squares that would overflow or underflow do no harm."""
     axes = tuple(range(values.ndim)) if dim is None else dim
     peak = values.detach().abs().amax(axes, keepdim=True) if values.numel() else values.new_ones(())
     peak = peak.where(peak > 0, 1)
@@ -221,13 +226,13 @@ def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
 
 
 def _root(values: Tensor) -> Tensor:
-    """Square root whose gradients at 0 are 0: frames may be equal, silent ones often are."""
+    """Return the square root with gradient 0 at 0, where equal frames, such as silent ones, lie."""
     positive = values > 0
     return values.where(positive, 1).sqrt() * positive
 
 
 def _db(ratio: Tensor) -> Tensor:
-    """`20 log10(ratio)`; at 0 it is -inf, and has no gradient."""
+    """Return `20 log10(ratio)`; at 0 it is -inf and has no gradient."""
     is_zero = ratio == 0
     return torch.where(is_zero, -torch.inf, 20 * torch.log10(torch.where(is_zero, 1.0, ratio)))
 
@@ -247,7 +252,7 @@ def _resampled_speech(
 
 
 def _samples(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
-    """Samples `(n_samples,)`, finite and in float32."""
+    """Return samples `(n_samples,)` in float32; raises for values that are not finite."""
     given = np.asarray(unmasked(value, name))
     if given.dtype.kind != "f":
         raise TypeError(f"Parameter {name} has {given.dtype}, {shown(value)}: pass floating-point samples")

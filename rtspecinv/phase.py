@@ -1,8 +1,9 @@
-"""Starts: the phase that the newest frame gets from what is known when it comes in.
+"""Starts: estimates of the initial phase of the newest frame when it arrives.
 
 Every start sees the recent past as a `Context` and returns the spectrum of one frame, `(*batch, n_half)`.
-Phases are built for a window centred at time 0 and turned to frames that begin at sample 0 in the end:
-without that turn (by pi k for bin k of an even window) neighbouring bins disagree and 13 to 18 dB are lost.
+Phases are computed for a window centred at time 0 and finally shifted to frames that begin at sample 0.
+Without this shift (by pi k for bin k of an even window) neighbouring bins contradict each other and the
+result is 13 to 18 dB worse.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ RIPPLE = 1e-5
 
 @dataclass(frozen=True)
 class Context:
-    """What is known when a frame starts, each computed when it is asked for.
+    """Data for the start of a frame; each item is computed on access.
 
-    magnitude: real `(*batch, n_known, n_half)`, the oldest first, the frame to start at index -1 - n_waiting.
-    previous: complex `(*batch, n_half)`, the frame before it as it is now, 0 where there is none.
-    overlap: complex `(*batch, n_half)`, what the other frames leave in this one.
+    magnitude: real magnitudes `(*batch, n_known, n_half)`, the oldest first; the frame to start is at index
+        -1 - n_waiting.
+    previous: current complex spectrum `(*batch, n_half)` of the frame before it, 0 if there is none.
+    overlap: complex spectrum `(*batch, n_half)` of the samples of the other frames within this one.
     """
 
     stft: STFT
@@ -46,7 +48,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Start:
-    """What all starts share: `delay` frames must have come in after the one that they start."""
+    """Base class of the starts; a frame starts when `delay` later frames have arrived."""
 
     @property
     def n_waiting(self) -> int:
@@ -54,7 +56,7 @@ class Start:
         return 0
 
     def __call__(self, context: Context) -> Tensor:
-        """Spectrum of the frame, complex `(*batch, n_half)`."""
+        """Return the complex spectrum of the frame, `(*batch, n_half)`."""
         raise NotImplementedError
 
 
@@ -62,7 +64,8 @@ class Start:
 class Overlap(Start):
     """Spectrum of the samples that the other frames already add to this one (Beauregard, Zhu & Wyse 2005).
 
-    Its modulus tells how much of a bin the past explains, and is not replaced by the given magnitude.
+    Its modulus shows how much of a bin the earlier frames determine, so it is not replaced by the given
+    magnitude.
     """
 
     def __call__(self, context: Context) -> Tensor:
@@ -72,7 +75,7 @@ class Overlap(Start):
 
 @dataclass(frozen=True)
 class Zeros(Start):
-    """A spectrum of zeros, whose directions are `signs`."""
+    """Start from a spectrum of zeros, to which P_M gives the phases of `signs`."""
 
     def __call__(self, context: Context) -> Tensor:
         """Magnitude with these signs."""
@@ -82,7 +85,7 @@ class Zeros(Start):
 
 @dataclass(frozen=True)
 class Peaks(Start):
-    """Single-pass spectrogram inversion: each spectral peak is a sinusoid that goes on.
+    """Single-pass spectrogram inversion: each spectral peak is a sinusoid that continues.
 
     `phi(peak) = phi_previous(peak) + 2 pi H (k + p) / N`, where `p = (a - c) / (2 (a - 2b + c))` is the
     vertex of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to
@@ -107,14 +110,14 @@ class Peaks(Start):
 
 @modeless
 def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
-    """Spectrum that `Peaks` makes of all frames one after another, without iterating.
+    """Return the spectrum that `Peaks` gives to all frames one after another, without iterations.
 
     Args:
-        stft: the transform that the magnitudes come from.
-        magnitude: real `(*batch, n_frames, n_half)`. No gradient flows through the phases.
+        stft: transform that the magnitudes come from.
+        magnitude: real magnitudes `(*batch, n_frames, n_half)`. No gradient flows through the phases.
 
     Returns:
-        Complex, of the same shape.
+        Complex spectrum of the same shape.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
@@ -167,7 +170,7 @@ class Gradient(Start):
     centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet, by the trapezoid
     rule. Bins more than `tolerance` below the loudest go on at their own frequency.
 
-    After silence there is nothing to go on from: the phases are `signs`, as with `Zeros`. No heap is needed
+    After silence there is no earlier phase: the phases are `signs`, as with `Zeros`. No heap is needed
     (`_integrate`), so that it runs on any device. No gradient flows through the phases.
 
     Source: Prusa & Sondergaard 2016, eq. 8 to 12 and algorithm 1.
@@ -327,5 +330,5 @@ STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks
 
 
 def find(init: str | Start) -> Start:
-    """Start of a name, or the start itself."""
+    """Return the start of a name, or the start itself."""
     return named("init", init, STARTS, Start)

@@ -1,6 +1,7 @@
-"""The two projections every algorithm is made of: on the given magnitude, and on consistent spectra.
+"""The two projections of every algorithm: on the given magnitude, and on consistent spectra.
 
-A spectrum solves the problem when both leave it alone. Update rules differ only in how they combine them.
+A spectrum is a solution if both projections leave it unchanged. Update rules combine the two projections in
+different ways.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Direction of every bin of a spectrum that is 0, `(n_half,)`, 1 or -1: a burst in the middle of a frame.
 
     `(-1)^k r[(k + 1) // 2]`, r being the Rudin-Shapiro sequence: `r[j]` is -1 where the binary digits of j
-    have an odd number of pairs 11. At 0 Hz and at the Nyquist frequency it is 1.
+    have an odd number of pairs 11. The direction at 0 Hz and at the Nyquist frequency is 1.
 
     Any direction is as near to 0 as any other, but that of a pulse is a bad choice: a pulse where the window
     is 0 is lost, and elsewhere no projection moves it, so that frames of equal magnitudes would be silent or
@@ -38,11 +39,11 @@ def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    """Nearest spectrum with the given magnitude, `P_M(c) = S c / |c|`, and S times `signs` where c is 0.
+    """Return the nearest spectrum of given magnitude, `P_M(c) = S c / |c|`, or S times `signs` where c is 0.
 
     Args:
-        spectrum: complex, `(..., n_half)`.
-        magnitude: real, non-negative, of the same shape.
+        spectrum: complex spectrum c, `(..., n_half)`.
+        magnitude: magnitude S, real and non-negative, of the same shape.
 
     Source: Griffin & Lim 1984, the step before their eq. 6.
     """
@@ -65,7 +66,7 @@ def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
-    """Spectrum of the samples that a spectrum stands for, `P_C(c) = STFT(iSTFT(c))`.
+    """Return the spectrum of the samples of a spectrum, `P_C(c) = STFT(iSTFT(c))`.
 
     The samples are those of the open frames on top of the committed ones, which stay as they are:
     `P_C(c)_k = F(w / max(E_k, floor) (tail + sum_j d F^-1(c_j)))`, cut at frame k, where `E_k` is the sum of

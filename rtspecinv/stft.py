@@ -45,33 +45,37 @@ class STFT(Module):
     """Short-time Fourier transform, equal to `torch.stft` and `torch.istft` wherever those are defined.
 
     Args:
-        n_fft: samples in a frame, odd or even.
-        hop_length: samples from one frame to the next, at most `win_length`; default: `n_fft // 4`.
-        win_length: samples under the window, which zeros centre in the frame; default: `n_fft`.
+        n_fft: length of a frame in samples, odd or even.
+        hop_length: distance from one frame to the next in samples, at most `win_length`; default:
+            `n_fft // 4`.
+        win_length: length of the window in samples; a shorter window is centred in the frame between zeros;
+            default: `n_fft`.
         window: name of a periodic window (one of `WINDOWS`), or its values, real `(win_length,)`.
-        center: pad the samples so that frame `t` is centred on sample `t * hop_length`; "same" pads by
-            `(n_fft - hop_length) // 2` on each side, so that n hops have n frames (HiFi-GAN's way); "snip" by
-            `(n_fft - win_length) // 2`, so that the first window begins at the first sample (Kaldi's way);
-            False does not pad, and what is inverted fades in and out at its ends (see `StreamingInverter`).
-        pad_mode: what `center` pads with: "reflect", "constant" (zeros), "replicate" or "circular".
-        normalized: scale the spectrum by `1 / sqrt(n_fft)`.
-        onesided: public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.
-        device: where the windows live; `.to(device)` moves them.
-        dtype: of samples and magnitudes, torch.float32 or torch.float64; `.to(dtype)` casts the windows anew
-            from float64, so nothing is lost on the way.
+        center: how the samples are padded. True centres frame `t` on sample `t * hop_length`; "same" pads
+            `(n_fft - hop_length) // 2` samples on each side, so that n hops have n frames, as in HiFi-GAN;
+            "snip" pads `(n_fft - win_length) // 2`, so that the first window begins at the first sample, as
+            in Kaldi; False does not pad, and inverted sound fades in and out at its ends (see
+            `StreamingInverter`).
+        pad_mode: kind of padding: "reflect", "constant" (zeros), "replicate" or "circular".
+        normalized: whether the spectrum is scaled by `1 / sqrt(n_fft)`.
+        onesided: whether public spectra have `n_fft // 2 + 1` frequencies rather than `n_fft`.
+        device: device of the windows; `.to(device)` moves them.
+        dtype: type of samples and magnitudes, torch.float32 or torch.float64. `.to(dtype)` casts the windows
+            from their float64 values, so repeated casts lose no precision.
 
     Attributes:
-        n_freq: frequencies in a public spectrum.
-        look_back: earlier frames that overlap a frame, `ceil(n_fft / hop_length) - 1`.
-        padding: samples padded on each side, `n_fft // 2` if `center` is True, 0 if it is False.
-        scale: `1 / sqrt(n_fft)` if `normalized`, else 1.
-        window: `g`, `(n_fft,)`.
-        dual_window: canonical dual `g[n] / sum_q g[n + qH]**2`, `(n_fft,)` (Griffin & Lim 1984, eq. 6).
+        n_freq: number of frequencies in a public spectrum.
+        look_back: number of earlier frames that overlap a frame, `ceil(n_fft / hop_length) - 1`.
+        padding: number of samples padded on each side: `n_fft // 2` if `center` is True, 0 if it is False.
+        scale: factor of the spectrum, `1 / sqrt(n_fft)` if `normalized`, else 1.
+        window: window `g`, `(n_fft,)`.
+        dual_window: canonical dual window `g[n] / sum_q g[n + qH]**2`, `(n_fft,)` (Griffin & Lim 1984,
+            eq. 6).
         envelope: `window * dual_window`, `(n_fft,)`; its hop-shifted sum is 1 where the overlap is complete.
 
     Raises:
         ValueError: a parameter is out of range, or the window sum has a zero, so that no inverse exists.
-        TypeError: a window that is not real, a dtype that is not float32 or float64.
+        TypeError: the window is not real, or the dtype is neither float32 nor float64.
 
     Examples:
         >>> import torch
@@ -141,49 +145,49 @@ class STFT(Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of samples and magnitudes."""
+        """Type of samples and magnitudes."""
         return self.window.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the windows live."""
+        """Device of the windows."""
         return self.window.device
 
     @property
     def window_name(self) -> str | None:
-        """Name of the window; None of one that was given as values."""
+        """Name of the window, or None if it was given as values."""
         return None if self._window_label == "<values>" else self._window_label
 
     @property
     def window_values(self) -> str:
-        """A hash of the values of the window, in hexadecimal digits."""
+        """Hash of the values of the window, in hexadecimal digits."""
         return hashlib.sha256(self._masters["window"].numpy().tobytes()).hexdigest()
 
     @property
     def n_needed(self) -> int:
-        """Samples that `analyze` needs at least."""
+        """Smallest number of samples that `analyze` accepts."""
         if not self.center:
             return self.n_fft
         to_pad = {"reflect": self.padding + 1, "circular": self.padding}.get(self.pad_mode, 1)
         return max(to_pad, self.n_fft - 2 * self.padding)
 
     def analyze(self, samples: Tensor) -> Tensor:
-        """Spectrum of samples, `X[k, t] = scale * sum_n g[n] x[n + tH] exp(-2 pi i k n / n_fft)`.
+        """Return the spectrum of samples, `X[k, t] = scale * sum_n g[n] x[n + tH] exp(-2 pi i k n / n_fft)`.
 
         Args:
             samples: real `(*batch, n_samples)`.
 
         Returns:
-            Complex `(*batch, n_freq, n_frames)`.
+            Complex spectrum `(*batch, n_freq, n_frames)`.
 
         Raises:
-            ValueError: empty, on another device, or too short to pad or to fill a frame.
-            TypeError: not a tensor of the dtype of this STFT.
+            ValueError: `samples` is empty, on another device, or too short to pad or to fill a frame.
+            TypeError: `samples` is not a tensor of the dtype of this STFT.
         """
         return self.spectrum(self.frame(self.pad(samples)) * self.window)
 
     def pad(self, samples: Tensor) -> Tensor:
-        """Samples `(*batch, n_samples)` with `padding` more on each side; errors as in `analyze`."""
+        """Pad samples `(*batch, n_samples)` by `padding` on each side; raises the errors of `analyze`."""
         self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
         n_samples, padding = samples.shape[-1], self.padding
         if self.center and n_samples < self.n_needed:
@@ -197,39 +201,42 @@ class STFT(Module):
         return F.pad(flat, (padding, padding), mode=self.pad_mode).reshape(*samples.shape[:-1], -1)
 
     def length(self, n_frames: int) -> int:
-        """Samples that frames stand for, `(n_frames - 1) * hop_length + n_fft - 2 * padding`.
+        """Return how many samples frames cover, `(n_frames - 1) * hop_length + n_fft - 2 * padding`.
 
-        So many have `n_frames` frames again, and so many does an inverse give.
+        An inverse returns this many samples, and the analysis of this many samples returns `n_frames` frames.
         """
         return (count(n_frames=n_frames) - 1) * self.hop_length + self.n_fft - 2 * self.padding
 
     def magnitude(self, samples: Tensor) -> Tensor:
-        """Magnitude `|X|` of the spectrum of samples, real `(*batch, n_freq, n_frames)`; see `analyze`."""
+        """Return the magnitude `|X|` of the spectrum, real `(*batch, n_freq, n_frames)`; see `analyze`."""
         return self.analyze(samples).abs()
 
     def synthesize(
         self, spectrum: Tensor, length: int | None = None, *, min_coverage: float = COVERAGE_FLOOR
     ) -> Tensor:
-        """Samples with the nearest spectrum, `x[n] = sum_t g[n - tH] y_t[n - tH] / sum_t g[n - tH]**2`.
+        """Return the samples with the nearest spectrum in the least-squares sense.
 
-        `y_t` is the inverse transform of frame `t`, H the hop length (Griffin & Lim 1984, eq. 6). The lower
-        sum is the actual one, incomplete at the edges; samples that no frame has seen are 0. With
-        `center=False` and a tapered window the outermost samples are seen through a window of almost 0:
-        right for a consistent spectrum, loud for others. Of a two-sided spectrum only the half from 0 Hz up
-        to the Nyquist frequency counts, as in `torch.istft`.
+        They are `x[n] = sum_t g[n - tH] y_t[n - tH] / sum_t g[n - tH]**2`, where `y_t` is the inverse
+        transform of frame `t` and H the hop length (Griffin & Lim 1984, eq. 6). At the edges the denominator
+        sums fewer frames; samples that no frame covers are 0. With `center=False` and a tapered window the
+        denominator is almost 0 at the outermost samples, which are then exact for a consistent spectrum and
+        loud for any other. A two-sided spectrum is read from 0 Hz to the Nyquist frequency only, as in
+        `torch.istft`.
 
         Args:
-            spectrum: complex `(*batch, n_freq, n_frames)`.
-            length: samples to return, trimmed or padded with zeros; default: all that the frames cover.
-            min_coverage: share, 0 to 1, of the steady-state sum that every actual sum counts as at least, so
-                that edges fade where dividing would be loud.
+            spectrum: complex spectrum `(*batch, n_freq, n_frames)`.
+            length: number of samples to return, trimmed or padded with zeros; default: all that the frames
+                cover.
+            min_coverage: lower bound of the denominator as a share of its steady-state value, 0 to 1; the
+                edges fade where the denominator is below the bound.
 
         Returns:
-            Real `(*batch, n_samples)`.
+            Real samples `(*batch, n_samples)`.
 
         Raises:
-            ValueError: wrong n_freq, no frames, on another device, or a length that is not positive.
-            TypeError: not a complex tensor of the precision of this STFT.
+            ValueError: n_freq is wrong, there are no frames, the spectrum is on another device, or the length
+                is not positive.
+            TypeError: `spectrum` is not a complex tensor of the precision of this STFT.
         """
         self._check("spectrum", spectrum, _COMPLEX[self.dtype], "(*batch, n_freq, n_frames)", 2)
         min_coverage = finite(0, 1, min_coverage=min_coverage)
@@ -253,16 +260,17 @@ class STFT(Module):
         return F.pad(samples, (0, length - samples.shape[-1]))
 
     def with_center(self, center: bool | str) -> STFT:
-        """This transform with half spectra and another `center`; it shares the windows."""
+        """Return this transform with half spectra and another `center`; both share the windows."""
         other = copy.copy(self)
         other.center, other.padding = center, self._padding(center)
         other.onesided, other.n_freq = True, self.n_fft // 2 + 1
         return other
 
     def frame(self, samples: Tensor) -> Tensor:
-        """Overlapping frames of `(*batch, n_samples)`, a view `(*batch, n_frames, n_fft)`; no window.
+        """Return the overlapping frames of `(*batch, n_samples)` without a window.
 
-        Nothing is padded: samples that do not fill a last frame are left out, none at all is a ValueError.
+        The frames are a view `(*batch, n_frames, n_fft)`. Samples are not padded: those that do not fill a
+        last frame are left out. Raises `ValueError` if no frame is filled.
         """
         self._check("samples", samples, self.dtype, "(*batch, n_samples)", 1)
         if samples.shape[-1] < self.n_fft:
@@ -273,22 +281,23 @@ class STFT(Module):
         return samples.unfold(-1, self.n_fft, self.hop_length)
 
     def spectrum(self, frames: Tensor) -> Tensor:
-        """Public spectrum `(*batch, n_freq, n_frames)` of frames `(*batch, n_frames, n_fft)`, no window."""
+        """Return the public spectrum `(*batch, n_freq, n_frames)` of frames `(*batch, n_frames, n_fft)`."""
         if self.onesided:
             return self.transform(frames).mT
         spectrum: Tensor = torch.fft.fft(frames, norm=self._norm).mT
         return spectrum
 
     def count_frames(self, n_samples: int) -> int:
-        """Frames of so many samples, `1 + (n_samples + 2 padding - n_fft) // hop_length`, at least 0."""
+        """Return the number of frames, `1 + (n_samples + 2 padding - n_fft) // hop_length`, at least 0."""
         n_samples = count(n_samples=n_samples) + 2 * self.padding
         return max(0, 1 + (n_samples - self.n_fft) // self.hop_length)
 
     def overlap_add(self, frames: Tensor) -> Tensor:
-        """Sum of `(*batch, n_frames, n_fft)` a hop apart, `(*batch, (n_frames - 1) * hop_length + n_fft)`.
+        """Add frames `(*batch, n_frames, n_fft)`, each a hop after the one before.
 
-        The adjoint of `frame`. Every sample adds its frames from oldest to newest, for any n_frames and
-        gradient mode, so that a stream that adds one frame at a time gets the same bits.
+        Returns `(*batch, (n_frames - 1) * hop_length + n_fft)`. This is the adjoint of `frame`. The frames of
+        a sample are added from oldest to newest, with and without gradients, so a stream that adds one frame
+        at a time gets the same bits.
         """
         self._check("frames", frames, self.dtype, "(*batch, n_frames, n_fft)", 2)
         if frames.shape[-1] != self.n_fft:
@@ -296,20 +305,20 @@ class STFT(Module):
         return _overlap_add(frames, self.hop_length)
 
     def transform(self, frames: Tensor) -> Tensor:
-        """Half spectra `(..., n_frames, n_fft // 2 + 1)` of frames `(..., n_frames, n_fft)`, no window."""
+        """Return half spectra `(..., n_frames, n_fft // 2 + 1)` of frames `(..., n_frames, n_fft)`."""
         spectrum: Tensor = torch.fft.rfft(frames, norm=self._norm)
         return spectrum
 
     def inverse_transform(self, spectrum: Tensor) -> Tensor:
-        """Frames `(..., n_frames, n_fft)` of half spectra `(..., n_frames, n_fft // 2 + 1)`, no window.
+        """Return frames `(..., n_frames, n_fft)` of half spectra `(..., n_frames, n_fft // 2 + 1)`.
 
-        The imaginary parts at 0 Hz and at the Nyquist frequency do not count.
+        No window is applied. The imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
         """
         frames: Tensor = torch.fft.irfft(spectrum, n=self.n_fft, norm=self._norm)
         return frames
 
     def extra_repr(self) -> str:
-        """Parameters, as `STFT` takes them."""
+        """Return the parameters for `repr`, as `STFT` takes them."""
         names = "n_fft hop_length win_length center pad_mode normalized onesided dtype"
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
         return f"{shown}, device={str(self.device)!r}, window={self._window_label!r}"
@@ -324,16 +333,16 @@ class STFT(Module):
         return "ortho" if self.normalized else "backward"  # both ways: what `scale` says, and its inverse
 
     def _steady_sum(self, values: Tensor) -> Tensor:
-        """Sum over all hop shifts of `(n_fft,)`, one period `(hop_length,)`."""
+        """Return the sum of `(n_fft,)` over all hop shifts, one period `(hop_length,)`."""
         n_shifts = self.look_back + 1
         padded = F.pad(values, (0, n_shifts * self.hop_length - self.n_fft))
         return padded.view(n_shifts, self.hop_length).sum(0)
 
     def edge_gain(self, n_frames: int, min_coverage: float) -> Tensor:
-        """Steady-state over actual window sum, `(n_samples,)`, 0 where a sample is lost.
+        """Return steady-state over actual window sum, `(n_samples,)`, 0 where no frame covers a sample.
 
-        It is 1 but in the n_fft - hop_length samples of either edge: 2 * look_back + 1 frames have both edges
-        complete, and more frames only move them apart.
+        It differs from 1 only in the n_fft - hop_length samples at either edge. 2 * look_back + 1 frames
+        contain both edges completely; more frames only move them apart.
         """
         n_edge = min(n_frames, 2 * self.look_back + 1)
         coverage = _overlap_add(self.envelope.double().expand(n_edge, -1), self.hop_length)
@@ -368,12 +377,12 @@ class STFT(Module):
 
 
 def check_stft(stft: object) -> STFT:
-    """Return an `STFT`; raises `TypeError` for anything else."""
+    """Return the value if it is an `STFT`; raises `TypeError` for anything else."""
     return instance(STFT, "pass rtspecinv.STFT(n_fft, hop_length)", stft=stft)
 
 
 def check_center(center: object) -> None:
-    """Raise `ValueError` if it is not one of `CENTERS`."""
+    """Raise `ValueError` unless the value is one of `CENTERS`."""
     if not isinstance(center, bool | str) or center not in CENTERS:
         raise ValueError(f"Parameter center={shown(center)} is not True, False, 'same' or 'snip'")
 
@@ -448,7 +457,7 @@ def check_real(dtype: object) -> None:
 
 
 def checked_device(device: torch.device | str | int | None) -> torch.device | None:
-    """Device as torch has it; raises `ValueError` for what is none."""
+    """Return the device as a `torch.device`; raises `ValueError` if torch has no such device."""
     if device is None or isinstance(device, torch.device):
         return device
     with suppress(RuntimeError, OverflowError, ValueError, TypeError):

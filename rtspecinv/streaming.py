@@ -63,7 +63,7 @@ class _Unseen(NamedTuple):
     arrival: Any  # event, None where they are there already
 
     def has_arrived(self, wait: bool) -> bool:
-        """Whether they are there; or wait until they are."""
+        """Return whether they are there; or wait until they are."""
         if self.arrival is not None and wait:
             self.arrival.synchronize()
         return self.arrival is None or bool(self.arrival.query())
@@ -577,7 +577,7 @@ class StreamingInverter(Checkpointed):
         check_range(low, high, self._limit)
 
     def _fits(self, low: Tensor, high: Tensor) -> Tensor:
-        """Whether `_look_at_seen` would raise nothing, of each stream; waits for nobody."""
+        """Return whether `_look_at_seen` would raise nothing, of each stream; waits for nobody."""
         return (low >= 0) & (high <= self._limit)
 
     def _warn_of_power(self, largest: float) -> None:

@@ -1,7 +1,8 @@
-"""The names and signatures of `torch_specinv`: change the import and nothing else.
+"""Functions with the names and signatures of `torch_specinv`; a program only changes its import.
 
-Settings of the transform are those of `torch.stft`, with its defaults: a rectangular window, `hop_length` of
-`n_fft // 4`, `n_fft` from the number of frequencies: even, unless the window has odd length and just fits.
+Settings of the transform are those of `torch.stft`, with its defaults: a rectangular window and a hop of
+`n_fft // 4`. The default of `n_fft` is derived from the number of frequencies. It is even, unless the window
+has the odd length that fits this number.
 """
 
 from __future__ import annotations
@@ -82,24 +83,25 @@ def griffin_lim(
     metric: str = "sc",
     **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
-    """Griffin-Lim or, for alpha above 0, fast Griffin-Lim.
+    """Return samples by Griffin-Lim or, for alpha above 0, fast Griffin-Lim.
 
     Args:
-        spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
-            spectrum, whose own phase is the start.
-        max_iter: iterations at most.
-        tol: stop when the squared error falls by less than this share of its first value per iteration.
+        spec: magnitude `(*batch, n_freq, n_frames)`, whose initial phase is that of `phase_init`, or a
+            complex spectrum, whose own phase is the initial phase.
+        max_iter: largest number of iterations.
+        tol: the iteration stops when the squared error falls by less than this share of its first value per
+            iteration.
         alpha: momentum, 0 to 2; above 1 it may not converge.
-        verbose: show a progress bar.
-        eva_iter: iterations between evaluations; the best evaluated iterate is returned.
-        metric: what the bar shows: "sc", "snr" or "ser".
-        stft_kwargs: of `torch.stft`.
+        verbose: whether to show a progress bar.
+        eva_iter: number of iterations between evaluations; the best evaluated estimate is returned.
+        metric: measure that the bar shows: "sc", "snr" or "ser".
+        stft_kwargs: keywords of `torch.stft`.
 
     Returns:
         Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
 
     Raises:
-        TypeError: a keyword that `torch.stft` does not have.
+        TypeError: `torch.stft` does not have a given keyword.
         ValueError: a parameter is out of range.
 
     Sources: Griffin & Lim 1984; Perraudin, Balazs & Sondergaard 2013, algorithm 2.
@@ -120,23 +122,23 @@ def RTISI_LA(
     verbose: int = 1,
     **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
-    """Real-time iterative spectrogram inversion with look-ahead: the stream, all at once.
+    """Return samples by real-time iterative spectrogram inversion with look-ahead, for all frames at once.
 
     Args:
         spec: magnitude `(*batch, n_freq, n_frames)`.
-        look_ahead: future frames that a frame waits for; -1 is `(win_length - 1) // hop_length`, 0 is RTISI.
-        asymmetric_window: analyse the newest frame with the asymmetric window of the paper rather than with
-            the compensated one (Gnann & Spiertz 2010), which is better.
-        max_iter: iterations per frame.
-        alpha: momentum, 0 to 2; 0 is the paper's.
-        verbose: show a progress bar.
-        stft_kwargs: of `torch.stft`.
+        look_ahead: number of future frames used; -1 means `(win_length - 1) // hop_length`, 0 is RTISI.
+        asymmetric_window: whether the newest frame is analysed with the asymmetric window of the paper rather
+            than with the compensated one (Gnann & Spiertz 2010), which is better.
+        max_iter: number of iterations per frame.
+        alpha: momentum, 0 to 2; the paper has 0.
+        verbose: whether to show a progress bar.
+        stft_kwargs: keywords of `torch.stft`.
 
     Returns:
         Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
 
     Raises:
-        TypeError: a complex spectrum, or a keyword that `torch.stft` does not have.
+        TypeError: `spec` is complex, or `torch.stft` does not have a given keyword.
         ValueError: a parameter is out of range.
 
     Source: Zhu, Beauregard & Wyse 2007, section II.
@@ -186,24 +188,25 @@ def ADMM(
     metric: str = "sc",
     **stft_kwargs: Unpack[_STFTKeywords],
 ) -> Tensor:
-    """Griffin-Lim like phase recovery by the alternating direction method of multipliers.
+    """Return samples by the alternating direction method of multipliers.
 
     Args:
-        spec: magnitude `(*batch, n_freq, n_frames)`, whose phase starts with `phase_init`, or a complex
-            spectrum, whose own phase is the start.
-        max_iter: iterations at most.
-        tol: stop when the squared error falls by less than this share of its first value per iteration.
-        rho: penalty, 0 to 10; small for magnitudes that are not quite those of a signal, 1 is Griffin-Lim.
-        verbose: show a progress bar.
-        eva_iter: iterations between evaluations; the best evaluated iterate is returned.
-        metric: what the bar shows: "sc", "snr" or "ser".
-        stft_kwargs: of `torch.stft`.
+        spec: magnitude `(*batch, n_freq, n_frames)`, whose initial phase is that of `phase_init`, or a
+            complex spectrum, whose own phase is the initial phase.
+        max_iter: largest number of iterations.
+        tol: the iteration stops when the squared error falls by less than this share of its first value per
+            iteration.
+        rho: penalty, 0 to 10; small values suit inconsistent magnitudes, 1 is Griffin-Lim.
+        verbose: whether to show a progress bar.
+        eva_iter: number of iterations between evaluations; the best evaluated estimate is returned.
+        metric: measure that the bar shows: "sc", "snr" or "ser".
+        stft_kwargs: keywords of `torch.stft`.
 
     Returns:
         Samples `(*batch, n_samples)`. They have a gradient if `spec` requires one.
 
     Raises:
-        TypeError: a keyword that `torch.stft` does not have.
+        TypeError: `torch.stft` does not have a given keyword.
         ValueError: a parameter is out of range.
 
     Source: Masuyama, Yatabe & Oikawa 2019, algorithm 2.
@@ -226,25 +229,26 @@ def L_BFGS(
     metric: str = "sc",
     **kwargs: Unpack[_LBFGSKeywords],
 ) -> Tensor:
-    """Samples whose transform is nearest to `spec`, for any differentiable transform.
+    """Return samples whose transform approximates `spec`, for any differentiable transform.
 
     Args:
-        spec: what the transform should give, of any shape.
-        transform_fn: from samples to what `spec` is.
-        samples: how many there are, or their shape.
-        init_x0: where to start; None as in `rtspecinv.lbfgs`.
-        outer_max_iter: calls of the optimizer at most, each of `max_iter` iterations (20 unless said).
-        tol: stop when the squared error falls by less than this share of its first value per call.
-        verbose: show a progress bar.
-        eva_iter: calls between evaluations; the best evaluated samples are returned.
-        metric: what the bar shows: "sc", "snr" or "ser".
-        kwargs: of `torch.optim.LBFGS`; a strong-Wolfe line search unless said otherwise.
+        spec: desired values of the transform, of any shape.
+        transform_fn: function of samples that returns values of the shape of `spec`.
+        samples: number of samples, or their shape.
+        init_x0: initial samples; default: as in `rtspecinv.lbfgs`.
+        outer_max_iter: largest number of calls of the optimizer, each of `max_iter` iterations (default: 20).
+        tol: the iteration stops when the squared error falls by less than this share of its first value per
+            call.
+        verbose: whether to show a progress bar.
+        eva_iter: number of calls between evaluations; the best evaluated samples are returned.
+        metric: measure that the bar shows: "sc", "snr" or "ser".
+        kwargs: keywords of `torch.optim.LBFGS`; default: a strong-Wolfe line search.
 
     Returns:
-        Samples of the shape of the start.
+        Samples of the shape of the initial samples.
 
     Raises:
-        TypeError: a keyword that `torch.optim.LBFGS` does not have.
+        TypeError: `torch.optim.LBFGS` does not have a given keyword.
         ValueError: as in `rtspecinv.lbfgs`.
 
     Source: Decorsiere, Sondergaard, MacDonald & Dau 2015.
@@ -285,17 +289,17 @@ def L_BFGS(
 
 @modeless
 def phase_init(spec: Tensor, **stft_kwargs: Unpack[_STFTKeywords]) -> Tensor:
-    """Spectrum with phases from single-pass spectrogram inversion, no iterations.
+    """Return a spectrum with phases from single-pass spectrogram inversion, without iterations.
 
     Args:
         spec: magnitude `(*batch, n_freq, n_frames)`.
-        stft_kwargs: of `torch.stft`.
+        stft_kwargs: keywords of `torch.stft`.
 
     Returns:
-        Complex, of the same shape. No gradient flows through the phases.
+        Complex spectrum of the same shape. No gradient flows through the phases.
 
     Raises:
-        TypeError: a complex spectrum, or a keyword that `torch.stft` does not have.
+        TypeError: `spec` is complex, or `torch.stft` does not have a given keyword.
         ValueError: a setting is out of range; a magnitude is negative or not finite.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.

@@ -1,9 +1,9 @@
-"""Update rules: what one iteration does to the spectrum, in terms of the two projections.
+"""Update rules: one iteration on the spectrum, written in terms of the two projections.
 
-A rule sees the iterate `c` and what it carries along as a tuple of spectra, `P_M` (`to_magnitude`) and `P_C`
-(`to_consistent`) as functions of one spectrum; it does not know where the frames come from. Complex numbers
-are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed: all that rules do with them are sums and real
-multiples. With its default constants every rule stays finite.
+A rule receives its state, a tuple of the estimate `c` and the spectra carried from earlier iterations, and
+the projections `P_M` (`to_magnitude`) and `P_C` (`to_consistent`) as functions of one spectrum. Complex
+numbers are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed; rules only add them and multiply them
+by reals. With its default constants every rule stays finite.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ State = tuple[Tensor, ...]
 
 
 def of_pairs(projection: Projection) -> Projection:
-    """Projection of complex numbers that are pairs of reals."""
+    """Return a projection that takes and returns complex numbers as pairs of reals."""
     return lambda pairs: torch.view_as_real(projection(torch.view_as_complex(pairs)))
 
 
 @dataclass(frozen=True)
 class Update:
-    """What all rules share.
+    """Base class of the update rules.
 
     A subclass with a `step` is a rule. It runs in compiled code if all that it adds between its projections
     is real multiples of spectra; `docs/rules.md` says more.
@@ -57,29 +57,29 @@ class Update:
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along beside the iterate."""
+        """Number of spectra carried along beside the estimate."""
         return 0
 
     def start(self, spectrum: Tensor) -> State:
-        """State of a frame whose phase starts with that of `spectrum`."""
+        """Return the initial state of a frame whose initial phase is that of `spectrum`."""
         return (spectrum,)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """State after one more iteration."""
+        """Return the state after one more iteration."""
         raise NotImplementedError
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
-        """State after an iteration that is the first one of some frames, which have no past to go on from.
+        """Return the state after an iteration that is the first one of some frames, which have no history.
 
         is_new: True for these frames, `(n_open, 1, 1)`.
         """
         return self.step(state, p_m, p_c)
 
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
-        """Spectrum to commit, `P_M(P_C(P_M(c)))`: c itself is not near consistent, its projection is.
+        """Return the spectrum to commit, `P_M(P_C(P_M(c)))`.
 
-        It is one more iteration of Griffin-Lim, which leaves the state unchanged, and gains 1 to 2 dB over
-        `P_M(c)`.
+        c itself is far from consistent. The extra iteration of Griffin-Lim does not change the state and
+        gains 1 to 2 dB over `P_M(c)`.
         """
         return p_m(p_c(p_m(state[0])))
 
@@ -95,11 +95,11 @@ class _Moving(Update):
     """
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """State after one more iteration."""
+        """Return the state after one more iteration."""
         return self._advance(state, p_m, p_c, lambda s, carried: carried)
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
-        """State after an iteration that is the first one of some frames; theirs has no momentum."""
+        """Return the state after an iteration that is the first one of some frames; it has no momentum."""
         return self._advance(state, p_m, p_c, lambda s, carried: torch.where(is_new, s, carried))
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
@@ -113,11 +113,11 @@ class _WithMomentum(_Moving):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: the last consistent one, if there is momentum."""
+        """Number of spectra carried along: 1 with momentum, the last consistent one, else 0."""
         return 1 if self.momentum else 0
 
     def start(self, spectrum: Tensor) -> State:
-        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
+        """Return the state of a frame with the phase of `spectrum`; the first step sets the carried part."""
         return (spectrum,) * (1 + self.n_carried)
 
 
@@ -239,7 +239,7 @@ class ADMM(Update):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: the dual variable u."""
+        """Number of spectra carried along: 1, the dual variable u."""
         return 1
 
     def start(self, spectrum: Tensor) -> State:
@@ -273,11 +273,11 @@ class AcceleratedGriffinLim(_Moving):
 
     @property
     def n_carried(self) -> int:
-        """Spectra carried along: t and d."""
+        """Number of spectra carried along: 2, t and d."""
         return 2
 
     def start(self, spectrum: Tensor) -> State:
-        """State of a frame with the phase of `spectrum`; its first step fills what is carried."""
+        """Return the state of a frame with the phase of `spectrum`; the first step sets the carried part."""
         return spectrum, spectrum, spectrum
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
@@ -300,7 +300,7 @@ RULES: dict[str, Update] = {
 
 
 def find(update: str | Update) -> Update:
-    """Rule of a name, or the rule itself."""
+    """Return the rule of a name, or the rule itself."""
     return _checked(named("update", update, RULES, Update))
 
 

@@ -1,4 +1,4 @@
-"""Samples in and out: sinks that take them, and sources that give them.
+"""Input and output of samples: sources and sinks.
 
 Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns them; full scale is -1 to 1.
 Sound libraries are imported when a device or a file is opened, not before.

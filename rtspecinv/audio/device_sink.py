@@ -20,30 +20,33 @@ _RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
 
 
 class SoundDeviceSink(Sink):
-    """Plays samples through a sound device as they are written: exactly these, one after another.
+    """Plays samples through a sound device as they are written, without gaps between the blocks.
 
-    sample_rate: in Hz; if the device refuses it, soxr resamples to the device's own.
-    device: a number or a part of a name from `rtspecinv devices`; default: that of the system.
-    latency: the device's own output buffering: `"low"`, `"high"` or seconds.
-    queue_seconds: how much may wait to be played; `write` waits while that is full.
-    prefill_seconds: how much must be queued before the device starts, and how far behind the device sound
-        goes on after a gap; it doubles with every gap, up to half of the queue.
-    block_length: samples the device takes at once, 0 leaves it to the device.
-    backend: `"rtmixer"` copies to the device in C and is not held up by a busy interpreter, `"callback"`
-        copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
-    input_channels: if there are any, the stream is a duplex one: what the device records meanwhile is given
-        by `microphone`, at the same pace as it plays where `device` is one for both. There is no resampling.
+    sample_rate: sample rate, Hz; if the device refuses it, soxr resamples to the rate of the device.
+    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+        system.
+    latency: output buffering of the device: `"low"`, `"high"` or seconds.
+    queue_seconds: length of the queue, seconds; `write` waits while the queue is full.
+    prefill_seconds: length of sound that must be queued before the device starts, seconds; also the delay
+        with which sound resumes after a gap. It doubles with every gap, up to half of the queue.
+    block_length: number of samples that the device takes at once; with 0 the device chooses it.
+    backend: `"rtmixer"` copies to the device in C and does not wait for a busy interpreter, `"callback"`
+        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
+    input_channels: number of channels to record; above 0 the stream is a duplex stream, `microphone` yields
+        the recorded sound, and nothing is resampled. If `device` is one device for both directions,
+        recording and playback have the same clock.
 
-    Written samples are never changed. Where sound begins or ends other than in silence, 5 ms are put before
-    or after it in which its first or last sample is faded in or out, so that nothing clicks. A gap because
-    the writer is late is thus faded, too, counted in `underflows`, and delays what follows by its length.
+    Written samples are never changed. If sound begins or ends with a sample that is not 0, the sink adds 5 ms
+    before or after it, in which this sample is faded in or out, so that there is no click. A gap because
+    the writer is late is faded, too; it is counted in `underflows` and delays the following sound by its
+    length.
 
-    Any thread may write, one at a time; `clear`, `abort` and the attributes may be used from others.
-    In asyncio: `await asyncio.to_thread(sink.write, samples)`, or `sink.write(samples)` itself where
-    `sink.room` says that it will not wait.
+    Any thread may write, one at a time; other threads may use `clear`, `abort` and the attributes. In
+    asyncio, use `await asyncio.to_thread(sink.write, samples)`; call `sink.write(samples)` directly only if
+    it has no more samples than `sink.room`.
 
-    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from `write` and
-    `drain` if the device stops.
+    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings. `write` and `drain`
+    raise it if the device stops.
 
     Examples:
         >>> import torch
@@ -116,13 +119,13 @@ class SoundDeviceSink(Sink):
 
     @property
     def queued(self) -> int:
-        """Samples written but not yet taken by the device."""
+        """Number of samples written but not yet taken by the device."""
         with self._device.lock:
             return round((self._timeline.waiting + self._held) * self.sample_rate / self.device_rate)
 
     @property
     def room(self) -> int:
-        """Samples that `write` takes without waiting."""
+        """Number of samples that `write` accepts without waiting."""
         with self._device.lock:
             return max(0, (self._timeline.room - self._held) * self.sample_rate // self.device_rate)
 
@@ -130,29 +133,29 @@ class SoundDeviceSink(Sink):
     def latency_seconds(self) -> float:
         """Seconds until a sample written now is heard: the queue, the resampler and the device's buffers.
 
-        Of these it knows what the device tells, and that they hold a block.
+        The buffers of the device are those that it reports, at least one block.
         """
         with self._device.lock:
             return (self._timeline.ahead + self._held) / self.device_rate + self._device.latency_seconds
 
     @property
     def underflows(self) -> int:
-        """Gaps: the writer was late and sound followed, or the device says that it was served late."""
+        """Number of gaps: the writer was late and sound followed, or the device reported an underflow."""
         return self._counted().underflows
 
     @property
     def underflow_samples(self) -> int:
-        """Samples of silence and fades in the gaps, at the device's rate."""
+        """Number of samples of silence and fades in the gaps, at the device's rate."""
         return self._timeline.underflow_samples
 
     @property
     def late_blocks(self) -> int:
-        """How many of the underflows the device told about: it was served late, or lost sound by itself."""
+        """Number of underflows that the device reported: it was served late, or lost sound by itself."""
         return self._counted().late_blocks
 
     @property
     def underflow_seconds(self) -> tuple[float, ...]:
-        """When each underflow began (the last 10000): seconds that the device had played since it opened."""
+        """Time at which each of the last 10000 underflows began, seconds of playback since opening."""
         with self._device.lock:
             self._timeline.count_late_blocks()
             return tuple(self._timeline.underflow_seconds)
@@ -165,7 +168,7 @@ class SoundDeviceSink(Sink):
     # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile forgets the rest of them."""
+        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile drops the rest of them."""
         block = as_block(samples, self.channels).T  # (n_samples, channels)
         with self._device.lock:
             self._device.check()
@@ -197,7 +200,7 @@ class SoundDeviceSink(Sink):
     # -- starting, waiting, stopping -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let the device begin with what is queued, although that is less than its prefill."""
+        """Start the device with the queued samples, even if they are fewer than the prefill."""
         with self._device.lock:
             self._device.check()
             if self._timeline.sounding:
@@ -206,7 +209,7 @@ class SoundDeviceSink(Sink):
     def drain(self) -> None:
         """Wait until everything written has been played; the device then rests until the next `write`.
 
-        While its microphone records, it plays silence instead.
+        While its microphone records, the device plays silence instead.
         """
         device, timeline = self._device, self._timeline
         with device.lock:
@@ -225,7 +228,7 @@ class SoundDeviceSink(Sink):
                     device.stop()
 
     def clear(self) -> None:
-        """Fade out within one block of the device and forget what is queued; the device stays open."""
+        """Fade out within one block of the device and drop the queue; the device stays open."""
         with self._device.lock:
             self._clear()
 
@@ -236,7 +239,7 @@ class SoundDeviceSink(Sink):
         self._timeline.fade_out()
 
     def close(self) -> None:
-        """Play what is queued and close the device."""
+        """Play the queued samples and close the device."""
         if not self._device.closed:
             try:
                 self.drain()
@@ -244,7 +247,7 @@ class SoundDeviceSink(Sink):
                 self.abort()
 
     def abort(self) -> None:
-        """Fade out within one block of the device, forget what is queued and close the device."""
+        """Fade out within one block of the device, drop the queue and close the device."""
         device, timeline = self._device, self._timeline
         if device.closed:
             return
@@ -264,9 +267,10 @@ class SoundDeviceSink(Sink):
 
     @property
     def microphone(self) -> Recording:
-        """What the device records; raises `ValueError` without `input_channels`.
+        """Return the recording of the device; raises `ValueError` without `input_channels`.
 
-        The device starts when it is iterated, whatever the prefill; where there is no sound it plays silence.
+        Iteration over the recording starts the device even if the prefill is not reached. Without sound to
+        play, the device plays silence.
         """
         if self._microphone is None:
             raise ValueError(

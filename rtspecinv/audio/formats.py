@@ -1,4 +1,4 @@
-"""What sound files can hold: asked before the first sample."""
+"""Limits of sound file formats, checked before the first sample is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Format:
     """Limits of a container with one kind of samples.
 
     Attributes:
-        most_rate: Hz.
+        most_rate: largest sample rate, Hz.
         step_hertz: what rates are multiples of from 2**16 Hz on.
         rates: all rates there are, if there are only a few.
         most_samples: per channel; default: no limit, or for WAV by its bytes.
@@ -34,19 +34,19 @@ class Format:
     most_samples: int | None = None
 
     def holds_rate(self, sample_rate: int) -> bool:
-        """Whether it can say so many Hz."""
+        """Return whether it can say so many Hz."""
         if self.rates:
             return sample_rate in self.rates
         return sample_rate <= self.most_rate and (sample_rate < 2**16 or sample_rate % self.step_hertz == 0)
 
     def holds_length(self, channels: int, length: int) -> bool:
-        """Whether there is room for so many samples in each channel."""
+        """Return whether there is room for so many samples in each channel."""
         if self.container == "WAV":
             return length * channels * SAMPLE_BYTES.get(self.subtype, 1) <= LARGEST_WAV
         return self.most_samples is None or length <= self.most_samples
 
     def fits(self, sample_rate: int, channels: int, length: int) -> bool:
-        """Whether it can hold this sound."""
+        """Return whether it can hold this sound."""
         return (
             self.holds_rate(sample_rate)
             and channels <= self.most_channels

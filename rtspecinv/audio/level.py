@@ -1,4 +1,4 @@
-"""How loud samples are, what is limited, and the one warning about it."""
+"""Measurement and limiting of the level of samples, with one warning about limited samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Level:
     """Measures samples on their way, and limits them to full scale.
 
     Attributes:
-        n_samples: samples so far, those of all channels.
-        clipped: those of them that were beyond full scale.
+        n_samples: number of samples so far, over all channels.
+        clipped: number of these samples that were beyond full scale.
         peak: largest absolute sample.
     """
 

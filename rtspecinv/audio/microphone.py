@@ -37,9 +37,9 @@ _PAUSE_SECONDS = 1.0  # a device that gives nothing for so long is closed with c
 
 
 class Recording:
-    """What a device records: iterating gives float32 blocks `(channels, n_samples)` as they come.
+    """Recording of a device: iteration yields float32 blocks `(channels, n_samples)` as they arrive.
 
-    `sample_rate` is in Hz. It is a context manager.
+    `sample_rate` is in Hz. A recording is a context manager.
     """
 
     def __init__(self, sample_rate: int, capture: Capture, stream: Any) -> None:
@@ -48,7 +48,7 @@ class Recording:
 
     @property
     def channels(self) -> int:
-        """How many there are."""
+        """Number of channels."""
         return self._capture.channels
 
     @property
@@ -58,12 +58,12 @@ class Recording:
 
     @property
     def overflows(self) -> int:
-        """Times that sound was lost: by the device, or because nobody took it."""
+        """Number of times that sound was lost, by the device or because the queue was full."""
         return self._capture.overflows
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds from the air to a block: what the device tells, and not less than a block."""
+        """Seconds from the microphone to the block: what the device reports, at least one block."""
         told = stream_seconds(self._stream, is_output=False)
         return max(told, self.block_length / self.sample_rate)
 
@@ -107,15 +107,16 @@ class Recording:
 
 
 class Microphone(Recording):
-    """Records through a sound device; iterating gives float32 blocks `(channels, n_samples)` as they come.
+    """Records through a sound device; iteration yields float32 blocks `(channels, n_samples)` on arrival.
 
-    sample_rate: in Hz, one that the device takes; default: the device's own.
-    device: a number or a part of a name from `rtspecinv devices`; default: that of the system.
-    latency: the device's own input buffering: `"low"`, `"high"` or seconds.
-    queue_seconds: how much may wait for the one who iterates; then the oldest samples are lost.
-    block_length: samples that the device gives at once, 0 leaves it to the device.
-    backend: `"rtmixer"` copies from the device in C and is not held up by a busy interpreter, `"callback"`
-        copies in Python; `"auto"` takes rtmixer where it is installed (`pip install "rtspecinv[live]"`).
+    sample_rate: sample rate that the device accepts, Hz; default: the device's own.
+    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+        system.
+    latency: input buffering of the device: `"low"`, `"high"` or seconds.
+    queue_seconds: length of the queue for the iteration, seconds; if it is full, the oldest samples are lost.
+    block_length: number of samples that the device gives at once; with 0 the device chooses it.
+    backend: `"rtmixer"` copies from the device in C and does not wait for a busy interpreter, `"callback"`
+        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
 
     It records from the start of the iteration until `close`, which also ends the iteration from another
     thread. To play on the same device meanwhile, take `SoundDeviceSink(..., input_channels=1).microphone`:
@@ -175,7 +176,7 @@ class Microphone(Recording):
                 self._stream.close(ignore_errors=True)
 
     def _gives(self) -> bool:
-        """Whether the running device is there: it gives something soon."""
+        """Return whether the running device is there: it gives something soon."""
         give_up = time.monotonic() + _PAUSE_SECONDS
         self._capture.read()
         while time.monotonic() < give_up:

@@ -48,7 +48,7 @@ class Ring:
         raise NotImplementedError
 
     def _arm(self) -> None:
-        """Let the device, while it is stopped, begin at `_base` and play all of the ring once."""
+        """Prepare the stopped device to play the whole ring once from `_base`."""
         raise NotImplementedError
 
     def _extend(self, count: int) -> None:

@@ -1,7 +1,7 @@
-"""Where samples go: into memory, into a file, into several sinks at once.
+"""Sinks, to which samples are written: memory, a file, or several sinks at once.
 
 A sink takes blocks of samples in the layout an inverter returns, `(n_samples,)` for one channel or
-`(channels, n_samples)`, as numpy or torch. How the samples are cut into blocks changes nothing.
+`(channels, n_samples)`, as numpy or torch. The block lengths do not affect the result.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ class Sink:
     """Takes blocks of samples; as a context manager it closes at the end and aborts on an exception."""
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Take the next samples, `(n_samples,)` or `(channels, n_samples)`; may wait until there is room."""
+        """Write the next samples, `(n_samples,)` or `(channels, n_samples)`; may wait until there is room."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin with what was written, where more was waited for."""
+        """Start playback with the samples written so far, even if the sink would wait for more."""
 
     def drain(self) -> None:
-        """Wait until everything written has arrived."""
+        """Wait until all samples written have been played or stored."""
 
     def clear(self) -> None:
-        """Forget what is not heard yet, even while another thread drains; a file keeps what it has."""
+        """Drop the samples not played yet, even while another thread drains; a file keeps its samples."""
 
     def close(self) -> None:
-        """Drain and let go of the device or file; closing twice is harmless."""
+        """Drain and close the device or file; closing twice is harmless."""
 
     def abort(self) -> None:
-        """Let go at once and leave nothing half-finished behind."""
+        """Close at once, without draining; an unfinished file is removed."""
         self.close()
 
     def __enter__(self: _SinkType) -> _SinkType:
@@ -64,7 +64,7 @@ class Sink:
 
 
 def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
-    """Return `samples` as float32 `(channels, n_samples)`, or say what is wrong with them.
+    """Return `samples` as float32 `(channels, n_samples)`; raises for samples of another kind.
 
     `channels=None` accepts any number of channels.
     """
@@ -123,16 +123,16 @@ _SUBTYPES = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}
 
 
 class FileSink(Sink):
-    """Writes a WAV, FLAC or OGG file, whole or absent: it gets its name when it closes without an error.
+    """Writes a WAV, FLAC or OGG file; the file appears under its name only when it closes without an error.
 
-    `path` names the file; a pipe or a device gets its samples as they come, under the name it has, and so
-    does an open binary file, which stays open: WAV of unknown length, or after the end FLAC or OGG.
+    `path` is the path of the file, or of a pipe or device, or an open binary file, which stays open. A pipe,
+    a device or an open file gets WAV of unknown length as samples are written, or FLAC or OGG after the end.
     `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
-    `"FLOAT"`, ...); WAV with integers or floats needs no soundfile. `length` is how many samples per channel
-    will come, if that is known. Samples beyond full scale are clipped, except in float formats, which keep
-    them; `clipped` counts them, those of all channels, and closing the file warns of them.
+    `"FLOAT"`, ...); WAV with integers or floats does not need soundfile. `length` is the number of samples
+    per channel that will be written, if it is known. Samples beyond full scale are clipped, except in float
+    formats; `clipped` counts them over all channels, and closing the file warns of them.
     Raises `ValueError` for a suffix, rate, number of channels, subtype or length that cannot be written,
-    `FileNotFoundError` for a missing folder, and `OSError` where the disk refuses, with its reason.
+    `FileNotFoundError` for a missing folder, and `OSError` if the file cannot be written.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class FileSink(Sink):
 
     @property
     def clipped(self) -> int:
-        """Samples so far that were beyond full scale and are clipped."""
+        """Number of samples so far that were beyond full scale and were clipped."""
         return self.level.clipped
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ class FileSink(Sink):
         self.level.warn(self._name)
 
     def abort(self) -> None:
-        """Remove what was written; a file of that name from before stays as it was."""
+        """Remove the written samples; an earlier file of that name is not changed."""
         if not self._closed:
             self._closed = True
             try:
@@ -255,7 +255,8 @@ _OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows")
 class TeeSink(Sink):
     """Writes to several sinks in the order given: files first, because a device makes the writer wait.
 
-    What only a device has (`queued`, `latency_seconds`, `underflows`) is that of the first with it.
+    The attributes of devices (`queued`, `latency_seconds`, `underflows`) are those of the first sink that has
+    them.
     Raises `ValueError` for sinks of different sample rates.
     """
 

@@ -1,4 +1,4 @@
-"""Where samples come from: audio files and streams."""
+"""Sources of samples: audio files and streams."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LONGEST_BLOCK = 2**24  # samples
 class AudioReader:
     """Reads a WAV, FLAC, OGG or MP3 file block by block, so that memory does not grow with its length.
 
-    WAV with integers or floats needs no soundfile. `sample_rate` is in Hz; `n_samples` (per channel) is what
-    the file's header says, an estimate for MP3.
+    WAV with integers or floats needs no soundfile. `sample_rate` is in Hz; `n_samples` (per channel) is the
+    number in the file's header, an estimate for MP3.
     Raises `FileNotFoundError`, `IsADirectoryError`, and `ValueError` for a file that is not audio, is damaged
     or holds no samples, `ImportError` for one that needs soundfile. Iterating over it gives its `blocks()`.
     """
@@ -74,12 +74,13 @@ class AudioStream:
     """Reads a WAV stream from an open binary file or a pipe, once and as it comes; needs no soundfile.
 
     Args:
-        file: what gives the bytes.
-        raw: rate in Hz and channels of a stream without a header: integers of 16 bits, the low byte first.
-        name: what messages call it.
+        file: open binary file.
+        raw: sample rate in Hz and number of channels, for a stream of 16-bit little-endian integers without a
+            header.
+        name: name of the stream in messages.
 
-    `n_samples` (per channel) is None where the stream does not say its length.
-    Raises `ValueError` for what is no such stream.
+    `n_samples` (per channel) is None if the stream does not state its length.
+    Raises `ValueError` if the file is not such a stream.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class AudioStream:
 
 
 def _raw(raw: tuple[int, int]) -> tuple[int, int]:
-    """Rate and channels of a stream without a header."""
+    """Return the sample rate and number of channels of a stream without a header."""
     rule = "(sample_rate, channels), two integers >= 1"
     found = sizes(rule, raw=raw)
     if len(found) != 2:
@@ -115,7 +116,7 @@ def _raw(raw: tuple[int, int]) -> tuple[int, int]:
 
 
 def _plain_wav(file: IO[bytes]) -> WavReader | None:
-    """Reader of a file; None if it is no WAV file, or one of another kind."""
+    """Return a reader of the file, or None if it is not a WAV file of plain samples."""
     try:
         wav = WavReader(file)
     except ValueError:

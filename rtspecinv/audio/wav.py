@@ -35,7 +35,7 @@ _KINDS = {  # (format, bytes of a sample): type of numpy
 class WavReader:
     """Reads the samples of a WAV stream from its beginning.
 
-    `n_samples` (per channel) is what the header says, None for a stream of unknown length.
+    `n_samples` (per channel) is the number in the header, None for a stream of unknown length.
     Raises `ValueError` for what is no WAV stream of plain samples.
     """
 
@@ -145,7 +145,7 @@ class WavWriter:
         file.write(self._header())
 
     def _header(self) -> bytes:
-        """Header with the sizes so far."""
+        """Return the header with the current sizes."""
         width, is_float = SAMPLE_BYTES[self._subtype], self._subtype in ("FLOAT", "DOUBLE")
         align = width * self._channels
         per_second = min(self._rate * align, _UNKNOWN)

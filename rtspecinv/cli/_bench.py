@@ -1,4 +1,4 @@
-"""What `rtspecinv bench` does: what a push costs here, how many streams keep up, how good they are."""
+"""`rtspecinv bench`: what a push costs here, how many streams keep up, how good they are."""
 
 from __future__ import annotations
 

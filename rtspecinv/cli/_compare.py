@@ -1,4 +1,4 @@
-"""What `rtspecinv compare` does: all methods on one recording, as a table, a page and sounds."""
+"""`rtspecinv compare`: all methods on one recording, as a table, a page and sounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rtspecinv demo` does: `play` on a clip that is rendered by code, and a picture."""
+"""`rtspecinv demo`: `play` on a clip that is rendered by code, and a picture."""
 
 from __future__ import annotations
 

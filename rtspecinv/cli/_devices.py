@@ -1,4 +1,4 @@
-"""What `rtspecinv devices` does."""
+"""Implementation of `rtspecinv devices`."""
 
 from __future__ import annotations
 

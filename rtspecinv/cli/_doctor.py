@@ -1,4 +1,4 @@
-"""What `rtspecinv doctor` does: it says what there is here, what is missing, and what it can hold.
+"""`rtspecinv doctor`: it says what there is here, what is missing, and what it can hold.
 
 Nothing is imported before its check, so that whatever is broken is found and not stumbled over.
 """

@@ -24,7 +24,7 @@ _MAGIC = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz"}
 
 
 def is_standard_output(path: Path | None) -> bool:
-    """Whether an output is the program's standard output."""
+    """Return whether an output is the program's standard output."""
     return path is not None and str(path) in _OUTPUTS
 
 

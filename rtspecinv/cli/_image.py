@@ -1,4 +1,4 @@
-"""What `rtspecinv image` does: pictures into sound."""
+"""`rtspecinv image`: pictures into sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rtspecinv invert` does: magnitudes into sound, one file or a folder of them."""
+"""`rtspecinv invert`: magnitudes into sound, one file or a folder of them."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 
 def _alone(args: argparse.Namespace) -> bool:
-    """Whether a file may have a progress bar of its own."""
+    """Return whether a file may have a progress bar of its own."""
     return on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
 
 

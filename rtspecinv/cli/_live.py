@@ -1,4 +1,4 @@
-"""What `rtspecinv live` does: from a microphone to the speakers."""
+"""`rtspecinv live`: from a microphone to the speakers."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _has_keys() -> bool:
 
 
 def _enter_pressed() -> bool:
-    """Whether Enter was pressed since this was last asked."""
+    """Return whether Enter was pressed since this was last asked."""
     if not _has_keys():
         return False
     try:

@@ -82,16 +82,20 @@ def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> N
         "--scale",
         choices=names.PICTURE_SCALES,
         default=default,
-        help="of frequency over the rows (default: linear)",
+        help="frequency scale of the rows (default: linear)",
     )
-    group.add_argument("--fmin", metavar="HZ", type=float, help="of the lowest row (default: 0; log: 20)")
-    group.add_argument("--fmax", metavar="HZ", type=float, help="of the highest row (default: half the rate)")
+    group.add_argument(
+        "--fmin", metavar="HZ", type=float, help="frequency of the lowest row (default: 0; log: 20)"
+    )
+    group.add_argument(
+        "--fmax", metavar="HZ", type=float, help="frequency of the highest row (default: half the rate)"
+    )
     group.add_argument(
         "--range",
         metavar="DB",
         type=float,
         default=default and names.RANGE_DB,
-        help=f"from white down to black (default: {names.RANGE_DB:g})",
+        help=f"level of black below white (default: {names.RANGE_DB:g})",
     )
 
 

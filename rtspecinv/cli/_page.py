@@ -47,7 +47,7 @@ _MARKERS = {"■": "s", "▼": "v", "◆": "D", "●": "o", "✖": "X"}
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a result: what it is called, how it is written, and which is the better."""
+    """Column of the table: its name, its number format, and whether higher or lower is better."""
 
     key: str
     title: str

@@ -1,4 +1,4 @@
-"""What `rtspecinv picture` does: sound into pictures."""
+"""`rtspecinv picture`: sound into pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `rtspecinv play` does: an audio file's magnitudes, inverted as a stream, to a device and a file."""
+"""`rtspecinv play`: an audio file's magnitudes, inverted as a stream, to a device and a file."""
 
 from __future__ import annotations
 

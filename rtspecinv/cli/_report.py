@@ -93,7 +93,7 @@ def kind_of(message: Warning | str, filename: str, lineno: int) -> tuple[str, st
 
 
 def on_terminal() -> bool:
-    """Whether somebody sees stderr as it is written."""
+    """Return whether somebody sees stderr as it is written."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 

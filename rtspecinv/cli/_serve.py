@@ -1,4 +1,4 @@
-"""What `rtspecinv serve` does."""
+"""Implementation of `rtspecinv serve`."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         type=_words,
         default=["auto"],
-        help=f"of {', '.join(names.ENGINES)}, or all (default: auto)",
+        help=f"engines: {', '.join(names.ENGINES)}, or all (default: auto)",
     )
     group.add_argument(
-        "--device", choices=names.DEVICES, help="default: all there are that the engine can run on"
+        "--device", choices=names.DEVICES, help="device (default: all that the engine can run on)"
     )
     group.add_argument(
         "--transforms", metavar="N/H,...", type=transforms, default=[(1024, 256)],
@@ -53,13 +53,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--every",
         action="store_true",
-        help="measure every setting with every number of streams; otherwise, only the one that is made of "
-        "the first values of the lists, and the others with the first number of streams",
+        help="measure every setting with every number of streams; otherwise, the first setting is measured "
+        "with every number of streams, and the others with the first number",
     )
     group = parser.add_argument_group("how")
-    group.add_argument("--threads", metavar="N", type=int, default=1, help="default: %(default)s")
     group.add_argument(
-        "--pushes", metavar="N", type=int, default=2000, help="that are timed, of each (default: %(default)s)"
+        "--threads", metavar="N", type=int, default=1, help="CPU threads (default: %(default)s)"
+    )
+    group.add_argument(
+        "--pushes",
+        metavar="N",
+        type=int,
+        default=2000,
+        help="timed pushes of each setting (default: %(default)s)",
     )
     group.add_argument("--quick", action="store_true", help=f"{names.QUICK} times fewer pushes")
     group.add_argument(

@@ -31,8 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--sample-rate",
         metavar="HZ",
         type=int,
-        help="default: what the picture says, which sounds faster or slower, and higher or lower, at another "
-        f"rate; else {names.PICTURE_RATE}",
+        help="sample rate; another rate than that of the picture changes speed and pitch (default: that of "
+        f"the picture, else {names.PICTURE_RATE})",
     )
     parser.add_argument(
         "--dark-is-loud", action="store_true", help="dark pixels are loud, bright pixels are silent"

@@ -53,15 +53,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"MelConfig, or one of {', '.join(names.PRESETS)}",
     )
     parser.add_argument(
-        "--array", metavar="NAME", help="of the files' arrays (default: the only one, or else magnitude)"
+        "--array",
+        metavar="NAME",
+        help="name of the array in each file (default: the only one, or else magnitude)",
     )
     parser.add_argument(
         "--scaling",
         choices=names.SCALINGS,
-        help="of magnitudes of scipy, which is undone: scipy.signal.stft has spectrum and psd, ShortTimeFFT "
-        "magnitude and psd",
+        help="scaling of scipy to undo: spectrum or psd of scipy.signal.stft, magnitude or psd of "
+        "ShortTimeFFT",
     )
-    parser.add_argument("--format", choices=names.FORMATS, help="of the files in a folder (default: wav)")
+    parser.add_argument(
+        "--format", choices=names.FORMATS, help="format of the files in a folder (default: wav)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing sound files of a folder")
     options.add_stft_options(parser, n_fft=None, hop_length=None)
     group = parser.add_argument_group("inversion")

@@ -33,14 +33,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         help=f"slow down at the same pitch, from {names.STRETCH_RATES[0]:g} to 1: 0.5 is half the speed; it "
-        "leaps to now when it is 10 s behind",
+        "skips to the newest sound when it is 10 s behind",
     )
     group.add_argument(
         "--pitch",
         metavar="SEMITONES",
         type=float,
         default=0.0,
-        help="12 is an octave up, -12 one down; from -36 to 36",
+        help="shift in semitones from -36 to 36: 12 is an octave up, -12 an octave down",
     )
     parser.add_argument(
         "-o",
@@ -51,14 +51,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", metavar="S", type=float, help="end after S seconds")
     group = options.add_device_options(parser, default_latency="low")
-    group.add_argument("-i", "--input", metavar="DEVICE", type=device, help="the same, to record from")
+    group.add_argument(
+        "-i",
+        "--input",
+        metavar="DEVICE",
+        type=device,
+        help="number or part of the name of the device to record from",
+    )
     group.add_argument(
         "--two-streams",
         action="store_true",
         help="open separate streams for microphone and speakers of one device; some drivers need it",
     )
     group.add_argument(
-        "--sample-rate", metavar="HZ", type=int, help="of the microphone (default: the device's own)"
+        "--sample-rate", metavar="HZ", type=int, help="rate of the microphone (default: the device's own)"
     )
     group.add_argument(
         "--queue",

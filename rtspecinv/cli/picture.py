@@ -21,9 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=file_name, required=True, help="picture: .png or .tiff"
     )
-    parser.add_argument("--height", metavar="ROWS", type=int, help="default: one for every frequency")
     parser.add_argument(
-        "--bits", type=int, choices=(8, 16), default=16, help="of a grey value (default: %(default)s)"
+        "--height", metavar="ROWS", type=int, help="number of rows (default: one per frequency)"
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 16), default=16, help="bits of a grey value (default: %(default)s)"
     )
     options.add_scale_options(parser, default="linear")
     options.add_stft_options(parser, n_fft=1024, hop_length=256)

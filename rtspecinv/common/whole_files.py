@@ -40,7 +40,7 @@ def check_place(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a pipe or a device, which is written as it comes and is never renamed."""
+    """Return whether a path is a pipe or a device, which is written as it comes and is never renamed."""
     absolute = os.path.abspath(path)
     if absolute.startswith(_OPEN_FILES):
         return os.path.exists(absolute) and not os.path.isdir(absolute)
@@ -63,15 +63,15 @@ class Guarded(io.RawIOBase):
         self._file = file
 
     def readable(self) -> bool:
-        """Whether it can be read: as the file itself."""
+        """Return whether it can be read: as the file itself."""
         return bool(self._file.readable())
 
     def writable(self) -> bool:
-        """Whether it can be written: always."""
+        """Return whether it can be written: always."""
         return True
 
     def seekable(self) -> bool:
-        """Whether it can be sought in: as the file itself."""
+        """Return whether it can be sought in: as the file itself."""
         return bool(self._file.seekable())
 
     def write(self, content: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
@@ -171,7 +171,7 @@ class Stream(Guarded):
         self._closes = close
 
     def seekable(self) -> bool:
-        """Whether it can be sought in: never."""
+        """Return whether it can be sought in: never."""
         return False
 
     def write(self, content: bytes | bytearray | memoryview) -> int:  # type: ignore[override]

@@ -72,7 +72,7 @@ def save(name: str, content: bytes) -> None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody else may write to a folder, as far as the system can tell."""
+    """Return whether nobody else may write to a folder, as far as the system can tell."""
     if not hasattr(os, "getuid"):
         return True
     found = folder.stat()

@@ -1,4 +1,4 @@
-"""Grey pictures in files: PNG and TIFF with texts, and whatever other pictures are read as.
+"""Grey pictures in files: PNG and TIFF with texts; other formats are only read.
 
 Only formats whose decoders run no code and call no other program are opened, after a look at their size.
 """
@@ -53,8 +53,7 @@ def check_file(path: Path) -> None:
 def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
     """Read a picture as grey levels `(height, width)` from 0 to 1, and the texts in it.
 
-    Colours become their luminance, what is transparent becomes black; of several pictures in a file the
-    first is read.
+    Colours are converted to luminance, transparent pixels to black. Only the first picture of a file is read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -103,7 +102,7 @@ def _count(path: Path, marker: bytes) -> int:
 
 
 def resize_columns(levels: Levels, n_columns: int) -> Levels:
-    """The same picture with another width: columns are interpolated, or averaged where there are fewer."""
+    """Return the picture with another width; columns are interpolated, or averaged to fewer columns."""
     image_module = pillow()
     image = image_module.fromarray(np.ascontiguousarray(levels, np.float32))
     resized = image.resize((n_columns, len(levels)), image_module.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
 """What a file says about the spectrogram in it: the same fields in every format.
 
 A magnitude spectrogram has the parameters of its `STFT` and a sample rate; a mel spectrogram its `MelConfig`,
-as JSON in the field `mel_config`. Nothing that comes from a file is believed before it is checked.
+as JSON in the field `mel_config`. Every value from a file is checked before it is used.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
 
 
 def frames_of(transform: STFT | MelConfig, n_samples: int) -> int:
-    """Frames of so many samples."""
+    """Return the number of frames of so many samples."""
     if isinstance(transform, STFT):
         return transform.count_frames(n_samples)
     return transform.stft(device="cpu").count_frames(n_samples) - transform.drop_last
@@ -77,7 +77,7 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the fields that are among `given`: numbers, texts, or arrays of one of them.
 
     Raises:
-        ValueError: a field has a value that is none of its own.
+        ValueError: the value of a field is invalid.
     """
     found: dict[str, Any] = {}
     for name in FIELDS:

@@ -1,9 +1,9 @@
 """Spectrograms from .npy, .npz, .pt, .safetensors, .png and .tiff files, read a few frames at a time.
 
 Nothing in such a file is ever run: pickled objects are refused. Memory does not grow with the file's length:
-every block maps the file anew, copies its frames and lets go of the mapping. Compressed .npz arrays are
-unpacked into a temporary file first, pictures and .pt files of the old format as a whole into memory: all of
-that only after a look at their size.
+for every block the file is mapped, the frames are copied, and the mapping is closed. Compressed .npz arrays
+are first unpacked into a temporary file; pictures and .pt files of the old format are read into memory as a
+whole. Their size is checked before.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _BLOCK_VALUES = 2**20  # values read at once: a few MB
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """A spectrogram file: its shape, what it says about its STFT (None where it says nothing), its frames.
+    """A spectrogram file: its shape, its frames, and the parameters that it stores (None if missing).
 
     Attributes:
-        shape: of the array, without leading axes of size 1 beyond three.
-        n_samples: those of the recording; None if the file does not say it.
-        mel: what its mel frames are; None of magnitudes.
-        options: the other parameters of `STFT` that the file names.
+        shape: shape of the array, without leading axes of size 1 beyond three axes.
+        n_samples: number of samples of the recording; None if the file does not store it.
+        mel: configuration of the mel frames; None for magnitudes.
+        options: other parameters of `STFT` that the file stores.
     """
 
     path: Path
@@ -71,28 +71,28 @@ class Spectrogram:
 
     @property
     def n_freq(self) -> int:
-        """Frequencies or mel bands in a frame."""
+        """Number of frequencies or mel bands in a frame."""
         return self.shape[-2] if self.layout == "freq-time" else self.shape[-1]
 
     @property
     def n_frames(self) -> int:
-        """Frames in the file."""
+        """Number of frames in the file."""
         return self.shape[-1] if self.layout == "freq-time" else self.shape[-2]
 
     @property
     def channels(self) -> int:
-        """Channels, 1 for a file with two axes."""
+        """Number of channels, 1 for a file with two axes."""
         return self.shape[0] if len(self.shape) == 3 else 1
 
     def settings(
         self, *, n_fft: int | None = None, hop_length: int | None = None, sample_rate: int | None = None
     ) -> tuple[int, int, int]:
-        """Return n_fft, hop_length and rate in Hz: as given, as the file says, or as its shape suggests.
+        """Return n_fft, hop_length and rate in Hz: as given, as stored, or guessed from the shape.
 
         An n_fft may have as many frequencies as `conventions.half_spectrum` takes.
 
-        Raises `ValueError` where file and arguments contradict each other, where the shape does not fit
-        n_fft, where nobody knows the sample rate, and where the frames would take more work than `bounds`
+        Raises `ValueError` if file and arguments contradict each other, if the shape does not fit n_fft, if
+        the sample rate is neither given nor stored, and if the frames would take more work than `bounds`
         allows, unless n_fft and hop_length are given.
         """
         rate = self._agreed("sample_rate", sample_rate)
@@ -141,9 +141,10 @@ class Spectrogram:
         return stored if given is None else given
 
     def length(self, stft: STFT | MelConfig) -> int | None:
-        """Samples of the recording that these are the frames of; None if the file does not say it.
+        """Return the number of samples of the recording, or None if the file does not store it.
 
-        Warns of a length that has another number of frames, as of a file that was cut, and does without.
+        A stored length that does not fit the number of frames, as in a file that was cut, is ignored with a
+        warning.
         """
         if self.n_samples is None or (expected := frames_of(stft, self.n_samples)) == self.n_frames:
             return self.n_samples
@@ -178,7 +179,7 @@ class Spectrogram:
     def magnitudes(self, stft: STFT, scaling: str | None, sample_rate: float) -> Iterator[torch.Tensor]:
         """Yield the frames as half spectra `(channels, n_fft // 2 + 1)` of `stft`.
 
-        scaling: that of `scipy.signal`, to be undone; see `listen`.
+        scaling: scaling of `scipy.signal` to be undone; see `listen`.
         """
         factor = unscaled(scaling, stft, sample_rate)
         for frame in self.frames():
@@ -229,15 +230,15 @@ def open_spectrogram(
 ) -> Spectrogram:
     """Open a spectrogram, `([channels,] n_freq, n_frames)` or with frequency last.
 
-    Leading axes of size 1 before these, as batches of one have them, are left out.
+    Further leading axes of size 1, as those of a batch of one, are removed.
 
     Args:
-        path: .npy, .npz, .pt, .safetensors, .png, .tif or .tiff.
-        layout: "freq-time" or "time-freq", as Kaldi and ESPnet write mel frames; default: what the file says,
-            "freq-time" where it says nothing.
-        mel: what the mel frames are, as `preset` of `listen`; default: what the file says.
-        array: name of the array in a file of several; default: the only one with two axes or more, or
-            the one named `magnitude`, `spectrogram` or `mel`.
+        path: path of a .npy, .npz, .pt, .safetensors, .png, .tif or .tiff file.
+        layout: order of the axes: "freq-time" or "time-freq", in which Kaldi and ESPnet write mel frames;
+            default: the order that the file stores, or "freq-time".
+        mel: format of the mel frames, as `preset` of `listen`; default: the format that the file stores.
+        array: name of the array, for a file with several arrays; default: the only one with two axes or
+            more, or the one named `magnitude`, `spectrogram` or `mel`.
 
     Returns:
         A `Spectrogram`, with the parameters that `save_spectrogram` wrote: fields of .npz and .pt files,
@@ -246,10 +247,10 @@ def open_spectrogram(
     Raises:
         FileNotFoundError: there is no such file.
         KeyError: there is no such preset.
-        ValueError: a file, shape, dtype or parameter that is none of these.
-        ImportError: an extra is missing; says which.
+        ValueError: the file, its shape or dtype, or a parameter is not of these kinds.
+        ImportError: an extra is missing; the message names it.
 
-    Warns that the phase of complex values is not used.
+    A warning is issued for complex values, whose phase is not used.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What the grey values of a picture stand for: magnitudes in dB over any frequency scale, or mel values.
+"""Meaning of the grey values of a picture: magnitudes in dB on a frequency scale, or mel values.
 
 A row is a frequency, the top row the highest; a column is a frame. Black is silence, white the largest value.
 """
@@ -32,13 +32,13 @@ class PictureScale:
     """How grey levels u from 0 to 1 stand for magnitudes: `white * 10**((u - 1) range_db / 20)`, 0 for u = 0.
 
     Args:
-        sample_rate: Hz.
-        n_fft: of the frames; they have `n_fft // 2 + 1` frequencies.
-        scale: how rows lie between `fmin` and `fmax`: "linear", "log", or "mel" (`log10(1 + f / 700)`).
-        fmin, fmax: frequencies of the lowest and the highest row, Hz; default: 0, or 20 for "log", and half
-            the rate. What is beyond is silent.
+        sample_rate: sample rate, Hz.
+        n_fft: length of a frame in samples; frames have `n_fft // 2 + 1` frequencies.
+        scale: frequency scale of the rows: "linear", "log", or "mel" (`log10(1 + f / 700)`).
+        fmin, fmax: frequencies of the lowest and the highest row, Hz; default: 0 (20 for "log") and half the
+            sample rate. Frequencies outside are silent.
         white: magnitude of white.
-        range_db: how far black is under white.
+        range_db: level of black below white, dB.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -88,9 +88,9 @@ class PictureScale:
     def levels(self, magnitude: npt.ArrayLike, height: int | None = None) -> npt.NDArray[np.float32]:
         """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`, one-sided or two-sided.
 
-        A row shows the mean power of the frequencies nearer to it than the next rows are, weighted by a
-        triangle; between frequencies it interpolates. None is a row for every frequency. A picture of more
-        than `MOST_VALUES` values is a ValueError.
+        A row shows the mean power of the frequencies around it, weighted by a triangle that reaches to the
+        neighbouring rows; where rows are closer than frequencies, levels are interpolated. The default of
+        `height` is one row per frequency. Raises `ValueError` for more than `MOST_VALUES` values.
         """
         values = half_spectrum(np.asarray(unmasked(magnitude, "magnitude")), self.n_fft)
         n_freq, n_frames = values.shape

@@ -41,25 +41,25 @@ def save_spectrogram(
     """Write a spectrogram and its parameters into a file that `listen` and `rtspecinv invert` can read.
 
     Args:
-        path: .npz, .pt, .safetensors, .png or .tiff. The file is whole or absent.
+        path: path of a .npz, .pt, .safetensors, .png or .tiff file. A failed write leaves no partial file.
         values: magnitudes `([channels,] n_freq, n_frames)`, or mel frames `([channels,] n_mels, n_frames)`.
-            Of two-sided magnitudes the half from 0 Hz up to the Nyquist frequency is written.
-        transform: the `STFT` of magnitudes; of mel frames their `Mel`, `MelConfig`, name among `presets`,
-            or .json or .toml file of a `MelConfig`.
-        sample_rate: Hz, of magnitudes; a mel configuration knows its own.
-        length: number of samples of the sound when it is read; default: what the frames cover.
-        layout: "time-freq" writes `(n_frames, n_mels)`, and says so.
-        bits: of a picture, 8 or 16.
-        scale: of a picture of magnitudes; None has a row for every frequency, and makes silence of what is
-            more than 80 dB under the largest.
-        height: rows of a picture of magnitudes; default: one for every frequency.
+            Two-sided magnitudes are written as their half from 0 Hz up to the Nyquist frequency.
+        transform: `STFT` of the magnitudes; or, for mel frames, their `Mel`, their `MelConfig`, a name of
+            `presets`, or the path of the .json or .toml file of a `MelConfig`.
+        sample_rate: sample rate of magnitudes, Hz; mel frames have that of their configuration.
+        length: number of samples of the sound, stored in the file; default: what the frames cover.
+        layout: order of the axes; "time-freq" writes `(n_frames, n_mels)` and stores this order in the file.
+        bits: bits per grey value of a picture, 8 or 16.
+        scale: scale of a picture of magnitudes; default: one row per frequency, where magnitudes more than
+            80 dB below the largest are silent.
+        height: number of rows of a picture of magnitudes; default: one per frequency.
 
     Raises:
-        ValueError: values that are not finite or not of that transform, a length that has another number of
-            frames, or a name that cannot be written.
-        TypeError: values that are no real floating-point numbers.
-        OSError: the disk refuses, for the reason it gives.
-        ImportError: an extra is missing; says which.
+        ValueError: `values` are not finite or not of this transform, `length` does not fit the number of
+            frames, or the suffix of `path` is not supported.
+        TypeError: `values` are not real floating-point numbers.
+        OSError: the file cannot be written.
+        ImportError: an extra is missing; the message names it.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Frames in motion: players that invert them while they come, analysis of blocks of sound, transforms."""
+"""Live frames: players that invert frames on arrival, analysis of blocks of sound, transforms."""
 
 from rtspecinv.live import transforms
 from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames

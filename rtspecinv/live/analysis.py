@@ -18,11 +18,11 @@ Block = Tensor | np.ndarray[Any, Any]
 
 
 class StreamingAnalysis:
-    """Magnitude frames of a signal that comes in blocks: the same as `stft.magnitude` of the whole signal.
+    """Computes magnitude frames of a signal in blocks, equal to `stft.magnitude` of the whole signal.
 
-    A frame is complete once its last sample has come, half a frame after its centre. With
-    `pad_mode="circular"` the end of the signal stands before its beginning: all frames come at the end then,
-    and memory grows until they do. Blocks are taken to the device and the precision of `stft`.
+    A frame is complete when its last sample has arrived, half a frame after its centre. With
+    `pad_mode="circular"` the first frame needs the end of the signal, so `finish` returns all frames and
+    memory grows until then. Blocks are moved to the device and converted to the precision of `stft`.
     """
 
     def __init__(self, stft: STFT) -> None:
@@ -33,13 +33,13 @@ class StreamingAnalysis:
         self._padded = False  # at the beginning
 
     def push(self, block: Block) -> Tensor:
-        """Take the next `(*channels, n_samples)`, return what they complete, `(*channels, n_freq, n_frames)`.
+        """Take a block `(*channels, n_samples)`, return complete frames `(*channels, n_freq, n_frames)`.
 
-        Blocks may have any lengths, 0 too.
+        A block may have any length, including 0.
 
         Raises:
-            ValueError: no axis, no channel, or other channels than before.
-            TypeError: no plain tensor or array of real floating-point numbers.
+            ValueError: the block has no axis, no channel, or other channels than the blocks before.
+            TypeError: the block is not a dense tensor or array of real floating-point numbers.
         """
         new = self._checked(block).clone()  # the caller may use the block again
         keep = self.stft.padding + 1
@@ -55,7 +55,7 @@ class StreamingAnalysis:
         return self._take()
 
     def finish(self) -> Tensor:
-        """Return the frames that reach beyond the end; raises `ValueError` for a signal without a frame."""
+        """Return the frames that extend beyond the end; raises `ValueError` for a signal without a frame."""
         if self._pending is None or self._tail is None or self._n_samples < self.stft.n_needed:
             raise ValueError(
                 f"{self._n_samples} samples are too few for n_fft={self.stft.n_fft}, "
@@ -114,7 +114,7 @@ class StreamingAnalysis:
 def magnitude_frames(blocks: Iterable[Block], stft: STFT) -> Iterator[Tensor]:
     """Yield the magnitude frames `(*channels, n_freq)` of a signal in blocks `(*channels, n_samples)`.
 
-    blocks: an `AudioReader` or its `blocks()`, a `Microphone`, a list of arrays.
+    blocks: iterable of blocks: an `AudioReader` or its `blocks()`, a `Microphone`, a list of arrays.
 
     Raises `ValueError` at the end of a signal that is too short to pad.
     """

@@ -37,7 +37,7 @@ class Bell:
 
 
 def is_held_here(lock: Any) -> bool:
-    """Whether this thread holds an `RLock`: then a signal handler interrupted what it is held for.
+    """Return whether this thread holds an `RLock`: then a signal handler interrupted what it is held for.
 
     A thread that waits for the lock goes on when the handler has ended, so the handler must not wait for it.
     """

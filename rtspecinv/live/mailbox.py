@@ -1,4 +1,4 @@
-"""A mailbox for frames: whoever makes them puts them in, whoever plays takes the latest."""
+"""A mailbox for frames: the producer puts frames in, the player takes the latest one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from rtspecinv.live.inbox import Bell, copy_of
 
 
 class Mailbox:
-    """The latest frame wins: any thread may `put` frames at any time, iterating gives the latest for ever.
+    """Keeps the latest frame: any thread may `put` frames at any time, and iteration yields the latest one.
 
-    So a synthesiser draws its frames when it likes, and a `Player` takes one for each hop: with
-    `full="block"` it sets the pace of the iteration. The first frame is waited for; `close` ends it.
+    A synthesiser can thus make frames at its own rate, while a `Player` takes one per hop; with
+    `full="block"` the player sets the pace of the iteration. The iteration waits for the first frame, repeats
+    the latest one if there is no new frame, and ends after `close`.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,7 @@ class Mailbox:
         self._first, self._closed = Bell(), False
 
     def put(self, frame: Any) -> None:
-        """Give a copy of `frame`, numpy or torch, in place of the one before; else it is a TypeError."""
+        """Replace the latest frame by a copy of `frame`; raises `TypeError` unless it is numpy or torch."""
         able(("__array__",), "pass a tensor or an array", frame=frame)
         self._latest = copy_of(frame)
         self._first.ring()

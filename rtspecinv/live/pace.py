@@ -18,9 +18,9 @@ from rtspecinv.live.transforms import Stretch
 class Pace:
     """Keeps the playback queue of a microphone-to-speakers loop near its target length.
 
-    The queue grows longer than needed when the device starts late, and after gaps. Where it has been too long
-    for a whole second, the surplus is skipped at the microphone, in whole blocks, because a frame is complete
-    when a block comes.
+    The queue grows longer than needed when the device starts late, and after gaps. If it has been too long
+    for one second, blocks of the microphone are skipped. Only whole blocks are skipped, because frames are
+    completed by blocks.
 
         pace = Pace(microphone, sink, 0.02, stft.hop_length)
         for frame in magnitude_frames(pace.blocks(), stft):
@@ -58,7 +58,7 @@ class Pace:
             yield block[:, left_out:]
 
     def takes_frame(self) -> bool:
-        """Return whether to push the frame that has just come; False where the queue is too long for it."""
+        """Return whether to push the frame that has just arrived; False if the queue is too long."""
         queued, block_length = self._sink.queued, self._microphone.block_length
         most = self._wanted + max(self._hop_length, 2 * block_length)
         if not self._has_begun:
@@ -81,7 +81,7 @@ class Pace:
 
 
 def slowed(frames: Iterable[Tensor], rate: float, most: int) -> Iterator[Tensor]:
-    """Yield a frame for each of `frames`, read at `rate` up to 1; `most` waiting frames are dropped."""
+    """Yield one frame per frame of `frames`, read at a `rate` up to 1; drop frames beyond `most` waiting."""
     waiting: deque[Tensor] = deque()
 
     def read() -> Iterator[Tensor]:

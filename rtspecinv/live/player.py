@@ -190,8 +190,8 @@ class Player:
     def push(self, magnitude: Any, *, timeout: float | None = None) -> None:
         """Take in a copy of one frame, `(n_freq,)` or `(channels, n_freq)`, numpy or torch.
 
-        Waits only with `full="block"`, until there is room, at most `timeout` seconds: then `TimeoutError`.
-        Raises `ValueError` and `TypeError` as the inverter does, and nothing is taken in.
+        With `full="block"` the call waits until there is room; it raises `TimeoutError` after `timeout`
+        seconds. Raises `ValueError` and `TypeError` as the inverter does; the frame is then rejected.
         """
         if timeout is not None:
             timeout = finite(0, threading.TIMEOUT_MAX, timeout=timeout)
@@ -215,9 +215,9 @@ class Player:
             self._check()
 
     def drain(self) -> None:
-        """Wait until all that was pushed is heard to its end; what is pushed next begins anew.
+        """Wait until all frames pushed so far have been played to the end; the next frame starts anew.
 
-        What other threads push meanwhile waits behind that end.
+        Frames that other threads push meanwhile are played afterwards.
         """
         self._check()
         self._refuse_to_wait("drain()", "reset() and abort() do not wait")
@@ -240,9 +240,9 @@ class Player:
     def close(self) -> None:
         """Play all frames pushed so far and stop; the sink stays open. Closing twice is harmless.
 
-        From now on `push` raises `ValueError`, in threads that wait for room, too. Called by the sink or the
-        inverter, that is, by the player's own thread, it does not wait; nor where a signal handler calls it
-        that interrupted another call of the player, which the thread waits for.
+        From now on `push` raises `ValueError`, also in threads that wait for room. `close` does not wait if
+        the sink or the inverter calls it in the player's own thread, or if it is called by a signal handler
+        that interrupted another call of the player on which this thread depends.
         """
         if self._waits_for_itself:
             self._inbox.end(self._worker.leave, last=True)
@@ -259,8 +259,8 @@ class Player:
     def abort(self) -> None:
         """Stop playback at once; the sink stays open.
 
-        It waits for the push that the player's thread is at, however many iterations that has; where
-        `close` does not wait, it does not, either.
+        It waits for the current push of the player's thread, with all of its iterations, except where
+        `close` would not wait.
         """
         if self._worker.is_elsewhere:
             return
@@ -275,7 +275,7 @@ class Player:
 
     @property
     def n_iter(self) -> int:
-        """Iterations per push when there is time for them; may be set at any time."""
+        """Number of iterations per push when there is time for them; it may be set at any time."""
         return self._iterations.wanted
 
     @n_iter.setter

@@ -1,4 +1,4 @@
-"""Many live streams in one inverter, each at its own pace: those that have a frame are pushed."""
+"""Many live streams in one inverter: each push processes the streams that have a frame."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ _LOG = logging.getLogger("rtspecinv")
 
 
 class PoolInverter(Protocol):
-    """What a pool needs of a `StreamingInverter`."""
+    """Methods of a `StreamingInverter` that a pool uses."""
 
     batch_shape: tuple[int, ...]
 
     @property
     def latency(self) -> int:
-        """Samples to drop at the beginning of each stream."""
+        """Number of samples to drop at the beginning of each stream."""
 
     def push(self, magnitude: Any, /, *, streams: list[int]) -> Any:
-        """`(n_streams, n_freq)` to `(n_streams, hop_length)`."""
+        """Take frames `(n_streams, n_freq)`, return hops `(n_streams, hop_length)`."""
 
     def flush(self, n_samples: int | None = None, /, *, streams: list[int]) -> Any:
-        """Return the samples still owed to some streams, and reset these."""
+        """Return the remaining samples of some streams and reset these streams."""
 
     def reset(self, streams: list[int], /) -> None:
-        """Make some streams as new."""
+        """Return some streams to their initial state."""
 
     def check(self, magnitude: Any, /, *, streams: list[int]) -> None:
-        """Raise what `push` would raise."""
+        """Raise the error that `push` would raise."""
 
 
 class StreamPool:
-    """Lends the streams of one inverter to those who join, and pushes the frames of all together.
+    """Assigns the streams of one inverter to clients and pushes the frames of many streams together.
 
-    A thread of the pool takes a frame from each stream that has one, in the order in which they came, at most
-    16 streams at once, and gives each its hop. There is no clock: it works while there are frames, and waits
-    for nobody. The samples of a stream are, to the bit, those of an inverter of its own (engine `numba`).
+    The pool's thread takes one frame from each stream that has one, in order of arrival, from at most 16
+    streams at once, and gives each stream its hop. There is no clock: it pushes whenever a frame is queued.
+    With the engine `numba` the samples of a stream equal those of a separate inverter to the bit.
 
     Args:
         inverter: a `StreamingInverter` or `MelInverter` with `batch_shape=(n_streams,)`; no one else may push
             to it.
-        max_frames: most frames of a stream that may wait, default: 8.
-        observe: called in the pool's thread after each push with the number of streams and the seconds of
-            work; default: nothing is called.
+        max_frames: largest number of frames of a stream that may wait, default: 8.
+        observe: function called in the pool's thread after each push with the number of streams and the
+            duration of the push in seconds; default: no function.
 
     Raises:
         TypeError, ValueError: a parameter is out of range, or the inverter has no batch of one axis.
@@ -103,21 +103,21 @@ class StreamPool:
         self._worker = Worker("rtspecinv pool", self._step, self._bell, self._end)
 
     def __len__(self) -> int:
-        """Streams that are lent now."""
+        """Return the number of streams in use."""
         return len(self._streams)
 
     def join(self, receive: Receive, *, refuse: Refuse | None = None) -> PooledStream:
-        """Lend a stream, as new.
+        """Return a free stream in its initial state.
 
         Args:
-            receive: called in the pool's thread with each array of samples `(n_samples,)`, a hop after each
-                push, in order. It must not wait: all other streams would wait with it. If it raises, the
-                stream leaves the pool and keeps the exception as its `failure`.
-            refuse: called, in its turn, with the error of a frame that is not taken, in place of `receive`;
-                default: `PooledStream.push` raises the error, after a check in the caller's thread.
+            receive: function called in the pool's thread with each array of samples `(n_samples,)`, in order,
+                one hop per push. It must not wait, because all other streams would wait, too. If it raises,
+                the stream leaves the pool and keeps the exception as its `failure`.
+            refuse: function called in place of `receive`, in order, with the error of a rejected frame;
+                default: `PooledStream.push` checks the frame in the caller's thread and raises the error.
 
         Raises:
-            queue.Full: all streams are lent.
+            queue.Full: all streams are in use.
             RuntimeError: the pool has been closed, or its inverter has failed.
         """
         function(receive=receive)
@@ -134,7 +134,7 @@ class StreamPool:
         return stream
 
     def close(self) -> None:
-        """Take no more frames, end the thread after the push that it is at, and wait for that."""
+        """Accept no more frames, end the thread after its current push, and wait until it has ended."""
         self._worker.stop()
         self._end()
 
@@ -148,7 +148,7 @@ class StreamPool:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended the pool's thread, if something did."""
+        """Exception that ended the pool's thread, or None."""
         return self._worker.failure
 
     def _check_open(self) -> None:
@@ -209,7 +209,7 @@ class StreamPool:
         self._deliver(streams, hops, n_frames=1)
 
     def _refuses(self, stream: PooledStream, frame: Array) -> bool:
-        """Whether a frame is not taken; tells the stream why."""
+        """Return whether a frame is not taken; tells the stream why."""
         try:
             self.inverter.check(frame[None], streams=[stream._position])
         except (ValueError, TypeError) as error:
@@ -238,7 +238,7 @@ class StreamPool:
                 stream._give(stream._receive, row)
 
     def _is_wanted(self, stream: PooledStream, n_frames: int) -> bool:
-        """Whether a stream still wants what comes of frames, which wait no longer."""
+        """Return whether a stream still wants what comes of frames, which wait no longer."""
         with self._lock:
             is_wanted = stream._turn == stream._era and stream in self._streams
             stream._n_waiting -= n_frames if is_wanted else 0
@@ -252,10 +252,10 @@ class StreamPool:
 
 
 class PooledStream:
-    """One stream of a `StreamPool`, for as long as it is lent; see `StreamPool.join`.
+    """One stream of a `StreamPool`, usable until it leaves; see `StreamPool.join`.
 
     Attributes:
-        failure: exception of `receive`, or of the pool's thread, that ended the stream; None if none did.
+        failure: exception of `receive` or of the pool's thread that ended the stream, or None.
     """
 
     def __init__(
@@ -270,26 +270,26 @@ class PooledStream:
 
     @property
     def position(self) -> int:
-        """Number of the stream in its pool, from 0; others have it before and after."""
+        """Index of the stream in its pool, from 0; later streams reuse it."""
         return self._position
 
     @property
     def latency(self) -> int:
-        """Samples to drop at the beginning."""
+        """Number of samples to drop at the beginning."""
         return self._pool.inverter.latency
 
     @property
     def n_waiting(self) -> int:
-        """Frames that came in and whose hop has not been given to `receive`."""
+        """Number of frames accepted whose hop `receive` has not got yet."""
         return self._n_waiting
 
     def push(self, magnitude: Any) -> None:
         """Queue a copy of a frame `(n_freq,)`, or `(n_mels,)`; `receive` is called with its hop.
 
         Raises:
-            queue.Full: `max_frames` wait already; the frame is not taken.
+            queue.Full: `max_frames` frames already wait; the frame is rejected.
             ValueError, TypeError: as in `StreamingInverter.push`, unless `refuse` is called instead; the next
-                good frame is taken.
+                valid frame is accepted.
             RuntimeError: the stream has left, or the pool has ended.
         """
         frame, pool = _array(magnitude), self._pool
@@ -306,18 +306,18 @@ class PooledStream:
             pool._add(self, (_FRAME, frame))
 
     def flush(self) -> None:
-        """Give the samples still owed to `receive`, after those of all frames, and make the stream as new."""
+        """Give the remaining samples to `receive`, after those of all frames, and reset the stream."""
         self._queue(_FLUSH)
 
     def call(self, function_: Callable[[], object]) -> None:
-        """Call a function in the pool's thread when the samples of all that was asked for before are out."""
+        """Call a function in the pool's thread after all earlier requests have been completed."""
         function(function_=function_)
         self._queue(_CALL, function_)
 
     def reset(self) -> None:
-        """Forget the frames that wait and make the stream as new: nothing of before is given to `receive`.
+        """Drop the waiting frames and reset the stream; `receive` gets no samples of earlier frames.
 
-        A call of `receive` that has begun in the pool's thread comes to its end.
+        A call of `receive` that has already begun in the pool's thread is completed.
         """
         with self._pool._lock:
             self._check_lent()
@@ -331,12 +331,12 @@ class PooledStream:
             self._pool._bell.ring()
 
     def leave(self) -> None:
-        """Give the stream back; frames that wait are forgotten. A stream that has left stays as it is."""
+        """Return the stream to the pool and drop its waiting frames; leaving twice is harmless."""
         with self._pool._lock:
             self._pool._release(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was asked for is done, at most some seconds; return whether it is."""
+        """Wait at most `timeout` seconds until all requests are completed; return whether they are."""
         over, reached = threading.Event(), []
 
         def reach() -> None:

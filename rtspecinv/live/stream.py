@@ -1,4 +1,4 @@
-"""An inverter and the sink it sounds in: what the offline loop and the live player share."""
+"""An inverter and its sink, as used by the offline loop and by the live player."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import LONGEST_SOUND, count
 from rtspecinv.levels import warn_of_peak
 
-# Samples that a sound is to have, or what tells them, None before they are known; None is what frames cover.
+# Number of samples, or a function that returns it (None while unknown); default: what the frames cover.
 Length = int | Callable[[], int | None] | None
 
 
 def checked_length(length: Length) -> Length:
-    """Length that is an integer from 1 on, a function, or None; anything else is a ValueError."""
+    """Return a length that is an integer above 0, a function, or None; raises `ValueError` otherwise."""
     return length if length is None or callable(length) else count(1, LONGEST_SOUND, length=length)
 
 
 class Inverter(Protocol):
-    """What `play` needs of a streaming inverter."""
+    """Methods of a streaming inverter that `play` uses."""
 
     @property
     def latency(self) -> int:
-        """Samples to drop at the beginning."""
+        """Number of samples to drop at the beginning."""
 
     def push(self, magnitude: Any, /) -> Any:
-        """`(*batch, n_freq)` to `(*batch, hop_length)`."""
+        """Take a frame `(*batch, n_freq)`, return a hop `(*batch, hop_length)`."""
 
     def flush(self, n_samples: int | None = None, /) -> Any:
-        """Return the samples still owed, `(*batch, n_samples)`: those that frames cover, or so many."""
+        """Return the remaining samples `(*batch, n_samples)`, up to what the frames cover or to a length."""
 
     def reset(self) -> None:
-        """Forget everything pushed."""
+        """Return the inverter to its initial state."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far playing has come."""
+    """State of the playback."""
 
     n_frames: int = 0  # pushed
     n_samples: int = 0  # written, per channel
@@ -52,8 +52,8 @@ class Stream:
     `clock` tells seconds, for the time that the inverter takes. `length` is that of the sound up to a flush.
 
     Attributes:
-        is_asked: whether a frame asked for sound: it was no silence.
-        is_heard: whether there was sound: not all samples written were 0.
+        is_asked: whether a frame was not silent.
+        is_heard: whether a sample written was not 0.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Stream:
         return Progress(self.n_frames, self.n_samples, self.work_seconds)
 
     def restart(self) -> None:
-        """Begin anew, as if nothing had been pushed."""
+        """Reset the inverter and the counts to their initial state."""
         self.inverter.reset()
         self.is_asked = False  # by a frame that is still to be heard
         self._begin()
@@ -87,7 +87,7 @@ class Stream:
         self._n_given = 0  # samples of this sound
 
     def push(self, frame: Any) -> Any:
-        """Samples `(*batch, n)` that `frame` completes, none before the latency has passed."""
+        """Return the samples `(*batch, n)` that `frame` completes; none before the latency has passed."""
         samples = self._timed(lambda: self.inverter.push(frame))
         self.hop_length = samples.shape[-1]
         self.n_frames += 1
@@ -95,13 +95,13 @@ class Stream:
         return self._trimmed(samples)
 
     def _is_silence(self, frame: Any) -> bool:
-        """Whether a frame asks for no sound; of a mel frame, the inverter knows the floor."""
+        """Return whether a frame asks for no sound; of a mel frame, the inverter knows the floor."""
         if hasattr(self.inverter, "is_silence"):
             return bool(self.inverter.is_silence(frame))
         return not bool((frame != 0).any())
 
     def flush(self) -> Any:
-        """Samples still owed; what is pushed next begins anew."""
+        """Return the remaining samples; the next frame pushed starts anew."""
         missing = self._missing
         wanted = () if missing is None else (self._to_drop + missing,)
         samples = self._trimmed(self._timed(lambda: self.inverter.flush(*wanted)))
@@ -110,12 +110,12 @@ class Stream:
 
     @property
     def _missing(self) -> int | None:
-        """Samples that the sound is short of its length, None where nobody knows that."""
+        """Return how many samples are missing from the length, or None if the length is unknown."""
         length = self.length() if callable(self.length) else self.length
         return None if length is None else max(0, length - self._n_given)
 
     def write(self, samples: Any) -> None:
-        """Give samples to the sink."""
+        """Write samples to the sink."""
         if samples.shape[-1]:
             self.sink.write(samples)
             self.is_heard = self.is_heard or bool((samples != 0).any())

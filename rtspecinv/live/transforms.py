@@ -1,15 +1,15 @@
-"""What can be done to magnitude frames on their way to the inverter, while it plays.
+"""Transforms of magnitude frames before inversion: time stretch, pitch, formants and others.
 
-Frames are `(*batch, n_freq)`, numpy or torch, and come out as they went in; `Pitch` and `Formants`, which
-know of frequencies, take two-sided frames with `onesided=False`. Every frame that comes out, and every one
-that is kept, is a copy: the caller may write to what went in and to what came out. `Stretch` is an iterator
-over other frames, everything else a function of one frame, so that they compose with `map`:
+Frames are `(*batch, n_freq)`, numpy or torch; the result has the type of the input. `Pitch` and `Formants`
+accept two-sided frames with `onesided=False`. Transforms copy the frames that they return or keep, so the
+caller may write to inputs and results. `Stretch` is an iterator over frames; all other transforms are
+functions of one frame, which compose with `map`:
 
     stretch, pitch = Stretch(frames, rate=0.5), Pitch(1.2)
     for frame in map(pitch, stretch):
         player.push(frame)
 
-Every setting is an attribute that any thread may set in between; it holds from the next frame on.
+Every setting is an attribute that any thread may change at any time; it applies from the next frame on.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ def _rate(**parameter: Any) -> float:
 
 
 class Stretch(Iterator[Any]):
-    """Reads frames at any rate, which may change while it plays.
+    """Time stretch: reads frames at a rate that may change during playback.
 
-    The position p grows by `rate` per frame, and what comes out is `(1 - a) X[i] + a X[i + 1]`, where i is
-    the whole part of p and a the rest. So rate 1 gives the frames as they are, 0.5 plays at half the speed at
-    the same pitch, 0 stands still, -1 plays backwards. It ends when p has reached the number of frames n, at
-    a constant rate after `ceil(n / rate)` frames; beyond the last frame lies the last frame.
+    The position p grows by `rate` per output frame, which is `(1 - a) X[i] + a X[i + 1]` with the whole part
+    i and the fraction a of p. Rate 1 returns the frames unchanged, 0.5 plays at half speed and the same
+    pitch, 0 repeats one frame, -1 plays backwards. The iteration ends when p reaches the number of frames n,
+    which takes `ceil(n / rate)` output frames at a constant rate. The last frame is repeated beyond the end.
 
-    frames: an iterable of frames; it is read as far as the position needs.
-    rate: frames per frame: 0, or from 0.001 to 1000, or as much backwards.
-    memory: frames that it can go back from the furthest. At the oldest it stands still.
+    frames: iterable of frames; it is read as far as the position requires.
+    rate: input frames per output frame: 0, or 0.001 to 1000, or -1000 to -0.001 backwards.
+    memory: number of frames kept for playing backwards; the position stops at the oldest one.
 
     Source: Portnoff 1981 (time scale by reading the short-time spectrum at another rate).
     """
@@ -149,10 +149,10 @@ class Stretch(Iterator[Any]):
 
 
 class Transform(ABC):
-    """A function of one frame after the other."""
+    """A function that is called with one frame after the other."""
 
     def __call__(self, frame: Frame) -> Frame:
-        """Return the frame that comes out for this one."""
+        """Return the transformed frame."""
         if isinstance(frame, np.ndarray):
             frame = unmasked(frame, "frame")
             return self(torch.from_numpy(np.array(frame, frame.dtype.newbyteorder("=")))).numpy()
@@ -194,7 +194,7 @@ class _Moving(Transform):
 
 
 class Freeze(Transform):
-    """Holds one frame: while `on`, Y[t] is X at the time that it was switched on; else Y[t] = X[t]."""
+    """Repeats one frame: while `on`, Y[t] is X at the time of switching on; otherwise Y[t] = X[t]."""
 
     on = _Checked(flag)
 
@@ -212,9 +212,10 @@ class Freeze(Transform):
 
 
 class Smear(Transform):
-    """Lets the past ring on: `Y[t] = (1 - amount) X[t] + amount Y[t - 1]`.
+    """Smooths frames over time: `Y[t] = (1 - amount) X[t] + amount Y[t - 1]`.
 
-    A sound decays by `amount` per frame, to 37 % in `-1 / ln(amount)` frames; 0 changes nothing.
+    After the end of a sound, its magnitudes decay by the factor `amount` per frame, to 37 % in
+    `-1 / ln(amount)` frames. An amount of 0 changes nothing.
     """
 
     amount = _Checked(_number(0.0, 1.0))
@@ -234,9 +235,9 @@ class Smear(Transform):
 
 
 class Gain(Transform):
-    """Louder or softer, in every frequency alike or in each its own way: `Y[k] = 10**(d[k] / 20) X[k]`.
+    """Changes the level of all frequencies, or of each frequency separately: `Y[k] = 10**(d[k] / 20) X[k]`.
 
-    decibels: d, a number or `(n_freq,)`, up to 600; `-inf` is silence.
+    decibels: gain d, dB, a number or `(n_freq,)`, up to 600; `-inf` is silence.
     """
 
     def __init__(self, decibels: float | Tensor | Array = 0.0) -> None:
@@ -278,14 +279,14 @@ class Gain(Transform):
 
 
 class Pitch(_Moving):
-    """Moves every frequency f to `ratio * f`, and leaves the lobe of a partial as wide as it is.
+    """Pitch shift: moves each partial from frequency f to `ratio * f`; the width of its lobe stays.
 
-    `Y[k] = X[f + (k - ratio f)]`, where f is the frequency in bins of the peak nearest to `k / ratio`: each
-    lobe moves as a whole. Beyond half way to the next peak stands what is there; above the last frequency
-    there is nothing. Warping lobes too, `X[k / ratio]`, would put partials up to `ratio / 2` bins
-    beside where they belong, and no signal has such lobes.
+    `Y[k] = X[f + (k - ratio f)]`, where f is the frequency in bins of the peak nearest to `k / ratio`, so
+    each lobe moves as a whole. The region of a peak ends half way to the next peak; above the last frequency
+    magnitudes are 0. Stretching the lobes as well, `X[k / ratio]`, would shift partials by up to `ratio / 2`
+    bins, and no signal has such lobes.
 
-    Formants move along; `Formants(1 / ratio)` after it puts them back. A semitone is `2 ** (1 / 12)`.
+    Formants move, too; a following `Formants(1 / ratio)` moves them back. A semitone is `2 ** (1 / 12)`.
 
     Source: Laroche & Dolson 1999, section 3 (peaks and their regions), here of magnitudes alone.
 
@@ -320,13 +321,13 @@ class Pitch(_Moving):
 
 
 class Formants(_Moving):
-    """Moves the envelope and leaves the harmonics: `Y[k] = X[k] E[k / ratio] / E[k]`.
+    """Moves the formants without the harmonics: `Y[k] = X[k] E[k / ratio] / E[k]` with the envelope E.
 
-    log E is log X with its valleys filled (the largest value in every window of `width` bins, of those the
-    smallest), smoothed over `width` bins.
+    log E is log X after a morphological closing (the running maximum over `width` bins, then the running
+    minimum), smoothed over `width` bins.
 
-    ratio: where a formant goes, in its own frequency; over 1 sounds smaller.
-    width: in bins, more than harmonics are apart, less than formants are wide.
+    ratio: factor of the formant frequencies; above 1 a voice sounds smaller.
+    width: width of the windows in bins, above the distance of harmonics and below the width of formants.
     """
 
     ratio = _Checked(_number(0.1, 10.0))

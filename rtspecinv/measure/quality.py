@@ -10,15 +10,15 @@ EDGE_FRAMES = 4  # at each end, which depend on how the sound was cut and do not
 
 
 def inner_convergence(actual: Tensor, target: Tensor, begin: int = EDGE_FRAMES) -> Tensor:
-    """Spectral convergence in dB of all frames but those at the edges.
+    """Return the spectral convergence in dB of all frames except those at the edges.
 
     Args:
         actual: magnitudes of the result, `(*batch, n_freq, n_frames)`, perhaps with more frames.
-        target: magnitudes that it should have.
-        begin: first frame that counts.
+        target: reference magnitudes.
+        begin: index of the first frame to compare.
 
     Returns:
-        `(*batch)`.
+        Values `(*batch)`, dB.
     """
     inner = slice(begin, target.shape[-1] - EDGE_FRAMES)
     return spectral_convergence(actual[..., inner], target[..., inner])

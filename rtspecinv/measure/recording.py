@@ -45,7 +45,7 @@ def samples_needed(stft: rtspecinv.STFT) -> int:
 def transform_for(n_samples: int) -> tuple[int, int] | None:
     """Largest n_fft, a power of two, and a quarter of it as hop_length, of which so many samples are enough.
 
-    None if there is none.
+    The result is None if the samples are too few for any n_fft.
     """
     sizes = (2**power for power in range(16, 4, -1))
     fitting = (

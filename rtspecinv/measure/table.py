@@ -95,13 +95,14 @@ def measure(
     """Measure, put what was found into the result and yield it, as soon as it is there.
 
     Args:
-        plan: settings and how many streams there are of each.
-        limits: settings of which the most streams are looked for.
-        runners: engines; of a setting, all take turns.
-        magnitude: gives `(n_clips, n_freq, n_frames)` of a setting; the first clip is for times.
-        result: where the records go.
-        n_pushes: at least how many, of each.
-        program: what they are compared with.
+        plan: settings, each with its number of streams.
+        limits: settings for which the largest number of streams is searched.
+        runners: engines, which take turns in each setting.
+        magnitude: function that returns magnitudes `(n_clips, n_freq, n_frames)` for a setting; the first
+            clip is used for times.
+        result: result to which the records are added.
+        n_pushes: least number of timed pushes of each setting.
+        program: C program to compare with; default: none.
     """
     levels: dict[tuple[Runner, Setting], float | None] = {}
     for setting, streams in plan:

@@ -30,7 +30,7 @@ _PROBE = 20  # of so many parts of a measurement, one is enough to look for a nu
 
 @dataclass(frozen=True)
 class Setting:
-    """What a stream does: its transform, and how much it is asked to work."""
+    """Parameters of a stream: its transform, look-ahead and iterations."""
 
     sample_rate: int
     n_fft: int
@@ -40,7 +40,7 @@ class Setting:
 
     @property
     def hop_seconds(self) -> float:
-        """Time there is for a push."""
+        """Duration of a hop, the time available for a push."""
         return self.hop_length / self.sample_rate
 
     def stft(self, device: str = "cpu") -> rtspecinv.STFT:
@@ -166,11 +166,11 @@ def push_seconds(
     """Seconds of every one of `n_pushes` pushes after a warm-up, `(n_pushes,)`.
 
     Args:
-        inverter: of any number of streams.
-        magnitude: `(n_freq, n_frames)`; every stream begins somewhere else in it.
-        n_pushes: how many.
-        warm_up: pushes that do not count, None for WARM_UP.
-        enough: whether what was measured so far is enough, asked after every push.
+        inverter: inverter of any number of streams.
+        magnitude: magnitudes `(n_freq, n_frames)`; every stream begins at another frame of them.
+        n_pushes: number of pushes.
+        warm_up: number of pushes before the measurement; default: WARM_UP.
+        enough: function of the times so far, called after every push; a true result ends the measurement.
     """
     frames, done = _frames(inverter, magnitude), _waits_for(inverter.stft.device)
     seconds = np.empty(n_pushes)
@@ -292,7 +292,7 @@ def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: 
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU is full: libraries of CUDA say that in their own words."""
+    """Return whether a GPU is full: libraries of CUDA say that in their own words."""
     words = ("out of memory", "alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 

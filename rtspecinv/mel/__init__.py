@@ -1,4 +1,4 @@
-"""Mel spectrograms: of samples, of magnitudes, and back, whole or as a stream."""
+"""Mel spectrograms: analysis of samples and magnitudes, and inversion, in batch or streaming."""
 
 from rtspecinv.mel.config import Compression, MelConfig
 from rtspecinv.mel.diagnosis import Diagnosis, diagnose

@@ -1,7 +1,7 @@
 """Mel frames from magnitudes, and estimates of magnitudes from mel frames, one frame at a time.
 
-samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> what a model sees
-                                magnitude <--steps-- start <--bands-- mel <--expansion-- what a model says
+samples --pre-emphasis, STFT--> magnitude --power, filters--> mel --compression--> input of a model
+                                magnitude <--steps-- start <--bands-- mel <--expansion-- output of a model
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AT_FLOOR = 1e-4  # values within this share of the floor, guard included, are th
 
 
 def mel_filters(config: MelConfig) -> tuple[Array, Array]:
-    """Triangular filters `(n_mels, n_fft // 2 + 1)` and their centres in Hz, `(n_mels,)`, in float64."""
+    """Return triangular filters `(n_mels, n_fft // 2 + 1)` and centres in Hz, `(n_mels,)`, in float64."""
     lowest, highest = _to_mel(np.array([config.fmin, config.highest]), config.scale).tolist()
     edges = _from_mel(np.linspace(lowest, highest, config.n_mels + 2), config.scale)
     frequencies = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
@@ -38,7 +38,7 @@ def mel_filters(config: MelConfig) -> tuple[Array, Array]:
 
 
 def _triangles(edges: Array, at: Array) -> Array:
-    """Triangles of height 1 between every three neighbours of `edges`, `(len(edges) - 2, len(at))`."""
+    """Return triangles of height 1 over three neighbouring `edges` each, `(len(edges) - 2, len(at))`."""
     lower, centre, upper = (edges[i : len(edges) - 2 + i, None] for i in range(3))
     rising, falling = (at - lower) / (centre - lower), (upper - at) / (upper - centre)
     filters: Array = np.maximum(0, np.minimum(rising, falling))
@@ -46,18 +46,18 @@ def _triangles(edges: Array, at: Array) -> Array:
 
 
 class MelBank(FilterBank):
-    """Mel frames of magnitudes, and magnitudes of mel frames.
+    """Converts magnitudes to mel frames and estimates magnitudes from mel frames.
 
     Args:
         config: parameters of the mel spectrogram.
-        extend: True to continue the level of the last band above it, False for zeros there.
-        device, dtype: of the frames.
+        extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
+        device, dtype: device and type of the frames.
 
     Attributes:
-        filters: W, `(n_mels, n_fft // 2 + 1)`.
+        filters: filters W, `(n_mels, n_fft // 2 + 1)`.
 
-    Filters too narrow to meet a frequency of the transform are empty; a warning says how many, if they are
-    more than one in a hundred.
+    A filter that contains no frequency of the transform is empty. If more than one filter in a hundred is
+    empty, a warning states their number.
     """
 
     limit: Tensor
@@ -94,7 +94,7 @@ class MelBank(FilterBank):
         self._set_limits()
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        """Mel spectrogram `(*batch, n_mels, n_frames)` of `(*batch, n_fft // 2 + 1, n_frames)`."""
+        """Return the mel spectrogram `(*batch, n_mels, n_frames)` of `(*batch, n_fft // 2 + 1, n_frames)`."""
         config, compression = self.config, self.config.compression
         if config.epsilon:
             magnitude = (magnitude.square() + config.epsilon).sqrt()
@@ -106,11 +106,11 @@ class MelBank(FilterBank):
         return value.flip(-2) if config.flip else value
 
     def expand(self, frame: Tensor) -> Tensor:
-        """Mel values x of frames `(..., n_mels)` as `forward` gives them, 0 at the floor."""
+        """Undo the compression of frames `(..., n_mels)`; values at the floor become 0."""
         return self.heard(self.undo(frame))
 
     def undo(self, frame: Tensor) -> Tensor:
-        """Mel values x of frames `(..., n_mels)`, with what is left at the floor."""
+        """Undo the compression of frames `(..., n_mels)`; values at the floor keep its value."""
         frame = frame.flip(-1) if self.config.flip else frame
         if frame.requires_grad:
             # What is silenced in the end has a gradient of 0, even where that of a power overflows near 0.
@@ -118,9 +118,9 @@ class MelBank(FilterBank):
         return self._invert_curve(frame)
 
     def inverse(self, frame: Tensor) -> Tensor:
-        """Non-negative magnitudes `(..., n_fft // 2 + 1)` whose mel frames are nearly `(..., n_mels)`.
+        """Return non-negative magnitudes `(..., n_fft // 2 + 1)` with nearly the mel frames `(..., n_mels)`.
 
-        How: `FilterBank.unmix`.
+        The method is that of `FilterBank.unmix`.
         """
         return self.unmix(self.undo(frame))
 
@@ -130,7 +130,7 @@ class MelBank(FilterBank):
             self.check_range(*extremes(frame))
 
     def fits(self, low: Tensor, high: Tensor) -> Tensor:
-        """Whether frames with these smallest and largest values pass `check`; waits for nobody."""
+        """Return, without waiting, whether frames with these smallest and largest values pass `check`."""
         most = torch.finfo(low.dtype).max
         return (low >= max(self._lowest, -most)) & (high <= min(self._highest, most))
 
@@ -162,13 +162,13 @@ class MelBank(FilterBank):
         return mel.log() * self._per_nat()
 
     def _per_nat(self) -> float:
-        """Growth of a logarithmic curve where its argument grows by a factor of e."""
+        """Return the growth of a logarithmic curve when its argument grows by a factor of e."""
         return {"ln": 1.0, "log10": 1 / math.log(10), "dB": 20 / self.config.power / math.log(10)}[
             self.config.compression.curve
         ]
 
     def _affine(self, value: Tensor) -> Tensor:
-        """Affine map, clipping and statistics of `(..., n_mels)`."""
+        """Apply the affine map, clipping and statistics to `(..., n_mels)`."""
         compression = self.config.compression
         if (compression.gain, compression.offset) != (1, 0):
             value = value * compression.gain + compression.offset
@@ -197,7 +197,7 @@ class MelBank(FilterBank):
         return (self.config.compression.mean, self.config.compression.std) != (0, 1)
 
     def _set_limits(self) -> None:
-        """Floor after what compression does to it, and the range of values that can be expanded."""
+        """Set the floor after compression and the range of values that can be expanded."""
         compression = self.config.compression
         floor = self._invert_curve(self._affine(self._curve(self.floor)))
         self.floor.copy_(floor + (floor + compression.guard) * AT_FLOOR)
@@ -222,5 +222,5 @@ def _from_mel(mel: Array, scale: str) -> Array:
 
 
 def _under(lowest: float) -> float:
-    """Value that rounding does not reach from above."""
+    """Return a value slightly below the given one, which rounding errors of it do not reach."""
     return lowest - 1e-5 * abs(lowest)

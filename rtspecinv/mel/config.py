@@ -1,4 +1,4 @@
-"""What a mel spectrogram is: two frozen records that say all of it."""
+"""Parameters of a mel spectrogram: the frozen records `MelConfig` and `Compression`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
 @dataclass(frozen=True)
 class Compression:
-    """What is done to mel values x, and undone: `y = (clip(gain c(u) + offset) - mean) / std`.
+    """Compression of mel values x, and its inverse: `y = (clip(gain c(u) + offset) - mean) / std`.
 
-    Of `u = (max(x, floor) + guard) / reference` the curve c is `u**exponent` ("power"), `ln(u)`, `log10(u)`,
-    `ln(1 + u)` ("log1p") or "dB", `20 log10(u)` of magnitudes and half of that of powers. The default changes
-    nothing.
+    The curve c is applied to `u = (max(x, floor) + guard) / reference`. It is `u**exponent` ("power"),
+    `ln(u)`, `log10(u)`, `ln(1 + u)` ("log1p"), or "dB", which is `20 log10(u)` for magnitudes and
+    `10 log10(u)` for powers. With the default parameters y equals x.
 
     Args:
-        curve: "power", "ln", "log10", "dB" or "log1p".
+        curve: name of the curve: "power", "ln", "log10", "dB" or "log1p".
         floor: least x; logarithms other than log1p need a floor or a guard above 0.
-        exponent: of "power".
-        reference: x that becomes 1, or 0 of a logarithm.
-        dynamic_range: values of the curve further under the largest of their spectrogram are raised to that;
-            it cannot be undone, nor known before the whole is there.
+        exponent: exponent of the curve "power".
+        reference: value of x that becomes 1 before the curve, so its logarithm is 0.
+        dynamic_range: largest distance of a value of the curve from the largest value of the spectrogram;
+            smaller values are raised to this distance. It needs the whole spectrogram and cannot be undone.
         gain, offset: affine map of the curve.
         clip: least and largest value of the affine map.
-        mean, std: statistics, one number or one for each band.
-        guard: added to x, as in `ln(x + 1e-6)`.
+        mean, std: statistics for normalization, one number or one per band.
+        guard: number added to x, as in `ln(x + 1e-6)`.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -98,29 +98,29 @@ class Compression:
 
 @dataclass(frozen=True)
 class MelConfig:
-    """All that says how samples become a mel spectrogram.
+    """Parameters that determine a mel spectrogram of samples.
 
     Args:
-        sample_rate: Hz.
+        sample_rate: sample rate, Hz.
         n_fft, hop_length, win_length, center, pad_mode: as in `STFT`.
-        n_mels: bands.
+        n_mels: number of mel bands.
         fmin: lower edge of the first band, Hz.
         fmax: upper edge of the last band, Hz; default: half the sample rate.
-        scale: "slaney" (linear up to 1 kHz, logarithmic above: 15 mel are 1 kHz, 27 more a factor of 6.4) or
-            "htk" (`2595 log10(1 + f / 700)`, which Kaldi writes as `1127 ln(1 + f / 700)`).
-        area_norm: give every triangle the area 1 Hz rather than the height 1 (Slaney 1998).
+        scale: mel scale: "slaney" (linear up to 15 mel at 1 kHz; above, 27 mel are a factor of 6.4) or "htk"
+            (`2595 log10(1 + f / 700)`, which Kaldi writes as `1127 ln(1 + f / 700)`).
+        area_norm: whether every triangle has the area 1 Hz rather than the height 1 (Slaney 1998).
         power: exponent of the magnitudes, 1 or 2.
-        epsilon: added to the squared magnitudes.
-        drop_last: leave out the last frame.
-        flip: the highest band comes first, as in pictures.
-        preemphasis: a of `x[n] - a x[n-1]`, which samples go through first.
-        compression: of the mel values.
-        window: name of a window of `STFT`, "povey" (Hann to the power of 0.85, Kaldi's), or its values.
-        periodic: whether `win_length` samples are one period of a window that has a name, as for a spectrum;
-            Kaldi and NeMo have symmetric ones, as for a filter.
-        slopes: the triangles are straight over frequency, "hz", or over "mel" as HTK's and Kaldi's.
-        per_frame: as HTK and Kaldi do, take the mean from every frame, which is not undone, and pre-emphasise
-            within it, its first sample having itself before it.
+        epsilon: number added to the squared magnitudes.
+        drop_last: whether the last frame is left out.
+        flip: whether the highest band comes first, as in pictures.
+        preemphasis: coefficient a of the pre-emphasis `x[n] - a x[n-1]` of the samples.
+        compression: compression of the mel values.
+        window: name of a window of `STFT`, "povey" (Kaldi's, Hann to the power of 0.85), or its values.
+        periodic: whether a window given by name is periodic over `win_length` samples; Kaldi and NeMo use
+            symmetric windows.
+        slopes: variable in which the sides of the triangles are straight: "hz", or "mel" as in HTK and Kaldi.
+        per_frame: whether, as in HTK and Kaldi, the mean of each frame is subtracted, which inversion does
+            not undo, and pre-emphasis is applied within the frame, with its first sample repeated before it.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -190,10 +190,10 @@ class MelConfig:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> MelConfig:
-        """Configuration of its parameters by name, `compression` being a dictionary too.
+        """Return the configuration with these parameters; `compression` is a dictionary, too.
 
         Raises:
-            ValueError: an unknown name, `sample_rate` missing, or a parameter that is out of range.
+            ValueError: a name is unknown, `sample_rate` is missing, or a parameter is out of range.
         """
         check_names(given, [part.name for part in fields(cls)], ["sample_rate"])
         compression = given.get("compression", {})
@@ -207,20 +207,21 @@ class MelConfig:
             raise ValueError(str(error)) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Parameters by name, as `from_dict` takes them and JSON can say them."""
+        """Return the parameters by name, as `from_dict` takes them, in types that JSON has."""
         return asdict(self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MelConfig:
-        """Configuration from a file: `{"sample_rate": 16000, "compression": {"curve": "ln", ...}, ...}`.
+        """Read a configuration file: `{"sample_rate": 16000, "compression": {"curve": "ln", ...}, ...}`.
 
         Args:
-            path: .json, or .toml (from Python 3.11 on), which names what `MelConfig` and `Compression` take.
+            path: path of a .json file, or of a .toml file (Python 3.11 or later), whose keys are the
+                parameters of `MelConfig` and `Compression`.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: no such file of parameters, or one that is unknown, missing or out of range.
-            ImportError: .toml in Python 3.10.
+            ValueError: the file is not of this kind, or a parameter is unknown, missing or out of range.
+            ImportError: the file is .toml and Python is 3.10.
         """
         path = file_name(path=path)
         try:
@@ -230,11 +231,11 @@ class MelConfig:
             raise ValueError(text if name in text else f"{name}: {text}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a .json file that `load` reads, and that can be given wherever a preset can.
+        """Write a .json file that `load` reads; its path can be given instead of the name of a preset.
 
         Raises:
-            ValueError: another name.
-            OSError: the disk refuses, for the reason it gives.
+            ValueError: the name does not end in .json.
+            OSError: the file cannot be written.
         """
         path = file_name(path=path)
         if path.suffix.lower() != ".json":
@@ -249,13 +250,13 @@ class MelConfig:
 
     @property
     def bins_per_band(self) -> float:
-        """Frequencies that the window tells apart, per band: the fewer, the less a mel spectrogram loses."""
+        """Number of frequencies per band that the window resolves; fewer lose less information."""
         win_length = self.win_length or self.n_fft
         return (self.highest - self.fmin) * win_length / self.sample_rate / self.n_mels
 
     @property
     def oversampling(self) -> int:
-        """Every how many frequencies there is one that frames without zeros around the window have too."""
+        """Step between the frequencies that remain if frames have no zeros around the window."""
         win_length = self.win_length or self.n_fft
         # Otherwise the zeros on both sides differ by one, and frames would begin a sample later.
         is_even = (self.n_fft - win_length) % 2 == 0
@@ -269,11 +270,11 @@ class MelConfig:
         device: torch.device | str | int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> STFT:
-        """Transform that the magnitudes come from, or the one without their oversampling.
+        """Return the transform that the magnitudes come from, or the same without oversampling.
 
         Args:
-            critical: leave out zeros around the window, where that leaves every `oversampling`-th frequency:
-                the same frames, smaller.
+            critical: whether to leave out the zeros around the window if this leaves every `oversampling`-th
+                frequency unchanged; the frames are then shorter.
             device, dtype: as in `STFT`.
         """
         factor = self.oversampling if critical else 1
@@ -302,7 +303,7 @@ class MelConfig:
         object.__setattr__(self, "window", values)
 
     def _window(self) -> str | Tensor:
-        """Window as `STFT` takes it."""
+        """Return the window as `STFT` takes it."""
         if not isinstance(self.window, str):
             return torch.tensor(self.window, dtype=torch.float64, device="cpu")
         if self.window != "povey" and (self.periodic or self.window in ("rectangular", "boxcar")):
@@ -315,7 +316,7 @@ class MelConfig:
 
 
 def _values(name: str, given: Any) -> tuple[float, ...]:
-    """A number, or a list or an array of numbers, as a tuple."""
+    """Return a number, or a list or an array of numbers, as a tuple."""
     value = given.detach().cpu() if isinstance(given, Tensor) else unmasked(given, name)
     try:
         array = np.asarray(value)

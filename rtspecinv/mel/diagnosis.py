@@ -1,7 +1,7 @@
-"""What an array looks like that is said to be a spectrogram, in words: claims, each with what it needs.
+"""Diagnosis of an array that should be a spectrogram: claims in words, each with its conditions.
 
-A claim is made where the values show it, whatever the sound. Where several things have the same values, all
-of them are named, with what would decide between them: wrong advice is worse than none.
+A claim is made only if the values show it for any sound. If the values fit several explanations, the
+diagnosis names all of them and what would decide between them, because wrong advice is worse than none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Claim:
 
 
 def _floored(e: Evidence, unit: float, least: float) -> bool:
-    """Whether the least value is repeated, negative, and a round number in this unit."""
+    """Return whether the least value is repeated, negative, and a round number in this unit."""
     steps = e.low / unit
     return e.repeated and e.low <= least and abs(e.low - unit * round(steps)) < e.tolerance
 
@@ -103,19 +103,21 @@ OPEN = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found; `str()` says it in words.
+    """Result of `diagnose`; `str()` returns it as text.
 
     Attributes:
-        shape: of the array.
-        low, high: of the finite values.
-        layout: "(..., mels, frames)", "(..., frames, mels)", the same with freq; "" if it cannot be told.
-        n_bands: mel bands or frequencies; None if it cannot be told.
-        values: a key of `CLAIMS`, or "spectrum"; "unknown" if it cannot be told.
-        power: 1 for magnitudes, 2 for powers; None without a recording, as values do not show it.
-        area_norm: whether bands have the same area; None without a recording, as values do not show it.
-        presets: names of presets that can make such values, or made them of the recording.
-        problems: what is wrong, or cannot be as the given preset has it, each with the way out.
-        unsure: what cannot be told, each with what would decide it.
+        shape: shape of the array.
+        low, high: least and largest finite value.
+        layout: order of the axes: "(..., mels, frames)", "(..., frames, mels)", or the same with freq; "" if
+            it is unknown.
+        n_bands: number of mel bands or frequencies; None if it is unknown.
+        values: kind of values, a key of `CLAIMS` or "spectrum"; "unknown" if it is unknown.
+        power: 1 for magnitudes, 2 for powers; None if no recording is given, because values do not show it.
+        area_norm: whether bands have equal area; None if no recording is given, because values do not show
+            it.
+        presets: names of the presets that can have made these values, or that made them from the recording.
+        problems: errors and contradictions to the given preset, each with a remedy.
+        unsure: questions that the array leaves open, each with what would decide it.
     """
 
     shape: tuple[int, ...]
@@ -150,24 +152,25 @@ def diagnose(
     samples: Tensor | Array | None = None,
     sample_rate: float | None = None,
 ) -> Diagnosis:
-    """Say what an array looks like, what is wrong with it as a mel spectrogram, and what cannot be told.
+    """Report what kind of spectrogram an array is, its errors as a mel spectrogram, and open questions.
 
     Args:
-        array: a spectrogram of any layout and kind, or what is taken for one.
-        preset: name of the preset that it should be; default: any.
-        samples: `(n_samples,)` that the array was made of: it decides which presets made it.
-        sample_rate: Hz, of the sound; default: unknown.
+        array: spectrogram of any layout and kind, or another array to examine.
+        preset: name of the preset that should have made the array; default: any.
+        samples: samples `(n_samples,)` from which the array was made; they decide which presets made it.
+        sample_rate: sample rate of the sound, Hz; default: unknown.
 
     Returns:
         A `Diagnosis`.
 
     Raises:
         KeyError: there is no such preset.
-        TypeError: not a tensor or array of numbers; samples that are no floating-point numbers.
-        ValueError: samples of another shape, not finite, or without sample_rate; a rate that is none.
+        TypeError: `array` is not a tensor or array of numbers, or `samples` are not floating-point numbers.
+        ValueError: `samples` have a wrong shape, are not finite or lack a `sample_rate`, or the rate is
+            invalid.
 
-    Values show neither sample rate nor hop, edges and norm of the bands: every preset that can make them is
-    named, with the duration that it would give.
+    Values do not show the sample rate, the hop, or the edges and norm of the bands. The diagnosis therefore
+    names every preset that can have made them, with the duration that it implies.
 
     Examples:
         >>> import torch

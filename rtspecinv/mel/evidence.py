@@ -1,4 +1,4 @@
-"""What can be measured of an array that may be a spectrogram: its axes, its values, how its bands lie.
+"""Measurements of an array that may be a spectrogram: its axes, its values, the order of its bands.
 
 Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of
 `tests/support/features.py` with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.
@@ -80,14 +80,14 @@ class Evidence:
         return np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)
 
     def standard(self) -> bool:
-        """Whether mean and variance are exactly 0 and 1, of all values or of every row."""
+        """Return whether mean and variance are exactly 0 and 1, of all values or of every row."""
         if self.n_bad:
             return False
         whole = _is_standard(self.some[None])
         return whole or (self.values.ndim > 1 and min(self.rows.shape) > 1 and _is_standard(self.rows))
 
     def cepstral(self) -> bool:
-        """Whether the first of few rows is far larger, and moves far more, than the others do."""
+        """Return whether the first of few rows is far larger, and moves far more, than the others do."""
         if (
             self.n_bad
             or self.values.ndim < 2
@@ -100,13 +100,13 @@ class Evidence:
         return bool(mean[0] > 15 * np.median(mean[1:]) and moves[0] > 2.5 * np.median(moves[1:]))
 
     def chromatic(self) -> bool:
-        """Whether there are twelve rows from 0 to 1, and most frames reach 1."""
+        """Return whether there are twelve rows from 0 to 1, and most frames reach 1."""
         if self.values.ndim < 2 or len(self.rows) != 12 or self.low < 0 or self.high > 1 + NEAR:
             return False
         return bool((self.rows.max(0) > 1 - NEAR).mean() > 0.9)
 
     def waves(self) -> bool:
-        """Whether it can be samples: values of both signs about 0 in one axis, or in two at most."""
+        """Return whether it can be samples: values of both signs about 0 in one axis, or in two at most."""
         few = self.values.ndim < 2 or min(self.values.shape[-2:]) <= 2 < max(self.values.shape[-2:]) / 100
         return (
             few and self.low < 0 < self.high and abs(float(self.some.mean())) < 0.3 * float(self.some.std())

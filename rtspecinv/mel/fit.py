@@ -1,4 +1,4 @@
-"""Which presets can have made an array, and what would make it one of theirs."""
+"""Tests which presets can have made an array, and how to convert it to the format of a preset."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _ends(name: str) -> tuple[float, float, float]:
 
 
 def at_floor(name: str, e: Evidence) -> bool:
-    """Whether the least value is that of silence, or of the preset's range of levels."""
+    """Return whether the least value is that of silence, or of the preset's range of levels."""
     compression, (least, most, _) = CONFIGS[name].compression, _ends(name)
     if compression.dynamic_range is not None:
         least = most = max(least, e.high - compression.dynamic_range * compression.gain)

@@ -1,9 +1,8 @@
-"""Mel spectrograms of known models, each as its own source computes it.
+"""Presets: mel spectrograms of known models, each as the source code of the model computes it.
 
-All but Kaldi's have a periodic Hann window and reflect at the edges. The number of bands does not say enough:
-they differ in the scale of the bands, what is added, where frames lie, and the logarithm. Layout here is
-always `(n_mels, n_frames)`; what ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save is
-`(n_frames, n_mels)`: pass `mel.mT`.
+All except Kaldi's use a periodic Hann window and reflect padding. Presets with the same number of bands can
+differ in mel scale, added constants, frame positions and logarithm. The layout is `(n_mels, n_frames)`;
+ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save `(n_frames, n_mels)`: pass `mel.mT`.
 """
 
 from __future__ import annotations
@@ -136,18 +135,18 @@ CONFIGS: dict[str, MelConfig] = {
 
 
 def find(name: object) -> MelConfig:
-    """Configuration of a preset; an unknown name is a KeyError with the nearest one."""
+    """Return the configuration of a preset; an unknown name raises a `KeyError` with the nearest one."""
     if not isinstance(name, str) or name not in CONFIGS:
         raise UnknownPreset(str(unknown_name("preset", name, tuple(CONFIGS))))
     return CONFIGS[name]
 
 
 def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
-    """Configuration of mel frames: given as such, as a `Mel`, by the name of a preset, or in a file.
+    """Return the configuration of a `MelConfig`, a `Mel`, the name of a preset, or the path of a file.
 
     Raises:
         KeyError: there is no such preset.
-        TypeError: none of these.
+        TypeError: the value is none of these.
         FileNotFoundError, ValueError, ImportError: as in `MelConfig.load`.
     """
     if isinstance(preset, Mel):
@@ -165,7 +164,7 @@ def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
 
 
 class Presets(Mapping[str, Mel]):
-    """Mel spectrograms by the name of a model, made when they are asked for.
+    """Mapping from the name of a model to its `Mel`, which is made on access.
 
     Examples:
         >>> import torch
@@ -177,7 +176,7 @@ class Presets(Mapping[str, Mel]):
     """
 
     def __getitem__(self, name: str) -> Mel:
-        """`Mel` of a name, on the CPU in float32; an unknown name is a KeyError with the nearest one."""
+        """Return a `Mel` on the CPU in float32; an unknown name raises a `KeyError` with the nearest one."""
         return Mel(find(name), device="cpu")
 
     def __iter__(self) -> Iterator[str]:
@@ -194,7 +193,7 @@ class Presets(Mapping[str, Mel]):
 
 
 class UnknownPreset(KeyError):
-    """There is no such preset; says which are near."""
+    """There is no preset of this name; the message has similar names."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would quote it

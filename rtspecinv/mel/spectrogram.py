@@ -1,4 +1,4 @@
-"""Mel spectrograms of samples, and samples of mel spectrograms."""
+"""`Mel`: the mel spectrogram of samples and its inversion."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ START_ITER = 64  # iterations per frame where nobody waits
 
 
 class Mel(Module):
-    """Mel spectrogram of samples, `y = compression(W |STFT(x)|^power)`, W a bank of triangular filters.
+    """Mel spectrogram of samples, `y = compression(W |STFT(x)|^power)` with triangular filters W.
 
     Args:
-        config: what a mel spectrogram is; `presets` has those of known models.
-        device: where it lives; `.to(device)` moves it.
-        dtype: of samples and mel values, torch.float32 or torch.float64.
+        config: parameters of the mel spectrogram; `presets` has those of known models.
+        device: device of the constants; `.to(device)` moves them.
+        dtype: type of samples and mel values, torch.float32 or torch.float64.
 
     Attributes:
-        config: as given.
-        stft: the transform, with half spectra.
-        filters: W, `(n_mels, n_fft // 2 + 1)`.
+        config: configuration as given.
+        stft: transform, with half spectra.
+        filters: filters W, `(n_mels, n_fft // 2 + 1)`.
 
     Raises:
         ValueError: the transform that `config` describes does not exist.
@@ -67,50 +67,52 @@ class Mel(Module):
     @property
     @modeless
     def linear(self) -> Mel:
-        """The same without compression, of which `expand` makes the values."""
+        """Same mel spectrogram without compression; `expand` returns its values."""
         config = replace(self.config, compression=Compression())
         return Mel(config, device=self.stft.device, dtype=self.stft.dtype)
 
     @modeless
     def forward(self, samples: Tensor) -> Tensor:
-        """Mel spectrogram `(*batch, n_mels, n_frames)` of samples `(*batch, n_samples)`; differentiable."""
+        """Return the mel spectrogram `(*batch, n_mels, n_frames)` of samples; it is differentiable."""
         magnitude = self._by_frame(samples) if self.config.per_frame else self._as_whole(samples)
         value: Tensor = self.bank(magnitude[..., :-1] if self.config.drop_last else magnitude)
         return value
 
     def length(self, n_frames: int) -> int:
-        """Samples that mel frames stand for: as many as have `n_frames` frames, and as an inverse gives."""
+        """Return how many samples `n_frames` mel frames cover, which an inverse returns."""
         return self.stft.length(count(n_frames=n_frames) + self.config.drop_last)
 
     @modeless
     def expand(self, mel: Tensor | Array) -> Tensor:
-        """Undo compression: values `(*batch, n_mels, n_frames)` of `self.linear`, 0 where at the floor.
+        """Undo the compression: return values of `self.linear`, 0 for those at the floor.
 
         Raises:
-            ValueError: another number of mel bands, values that no mel spectrogram has, NaN or infinity.
+            ValueError: the number of mel bands is wrong, or a value is NaN, infinite or outside of the range
+                of this mel spectrogram.
         """
         value = self.bank.expand(self._check(mel).mT).mT
         return value.flip(-2) if self.config.flip else value
 
     @modeless
     def inverse(self, mel: Tensor | Array) -> Tensor:
-        """Non-negative magnitudes whose mel spectrogram is nearly `mel`; pre-emphasis stays.
+        """Return non-negative magnitudes whose mel spectrogram is nearly `mel`; pre-emphasis is not undone.
 
         Args:
-            mel: `(*batch, n_mels, n_frames)`, as `forward` gives it.
+            mel: mel spectrogram `(*batch, n_mels, n_frames)`, as `forward` returns it.
 
         Returns:
-            Real `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` of `self.stft`.
+            Real magnitudes `(*batch, n_fft // 2 + 1, n_frames)`, for `invert` or a `StreamingInverter` with
+            `self.stft`.
 
         Raises:
             ValueError, TypeError: as in `expand`.
 
-        How: `MelBank.inverse`.
+        The method is that of `MelBank.inverse`.
         """
         return self.bank.inverse(self._check(mel).mT).mT
 
     def inverter(self, *, extend: bool = False, **options: Unpack[MelOptions]) -> MelInverter:
-        """Stream of mel frames to hops of samples; the arguments are those of `MelInverter`."""
+        """Return a `MelInverter` of this mel spectrogram; the arguments are those of `MelInverter`."""
         options.setdefault("device", self.stft.device)
         options.setdefault("dtype", self.stft.dtype)
         return MelInverter(self.config, extend=extend, **options)
@@ -118,17 +120,19 @@ class Mel(Module):
     @modeless
     @torch.no_grad()
     def invert(self, mel: Tensor | Array, *, length: int | None = None) -> Tensor:
-        """Samples of a whole mel spectrogram, by a stream that looks further ahead; a start for `lbfgs`.
+        """Return the samples of a whole mel spectrogram; they can be the initial samples of `lbfgs`.
+
+        A streaming inverter with a longer look-ahead than that of a live stream makes them.
 
         Args:
-            mel: as in `inverse`.
-            length: samples to return; default: what the frames cover.
+            mel: mel spectrogram, as in `inverse`.
+            length: number of samples to return; default: what the frames cover.
 
         Returns:
-            Samples `(*batch, n_samples)`. Warns of frames that stand for none.
+            Samples `(*batch, n_samples)`. A warning is issued if the frames cover no samples.
 
         Raises:
-            ValueError, TypeError: as in `inverse`; a length that is no integer above 0.
+            ValueError, TypeError: as in `inverse`, or the length is not an integer above 0.
         """
         value = self._check(mel)
         if length is not None:
@@ -138,14 +142,14 @@ class Mel(Module):
         return stream.run(value, length=length)
 
     def _as_whole(self, samples: Tensor) -> Tensor:
-        """Magnitudes of samples, which are pre-emphasised first."""
+        """Return magnitudes of samples after pre-emphasis of the whole signal."""
         if self.config.preemphasis:
             before = F.pad(samples, (1, 0))[..., :-1]
             samples = samples - self.config.preemphasis * before
         return self.stft.magnitude(samples)
 
     def _by_frame(self, samples: Tensor) -> Tensor:
-        """Magnitudes of samples, every frame without its mean and pre-emphasised by itself."""
+        """Return magnitudes of samples; each frame loses its mean and is pre-emphasised separately."""
         stft = self.stft
         left = (stft.n_fft - stft.win_length) // 2
         around = (left, stft.n_fft - stft.win_length - left)
@@ -156,7 +160,7 @@ class Mel(Module):
         return stft.transform(frames * stft.window).mT.abs()
 
     def extra_repr(self) -> str:
-        """Parameters."""
+        """Return the parameters for `repr`."""
         return repr(self.config)
 
     def _check(self, mel: Tensor | Array) -> Tensor:

@@ -1,4 +1,4 @@
-"""Streaming inversion of mel spectrograms: push a mel frame, get a hop of samples."""
+"""Streaming inversion of mel spectrograms: each pushed mel frame returns a hop of samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a mat
 
 
 class MelOptions(StreamOptions, total=False):
-    """Keywords of a `MelInverter` that `Mel.inverter` hands on to it, for type checkers."""
+    """Keywords that `Mel.inverter` passes to `MelInverter`, for type checkers."""
 
     update: str | Update | None
     device: torch.device | str | int | None
@@ -35,29 +35,29 @@ class MelOptions(StreamOptions, total=False):
 class MelInverter(StreamingInverter):
     """Turns mel frames into samples while they arrive: a `StreamingInverter` that takes mel frames.
 
-    A frame has fewer values than frequencies, so many magnitudes have the same mel frame. A stream finds
-    those of a signal, together with the phase: see `bank` of `StreamingInverter`. With `joint=False` every
-    frame is converted by itself to magnitudes that it may have come from (`MelBank.inverse`), which are far
-    from those of any signal; rules differ little there, and more iterations gain little.
+    A mel frame has fewer values than there are frequencies, so many magnitudes have the same mel frame. The
+    inverter estimates the magnitudes together with the phase; see `bank` of `StreamingInverter`. With
+    `joint=False` each frame is first converted to magnitudes by itself (`MelBank.inverse`). No signal has
+    magnitudes near these, so update rules differ little and more iterations improve little.
 
     Args:
         config: parameters of the mel frames.
-        extend: True to continue the level of the last band above it, False for zeros there.
+        extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
         joint: as in `StreamingInverter`.
-        update: as in `StreamingInverter`; default: "raar", with `joint=False` "admm".
-        device, dtype: where the state lives, and its precision.
-        options: the other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
+        update: update rule, as in `StreamingInverter`; default: "raar", or "admm" with `joint=False`.
+        device, dtype: device and type of the state.
+        options: other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
             `batch_shape`, `engine`.
 
     Attributes:
-        stft: the transform of the samples: that of `config`, without zeros around the window where possible.
-        latency: samples to drop from the beginning, so that `config` makes these mel frames of the rest.
-        bank: filters, `MelBank`.
+        stft: transform of the samples: that of `config`, without zeros around the window where possible.
+        latency: number of samples to drop from the beginning; the mel frames of the rest are the given ones.
+        bank: filters, a `MelBank`.
 
     Raises:
         ValueError, TypeError, ImportError: as in `StreamingInverter`.
 
-    Pre-emphasis is undone, `x[n] = y[n] + a x[n-1]`; a gradient goes through it within a hop.
+    Pre-emphasis is undone by `x[n] = y[n] + a x[n-1]`; gradients pass through this filter within a hop only.
     """
 
     bank: MelBank
@@ -90,18 +90,19 @@ class MelInverter(StreamingInverter):
         """Take in one mel frame and return the next hop of samples.
 
         Args:
-            mel: `(*batch_shape, n_mels)`, as its `Mel` gives it, on the device and in the dtype of the
-                inverter; arrays are moved there.
-            streams: streams that have a frame, as in `StreamingInverter.push`, default: all.
+            mel: mel frame `(*batch_shape, n_mels)`, as `Mel` returns it, on the device and in the dtype of
+                the inverter; arrays are moved there.
+            streams: streams that have a frame, as in `StreamingInverter.push`; default: all.
 
         Returns:
             Samples `(*batch_shape, hop_length)`.
 
         Raises:
-            ValueError: wrong shape or device, NaN, infinite, or so large that it overflows.
-            TypeError: not a tensor or array, or not of the dtype of the inverter.
+            ValueError: the shape or the device is wrong, or a value is NaN, infinite or so large that it
+                overflows.
+            TypeError: `mel` is not a tensor or array, or does not have the dtype of the inverter.
 
-        After an error the stream goes on with the next good frame as if nothing had happened.
+        A frame that raises an error leaves the stream unchanged; the next valid frame can be pushed.
         """
         chosen, _ = self._chosen(streams)
         if chosen is not None:
@@ -123,10 +124,10 @@ class MelInverter(StreamingInverter):
 
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
-        """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
+        """Push several frames, or none, and return as many hops, with the same bits as single pushes.
 
         Args:
-            mel: `(*batch_shape, n_mels, n_frames)`, otherwise as in `push`.
+            mel: mel frames `(*batch_shape, n_mels, n_frames)`, otherwise as in `push`.
 
         Returns:
             Samples `(*batch_shape, n_frames * hop_length)`.
@@ -138,7 +139,7 @@ class MelInverter(StreamingInverter):
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
-        """Return the samples that are still owed, then reset; see `StreamingInverter`."""
+        """Return the remaining samples, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
         chosen, _ = self._chosen(streams)
         owed = super().flush(n_samples, streams=chosen)
@@ -150,11 +151,11 @@ class MelInverter(StreamingInverter):
         return owed
 
     def length(self, n_frames: int) -> int:
-        """Samples that mel frames stand for; see `Mel.length`."""
+        """Return how many samples mel frames cover; see `Mel.length`."""
         return super().length(n_frames + self.bank.config.drop_last)
 
     def reset(self, streams: Streams | None = None) -> None:
-        """Make streams as new; see `StreamingInverter`."""
+        """Return streams to their initial state; see `StreamingInverter`."""
         super().reset(streams)
         if self.deemphasis is not None:
             self.deemphasis.reset(self._chosen(streams)[0])
@@ -184,7 +185,7 @@ class MelInverter(StreamingInverter):
         return self.bank.fits(low, high)
 
     def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Mel frames of checked shape, contiguous: `(*batch_shape, n_mels)`, or many, `(n_frames, ...)`."""
+        """Return contiguous mel frames after a shape check: `(*batch_shape, n_mels)` or `(n_frames, ...)`."""
         mel = as_magnitude(value, self.bank.filters, "mel")
         one = (*batch_shape, self.bank.config.n_mels)
         many = n_axes == 2
@@ -207,8 +208,8 @@ class MelInverter(StreamingInverter):
 class DeEmphasis(Module):
     """Undoes pre-emphasis hop by hop, `x[n] = y[n] + a x[n-1]`.
 
-    Within a piece of a hop, of up to `LONGEST_PIECE` samples, that is a sum and so one matrix:
-    `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`.
+    A hop is processed in pieces of up to `LONGEST_PIECE` samples. Within a piece the filter is a sum, which
+    one matrix computes: `x[n] = sum_k a^(n - k) y[k] + a^(n + 1) x[-1]`.
     """
 
     impulse: Tensor
@@ -228,17 +229,16 @@ class DeEmphasis(Module):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget the last sample of all streams, or of those at some positions."""
+        """Set the last sample of all streams, or of those at the given positions, to 0."""
         if streams is None:
             self.last.zero_()
         else:
             self.last.view(-1).index_fill_(0, streams, 0)
 
     def forward(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
-        """Samples `(*batch, n_samples)` without pre-emphasis, the first being the first of a hop.
+        """Return samples `(*batch, n_samples)` without pre-emphasis; the first sample begins a hop.
 
-        streams: positions of the streams that these are the samples of, `*batch` being their number; default:
-            all.
+        streams: positions of the streams of these samples, where `*batch` is their number; default: all.
         """
         hops = torch.split(samples, self.hop_length, -1)
         pieces = [piece for hop in hops for piece in torch.split(hop, len(self.decay), -1)]

@@ -1,4 +1,4 @@
-"""What one client may ask of a server."""
+"""Limits on the requests of clients."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from rtspecinv.common.checks import count, finite, keep
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what clients may ask for, all of them together and each.
+    """Limits on the requests of each client and of all clients together.
 
     Args:
-        streams: most clients at once, default: 64.
-        kinds: most transforms with a look-ahead and a number of iterations at once, default: 8.
-        queue: most frames of a stream that wait, beyond which its socket is not read, default: 8.
+        streams: largest number of clients at once, default: 64.
+        kinds: largest number of combinations of transform, look-ahead and iterations at once, default: 8.
+        queue: largest number of waiting frames of a stream; above it, its socket is not read; default: 8.
         message: longest message, bytes, default: 1 MiB.
-        hello_seconds: longest time until a client says what it sends, default: 10.
-        idle_seconds: longest time without a message of a client, default: 300.
-        stall_seconds: longest time in which a client does not take what it is sent, default: 30.
-        drain_seconds: longest time in which streams end after SIGTERM, default: 5.
-        look_ahead: most frames of look-ahead, default: 16.
-        n_iter: most iterations for each frame, default: 64.
+        hello_seconds: longest time until the first message of a client, seconds, default: 10.
+        idle_seconds: longest time without a message of a client, seconds, default: 300.
+        stall_seconds: longest time in which a client accepts no data, seconds, default: 30.
+        drain_seconds: longest time for streams to end after SIGTERM, seconds, default: 5.
+        look_ahead: longest look-ahead, frames, default: 16.
+        n_iter: largest number of iterations per frame, default: 64.
 
     Raises:
         ValueError: a parameter is out of range.

@@ -1,4 +1,4 @@
-"""What client and server say to each other, and what it means."""
+"""Messages between client and server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_WORK = 2**20  # values that a push of one stream passes over: a few millise
 
 
 class Codec(Protocol):
-    """How messages are written, in one dialect."""
+    """Encoding of messages in one protocol."""
 
     def read(self, message: Message) -> Said:
         """What a client's message says; a ValueError if it says nothing."""
@@ -43,7 +43,7 @@ class Codec(Protocol):
 
 
 class Native:
-    """Text is JSON, binary messages are frames or samples."""
+    """The native protocol: text is JSON, and binary messages are frames or samples."""
 
     def read(self, message: Message) -> Said:
         """What a client's message says."""
@@ -67,7 +67,7 @@ def read_object(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """What streams have in common that one inverter can hold."""
+    """Parameters that streams of one inverter share."""
 
     preset: str | None
     n_fft: int
@@ -77,7 +77,7 @@ class Kind:
     n_iter: int | None  # that of the inverter, if None
 
     def inverter(self, n_streams: int) -> StreamingInverter:
-        """Inverter of so many streams."""
+        """Return an inverter of so many streams."""
         options: dict[str, Any] = {"look_ahead": self.look_ahead, "batch_shape": (n_streams,)}
         if self.n_iter is not None:
             options["n_iter"] = self.n_iter
@@ -192,7 +192,7 @@ def frames_of(data: bytes, hello: Hello) -> Array:
 
 
 class Sound:
-    """Hops of one stream on their way out: resampled, and written in the format of the client.
+    """Resamples the hops of one stream and encodes them in the format of the client.
 
     Each hop of the stream gives samples for the same time at the other rate, to the next whole sample: what
     soxr gives in bursts waits until it is due, after as much silence as that takes.
@@ -228,7 +228,7 @@ class Sound:
         return self._encode(out)
 
     def flush(self, owed: Array) -> bytes:
-        """Return all that is still owed, and begin anew."""
+        """Return the remaining samples and reset."""
         if self._resampler is None:
             return self._encode(owed)
         rest = [self._waiting, self._resampler.push(owed[:, None])[:, 0], self._resampler.flush()[:, 0]]
@@ -236,7 +236,7 @@ class Sound:
         return self._encode(np.concatenate(rest))
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset without returning samples."""
         if self._resampler is not None:
             self._resampler.clear()
         self._begin()

@@ -42,14 +42,14 @@ class Server:
 
     Args:
         host: address to listen at, default: "127.0.0.1".
-        port: number of the port, 0 for any that is free, default: 8765.
-        limits: what clients may ask for.
-        token: word that clients have to send, as `Authorization: Bearer ...` or `?token=...`; None if anyone
-            on this machine may come.
+        port: number of the port, 0 for any free port, default: 8765.
+        limits: limits on the requests of clients, default: those of `Limits`.
+        token: secret word that clients must send as `Authorization: Bearer ...` or `?token=...`; default: no
+            token is required, and only this machine can connect.
 
     Raises:
         ValueError: `host` can be reached from other machines, and there is no token.
-        OSError: the address is in use, or is none of this machine.
+        OSError: the address is in use, or does not belong to this machine.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/"
 
@@ -117,7 +117,7 @@ class Server:
         gc.collect()  # soxr complains of streams that are there when Python ends
 
     async def drain(self) -> None:
-        """Take no new streams, and wait until the others have ended with what is owed to them."""
+        """Accept no new streams, and wait until the others have ended with all of their samples."""
         self._is_ending = True
         for session in [*self._sessions]:
             session.drain()
@@ -128,7 +128,7 @@ class Server:
             _abort(request)
 
     def _warm_up(self) -> None:
-        """Load, or compile, what the first stream would have to wait for."""
+        """Load or compile the code that the first stream needs."""
         hello = hello_of({"n_fft": 1024, "hop_length": 256, "sample_rate": 22050}, self.limits)
         stream = self._pools.join(hello.kind, lambda samples: None)
         stream.flush()
@@ -252,7 +252,7 @@ def _abort(request: web.Request) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, and for nobody else."""
+    """Return whether a host is this machine, and for nobody else."""
     if host == "localhost":
         return True
     with suppress(ValueError):
@@ -261,7 +261,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def serve_until_told(server: Server, say: Callable[[str], object]) -> None:
-    """Serve until SIGTERM or Ctrl-C, then let streams end with what is owed to them."""
+    """Serve until SIGTERM or Ctrl-C, then end the streams after their remaining samples."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     is_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()

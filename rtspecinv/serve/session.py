@@ -1,4 +1,4 @@
-"""One client of a server: its messages in order, its hops in order, and what both may take."""
+"""One client of a server: its messages and its hops in order, within the limits."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class Cuda(CudaGraph):
         return self
 
     def _needs_graph(self, magnitude: Tensor | None) -> bool:
-        """Whether a gradient is wanted; if there only was one, cut it off."""
+        """Return whether a gradient is wanted; if there only was one, cut it off."""
         requires = self.buffer.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
         if not requires or torch.is_grad_enabled():
             return requires
@@ -242,7 +242,7 @@ ENGINE = Cuda
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
-    """Whether there is a kernel for this transform, rule, start and device."""
+    """Return whether there is a kernel for this transform, rule, start and device."""
     n_hops, rest = divmod(stft.n_fft, stft.hop_length)
     fits = stft.n_fft in RADICES and not rest and n_hops in OVERLAPS
     here = stft.dtype == torch.float32 and stft.device.type == nvrtc.DEVICE
@@ -251,7 +251,7 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:
-    """Whether values of bands cannot be measured: the kernel has magnitudes only."""
+    """Return whether values of bands cannot be measured: the kernel has magnitudes only."""
     return True
 
 

@@ -419,10 +419,10 @@ ENGINE = CudaGraph
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
-    """Whether a push can be recorded: frames must not wait for their start."""
+    """Return whether a push can be recorded: frames must not wait for their start."""
     return stft.device.type == DEVICE and not init.n_waiting
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:
-    """Whether values of bands cannot be measured; what torch does is recorded, whatever it is."""
+    """Return whether values of bands cannot be measured; what torch does is recorded, whatever it is."""
     return False

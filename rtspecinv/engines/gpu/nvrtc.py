@@ -69,7 +69,7 @@ def load(constants: str, device: torch.device, layout: Layout) -> Any:
 
 
 def has_clusters(device: torch.device) -> bool:
-    """Whether blocks of a device can read each other's shared memory."""
+    """Return whether blocks of a device can read each other's shared memory."""
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
