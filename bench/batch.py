@@ -201,8 +201,9 @@ def _medians(jobs: dict[Any, Callable[[], Tensor]], n_runs: int) -> dict[Any, fl
 def batch_mel(bench: Bench) -> str:
     """Mel spectrograms with 80 bands up to 8 kHz, at 1024/256, of the speech.
 
-    "SC dB, mel" is spectral convergence in the mel domain; "evaluations": of the transform and its gradient;
-    "batch-engines": for one clip. Targets within 200 evaluations: -25 dB in the mel domain, PESQ 3.2.
+    "SC dB, mel" is spectral convergence in the mel domain; "evaluations" counts those of the transform and
+    its gradient; "s" is the time in seconds for one clip. Targets within 200 evaluations are -25 dB in the
+    mel domain and PESQ 3.2.
     """
     clips = bench.clips(A)
     chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")] or list(

@@ -47,7 +47,7 @@ def push_cost(bench: Bench) -> str:
     Times are in µs: minimum ("least"), median (p50), 95th and 99th percentile and maximum of 2,000 pushes,
     in rounds of 500 in which C and the engines take turns. "C" is a plain RTISI-LA loop with FFTW for one
     stream, the fastest of 20 runs of 250 pushes; "least / C" is per stream. The default rule, unlike C,
-    also iterates revised frames and evaluates all frames once more before it commits one. The real-time
+    also iterates revised frames and evaluates its frames once more before it commits one. The real-time
     factor is that of all streams together, on one thread; SC is defined as in table "stream quality".
     Targets for `numba` with look_ahead 3 and 8 iterations are 1.4 times the time of C at 1024/256, 1.5
     times at 2048/512 and 512/128, a speed of 4.5 times that of `eager`, and p99 / p50 1.5.

@@ -261,7 +261,8 @@ def stream_choices(bench: Bench) -> str:
     Each row changes one option. The table uses three clips of every recording: that of the tables above,
     one from 4 s on, and one from 2 s on slowed to 0.8x, because on few clips near-equal choices differ by
     chance. "6 above" are the clips of the tables above. "Change" is relative to the first row, and below 0
-    is better; "worst" is the clip with the largest loss. Engine `eager`, whose constants can be changed.
+    is better; "worst" is the clip with the largest loss. The engine is `eager`, because the constants of
+    compiled code cannot be changed.
     """
     above = bench.clips(A)
     clips = above + protocol.read_clips(bench.files, A.sample_rate, 4.0)
