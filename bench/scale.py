@@ -119,7 +119,7 @@ def crossovers(done: list[Sweep]) -> str:
             ratios, names = [(1 / ratio, where) for ratio, where in ratios], names[::-1]
         low, high = min(ratios), max(ratios)
         behind = [where for ratio, where in ratios if ratio <= 1]
-        verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster everywhere: no crossover"
+        verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster in all rows"
         lines.append(
             f"- `{names[1]}` against `{names[0]}`: {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
             f"{high[0]:.1f} times ({high[1]}) faster."

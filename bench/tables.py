@@ -231,8 +231,8 @@ def stream_seams(bench: Bench) -> str:
     "Ratio" is the RMS second difference of the samples across hop boundaries, divided by that at all other
     samples: the mean over the clips and, in brackets, the maximum. A ratio of 1 means no clicks; the ratio
     of the recording shows how much of the deviation is chance. "Tone" is the level above 4 kHz, in dB
-    relative to the whole signal, for a vibrato tone without energy in that range; it reveals clicks that
-    the clips mask.
+    relative to the whole signal, for an amplitude-modulated tone without energy in that range; it reveals
+    clicks that the clips mask.
     """
     rows = []
     for configuration, look_ahead, n_iter, _ in SETTINGS:
