@@ -91,8 +91,9 @@ def one_by_one(method: Method, magnitude: Tensor, n_iter: int) -> Tensor:
 def batch_methods(bench: Bench) -> str:
     """Quality and time by method and iterations, at 1024/256.
 
-    Clips one after another. SC as in table "stream quality"; PESQ and ESTOI after 100 iterations; "s":
-    seconds for one clip of 4 s, start included. Targets of the default: -38, -41, -43.
+    Clips are inverted one after another. SC is defined as in table "stream quality"; PESQ and ESTOI are
+    those after 100 iterations; "s" is the time in seconds for one clip of 4 s, including the start. Targets
+    of the default are -38, -41, -43 dB.
     """
     header = [f"{what}, {n}" for n in (32, 100, 200) for what in ("SC dB", "s")]
     return table(["method, start", *header, "PESQ", "ESTOI"], _method_rows(bench))
@@ -132,12 +133,13 @@ def write_summary(name: str, bench: Bench) -> None:
 
 
 def batch_time(bench: Bench) -> str:
-    """Against the first row of table "batch methods" after 100 iterations, at 1024/256.
+    """Times relative to the first row of table "batch methods" after 100 iterations, at 1024/256.
 
-    Medians of 5 runs, all methods in turn in each. "To pass": the least iterations, of 0, 5, 10, ..., after
-    which the mean SC is under that of the first row after 100, and the time that they take. Clips come one
-    after another or "together", in one call. Last, the stream alone, with its defaults. Targets:
-    0.8 at 100 iterations; to pass, 0.5 with nothing compiled (eager, or no stream), 0.12 with `numba`.
+    Times are medians of 5 runs, each of which runs all methods in turn. "To pass" is the smallest number of
+    iterations, of 0, 5, 10, ..., after which the mean SC is below that of the first row after 100
+    iterations, and the time for them. Clips are inverted one after another or "together", in one call. The
+    last rows are the stream alone, with its defaults. Targets are a ratio of 0.8 at 100 iterations and, to
+    pass, 0.5 without compiled code (eager, or no stream) and 0.12 with `numba`.
     """
     magnitude = A.magnitude(bench.clips(A).samples)
     reached = float(protocol.convergence(A, one_by_one(METHODS[FIRST], magnitude, 100), magnitude).mean())
@@ -199,8 +201,9 @@ def _medians(jobs: dict[Any, Callable[[], Tensor]], n_runs: int) -> dict[Any, fl
 def batch_mel(bench: Bench) -> str:
     """Mel spectrograms with 80 bands up to 8 kHz, at 1024/256, of the speech.
 
-    "SC dB, mel" is spectral convergence in the mel domain; "evaluations": of the transform and its gradient;
-    "batch-engines": for one clip. Targets within 200 evaluations: -25 dB in the mel domain, PESQ 3.2.
+    "SC dB, mel" is spectral convergence in the mel domain; "evaluations" counts those of the transform and
+    its gradient; "s" is the time in seconds for one clip. Targets within 200 evaluations are -25 dB in the
+    mel domain and PESQ 3.2.
     """
     clips = bench.clips(A)
     chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")] or list(
@@ -263,9 +266,10 @@ def _mel_methods(mel: rtspecinv.Mel, length: int) -> Iterator[tuple[str, str, Ca
 
 
 def batch_blocks(bench: Bench) -> str:
-    """What constant memory costs, at 1024/256, 100 iterations.
+    """The loss of quality with constant memory, at 1024/256, 100 iterations.
 
-    15 s of each recording, or what there is, from the same place on. "Change" is to the whole at once.
+    The table uses 15 s of each recording, or all of a shorter one, from the same position on. "Change" is
+    relative to inverting the whole spectrogram at once.
     """
     rows: list[list[str]] = []
     whole: list[float] = []
@@ -289,10 +293,11 @@ def batch_blocks(bench: Bench) -> str:
 
 
 def batch_starts(bench: Bench) -> str:
-    """What a stream is worth to a batch run, at 1024/256, rule `agla`.
+    """The stream as start of a batch run, at 1024/256, rule `agla`.
 
-    Four clips of every recording, from 1.5, 3, 4.5 and 6 s on: other places than in the tables above. The
-    constants of the start were chosen here. "s": for the start of one clip. Means and their standard errors.
+    The table uses four clips of every recording, from 1.5, 3, 4.5 and 6 s on, which are other positions
+    than in the tables above. The constants of the start were chosen on these clips. "s" is the time in
+    seconds for the start of one clip. Values are means and their standard errors.
     """
     parts = [protocol.read_clips(bench.files, A.sample_rate, begin) for begin in (1.5, 3.0, 4.5, 6.0)]
     magnitude, rows = A.magnitude(torch.cat([part.samples for part in parts])), []
@@ -322,9 +327,9 @@ def batch_starts(bench: Bench) -> str:
 def batch_engines(bench: Bench) -> str:
     """100 iterations at 1024/256 from random phases, clip after clip.
 
-    ms for one clip, medians of 5 runs, both engines in turn in each; SC as in table "batch methods".
-    Last, what no engine can do without: two real transforms a frame and iteration, by torch. Target
-    for `numba`: a ratio of 2.
+    Times are ms for one clip, medians of 5 runs, each of which runs both engines in turn; SC is defined as
+    in table "batch methods". The last row is a lower bound: two real transforms per frame and iteration, by
+    torch. The target for `numba` is a ratio of 2.
     """
     magnitude, rows = A.magnitude(bench.clips(A).samples), []
     names, engines = ("gla", "fgla", "agla", "raar", "dm", "admm", "hybrid"), ("eager", "numba")

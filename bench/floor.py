@@ -35,16 +35,17 @@ PER_BIN, PER_SAMPLE = 28, 3
 
 
 def push_floor(bench: Bench) -> str:
-    """What a push cannot do without, and how far above it the engines are.
+    """Lower bounds of the time of a push, and the times of the engines.
 
-    Least times of up to 1,000, µs, all streams together, one thread. "FFTs": real ones of a push, counted in
-    what torch is asked to do or, of `numba`, by its code; Mflop: theirs (2.5 n log2 n each, Frigo & Johnson
-    2005) and, estimated, those of everything else in the sweeps. The state ("kB" with the frame and the hop)
-    is read and written once a push: "bytes" is the time of that at the speed at which the device copies 256
-    MB. "FFTs alone": the same transforms with nothing between them, by torch in the same batches, of `numba`
-    its own with windows and overlap-add. "Rest": what projections, rule and state take, of `eager` mostly the
-    calls of operations, whose number is "calls". "Checks": what the inverter does before the engine has the
-    frame.
+    Times are minima of up to 1,000 pushes, in µs, for all streams together on one thread. "FFTs" is the
+    number of real FFTs in a push, counted in torch's calls or, for `numba`, by its code. "Mflop" is the
+    work of these FFTs (2.5 n log2 n each, Frigo & Johnson 2005) and, estimated, that of all other
+    operations of the sweeps. "kB" is the size of the state with the frame and the hop, which a push reads
+    and writes once; "bytes" is the time for this at the speed at which the device copies 256 MB. "FFTs
+    alone" is the time of the same transforms without other operations, by torch in the same batches or, for
+    `numba`, by its own transforms with windows and overlap-add. "Rest" is the time of projections, rule and
+    state; for `eager` it is mostly the overhead of calling operations, whose number is "calls". "Checks" is
+    the time before the engine receives the frame.
     """
     rows = []
     for configuration, look_ahead, n_iter, streams in SETTINGS:

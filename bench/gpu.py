@@ -529,11 +529,11 @@ def latest(rows: list[dict[str, Any]]) -> Rows:
 
 
 def gpu_goals(rows: Rows) -> str:
-    """What engines for a GPU are to reach.
+    """Targets of the engines for a GPU.
 
-    An H100 at 22.05 kHz 1024/256, 3 ahead, 8 iterations, float32. "On paper": from counted launches and
-    instructions, not measured. A stream's time is from the frame on the GPU to the hop on the GPU, with the
-    check of the frame.
+    The targets are for an H100 at 22.05 kHz, 1024/256, look_ahead 3, 8 iterations, float32. "On paper" is
+    computed from the numbers of launches and instructions, not measured. The time of a stream is from the
+    frame in GPU memory to the hop in GPU memory, including the check of the frame.
     """
 
     def of(step: str) -> list[dict[str, Any]]:

@@ -131,20 +131,21 @@ def loudness(samples: np.ndarray) -> np.ndarray:
 
 
 def live_latency(bench: Bench) -> str:
-    """Milliseconds of `rtspecinv live` from the air to the air, and the quality of its setting.
+    """`rtspecinv live` from microphone input to speaker output, and the quality of its setting.
 
-    At 44.1 kHz, in ms. Algorithmic: `n_fft + look_ahead * hop_length` samples, from a sound to the
-    frame that it ends and on to the inverter's sample. Queue: what waits for the device when a frame
-    comes, median, as `live` states it at its end, less the period each way that it counts for the
-    device; `--queue` asks for about that much. Whole: measured, by where the loudness of what the
-    speaker plays is most like that of what the microphone is given; both are one client of a JACK
-    server with a dummy driver, a clock without hardware, so that device, the rest, is what its periods
-    take; period is in samples. `live` opens one stream for both. Where a period is as long as a hop, what
-    it finds in the queue may be a period more, and the device as much less. A real card adds its
-    converters and its own buffers, once each way. Gaps: silence heard; and frames made up, in 8 s, of the
-    calmest of up to 5 runs, on a virtual machine whose threads are late by themselves: where the queue
-    has 3 or 5 ms, that is heard. SC and PESQ: of the same setting of the stream on the clips, as in table
-    "stream quality". Target: algorithmic and queue, "both", under 35 ms with 1024/256 and look_ahead 1.
+    Times are in ms at 44.1 kHz; "period" is in samples. "Algorithmic" is `n_fft + look_ahead * hop_length`
+    samples: the time until the frame of a sound is complete, and the latency of the inverter. "Queue" is
+    the median of the samples that wait for the device when a frame arrives, as `live` reports it at its
+    end, without the device's period in each direction; `--queue` sets its target. "Both" is the sum of
+    these two. "Whole" is measured as the shift at which the loudness of the output correlates best with
+    that of the input; input and output are one client of a JACK server with a dummy driver, which has a
+    clock but no hardware. "Device" is the rest, the time of the server's periods. `live` opens one stream
+    for both directions. If a period is as long as a hop, "queue" may be a period too high and "device" as
+    much too low. A real sound card adds its converters and buffers in each direction. "Gaps" is the
+    duration of silence in the output, and "made up" the number of inserted frames, in 8 s, in the best of
+    up to 5 runs; threads of the virtual machine are sometimes late, which causes gaps if the queue has only
+    3 or 5 ms. SC and PESQ are those of the same setting of the stream on the clips, as in table "stream
+    quality". The target for "both" is less than 35 ms with 1024/256 and look_ahead 1.
     """
     return table(HEADER, rows(bench))
 

@@ -111,9 +111,9 @@ def methods() -> Iterator[tuple[str, str, Method]]:
 def mel_methods(bench: Bench) -> str:
     """Preset "hifigan-22k", 80 bands up to 8 kHz, the recordings of speech.
 
-    "SC dB, mel": spectral convergence of mel spectrograms without logarithms. "Real-time factor": seconds of
-    work per second of sound, analysis and setting up included. Targets: live with
-    look_ahead 3 PESQ 3.1, ESTOI .95; offline PESQ 3.3.
+    "SC dB, mel" is the spectral convergence of mel spectrograms without logarithms. "Real-time factor" is
+    seconds of work per second of sound, including analysis and set-up. Targets are PESQ 3.1 and ESTOI .95
+    for live with look_ahead 3, and PESQ 3.3 offline.
     """
     header = ["method", "latency", "PESQ", "ESTOI", "SC dB, mel", "real-time factor"]
     return table(header, _method_rows(bench))
@@ -162,13 +162,14 @@ def write_summary(name: str, bench: Bench) -> None:
 
 
 def mel_choices(bench: Bench) -> str:
-    """What the choices give, live, look_ahead 3, where they were made.
+    """Quality by choice, live, look_ahead 3, on the excerpts used for choosing.
 
-    24 excerpts of the two voices that have no part in table "mel methods", but overlap each other, some at
-    another speed. "Start" is what the multiplicative steps begin with: levels interpolated between bands, the
-    clamped pseudo-inverse, or, half and half on a logarithmic scale, the last frame. Steps are relaxed by
-    1.5 unless said otherwise. "Change" is to the choice, with its standard error over the excerpts; chance
-    alone moves PESQ of some of them by far more than that.
+    The table uses 24 excerpts of the two voices, some at another speed; they overlap each other, but not
+    the clips of table "mel methods". "Start" is the start of the multiplicative steps: levels interpolated
+    between bands, the clamped pseudo-inverse, or the geometric mean of the interpolated levels and the last
+    frame. Steps are relaxed by 1.5 unless the row says otherwise. "Change" is relative to the chosen
+    variant (first row), with its standard error over the excerpts; chance alone changes PESQ of single
+    excerpts by much more than that.
     """
     parts = [speech(protocol.read_clips(bench.files, A.sample_rate, *where)) for where in TUNED]
     clips = Clips(sum((p.names for p in parts), ()), torch.cat([p.samples for p in parts]))
@@ -238,9 +239,10 @@ def other_start(mel: Tensor, kind: str, n_steps: int) -> Tensor:
 
 
 def mel_cost(bench: Bench) -> str:
-    """A push, mel and linear in turn, look_ahead 3, 8 iterations, one stream.
+    """Time of a push of a mel frame and of magnitudes, look_ahead 3, 8 iterations, one stream.
 
-    Medians of 600 pushes of each, µs, and the ratio to the linear push with its default rule. Target: 2.5.
+    Times are medians of 600 pushes in µs, measured in turn; the ratio is relative to a push of magnitudes
+    ("linear") with its default rule. The target is 2.5.
     """
     samples, rows = speech(bench.clips(A)).samples[0], []
     mel, magnitude = (frames.mT.contiguous() for frames in (PRESET(samples), PRESET.stft.magnitude(samples)))
@@ -300,11 +302,11 @@ DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def mel_degraded(bench: Bench) -> str:
-    """What models make is not what recordings give: mel frames with faults, live, 8 iterations.
+    """Mel frames with errors, as models make them, live, 8 iterations.
 
-    "each frame": magnitudes of every frame on its own, `joint=False`; "jointly": the default. PESQ and ESTOI
-    compare with the clean recording; DNSMOS (overall) and PLCMOS need none (package speechmos). Means
-    over the clips with their standard errors, and the worst clip.
+    "Each frame" estimates the magnitudes of every frame separately (`joint=False`); "jointly" is the
+    default. PESQ and ESTOI compare with the clean recording; DNSMOS (overall) and PLCMOS need no reference
+    (package speechmos). Values are means over the clips with their standard errors, and the worst clip.
     """
     clips = speech(bench.clips(A))
     rows = []

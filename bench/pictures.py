@@ -36,10 +36,11 @@ HEADER = ["picture", "bits", "KB per second", "SC dB, picture", "SC dB, sound"]
 
 
 def picture_loss(bench: Bench) -> str:
-    """Through a picture of 80 dB and back, at 1024/256.
+    """Spectrograms saved as pictures with a range of 80 dB, at 1024/256.
 
-    Magnitudes saved as PNG and opened again. Picture: spectral convergence of its magnitudes. Sound: of what
-    the stream makes of them (look_ahead 3, 8 iterations), against the recording's own magnitudes.
+    Magnitudes are saved as PNG and opened again. "SC dB, picture" is the spectral convergence of the
+    magnitudes in the picture. "SC dB, sound" is that of the samples that a stream returns for them
+    (look_ahead 3, 8 iterations), compared with the magnitudes of the recording.
     """
     return table(HEADER, _picture_rows(bench))
 

@@ -44,12 +44,13 @@ PLAN = [
 def push_cost(bench: Bench) -> str:
     """A push by engine.
 
-    µs: least, median (p50), 95th and 99th percentile, largest of 2,000 pushes, in rounds of 500 in which C
-    and the engines take turns. "C" is a plain RTISI-LA loop with FFTW, one stream, the best of 20 times 250
-    pushes; "least / C" is per stream. The default rule sweeps over revised frames too, and looks once more
-    before it commits. The real-time factor is that of all streams together, on one thread; SC is that of
-    table "stream quality". Targets for `numba`, look_ahead 3, 8 iterations: 1.4 times C's at 1024/256, 1.5 at
-    2048/512 and 512/128; 4.5 times faster than `eager`; p99 / p50 1.5.
+    Times are in µs: minimum ("least"), median (p50), 95th and 99th percentile and maximum of 2,000 pushes,
+    in rounds of 500 in which C and the engines take turns. "C" is a plain RTISI-LA loop with FFTW for one
+    stream, the fastest of 20 runs of 250 pushes; "least / C" is per stream. The default rule, unlike C,
+    also iterates revised frames and evaluates its frames once more before it commits one. The real-time
+    factor is that of all streams together, on one thread; SC is defined as in table "stream quality".
+    Targets for `numba` with look_ahead 3 and 8 iterations are 1.4 times the time of C at 1024/256, 1.5
+    times at 2048/512 and 512/128, a speed of 4.5 times that of `eager`, and p99 / p50 1.5.
     """
     records, rows = measured(bench).records, []
     eager = {(r.setting, r.streams): r.least_us for r in records if (r.engine, r.device) == ("eager", "cpu")}
@@ -97,8 +98,8 @@ def write_files(name: str, bench: Bench) -> None:
 def push_quality(bench: Bench) -> str:
     """The best quality for the least time, one stream, engine `numba`, 1024/256.
 
-    Settings of the stream, each on the clips of table "stream quality"; those that another beats in both are
-    left out. Target: -30 dB in 80 µs.
+    Each setting is measured on the clips of table "stream quality"; settings that another one beats in both
+    time and SC are left out. The target is -30 dB in 80 µs.
     """
     clips, points = bench.clips(A), []
     magnitude = A.magnitude(clips.samples)
@@ -121,8 +122,9 @@ def push_quality(bench: Bench) -> str:
 def push_streams(bench: Bench) -> str:
     """Many streams in one object, engine `numba`, 1024/256, look_ahead 3, 8 iterations.
 
-    Medians of 300 pushes; "throughput": over that of one stream on one thread; "real-time streams": how many
-    this machine keeps up with, by the median. Target: throughput 1.85 for 64 streams on 2 threads.
+    Times are medians of 300 pushes. "Throughput" is relative to one stream on one thread; "real-time
+    streams" is the number of streams that run in real time on this machine, computed from the median. The
+    target is a throughput of 1.85 for 64 streams on 2 threads.
     """
     rows, one = [], 0.0
     magnitude = bench.magnitude(A)[0]
@@ -145,8 +147,8 @@ def push_streams(bench: Bench) -> str:
 def push_capacity(bench: Bench) -> str:
     """Streams that keep up.
 
-    The most streams in one object of which 99 of 100 pushes take less than a hop, over 2,000 pushes, on one
-    core or on the GPU; found to 6 %.
+    The table lists the largest number of streams in one object for which 99 % of 2,000 pushes take less
+    than the duration of a hop, on one core or on the GPU. The search stops at a precision of 6 %.
     """
     rows = []
     for setting in (USUAL, A.setting(0, 8)):

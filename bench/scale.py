@@ -73,12 +73,13 @@ def sweeps() -> list[Sweep]:
 def push_growth(bench: Bench) -> str:
     """How the cost of a push grows.
 
-    One thing grows at a time, from 1024/256, look_ahead 3, 8 iterations, one stream, one thread. "Exponent":
-    slope of the logarithm of the median against that of what grows, by least squares, and its standard error;
-    1 is in proportion. Open frames are look_ahead + 1 + revise, here of look_ahead 0, 1, 3, 7, 15. The
-    overlap is n_fft / hop_length, n_fft being 1024, with look_ahead 3 or "all ahead", the default of one less
-    than the overlap; the exponent is that of a push: a second of sound has as many more pushes, add 1. Below
-    the table, the engines against each other, in all rows.
+    One parameter grows at a time, starting from 1024/256, look_ahead 3, 8 iterations, one stream and one
+    thread. "Exponent" is the slope of the logarithm of the median time against that of the parameter, by
+    least squares, and its standard error; 1 means that time is proportional to the parameter. There are
+    look_ahead + 1 + revise open frames, with look_ahead 0, 1, 3, 7, 15. The overlap is n_fft / hop_length
+    for n_fft 1024, with look_ahead 3 or "all ahead", which is the default, overlap - 1. The exponent is
+    that of one push; the number of pushes per second grows with the overlap, so add 1 for a second of
+    sound. The line below the table compares the engines in all rows.
     """
     done, rows = sweeps(), []
     for sweep in done:
@@ -118,7 +119,7 @@ def crossovers(done: list[Sweep]) -> str:
             ratios, names = [(1 / ratio, where) for ratio, where in ratios], names[::-1]
         low, high = min(ratios), max(ratios)
         behind = [where for ratio, where in ratios if ratio <= 1]
-        verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster everywhere: no crossover"
+        verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster in all rows"
         lines.append(
             f"- `{names[1]}` against `{names[0]}`: {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
             f"{high[0]:.1f} times ({high[1]}) faster."

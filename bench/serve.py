@@ -29,14 +29,15 @@ CROWD = Path(__file__).with_name("crowd.py")
 
 
 def serve_streams(bench: Bench) -> str:
-    """Streams of one server, and how late their hops are.
+    """Delay of hops by number of streams of one server.
 
-    Clients in a process of their own send a frame of 1024/256 at 22.05 kHz every 11.6 ms each, beginning at
-    random, look_ahead 3, 8 iterations, float32 both ways, through the loopback. In ms: from before a frame is
-    sent until its hop is there; of the run with the smallest p99 of 3, 10 s each after a second that is not
-    counted. Late: hops that took longer than a hop. Core: processor time of the server. Load: of the machine
-    over the last minute, those of server and clients included. Target: with 32 streams, p99 under 11.6, none
-    lost and under 60 % of a core; with 64, p99 under 23.2.
+    The clients run in their own process. Each sends a frame of 1024/256 at 22.05 kHz every 11.6 ms,
+    starting at a random time, with look_ahead 3 and 8 iterations, as float32 in both directions, through
+    the loopback. Times are in ms, from just before a frame is sent until its hop has arrived, in the run
+    with the smallest p99 of 3 runs of 10 s, each after 1 s of warm-up. "Late" is the share of hops that
+    took longer than the duration of a hop. "Core" is the processor time of the server. "Load" is the load
+    of the machine over the last minute, including server and clients. Targets are: with 32 streams, p99
+    under 11.6, no lost hops and less than 60 % of a core; with 64 streams, p99 under 23.2.
     """
     rows = []
     for n_streams in STREAMS:
@@ -46,10 +47,10 @@ def serve_streams(bench: Bench) -> str:
 
 
 def serve_overload(bench: Bench) -> str:
-    """Many more clients than a server takes.
+    """More clients than a server accepts.
 
-    200 clients ask a server with --streams 32 at once, otherwise as in the table above. Those that are not
-    admitted get close code 1013 and a sentence.
+    200 clients connect at once to a server with --streams 32; all else is as in the table above. The server
+    rejects the remaining clients with close code 1013 and an error message.
     """
     best = min((measure(ASKED, GRANTED) for _ in range(N_RUNS)), key=lambda found: found["p99"])
     row = [str(best["admitted"]), str(best["refused"]), *cells(best)]

@@ -19,13 +19,14 @@ Job = Callable[[], Any]
 
 
 def push_steadiness(bench: Bench) -> str:
-    """How steady a push is and what a second thread gains, engine `numba`, 1024/256, 3, 8.
+    """The variation of push times and the gain of a second thread, engine `numba`, 1024/256, 3, 8.
 
-    "Transforms alone": as many transforms as a push has, by the same compiled code, in turn with the pushes;
-    they call nothing, allocate nothing and share nothing, so what is left of the unsteadiness is the
-    machine's. 10,000 pushes of one stream in rounds of 500, p99 / p50 of all and of the calmest round.
-    Throughput: of 64 streams on two threads over that of one stream on one, in turn with it, the median over
-    the rounds of the ratio of medians. Targets: p99 / p50 1.5, throughput 1.85.
+    "Transforms alone" runs the transforms of a push in the same compiled code, in turn with the pushes;
+    they call no other code, allocate no memory and share no data, so their variation is that of the
+    machine. The table has p99 / p50 of 10,000 pushes of one stream and of the round of 500 with the
+    smallest ratio. "Throughput" is that of 64 streams on two threads divided by that of one stream on one
+    thread, measured in turn: the median over the rounds of the ratio of medians. Targets are p99 / p50 1.5
+    and throughput 1.85.
     """
     magnitude = bench.magnitude(A)[0][:, 40]
     with threads(2):

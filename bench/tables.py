@@ -80,10 +80,10 @@ class Bench:
 def stream_quality(bench: Bench) -> str:
     """Default and textbook.
 
-    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" was set before the work began: SC,
-    PESQ, ESTOI. The second textbook has the compensated windows of Gnann & Spiertz (2010). "Least
-    gain": SC of the better of the two minus SC of the default, for the clip where it is smallest; below 0 a
-    clip is worse than the textbook.
+    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" is SC, PESQ, ESTOI, set before development.
+    The second textbook variant has the compensated windows of Gnann & Spiertz (2010). "Least gain" is SC of
+    the better textbook variant minus SC of the default, for the clip with the smallest gain; a value below
+    0 means that this clip is worse than the textbook.
     """
     rows = []
     for configuration, look_ahead, n_iter, reach in SETTINGS:
@@ -117,7 +117,7 @@ def summary(bench: Bench) -> str:
 def stream_rules(bench: Bench) -> str:
     """Every rule at 1024/256, look_ahead 3, n_iter 8.
 
-    "Least gain" is over "rtisi", the textbook, for the clip where it is smallest.
+    "Least gain" is SC of "rtisi" (the textbook) minus SC of the rule, for the clip with the smallest gain.
     """
     textbook, rows = bench.score(A, **USUAL, **TEXTBOOK).convergence, []
     rules: dict[str, str | updates.Update] = {rule: rule for rule in updates.RULES}
@@ -130,7 +130,7 @@ def stream_rules(bench: Bench) -> str:
 def stream_starts(bench: Bench) -> str:
     """Starts of the newest frame at 1024/256, default rule.
 
-    With n_iter 0 the start is the answer.
+    With n_iter 0, the result is the start itself.
     """
     rows = []
     for look_ahead, n_iter in ((1, 0), (1, 8), (3, 0), (3, 8)):
@@ -142,11 +142,12 @@ def stream_starts(bench: Bench) -> str:
 
 
 def stream_noise(bench: Bench) -> str:
-    """Magnitudes that no sound has, at 1024/256, look_ahead 3, n_iter 8.
+    """Noisy magnitudes, at 1024/256, look_ahead 3, n_iter 8.
 
-    Magnitudes times log-normal noise, `10 ** (sigma randn / 20)`, means over three seeds. SC against the
-    noisy magnitudes, which the inverter got, and against the clean ones; PESQ and ESTOI against the clean
-    recording. "Least gain" is that of "SC, given" over the textbook, for the clip where it is smallest.
+    The magnitudes are multiplied by log-normal noise, `10 ** (sigma randn / 20)`; values are means over
+    three seeds. "SC dB, given" compares with the noisy magnitudes that the inverter received, "SC dB,
+    clean" with the clean ones; PESQ and ESTOI compare with the clean recording. "Least gain" is the
+    improvement of "SC dB, given" over the textbook, for the clip with the smallest gain.
     """
     others: dict[str, Any] = {
         "default, beta 0.6": updates.RAAR(beta=0.6),
@@ -192,10 +193,10 @@ def _judge_noisy(bench: Bench, clean: Tensor, sigma: float, seed: int, **options
 def stream_silence(bench: Bench) -> str:
     """After silence, at 1024/256, look_ahead 3, n_iter 8.
 
-    SC of the frames after the silence, without the first 4, with and without zeros in the recording;
-    "begun" is an inverter whose first frame is the first that sounds again. A gain below 0 is a loss, the
-    last gain that of the recording that loses most. Each recording is read from three places, a fifth of a
-    second apart.
+    The table lists SC of the frames after the silence except the first 4, for recordings with and without
+    inserted zeros. "Begun" is an inverter whose first frame is the first one after the silence. A gain
+    below 0 is a loss; "least gain" is that of the recording with the largest loss. Each recording is read
+    from three positions, 0.2 s apart.
     """
     places = [bench.begin + i / 5 for i in range(3)]
     samples = torch.cat([protocol.read_clips(bench.files, A.sample_rate, b).samples for b in places])
@@ -227,10 +228,11 @@ def _tail_convergence(magnitude: Tensor, first: int, skip: int, **options: Any) 
 def stream_seams(bench: Bench) -> str:
     """Clicks between hops.
 
-    "Ratio": RMS second difference of the samples across hop boundaries over that at all other samples, mean
-    over the clips and, in brackets, largest; 1 is no seam, the recording's own shows how much of it is
-    chance. "Tone": what is above 4 kHz in a trembling tone that has nothing there, dB under the whole.
-    Clips hide seams that a tone shows.
+    "Ratio" is the RMS second difference of the samples across hop boundaries, divided by that at all other
+    samples: the mean over the clips and, in brackets, the maximum. A ratio of 1 means no clicks; the ratio
+    of the recording shows how much of the deviation is chance. "Tone" is the level above 4 kHz, in dB
+    relative to the whole signal, for an amplitude-modulated tone without energy in that range; it reveals
+    clicks that the clips mask.
     """
     rows = []
     for configuration, look_ahead, n_iter, _ in SETTINGS:
@@ -256,10 +258,11 @@ def stream_seams(bench: Bench) -> str:
 def stream_choices(bench: Bench) -> str:
     """Constants and choices at 1024/256, look_ahead 3, n_iter 8.
 
-    Each row changes one thing. Three clips of every recording: as above, from 4 s on, and from 2 s on
-    slowed to 0.8x, because on few clips near-equal choices differ by chance. "Above": the clips of the
-    tables above. Changes are to the first row, below 0 better; "worst" is the clip that loses most.
-    Engine `eager`, whose constants can be changed.
+    Each row changes one option. The table uses three clips of every recording: that of the tables above,
+    one from 4 s on, and one from 2 s on slowed to 0.8x, because on few clips near-equal choices differ by
+    chance. "6 above" are the clips of the tables above. "Change" is relative to the first row, and below 0
+    is better; "worst" is the clip with the largest loss. The engine is `eager`, because the constants of
+    compiled code cannot be changed.
     """
     above = bench.clips(A)
     clips = above + protocol.read_clips(bench.files, A.sample_rate, 4.0)
@@ -329,11 +332,11 @@ OLD: dict[str, Any] = {"update": "raar", "init": "overlap", "n_iter": 8}  # with
 def stream_overlaps(bench: Bench) -> str:
     """Overlaps and windows at 16 kHz, n_fft 512.
 
-    PESQ of the clips of speech: mean, its standard error, and in brackets the worst clip; then SC. "Before"
+    PESQ of the clips of speech is the mean, its standard error and, in brackets, the worst clip. "Before"
     has the constants that suit a Hann window with overlap 4: the rule `RAAR()`, the overlap as start, 8
-    iterations, revise half of `look_back`, rounded down. "After" has the defaults, which follow the transform
-    (`rtspecinv/defaults.py`); where both are the same, there is one number. The Gaussian is LTFAT's truncated
-    one; Kaiser has beta 12.
+    iterations, and revise equal to half of `look_back`, rounded down. "After" has the defaults, which
+    depend on the transform (`rtspecinv/defaults.py`); if both are the same, the value is listed once. The
+    Gaussian window is LTFAT's truncated one; the Kaiser window has beta 12.
     """
     rows = []
     for window in protocol.WINDOWS:
@@ -374,9 +377,10 @@ def stream_published(bench: Bench) -> str:
     """The conditions of a published result.
 
     44.1 kHz, 2048/256, truncated Gauss window, 2 frames ahead. On 70 recordings of SQAM, RTPGHI(1) +
-    GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note 048); the mean is that of the
-    linear values, as in "SC dB, linear". The recordings here are others. Their rule is the phase gradient
-    with one frame of delay, "gla", revise 0 and, two frames being open, 12 iterations a push.
+    GSRTISI-LA(1) with 24 iterations a frame has -39.15 dB (LTFAT note 048); their mean is that of the
+    linear values, as in "SC dB, linear". This table uses other recordings. The published method corresponds
+    to the phase gradient with one frame of delay, the rule "gla", revise 0 and 12 iterations per push,
+    because two frames are open.
     """
     configuration = Configuration(44100, 2048, 256, "Gauss")
     magnitude, rows = bench.magnitude(configuration), []
