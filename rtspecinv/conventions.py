@@ -28,8 +28,8 @@ def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
 
     Args:
         magnitude: magnitudes `(..., n_rows, n_frames)`. With n_fft rows they are two-sided, and the upper
-            half, a mirror image of the lower, is dropped. With n_fft / 2 rows the row at the Nyquist frequency
-            is missing, and a row of zeros is added.
+            half, a mirror image of the lower, is dropped. With n_fft / 2 rows the row at the Nyquist
+            frequency is missing, and a row of zeros is added.
         n_fft: number of samples in a frame.
 
     Raises:

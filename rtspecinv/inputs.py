@@ -187,7 +187,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
 
 
 def check_range(low: float, high: float, limit: float) -> None:
-    """Raise `ValueError` unless magnitudes from `low` to `high` are finite, at least 0 and at most `limit`."""
+    """Raise `ValueError` unless magnitudes from `low` to `high` are finite, >= 0 and <= `limit`."""
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
         raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted")

@@ -79,7 +79,8 @@ class Balance:
 
     stft: transform of the magnitudes.
 
-    Except at the edges, `sum_t sum_k |X|^2 = n_fft scale^2 / hop_length sum_n g[n]^2 sum_n x[n]^2` (Parseval).
+    By Parseval, except at the edges:
+    `sum_t sum_k |X|^2 = n_fft scale^2 / hop_length sum_n g[n]^2 sum_n x[n]^2`.
     """
 
     def __init__(self, stft: STFT) -> None:
