@@ -21,11 +21,11 @@ def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     They are `(-1)^k r[(k + 1) // 2]` with the Rudin-Shapiro sequence r: `r[j]` is -1 where the binary digits
     of j have an odd number of pairs 11. The factors at 0 Hz and at the Nyquist frequency are 1.
 
-    A bin that is 0 is equally far from all values of a given modulus, so any phase is a projection. The phases
-    of a pulse are a bad choice: a pulse is lost where the window is 0, and no projection moves it elsewhere,
-    so frames of equal magnitudes would become silent or never change. With these factors a frame becomes a
-    burst around its middle: its energy is spread over many samples, most of it where the window is large. Real
-    factors also suit frames that follow silence or a mirror image.
+    A bin that is 0 is equally far from all values of a given modulus, so any phase is a projection. The
+    phases of a pulse are a bad choice: a pulse is lost where the window is 0, and no projection moves it
+    elsewhere, so frames of equal magnitudes would become silent or never change. With these factors a frame
+    becomes a burst around its middle: its energy is spread over many samples, most of it where the window is
+    large. Real factors also suit frames that follow silence or a mirror image.
 
     Source: Shapiro 1951, Rudin 1959: `|sum_j r[j] exp(i j x)|` over n terms is at most about `sqrt(2 n)`.
     """
@@ -57,8 +57,8 @@ def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
 def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
     """Return `to_magnitude` of spectra whose squares neither overflow nor underflow.
 
-    This is twice as fast and supports no gradients. Values below `eps^2` count as 0, where eps is the precision
-    of the dtype; magnitudes should be around 1.
+    This is twice as fast and supports no gradients. Values below `eps^2` count as 0, where eps is the
+    precision of the dtype; magnitudes should be around 1.
     """
     limits = torch.finfo(magnitude.dtype)
     # The added term sets the phase of values that are 0 and is lost to rounding in all others.

@@ -238,7 +238,7 @@ class StreamingInverter(Checkpointed):
         return self.look_ahead * self.stft.hop_length + self.stft.padding
 
     def length(self, n_frames: int) -> int:
-        """Return the number of samples of `n_frames` frames: those of all pushes and the flush, less latency."""
+        """Return the number of samples of `n_frames` frames, pushes and flush together, less the latency."""
         return self.stft.length(n_frames)
 
     def push(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
@@ -324,8 +324,8 @@ class StreamingInverter(Checkpointed):
             streams: selection of streams to flush, as in `push`; default: all.
 
         Returns:
-            Samples `(*batch_shape, n_samples)`, by default `(*batch_shape, max(0, latency + length(0)))`; they
-            are silence if no frame was pushed since the last reset.
+            Samples `(*batch_shape, n_samples)`, by default `(*batch_shape, max(0, latency + length(0)))`;
+            they are silence if no frame was pushed since the last reset.
         """
         self._look_back(wait=True)
         stft = self.stft
@@ -532,8 +532,8 @@ class StreamingInverter(Checkpointed):
         seen: smallest and largest band values `(2, *batch)`, default: none, magnitudes were pushed.
 
         Returns:
-            The hop and, with `check="later"`, the smallest and largest magnitude of each stream, which show
-            the streams that were not advanced because their frame is bad; otherwise None.
+            The hop and, if the engine checks values and `check="later"`, the smallest and largest magnitude
+            of each stream, which show the streams that were not advanced for a bad frame; otherwise None.
         """
         offered = None
         if self.stft.onesided:
@@ -625,7 +625,7 @@ class StreamingInverter(Checkpointed):
         return values
 
     def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Return band values of checked shape, contiguous: `(*batch_shape, n_bands)`, or `(n_frames, ...)`."""
+        """Return contiguous band values of checked shape, `(*batch_shape, n_bands)` or `(n_frames, ...)`."""
         assert self.bank is not None
         values = as_magnitude(value, self.stft.window)
         n_bands = self.bank.n_bands
