@@ -85,7 +85,7 @@ def sound_file(path: Path) -> AudioReader:
     from rtspecinv.audio import AudioReader
     from rtspecinv.files.opening import LOADERS, no_sound
 
-    if path.suffix.lower() in LOADERS and path.is_file():  # libsndfile would play some of these as noise
+    if path.suffix.lower() in LOADERS and path.is_file():  # libsndfile would open some of these as sound
         raise no_sound(path)
     try:
         return AudioReader(path)

@@ -23,7 +23,8 @@ from rtspecinv.files.images import Levels, read_image, resize_columns
 from rtspecinv.files.metadata import LENGTH, MEL, understand
 from rtspecinv.files.picture_scale import MOST_VALUES, PictureScale, number
 
-_OPTIONS = ("n_fft", "hop_length", "sample_rate", "scale", "fmin", "fmax", "range")  # a picture's metadata may define these
+# Options whose values a picture's metadata may contain.
+_OPTIONS = ("n_fft", "hop_length", "sample_rate", "scale", "fmin", "fmax", "range")
 LOUDEST_RMS = 0.15  # RMS of the loudest frame of a picture without a known level; full scale is 1
 
 
@@ -40,7 +41,7 @@ def image(args: argparse.Namespace) -> None:
         stft, rate = _transform(args, known)
         scale, shown = _scales(args, texts, known.get("sample_rate", rate), rate, stft.n_fft)
     except ValueError as error:
-        if any(getattr(args, name) is not None for name in _OPTIONS):  # an option may be wrong, not the picture
+        if any(getattr(args, name) is not None for name in _OPTIONS):  # an option may be the cause
             raise
         raise ValueError(f"{printable(args.picture)}: {error}") from error
     _check_seconds(args, rate, stft)

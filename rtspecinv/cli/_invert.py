@@ -38,7 +38,7 @@ from rtspecinv.live import Progress
 
 
 def invert(args: argparse.Namespace) -> int:
-    """Invert a file of magnitudes or a folder of such files; returns 1 if a file of a folder failed, else 0."""
+    """Invert a file of magnitudes or a folder of them; returns 1 if a file of a folder failed, else 0."""
     _check_options(args)
     if args.preset is not None and Path(args.preset).suffix.lower() in names.CONFIG_FILES:
         args.preset = rtspecinv.MelConfig.load(args.preset)
