@@ -163,7 +163,7 @@ class Contest:
         return len(self.samples) / self.sample_rate
 
     def run(self, contestant: Contestant) -> Result:
-        """Invert the magnitudes by one method, after a short warm-up that is not timed, and return the result."""
+        """Invert the magnitudes by one method, after a warm-up that is not timed, and return the result."""
         n_warm = min(WARM_UP_FRAMES, self.magnitude.shape[-1])
         if (n_warm - 1) * self.stft.hop_length >= self.stft.n_needed:
             n_samples = (n_warm - 1) * self.stft.hop_length
