@@ -85,7 +85,7 @@ class Checkpointed(Module):
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if not given:
-            missing_keys += sorted(known)  # an error if all must match
+            missing_keys += sorted(known)  # raises an error if `strict`
             return
         new = {name: given.get(key) for name, key in names.items()}
         if problem := self._problem(new, state, given.get(prefix + ABOUT)):

@@ -161,7 +161,7 @@ def largest_magnitude(dtype: torch.dtype, n_fft: int) -> float:
 
 
 def extremes(values: Tensor) -> tuple[float, float]:
-    """Return the smallest and largest value, NaN if one is NaN; values on a GPU are copied at once."""
+    """Return the smallest and the largest value, NaN if one is NaN; this waits for a GPU once."""
     values = values.detach() if values.requires_grad else values
     if values.device.type != "cpu":
         low, high = torch.stack(torch.aminmax(values)).tolist()

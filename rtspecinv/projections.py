@@ -68,7 +68,7 @@ def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
-    """Return the nearest consistent spectrum, `P_C(c) = STFT(iSTFT(c))`.
+    """Return the consistent spectrum `P_C(c) = STFT(iSTFT(c))`, that of the samples of a spectrum c.
 
     The open frames are added to the committed frames, which stay unchanged:
     `P_C(c)_k = F(w / max(E_k, floor) (tail + sum_j d F^-1(c_j)))`, cut at frame k, where `E_k` is the sum of
@@ -76,7 +76,7 @@ def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
 
     Args:
         spectrum: complex `(*batch, n_open, n_half)`.
-        buffer: the frames that the spectrum belongs to.
+        buffer: buffer of the frames that the spectrum belongs to.
 
     Sources: Griffin & Lim 1984, eq. 6; for incomplete overlap Gnann & Spiertz 2010.
     """

@@ -98,15 +98,15 @@ def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> N
         metavar="DB",
         type=float,
         default=default and names.RANGE_DB,
-        help=f"level of black below white (default: {names.RANGE_DB:g})",
+        help=f"level difference between white and black (default: {names.RANGE_DB:g})",
     )
 
 
 def add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:
     group = parser.add_argument_group("spectrogram")
-    known = "default: %(default)s" if n_fft else "default: what the file says or its shape suggests"
+    known = "default: %(default)s" if n_fft else "default: from the file's metadata or its shape"
     group.add_argument("--n-fft", metavar="N", type=int, default=n_fft, help=f"samples in a frame ({known})")
-    known = "default: %(default)s" if hop_length else "default: what the file says, else n_fft / 4"
+    known = "default: %(default)s" if hop_length else "default: from the file's metadata, else n_fft / 4"
     group.add_argument(
         "--hop-length",
         metavar="N",
@@ -124,18 +124,20 @@ def add_inverter_options(parser: argparse.ArgumentParser) -> None:
 
 def add_stream_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
-    group.add_argument("--init", metavar="NAME", help=f"start of the newest frame: {', '.join(names.STARTS)}")
+    group.add_argument(
+        "--init", metavar="NAME", help=f"first phase of the newest frame: {', '.join(names.STARTS)}"
+    )
     group.add_argument(
         "--look-ahead",
         metavar="K",
         type=int,
-        help="future frames used before a frame is final; a larger value adds latency",
+        help="number of later frames that are used before a frame is final; a larger value adds latency",
     )
     group.add_argument(
         "--revise",
         metavar="R",
         type=int,
-        help="final frames still revised until they are heard; more is slower",
+        help="number of final frames that are revised until they are played; more is slower",
     )
 
 
@@ -148,7 +150,7 @@ def add_device_options(
         "--device",
         metavar="DEVICE",
         type=device,
-        help="number or part of a name, see `rtspecinv devices`",
+        help="device number or part of its name, see `rtspecinv devices`",
     )
     group.add_argument(
         "--latency",
@@ -160,4 +162,4 @@ def add_device_options(
 
 
 def add_no_device(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
+    group.add_argument("--no-device", action="store_true", help="write the file without playing it")

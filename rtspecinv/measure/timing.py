@@ -131,9 +131,9 @@ def devices() -> tuple[str, ...]:
 
 
 def runners(engines: Sequence[str], on: Sequence[str], setting: Setting) -> list[Runner]:
-    """Return each named engine on each device that it supports; "all" means every engine that is available.
+    """Return a runner for each named engine and each device that it supports.
 
-    engines: names of engines, or "all".
+    engines: names of engines; "all" means every available engine.
     on: names of devices.
     setting: setting that the engines must support.
 
