@@ -34,9 +34,9 @@ def say_interrupted() -> None:
 
 
 def _leave_when_interrupted_again() -> None:
-    """Make a second Ctrl-C end the process at once; it would otherwise disturb the exit of Python itself.
+    """Make another Ctrl-C end the process at once, because Python's own exit does not handle it cleanly.
 
-    Files and devices are closed by then.
+    All files and devices are closed by then.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))

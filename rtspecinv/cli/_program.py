@@ -83,7 +83,7 @@ def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | No
 def _left_at_once() -> Iterator[None]:
     """Return a context in which Ctrl-C ends the process at once.
 
-    An exception while torch is imported would crash it. No file or device is open at this time.
+    An exception during the import of torch may crash the process. No file or device is open at this time.
     """
 
     def leave(number: int, frame: object) -> None:

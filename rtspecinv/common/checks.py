@@ -94,7 +94,7 @@ def real(value: object) -> float:
 
 
 def _is_no_number(value: object) -> bool:
-    """Return whether a value is a bool of Python or numpy, or has a mask as elements of masked arrays."""
+    """Return whether a value is a bool, of Python or numpy, or a masked value of numpy."""
     return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or hasattr(value, "mask")
 
 

@@ -22,7 +22,10 @@ CASTING = ("cpu", "cuda")  # device types whose autocast is switched off
 
 
 def modeless(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function that runs without autocast and inference mode; called in the latter, without grad."""
+    """Return `function` wrapped so that it runs without autocast and inference mode.
+
+    If it is called in inference mode, it records no gradients.
+    """
 
     @wraps(function)
     def outside(*args: P.args, **kwargs: P.kwargs) -> R:
