@@ -1,6 +1,7 @@
-"""The state of a stream in a `state_dict`: all of it, or an error that leaves the stream as it is.
+"""Saving and loading the state of a stream with `state_dict`; a failed load leaves the stream unchanged.
 
-A state dict says what stream it is of, in a tensor of bytes, as some formats hold nothing but tensors.
+A state dict also holds the settings of its stream, as a tensor of bytes because some file formats store only
+tensors.
 """
 
 from __future__ import annotations
@@ -23,24 +24,33 @@ Settings = dict[str, Any]
 
 
 class Checkpointed(Module):
-    """A module whose state dict is the state of a stream, copied, and what stream that is."""
+    """A module whose state dict holds a copy of the state of a stream, and the settings of that stream."""
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
-        """All tensors that change from push to push."""
+        """Return all tensors that change from push to push, by name."""
 
     @abstractmethod
     def _settings(self) -> Settings:
-        """What must be the same for a state to mean the same, as JSON has it."""
+        """Return the settings, as JSON values, that must be equal in the stream that loads a state."""
 
     @abstractmethod
     def _state_changed(self) -> None:
-        """Called when the state has been written to."""
+        """Update whatever depends on the state; called after the state was written to."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load a state; after an error the stream goes on as if nothing had happened."""
+        """Load a state; an error leaves the stream unchanged.
+
+        Args:
+            state_dict: state dict of a stream with the same settings.
+            strict: whether missing and unexpected names raise an error, default: True.
+            assign: as in `torch.nn.Module.load_state_dict`; it does not affect the state of the stream.
+
+        Raises:
+            RuntimeError: the state is of a stream with other settings, of another version, or damaged.
+        """
         before = {name: tensor.clone() for name, tensor in self._state().items()}
         try:
             return super().load_state_dict(state_dict, strict, assign)
@@ -52,7 +62,7 @@ class Checkpointed(Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, tensor in self._state().items():
             kept = tensor if keep_vars else tensor.detach()
-            destination[prefix + PREFIX + name] = kept.clone()  # the stream goes on, what is saved does not
+            destination[prefix + PREFIX + name] = kept.clone()  # later pushes do not change the copy
         about = json.dumps({"version": VERSION, **self._settings()}, sort_keys=True)
         destination[prefix + ABOUT] = torch.tensor(list(about.encode()), dtype=torch.uint8, device="cpu")
 
@@ -75,7 +85,7 @@ class Checkpointed(Module):
             others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if not given:
-            missing_keys += sorted(known)  # an error if all must match
+            missing_keys += sorted(known)  # raises an error if `strict`
             return
         new = {name: given.get(key) for name, key in names.items()}
         if problem := self._problem(new, state, given.get(prefix + ABOUT)):
@@ -90,7 +100,7 @@ class Checkpointed(Module):
         self._state_changed()
 
     def _problem(self, new: dict[str, Any], state: dict[str, Tensor], about: Any) -> str:
-        """What is wrong with a state; nothing if it is empty."""
+        """Return what is wrong with a state, or an empty string."""
         mine, its = self._settings(), _read(about)
         if its.pop("version", None) != VERSION:
             return f"It is not a state of version {VERSION}: save it with this version of rtspecinv."

@@ -1,4 +1,4 @@
-"""Magnitudes of other programs: which rows they have, and how they are scaled."""
+"""Conversion of magnitudes of other programs, which have other rows or another scaling."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _Values = TypeVar("_Values", Tensor, Array)
 
 
 def row_counts(n_fft: int) -> tuple[int, ...]:
-    """How many rows `half_spectrum` takes, the usual number first."""
+    """Return the numbers of rows that `half_spectrum` accepts, the usual one first."""
     return (n_fft // 2 + 1, n_fft, *([n_fft // 2] if n_fft % 2 == 0 else []))
 
 
 def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
-    """Magnitudes `(..., n_fft // 2 + 1, n_frames)` of a real signal.
+    """Return magnitudes `(..., n_fft // 2 + 1, n_frames)` of a real signal.
 
     Args:
-        magnitude: `(..., n_rows, n_frames)`. With n_fft rows they are two-sided, and the upper half, which
-            mirrors the lower, is left out. With n_fft / 2 rows the row at the Nyquist frequency is missing,
-            and is 0.
-        n_fft: samples in a frame.
+        magnitude: magnitudes `(..., n_rows, n_frames)`. With n_fft rows they are two-sided, and the upper
+            half, a mirror image of the lower, is dropped. With n_fft / 2 rows the row at the Nyquist
+            frequency is missing, and a row of zeros is added.
+        n_fft: number of samples in a frame.
 
     Raises:
         ValueError: `magnitude` has another number of rows.
@@ -48,7 +48,10 @@ def half_spectrum(magnitude: _Values, n_fft: int) -> _Values:
 
 
 def suggestion(n_rows: int, option: str = "n_fft=") -> str:
-    """Say which n_fft have so many rows, the usual ones first."""
+    """Return advice which n_fft fits `n_rows` rows, the usual values first.
+
+    option: text before a value of n_fft, default: "n_fft=".
+    """
     ways = []
     if n_rows >= 2 and not n_rows & (n_rows - 1):
         ways.append(f"{option}{2 * n_rows} if the row at the Nyquist frequency is missing")
@@ -58,13 +61,13 @@ def suggestion(n_rows: int, option: str = "n_fft=") -> str:
 
 
 def unscaled(scaling: str | None, stft: STFT, sample_rate: float) -> float:
-    """Return the factor from magnitudes of scipy to those of `stft`; 1 for None.
+    """Return the factor that converts magnitudes of scipy to those of `stft`; 1 if `scaling` is None.
 
-    `scipy.signal.stft` divides its "spectrum", and `ShortTimeFFT` its "magnitude", by `sum_n g[n]`, g being
-    the window; both divide "psd" by `sqrt(sample_rate * sum_n g[n]**2)`.
+    With the window g, `scipy.signal.stft` divides its "spectrum", and `ShortTimeFFT` its "magnitude", by
+    `sum_n g[n]`; both divide "psd" by `sqrt(sample_rate * sum_n g[n]**2)`.
 
     Raises:
-        ValueError: a name that is none of these.
+        ValueError: `scaling` is not one of these names.
     """
     if scaling is None:
         return 1.0

@@ -16,8 +16,9 @@ from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT, check_dense, check_stft
 
 Array = np.ndarray[Any, Any]
-MOST_ITER = 10**6  # what anybody iterates for has long been found, or never will be
-# From so many numbers on torch calls its threads, which then spin for milliseconds in the way of an engine's.
+MOST_ITER = 10**6  # no method still improves after so many iterations
+# From this size on torch uses its thread pool, whose workers busy-wait for milliseconds and slow down the
+# engine's threads.
 _WAKES_THREADS = 2**15
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
@@ -54,7 +55,12 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
 
 
 def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -> Tensor:
-    """Magnitude or spectrum `(*batch, n_freq, n_frames)`, with frames in it; see `as_magnitude`."""
+    """Return a magnitude or spectrum `(*batch, n_freq, n_frames)`, converted as in `as_magnitude`.
+
+    Raises:
+        ValueError: it has another shape or no frames, or is on another device than `stft`.
+        TypeError: as in `as_magnitude`.
+    """
     check_stft(stft)
     tensor = as_magnitude(value, stft.window, name)
     if tensor.ndim < 2 or tensor.shape[-2] != stft.n_freq or not tensor.shape[-1]:
@@ -68,7 +74,7 @@ def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -
 
 
 def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
-    """Say of which n_fft a spectrogram is."""
+    """Return advice on the STFT parameters for a spectrogram whose number of rows does not fit."""
     n_rows = tensor.shape[-2] if tensor.ndim >= 2 and tensor.shape[-1] else 0
     if not n_rows:
         return "give it both axes, and frames"
@@ -81,13 +87,13 @@ def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
 
 
 def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int, ...]) -> Tensor:
-    """Streams that a caller names: a bool mask of shape `batch_shape`, or their positions `(n_streams,)`.
+    """Return a selection of streams: a bool mask of shape `batch_shape`, or positions `(n_streams,)`.
 
     Raises:
-        ValueError: the mask has another shape, there is no such position, or one is named twice.
-        TypeError: neither a mask nor integers.
+        ValueError: the mask has another shape, or a position does not exist or is repeated.
+        TypeError: `streams` is neither a bool mask nor integers.
     """
-    if type(streams) is list and len(batch_shape) == 1:  # the usual case, at a tenth of the cost
+    if type(streams) is list and len(batch_shape) == 1:  # the usual case, 10 times as fast
         most, kinds = batch_shape[0], {*map(type, streams)}
         if kinds == {int} and len({*streams}) == len(streams) and min(streams) >= 0 and max(streams) < most:
             return torch.tensor(streams, dtype=torch.int64, device="cpu")
@@ -128,7 +134,7 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
 
 
 def as_mask(streams: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
-    """Bool mask of streams as `some_streams` gives them."""
+    """Return a bool mask of a selection that `some_streams` returned."""
     if streams.dtype == torch.bool:
         return streams
     mask = torch.zeros(batch_shape, dtype=torch.bool, device=streams.device)
@@ -136,7 +142,10 @@ def as_mask(streams: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
 
 
 def as_positions(streams: Tensor) -> Tensor:
-    """Positions `(n_streams,)`, in the order of memory, of streams as `some_streams` gives them."""
+    """Return positions `(n_streams,)` of a selection that `some_streams` returned.
+
+    Positions keep their order; those of a mask are indices into the flattened mask.
+    """
     return streams.flatten().nonzero().squeeze(1) if streams.dtype == torch.bool else streams
 
 
@@ -147,12 +156,12 @@ def check_finite(value: Tensor, name: str) -> None:
 
 
 def largest_magnitude(dtype: torch.dtype, n_fft: int) -> float:
-    """Largest magnitude that can be added up."""
+    """Return the largest magnitude whose sums over a frame do not overflow."""
     return _LARGEST[dtype] / (100 * n_fft)
 
 
 def extremes(values: Tensor) -> tuple[float, float]:
-    """Smallest and largest of some values, NaN if one is NaN; a GPU is waited for once."""
+    """Return the smallest and the largest value, NaN if one is NaN; this waits for a GPU once."""
     values = values.detach() if values.requires_grad else values
     if values.device.type != "cpu":
         low, high = torch.stack(torch.aminmax(values)).tolist()
@@ -165,10 +174,10 @@ def extremes(values: Tensor) -> tuple[float, float]:
 
 
 def check_values(magnitude: Tensor, n_fft: int) -> float:
-    """Return the largest of some magnitudes, 0 of none.
+    """Return the largest magnitude; 0 if there are no values.
 
     Raises:
-        ValueError: a magnitude is negative, NaN, infinite or too large to add up.
+        ValueError: a magnitude is negative, NaN, infinite or so large that sums overflow.
     """
     if not magnitude.numel():
         return 0.0
@@ -178,7 +187,7 @@ def check_values(magnitude: Tensor, n_fft: int) -> float:
 
 
 def check_range(low: float, high: float, limit: float) -> None:
-    """Raise `ValueError` if the smallest and the largest magnitude cannot be inverted."""
+    """Raise `ValueError` unless magnitudes from `low` to `high` are finite, >= 0 and <= `limit`."""
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
         raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted")
@@ -194,7 +203,7 @@ def check_range(low: float, high: float, limit: float) -> None:
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:
-    """Warn that magnitudes exceed twice full scale, and name likely causes."""
+    """Warn that magnitudes up to `largest` exceed twice full scale, and name likely causes."""
     warn(
         f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
         "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
@@ -203,10 +212,10 @@ def warn_of_power(largest: float, full_scale: float) -> None:
 
 
 def full_scale(stft: STFT) -> float:
-    """Largest magnitude that samples within -1 to 1 can have."""
+    """Return the largest magnitude that samples within -1 to 1 can have."""
     return float(stft.window.abs().sum()) * stft.scale
 
 
 def iterations(**parameter: Any) -> int:
-    """Value of one named parameter as a number of iterations; anything else is a ValueError."""
+    """Return one named parameter as an integer from 0 to `MOST_ITER`; anything else raises ValueError."""
     return count(0, MOST_ITER, **parameter)

@@ -1,4 +1,4 @@
-"""How loud a result is, by itself and against what was asked for, and what is said if it is far too quiet."""
+"""Level of a result, absolute and relative to its target magnitudes, and warnings if it is far too quiet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from torch import Tensor
 from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT
 
-# Share of the energy of its target below which a result is too quiet, 20 dB. Magnitudes that no signal has
-# lose less: of a lone frame or bin, the share that is left is about hop_length / n_fft.
+# A result with less than this share of the energy of its target, -20 dB, is too quiet. Magnitudes that no
+# signal has lose less than that: of a single frame or bin, a share of about hop_length / n_fft is left.
 QUIET = 0.01
 
-QUIET_PEAK = 0.01  # largest sample that is far below a usual level
+QUIET_PEAK = 0.01  # a result whose largest sample is smaller is far below a usual level
 
 ANOTHER_START = "let it iterate longer, or start from other phases (init='random')"
 SILENCE_AROUND = "; where all of the sound is in the first or last frame, make them with silence around it"
 
 
 def least_share(found: Tensor, wanted: Tensor) -> float:
-    """Least of the shares `found / wanted` of energies, 1 where nothing is wanted or a share is unknown."""
+    """Return the smallest of the energy ratios `found / wanted`.
+
+    A ratio counts as 1 where `wanted` is 0, or where either energy is NaN or infinite.
+    """
     found, wanted = found.detach(), wanted.detach()
     known = (wanted > 0) & found.isfinite() & wanted.isfinite()
     shares = torch.where(known, found / wanted, 1.0)
@@ -29,24 +32,24 @@ def least_share(found: Tensor, wanted: Tensor) -> float:
 
 
 def warn_of_quiet(share: float, way_out: str) -> None:
-    """Warn if the energy of a result is less than the share `QUIET` of that of its target."""
+    """Warn if `share`, the energy of a result relative to that of its target, is less than `QUIET`."""
     if share < QUIET:
         level = f"is {-10 * math.log10(share):.0f} dB under the level of" if share else "is silent, unlike"
         warn(f"the result {level} its target: {way_out}")
 
 
 def warn_of_peak(peak: float, stft: STFT | None = None, scaling: str | None = None) -> None:
-    """Warn if the largest sample is 0 or far below a usual level.
+    """Warn if `peak`, the largest absolute sample, is 0 or far below a usual level.
 
-    stft: the transform of the magnitudes that the sound was made of; None of anything else.
-    scaling: that of scipy which has been undone.
+    stft: transform of the magnitudes that were inverted, default: none, such as for mel frames.
+    scaling: scaling of scipy that was undone before inversion, default: none.
     """
     if peak < QUIET_PEAK:
         warn(_why_quiet(peak, stft, scaling))
 
 
 def no_samples(n_frames: int) -> str:
-    """Why so many frames have become no samples."""
+    """Return the text of the warning that `n_frames` frames became no samples."""
     if not n_frames:
         return "there was no frame, so there is no sound"
     return (
@@ -72,11 +75,12 @@ def _why_quiet(peak: float, stft: STFT | None, scaling: str | None) -> str:
 
 
 class Balance:
-    """Energy of samples and that of their magnitudes, stream by stream, without another transform.
+    """Compares the energy of samples with that of their target magnitudes, per stream, without a transform.
 
-    stft: the transform of the magnitudes.
+    stft: transform of the magnitudes.
 
-    But for the edges, `sum_t sum_k |X|^2 = n_fft scale^2 / hop_length sum_n g[n]^2 sum_n x[n]^2` (Parseval).
+    By Parseval, except at the edges:
+    `sum_t sum_k |X|^2 = n_fft scale^2 / hop_length sum_n g[n]^2 sum_n x[n]^2`.
     """
 
     def __init__(self, stft: STFT) -> None:
@@ -86,18 +90,18 @@ class Balance:
         self._found = self._wanted = torch.zeros((), dtype=torch.float64, device="cpu")
 
     def add_frame(self, magnitude: Tensor) -> None:
-        """Take in a magnitude frame `(*batch, n_freq)`."""
+        """Add the energy of a magnitude frame `(*batch, n_freq)` to that of the target."""
         half = magnitude.detach()[..., : self.n_half].cpu().double()
         self._wanted = self._wanted + 2 * half.square().sum(-1)
 
     def add_samples(self, samples: Tensor) -> None:
-        """Take in samples `(*batch, n)`."""
+        """Add the energy of samples `(*batch, n)` to that of the result."""
         self._found = self._found + self._factor * samples.detach().cpu().double().square().sum(-1)
 
     def share(self) -> float:
-        """Least share, over streams, of the energy asked for so far that the samples so far have."""
+        """Return the energy of the result so far relative to its target, the smallest of all streams."""
         return least_share(self._found, self._wanted)
 
     def warn(self, way_out: str) -> None:
-        """Warn if the samples so far are far too quiet for the magnitudes so far."""
+        """Warn if the samples so far have far less energy than the magnitudes so far."""
         warn_of_quiet(self.share(), way_out)

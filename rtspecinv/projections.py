@@ -1,4 +1,4 @@
-"""The two projections of every algorithm: on the given magnitude, and on consistent spectra.
+"""The two projections of every algorithm: onto the given magnitude, and onto consistent spectra.
 
 A spectrum is a solution if both projections leave it unchanged. Update rules combine the two projections in
 different ways.
@@ -16,17 +16,18 @@ from rtspecinv.frames import FrameBuffer
 
 @lru_cache(maxsize=256)
 def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Direction of every bin of a spectrum that is 0, `(n_half,)`, 1 or -1: a burst in the middle of a frame.
+    """Return the phase factors, 1 or -1, `(n_half,)`, that `to_magnitude` gives to bins whose value is 0.
 
-    `(-1)^k r[(k + 1) // 2]`, r being the Rudin-Shapiro sequence: `r[j]` is -1 where the binary digits of j
-    have an odd number of pairs 11. The direction at 0 Hz and at the Nyquist frequency is 1.
+    They are `(-1)^k r[(k + 1) // 2]` with the Rudin-Shapiro sequence r: `r[j]` is -1 where the binary digits
+    of j have an odd number of pairs 11. The factors at 0 Hz and at the Nyquist frequency are 1.
 
-    Any direction is as near to 0 as any other, but that of a pulse is a bad choice: a pulse where the window
-    is 0 is lost, and elsewhere no projection moves it, so that frames of equal magnitudes would be silent or
-    stay where they happen to begin. With these signs no sample has much of the energy, and most of it is
-    where windows are large. Being real, they suit frames with silence or a mirror image before them.
+    A bin that is 0 is equally far from all values of a given modulus, so any phase is a projection. The
+    phases of a pulse are a bad choice: a pulse is lost where the window is 0, and no projection moves it
+    elsewhere, so frames of equal magnitudes would become silent or never change. With these factors a frame
+    becomes a burst around its middle: its energy is spread over many samples, most of it where the window is
+    large. Real factors also suit frames that follow silence or a mirror image.
 
-    Source: Shapiro 1951, Rudin 1959: sums of r[j] exp(i j x) are nowhere larger than about `sqrt(2 n)`.
+    Source: Shapiro 1951, Rudin 1959: `|sum_j r[j] exp(i j x)|` over n terms is at most about `sqrt(2 n)`.
     """
     k = torch.arange(n_half, device="cpu")
     j, n_pairs = (k + 1) // 2, torch.zeros_like(k)
@@ -34,12 +35,12 @@ def signs(n_half: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         n_pairs += (j >> digit) & (j >> (digit + 1)) & 1
     values = 1 - 2 * ((n_pairs + k) % 2)
     values[-1] = 1
-    with torch.inference_mode(False):  # it is kept, and used in whatever mode
+    with torch.inference_mode(False):  # the cached tensor is used in any mode
         return values.to(device, dtype, copy=True)
 
 
 def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    """Return the nearest spectrum of given magnitude, `P_M(c) = S c / |c|`, or S times `signs` where c is 0.
+    """Return the nearest spectrum of given magnitude, `P_M(c) = S c / |c|`; S times `signs` where c is 0.
 
     Args:
         spectrum: complex spectrum c, `(..., n_half)`.
@@ -54,27 +55,28 @@ def to_magnitude(spectrum: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def to_magnitude_in_range(spectrum: Tensor, magnitude: Tensor) -> Tensor:
-    """`to_magnitude` for spectra whose squares neither overflow nor underflow: twice as fast, no gradient.
+    """Return `to_magnitude` of spectra whose squares neither overflow nor underflow.
 
-    Values under `eps^2` count as 0, eps being the precision of the dtype; magnitudes should be around 1.
+    This is twice as fast and supports no gradients. Values below `eps^2` count as 0, where eps is the
+    precision of the dtype; magnitudes should be around 1.
     """
     limits = torch.finfo(magnitude.dtype)
-    # This decides the phase of 0 and is lost in anything else.
+    # The added term sets the phase of values that are 0 and is lost to rounding in all others.
     shifted = spectrum + limits.eps**2 * signs(spectrum.shape[-1], magnitude.dtype, spectrum.device)
     gain = (shifted * shifted.conj()).real.clamp_min(limits.tiny).rsqrt_().mul_(magnitude)
     return shifted.mul_(gain)
 
 
 def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
-    """Return the spectrum of the samples of a spectrum, `P_C(c) = STFT(iSTFT(c))`.
+    """Return the consistent spectrum `P_C(c) = STFT(iSTFT(c))`, that of the samples of a spectrum c.
 
-    The samples are those of the open frames on top of the committed ones, which stay as they are:
+    The open frames are added to the committed frames, which stay unchanged:
     `P_C(c)_k = F(w / max(E_k, floor) (tail + sum_j d F^-1(c_j)))`, cut at frame k, where `E_k` is the sum of
-    window times dual window `d` over the frames that are there.
+    window times dual window `d` over all frames so far.
 
     Args:
         spectrum: complex `(*batch, n_open, n_half)`.
-        buffer: the frames that the spectrum belongs to.
+        buffer: buffer of the frames that the spectrum belongs to.
 
     Sources: Griffin & Lim 1984, eq. 6; for incomplete overlap Gnann & Spiertz 2010.
     """

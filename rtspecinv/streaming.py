@@ -37,13 +37,13 @@ from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_stft
 
 Streams = Tensor | Array | Sequence[int]  # a bool mask, or positions
-_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # what a state depends on
+_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # attributes a state depends on
 CHECKS = ("now", "later")
-MOST_VALUES = 2**31  # of the open frames of all streams: 8 GB, several times over
+MOST_VALUES = 2**31  # largest number of values in the open frames of all streams; each copy takes 8 GB
 
 
 class StreamOptions(TypedDict, total=False):
-    """Keywords of a `StreamingInverter` that others hand on to it, for type checkers."""
+    """Type of the keywords that other functions pass on to `StreamingInverter`, for type checkers."""
 
     init: str | phase.Start | None
     look_ahead: int | None
@@ -56,14 +56,14 @@ class StreamOptions(TypedDict, total=False):
 
 
 class _Unseen(NamedTuple):
-    """Extremes of a frame that nobody has looked at, on their way to the CPU."""
+    """Smallest and largest values of a frame, being copied to the CPU, which have not been checked yet."""
 
-    number: int  # of the push since the last reset
+    number: int  # number of the push since the last reset
     extremes: Tensor
-    arrival: Any  # event, None where they are there already
+    arrival: Any  # CUDA event of the copy, None if there is nothing to wait for
 
     def has_arrived(self, wait: bool) -> bool:
-        """Return whether they are there; or wait until they are."""
+        """Return whether the copy is complete; if `wait` is true, wait until it is."""
         if self.arrival is not None and wait:
             self.arrival.synchronize()
         return self.arrival is None or bool(self.arrival.query())
@@ -72,62 +72,66 @@ class _Unseen(NamedTuple):
 class StreamingInverter(Checkpointed):
     """Turns magnitude frames into samples while they arrive, for any number of streams at once.
 
-    One frame in, `hop_length` samples out, always. Frame t is committed when frame `t + look_ahead` has come
-    in: its first hop of samples is final then, the rest of it may still be revised until it is heard.
-    `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` is as long as the inverse STFT (longer
-    only if frames hardly overlap) and does not depend, to the bit, on how the frames are cut into pushes.
+    Every push takes one frame and returns `hop_length` samples. Frame t is committed when frame
+    `t + look_ahead` is pushed: its first hop of samples is final then, and its other samples may still be
+    revised until they are returned. `cat([push(f) for f in frames] + [flush()], -1)[..., latency:]` has the
+    length of the inverse STFT, or is longer if frames hardly overlap. Its bits do not depend on how many
+    frames each call pushes.
 
     Args:
-        stft: the transform that the magnitudes come from; it is copied.
+        stft: transform that the magnitudes come from; it is copied.
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
-            "fgla", "dm", "admm", "agla"; default: "raar" with constants that follow the transform.
-        init: start of the newest frame, a `Start` or its name: "overlap", "gradient", "peaks", "zeros";
-            default: "overlap"; for RAAR the phase gradient where so few samples overlap that they say little,
-            such as at 50 %, with `delay=1` if `look_ahead` is 2 or more.
+            "fgla", "dm", "admm", "agla"; default: "raar" with constants that depend on the transform.
+        init: method that makes the first phase of the newest frame, a `Start` or its name: "overlap",
+            "gradient", "peaks", "zeros"; default: "overlap". With RAAR and little overlap, such as 50 %, the
+            default is "gradient", with `delay=1` if `look_ahead` is 2 or more.
         look_ahead: number of frames that arrive after a frame before it is committed; default:
             `stft.look_back`.
-        revise: number of committed frames that are still revised where they have not been heard, 0 (textbook)
-            to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0 for
-            textbook rules. It costs time but adds no latency.
-        n_iter: iterations per push over all frames that may change, 0 (the start alone) to a million;
-            default: 8, and up to 16 where a hop is longer than a quarter of the window. It may be set at any
-            time and applies from the next push on.
-        batch_shape: shape of the streams, `()` for one.
-        bank: filters whose values are pushed in place of magnitudes, `(*batch_shape, n_bands)`. A stream then
-            finds the magnitudes together with the phase: in every iteration a frame keeps those of the
-            consistent spectrum, corrected so that its values are right. Default: magnitudes are pushed.
-        joint: with a bank, whether magnitudes are found so; otherwise those of each frame are estimated from
-            its values alone and stay as they are. Default: True.
-        engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`) or "auto": numba
-            if it is installed and has the rule and the start, on a CPU; eager otherwise. The first inverter
-            of a precision takes some 20 s to compile, once for all processes. On a GPU, "auto" takes the
-            first that has the rule, the start and the precision: "cuda" (a kernel), "cuda_graph" (a recorded
-            push), eager. "cuda" needs the extra `gpu`.
-        check: "now" raises the error of a bad frame in its own push, for which the push waits until the GPU
-            is done. "later" is for callers who do not wait: on the engines "cuda" and "cuda_graph", a stream
-            whose frame is bad stays as it was and returns a hop of silence, the other streams go on, and a
-            later `push`, `flush`, `reset` or `check()` raises the error, which says which frame it was. Other
-            engines raise it at once either way, and so does `push_many`.
+        revise: number of committed frames whose samples are still revised until they are returned, 0
+            (textbook) to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0
+            for textbook rules. Revision takes time but adds no latency.
+        n_iter: number of iterations per push over all frames that may change, 0 (the first phase is kept) to
+            a million; default: 8, and up to 16 where a hop is longer than a quarter of the window. The
+            attribute may be set at any time and applies from the next push on.
+        batch_shape: shape of the streams; default: `()`, one stream.
+        bank: filter bank whose band values `(*batch_shape, n_bands)` are pushed in place of magnitudes;
+            default: none, magnitudes are pushed.
+        joint: whether a stream with a bank estimates magnitudes and phase together; default: True. In every
+            iteration a frame then takes the magnitudes of the consistent spectrum, corrected to match its
+            band values. If False, the magnitudes of each frame are estimated once, from its values alone.
+        engine: "eager" (plain torch), "numba" (compiled for the CPU, needs the extra `fast`), "cuda_graph" (a
+            recorded push on a GPU), "cuda" (a GPU kernel, needs the extra `gpu`) or "auto"; default: "auto".
+            On a CPU, "auto" selects numba if it is installed and supports rule and start, else eager. On a
+            GPU, it selects the first of "cuda", "cuda_graph", "eager" that supports rule, start and
+            precision. Numba compiles for about 20 s when the first inverter of a precision is made, and
+            caches the result for all processes.
+        check: "now" or "later"; default: "now". With "now" the push of a bad frame raises the error, and
+            every push waits for the GPU. With "later" the engines "cuda" and "cuda_graph" do not wait: a
+            stream with a bad frame stays unchanged and returns a hop of silence, the other streams continue,
+            and a later `push`, `flush`, `reset` or `check()` raises the error, which names the frame. Other
+            engines and `push_many` always raise it at once.
 
     Attributes:
-        latency: samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
+        latency: number of samples to drop from the beginning, `look_ahead * hop_length + stft.padding`.
 
     Raises:
-        ValueError: a parameter is out of range, a name unknown, or an engine unfit.
+        ValueError: a parameter is out of range, a name is unknown, or the engine does not support the others.
         ImportError: the engine is not installed.
 
-    `print(inverter)` shows the defaults that were chosen; `rtspecinv/defaults.py` says by which rules.
+    `print(inverter)` shows the selected defaults; `rtspecinv/defaults.py` defines them.
 
-    `state_dict()` returns the state, for any engine. An inverter with the same parameters that loads it
-    continues where this one was; `n_iter` may differ. `load_state_dict` raises RuntimeError for any other.
+    `state_dict()` returns the state of the streams, independent of the engine. An inverter with the same
+    parameters, except `n_iter`, that loads it continues from there; with other parameters `load_state_dict`
+    raises RuntimeError.
 
-    The state moves with `.to(device)` and `.to(dtype)`, in mid-stream too. Pushing does not record gradients
-    unless a magnitude requires one; they then reach back to the last `reset`, `detach` or push without grad.
+    `.to(device)` and `.to(dtype)` move the state, also between pushes. A push records gradients only if a
+    magnitude requires one; they reach back to the last `reset`, `detach` or push without gradients.
 
-    With `center=False` the first and the last samples are under the tail of one window alone. Where the sum
-    of squared windows is a share c of the complete sum, less than `frames.MIN_COVERAGE` of 0.04, they are
-    `c / 0.04` times what they were, even if the phase is known: for a Hann window the first and the last
-    sixth of a frame, within a hop of `n_fft // 4`. Elsewhere known phase gives the inverse STFT.
+    With `center=False` only the tail of one window covers the first and the last samples. Let c be the sum of
+    squared windows at a sample, relative to its value inside the signal. Where c is less than
+    `frames.MIN_COVERAGE`, 0.04, the sample is scaled by `c / 0.04`, even if the phase is known. For a Hann
+    window and a hop of `n_fft // 4` this affects the first and the last sixth of a frame. All other samples
+    equal the inverse STFT if the phase is known.
 
     Sources: Beauregard, Zhu & Wyse 2005 (RTISI); Zhu, Beauregard & Wyse 2007 (RTISI-LA); Gnann & Spiertz 2010
     (compensated windows); Peer, Welker, Kolhoff & Gerkmann 2024 (any projection algorithm as a stream).
@@ -212,16 +216,16 @@ class StreamingInverter(Checkpointed):
         self._framer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
         if bank is not None:
             silence = self.stft.window.new_zeros(*self.batch_shape, bank.n_bands)
-            self._framed(bank, silence)  # compiles, if need be
+            self._framed(bank, silence)  # compiles now, not in the first push
 
     @property
     def engine(self) -> str:
-        """Name of the engine in use."""
+        """Name of the selected engine."""
         return self._engine.name
 
     @property
     def n_iter(self) -> int:
-        """Iterations per push, from the next one on."""
+        """Number of iterations per push; setting it affects the next push."""
         return self._engine.n_iter
 
     @n_iter.setter
@@ -230,32 +234,35 @@ class StreamingInverter(Checkpointed):
 
     @property
     def latency(self) -> int:
-        """Samples to drop from the beginning, so that stream and batch line up."""
+        """Number of samples to drop from the beginning, which aligns the output with the inverse STFT."""
         return self.look_ahead * self.stft.hop_length + self.stft.padding
 
     def length(self, n_frames: int) -> int:
-        """Samples that frames stand for: those of all pushes and the flush, without the latency."""
+        """Return the number of samples of `n_frames` frames, pushes and flush together, less the latency."""
         return self.stft.length(n_frames)
 
     def push(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
-        """Take in one frame and return the next hop of samples.
+        """Push one frame and return the next hop of samples.
 
         Args:
-            magnitude: real and non-negative, `(*batch_shape, n_freq)`, on the device and in the dtype of the
-                inverter; arrays are moved there. Of a complex frame, the phase is the start of this frame.
-            streams: streams that have a frame, default: all. A bool mask of shape `batch_shape`, or a list of
-                positions where `batch_shape` has one axis. The first axis of magnitude and samples is then
-                that of these streams, in their order, in place of `batch_shape`; the others stay as they are.
+            magnitude: magnitude frame `(*batch_shape, n_freq)`, real and non-negative, on the device and in
+                the dtype of the inverter; arrays are converted. The phase of a complex frame is its first
+                phase, in place of the one that `init` makes.
+            streams: selection of streams that receive a frame, a bool mask of shape `batch_shape`, or a list
+                of positions if `batch_shape` has one axis; default: all. With a selection, one axis of the
+                selected streams, in their order, replaces `batch_shape` in magnitude and samples. The other
+                streams stay unchanged.
 
         Returns:
             Samples `(*batch_shape, hop_length)`.
 
         Raises:
-            ValueError: wrong shape or device, negative, NaN, infinite or too large to add up.
-            TypeError: not a tensor or array, or not of the dtype of the inverter.
+            ValueError: the frame has a wrong shape or device, or a value is negative, NaN, infinite or so
+                large that sums overflow.
+            TypeError: the frame is not a tensor or array, or not of the dtype of the inverter.
 
         A rejected frame leaves the stream unchanged. With `check="later"` the error may be that of an earlier
-        frame; this one is not taken in then.
+        frame; the frame of this call is then not pushed.
         """
         self._look_back(wait=False)
         if streams is None:
@@ -268,30 +275,34 @@ class StreamingInverter(Checkpointed):
     def check(
         self, magnitude: Tensor | Array | EllipsisType = ..., *, streams: Streams | None = None
     ) -> None:
-        """Raise what `push` would raise for this frame, and change nothing.
+        """Raise the error that `push` would raise for a frame, without pushing it.
 
-        Without a frame, it waits for what was pushed with `check="later"`, and raises the error of the first
-        bad frame.
+        Without a frame, wait for all frames that were pushed with `check="later"`, and raise the error of the
+        first bad one.
+
+        Args:
+            magnitude: magnitude frame, as in `push`; default: none.
+            streams: selection of streams, as in `push`; default: all.
         """
         if isinstance(magnitude, EllipsisType):
             return self._look_back(wait=True)
         self._look_at(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
-        """Return whether a frame is silence: all of its magnitudes are 0."""
+        """Return whether all magnitudes of a frame are 0."""
         return not bool((magnitude != 0).any())
 
     def push_many(self, magnitude: Tensor | Array) -> Tensor:
-        """Take in several frames, or none, and return as many hops; the same bits as pushing them one by one.
+        """Push any number of frames and return one hop of samples for each, bit-identical to single pushes.
 
         Args:
-            magnitude: `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
+            magnitude: magnitude frames `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
 
         Returns:
             Samples `(*batch_shape, n_frames * hop_length)`.
 
         Raises:
-            ValueError, TypeError: as in `push`, before any frame is taken in.
+            ValueError, TypeError: as in `push`, before any frame is pushed.
         """
         self._look_back(wait=False)
         magnitudes, spectra = self._check(magnitude, 2, self.batch_shape)
@@ -304,20 +315,21 @@ class StreamingInverter(Checkpointed):
         return torch.cat(hops, -1)
 
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
-        """Return the samples that are still owed, then reset.
+        """Return the samples that pushes have not returned yet, then reset.
 
         Args:
-            n_samples: number of samples to return; default: all that the frames cover, in whole hops. Up to
-                `stft.padding` more samples hold sound, as in `stft.synthesize(length=)`; the rest is silence.
-            streams: streams to flush, as in `push`; default: all.
+            n_samples: number of samples to return; default: all that the pushed frames cover, in whole hops.
+                Up to `stft.padding` more samples contain sound, as in `stft.synthesize(length=)`; further
+                samples are silence.
+            streams: selection of streams to flush, as in `push`; default: all.
 
         Returns:
-            Samples `(*batch_shape, n_samples)`, by default
-            `(*batch_shape, max(0, latency + length(0)))`; silence if no frame came in since the last reset.
+            Samples `(*batch_shape, n_samples)`, by default `(*batch_shape, max(0, latency + length(0)))`;
+            they are silence if no frame was pushed since the last reset.
         """
         self._look_back(wait=True)
         stft = self.stft
-        covered = max(0, self.latency + self.length(0))  # each frame that came in has given its hop
+        covered = max(0, self.latency + self.length(0))  # every push has returned its hop
         owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
         n_heard = min(owed, covered + stft.padding)
         n_hops = -(-n_heard // stft.hop_length)
@@ -333,13 +345,14 @@ class StreamingInverter(Checkpointed):
         """Return the samples of a whole spectrogram: reset, push all frames, flush, drop the latency.
 
         Args:
-            magnitude: `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
-            length: samples to return, such as those of the recording; default: what the frames cover.
+            magnitude: magnitude frames `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
+            length: number of samples to return, such as that of the recording; default:
+                `self.length(n_frames)`.
 
         Returns:
-            Samples `(*batch_shape, length)`, by default `(*batch_shape, self.length(n_frames))`.
+            Samples `(*batch_shape, length)`.
 
-        The stream is reset afterwards. A warning is issued for frames that stand for no samples.
+        The stream is reset afterwards. A warning is issued if the frames are too few for any sample.
 
         Raises:
             ValueError, TypeError: as in `push`, before anything changes.
@@ -361,11 +374,11 @@ class StreamingInverter(Checkpointed):
         """Reset streams to their state before the first push.
 
         Args:
-            streams: streams to reset, as in `push`; default: all.
+            streams: selection of streams to reset, as in `push`; default: all.
 
         Raises:
-            ValueError: a mask of another shape, or a position that does not exist.
-            TypeError: neither a bool mask nor positions.
+            ValueError: a mask has another shape, or a position does not exist.
+            TypeError: `streams` is neither a bool mask nor positions.
         """
         self._look_back(wait=True)
         if streams is None:
@@ -376,15 +389,15 @@ class StreamingInverter(Checkpointed):
 
     @staticmethod
     def one_thread() -> AbstractContextManager[None]:
-        """Context in which torch works on one thread, which is best for single streams."""
+        """Return a context in which torch uses one thread, which is fastest for single streams."""
         return one_thread()
 
     def detach(self) -> None:
-        """Cut the state off from the gradients of the frames so far; the stream goes on unchanged."""
+        """Detach the state from the gradients of earlier frames; the samples do not change."""
         self._engine.detach()
 
     def _measured(self, bank: FilterBank) -> Bands:
-        """What the engine needs of a bank."""
+        """Return the filters of a checked bank in the form that the engine uses."""
         instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
         n_freq, n_half = bank.filters.shape[1], self.stft.n_fft // 2 + 1
         step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
@@ -401,8 +414,8 @@ class StreamingInverter(Checkpointed):
         return bank.measured(step)
 
     def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
-        """What the engine takes in for values `(*batch, n_bands)`: magnitudes, and what is measured."""
-        if self._framer is None or self._framer[0] is not bank.filters:  # they were moved
+        """Return the engine's input for values `(*batch, n_bands)`: magnitudes, and values if joint."""
+        if self._framer is None or self._framer[0] is not bank.filters:  # the filters were moved
             unmix, joint = engines.unmixer(self._engine, bank), self.joint
             step = (bank.filters.shape[1] - 1) // max(1, self.stft.n_fft // 2)
 
@@ -434,7 +447,7 @@ class StreamingInverter(Checkpointed):
         self._engine.changed()
 
     def extra_repr(self) -> str:
-        """Parameters, as they were resolved."""
+        """Return the parameters, with selected defaults, as text for `print`."""
         names = "look_ahead revise n_iter batch_shape engine latency update init"
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names.split())
 
@@ -444,7 +457,7 @@ class StreamingInverter(Checkpointed):
         return self._engine.push(magnitude, spectrum, chosen)
 
     def _chosen(self, streams: Streams | None) -> tuple[Tensor | None, tuple[int, ...]]:
-        """Positions of the streams that are named, if they are, and the batch shape of their frames."""
+        """Return the positions of selected streams, None for all, and the batch shape of their frames."""
         if streams is None:
             return None, self.batch_shape
         positions = as_positions(some_streams(streams, self.batch_shape)).to(self.stft.device)
@@ -453,7 +466,10 @@ class StreamingInverter(Checkpointed):
     def _check(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """What the engine takes in and, of complex frames, spectrum: checked half spectra."""
+        """Return the engine's input of frames whose values are checked: half spectra.
+
+        The first is the magnitude, with band values if joint; the second the spectrum, None of real frames.
+        """
         if self.bank is not None:
             frames = self._checked_bands(value, n_axes, batch_shape)
             if not len(frames):
@@ -470,7 +486,7 @@ class StreamingInverter(Checkpointed):
     def _shaped(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
-        """Magnitude and, of complex frames, spectrum, with the axes of `value`; of any values."""
+        """Return magnitude and spectrum, None of real frames; shape and type are checked, values are not."""
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
                 "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
@@ -493,7 +509,7 @@ class StreamingInverter(Checkpointed):
         return value if is_half else value.narrow(-n_axes, 0, n_half)
 
     def _take_in(self, value: Tensor | Array) -> tuple[Tensor, Tensor | None]:
-        """Push a frame to all streams; see `_push`."""
+        """Push a frame to all streams and return what `_push` returns."""
         if self.bank is None:
             return self._push(*self._shaped(value, 1, self.batch_shape))
         if not self._engine.judges:
@@ -502,19 +518,22 @@ class StreamingInverter(Checkpointed):
             return hop, None
         values = self._shaped_bands(value, 1, self.batch_shape)
         seen = torch.stack(torch.aminmax(values.detach(), dim=-1))
-        # What the engine sees of a bad frame is NaN, whatever the bank makes of it.
+        # The engine rejects NaN, so a bad frame is replaced by NaN, whatever magnitudes the bank makes of it.
         frame = self._framed(self.bank, self._of_bands(values))
         return self._push(frame.where(self._fits(*seen).unsqueeze(-1), torch.nan), None, seen)
 
     def _push(
         self, magnitude: Tensor, spectrum: Tensor | None, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Take in a frame of the right shape and of any values; where the engine can tell, it does.
+        """Push a frame of the right shape; the engine checks its values if it can.
 
-        seen: extremes `(2, *batch)` of what the magnitudes were made of.
+        magnitude: magnitudes `(*batch, n_freq)`, unchecked.
+        spectrum: spectrum of a complex frame, otherwise None.
+        seen: smallest and largest band values `(2, *batch)`, default: none, magnitudes were pushed.
 
         Returns:
-            The hop and, where streams with a bad frame stay behind, the extremes of magnitudes, which say so.
+            The hop and, if the engine checks values and `check="later"`, the smallest and largest magnitude
+            of each stream, which show the streams that were not advanced for a bad frame; otherwise None.
         """
         offered = None
         if self.stft.onesided:
@@ -548,7 +567,10 @@ class StreamingInverter(Checkpointed):
         return _Unseen(self._n_pushed, here, event)
 
     def _look_back(self, *, wait: bool) -> None:
-        """Raise the error of the first bad frame that nobody has looked at, of those that are done or all."""
+        """Raise the error of the first bad unchecked frame.
+
+        wait: whether to wait for all pushed frames; otherwise only those that are complete are checked.
+        """
         while self._unseen and self._unseen[0].has_arrived(wait):
             late = self._unseen.popleft()
             try:
@@ -560,12 +582,15 @@ class StreamingInverter(Checkpointed):
                 ) from None
 
     def _look(self, magnitude: Tensor, n_axes: int = 1) -> None:
-        if self.bank is not None:  # values of bands follow, which are magnitudes of nothing
+        if self.bank is not None:  # the band values that follow are no magnitudes
             magnitude = magnitude.narrow(-n_axes, 0, self.stft.n_fft // 2 + 1)
         self._warn_of_power(check_values(magnitude, self.stft.n_fft))
 
     def _judge(self, extremes: Tensor) -> None:
-        """Raise what extremes of magnitudes, and of what they were made of, call for, `(2 or 4, *batch)`."""
+        """Raise an error or issue a warning if values are out of range.
+
+        extremes: smallest and largest magnitudes, then those of band values if any, `(2 or 4, *batch)`.
+        """
         if len(extremes) > 2:
             self._look_at_seen(*_span(extremes[2:]))
         low, high = _span(extremes[:2])
@@ -573,11 +598,11 @@ class StreamingInverter(Checkpointed):
         self._warn_of_power(high)
 
     def _look_at_seen(self, low: float, high: float) -> None:
-        """Raise if values of bands from `low` to `high` cannot be inverted."""
+        """Raise `ValueError` if band values from `low` to `high` cannot be inverted."""
         check_range(low, high, self._limit)
 
     def _fits(self, low: Tensor, high: Tensor) -> Tensor:
-        """Return whether `_look_at_seen` would raise nothing, of each stream; waits for nobody."""
+        """Return a bool tensor: whether `_look_at_seen` accepts each stream; does not wait for the GPU."""
         return (low >= 0) & (high <= self._limit)
 
     def _warn_of_power(self, largest: float) -> None:
@@ -586,21 +611,21 @@ class StreamingInverter(Checkpointed):
             warn_of_power(largest, self._full_scale)
 
     def _look_at(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> None:
-        """Raise what `_check` would, without making frames for the engine."""
+        """Raise the errors of `_check` without making the input of the engine."""
         if self.bank is None:
             self._check(value, n_axes, batch_shape)
         else:
             self._checked_bands(value, n_axes, batch_shape)
 
     def _checked_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Frames of checked shape and values; see `_shaped_bands`."""
+        """Return band values of checked shape and range, as in `_shaped_bands`."""
         values = self._shaped_bands(value, n_axes, batch_shape)
         if values.numel():
             self._look_at_seen(*map(float, torch.aminmax(values.detach())))
         return values
 
     def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Frames of checked shape, contiguous: `(*batch_shape, n_bands)`, or many, `(n_frames, ...)`."""
+        """Return contiguous band values of checked shape, `(*batch_shape, n_bands)` or `(n_frames, ...)`."""
         assert self.bank is not None
         values = as_magnitude(value, self.stft.window)
         n_bands = self.bank.n_bands
@@ -610,11 +635,11 @@ class StreamingInverter(Checkpointed):
         return (values.movedim(-1, 0) if n_axes == 2 else values).contiguous()
 
     def _of_bands(self, frame: Tensor) -> Tensor:
-        """Values of the bank that a frame stands for."""
+        """Return the band values of a pushed frame; subclasses undo compression here."""
         return frame
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy does not repeat the errors of this one, and has a bank of its own.
+        # A copy has no pending errors, and makes a new function for its own bank.
         return {**self.__dict__, "_unseen": deque(), "_framer": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> StreamingInverter:
@@ -624,15 +649,15 @@ class StreamingInverter(Checkpointed):
 
 
 def _span(extremes: Tensor) -> tuple[float, float]:
-    """Smallest and largest of extremes `(2, *batch)` on the CPU."""
+    """Return the smallest and the largest value of extremes `(2, *batch)` on the CPU."""
     return float(extremes[0].amin()), float(extremes[1].amax())
 
 
 def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
-    """Modulus of one frame or of several, each by itself.
+    """Return the modulus of one frame or of several, computed frame by frame.
 
-    Torch rounds what is left over at the end of its vectors otherwise than the rest, and how much that is
-    must not depend on how many frames come at once.
+    Torch rounds values at the end of an array, which do not fill a SIMD vector, differently from the others.
+    Which values these are must not depend on the number of frames in a call.
     """
     if n_axes == 1 or not spectrum.shape[-1]:
         return spectrum.contiguous().abs()
@@ -644,7 +669,7 @@ def _check_shape(
 ) -> None:
     """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2.
 
-    source: what n_freq follows from.
+    source: parameter that determines n_freq, for the error message.
     """
     one = (*batch_shape, n_freq)
     many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape

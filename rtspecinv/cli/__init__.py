@@ -1,7 +1,7 @@
 """The command line.
 
-`rtspecinv X` has its options in X.py, and what it does in _X.py, which is imported when it runs: `--help`
-needs neither torch nor numpy.
+X.py defines the options of `rtspecinv X`, and _X.py implements it. _X.py is imported only when the subcommand
+runs, so `--help` needs neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error, 130 after Ctrl-C."""
+    """Run the command line and return the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     try:
-        from rtspecinv.cli._program import run  # which may be interrupted, too
+        from rtspecinv.cli._program import run  # Ctrl-C may interrupt this import, too
 
         return run(argv)
     except KeyboardInterrupt:
-        if argv is None:  # this is a program, which ends now
+        if argv is None:  # called as a program, which ends now
             _leave_when_interrupted_again()
         say_interrupted()
         return INTERRUPTED
 
 
 def say_interrupted() -> None:
-    """Tell that the user interrupted the command."""
+    """Print on stderr that the user interrupted the command."""
     print("rtspecinv: interrupted", file=sys.stderr, flush=True)
 
 
 def _leave_when_interrupted_again() -> None:
-    """Let one more Ctrl-C end the process at once: all is closed, and Python's own exit takes none well."""
+    """Make another Ctrl-C end the process at once, because Python's own exit does not handle it cleanly.
+
+    All files and devices are closed by then.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))

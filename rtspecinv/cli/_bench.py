@@ -1,4 +1,4 @@
-"""`rtspecinv bench`: what a push costs here, how many streams keep up, how good they are."""
+"""Implementation of `rtspecinv bench`: time of a push, number of streams in real time, and quality."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
 from rtspecinv.measure.timing import Limit, Record, Setting
 
 _ENGINE_WIDTH = 18
-_MOST_PUSHES = 10**7  # whose times take 80 MB
+_MOST_PUSHES = 10**7  # their times take 80 MB
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Time pushes, print a table, and write the numbers and a plot if they are wanted."""
+    """Time pushes and print a table; writes the numbers and a plot if the arguments name files for them."""
     draw = _plot_if_wanted(args)
     if args.device and args.device not in timing.devices():
         raise ValueError(f"Parameter device={args.device!r} is not there: torch finds {timing.devices()}")
@@ -88,7 +88,7 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], bytes] | None:
-    """Complain of files that cannot be written before anything is measured."""
+    """Return the function that draws the plot, None without a plot; raises if an output cannot be written."""
     for path in filter(None, (args.json, args.plot)):
         is_file_or_free = path.is_file() or not path.exists()
         if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
@@ -114,7 +114,7 @@ def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
     if args.audio is None:
         demo = torch.from_numpy(render()).float()
         return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
-    sound_file(args.audio)  # or it says what to do with the file
+    sound_file(args.audio)  # raises an error with advice if it is no sound file
     return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
 
 
@@ -132,7 +132,7 @@ def _magnitude(setting: Setting, samples: Tensor) -> Tensor:
 
 
 def _print(records: Sequence[Record], tally: Tally, first: bool) -> None:
-    """Print rows, and what the columns are before the first ones."""
+    """Print one row for each record, and the column titles before the first rows."""
     shown = [c for c in COLUMNS if c.title not in ("C", "least / C") or records[0].c_reference_us is not None]
     lines = [[column.title for column in shown]] if first else []
     for cells in [*lines, *([column.text(record) for column in shown] for record in records)]:

@@ -1,4 +1,4 @@
-"""`rtspecinv compare`: all methods on one recording, as a table, a page and sounds."""
+"""Implementation of `rtspecinv compare`: all methods on one recording, with a table, a page and sounds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rtspecinv.measure.recording import read_mono, samples_needed, transform_for
 if TYPE_CHECKING:
     from rtspecinv.cli._page import Column
 
-LONG_SECONDS = 60.0  # worth a remark
+LONG_SECONDS = 60.0  # a longer recording makes the command print a note
 PAGE, NUMBERS = "index.html", "results.json"
 _LABEL_WIDTH = 1 + max(len(contestant.label) for contestant in CONTESTANTS)
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Invert a recording's magnitudes by every method and write a report."""
+    """Invert a recording's magnitudes by every chosen method and write a report."""
     from rtspecinv.cli import _page as page  # needs the extra report
 
     soundfile("Reports need")  # for the sounds in the page
@@ -79,9 +79,9 @@ def _contest(args: argparse.Namespace) -> Contest:
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
         raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")
-    reader = sound_file(args.audio)  # or it says what to do with the file
+    reader = sound_file(args.audio)  # raises an error with advice if it is no sound file
     mono, rate = read_mono(args.audio, args.seconds)
-    n_samples = len(mono) // stft.hop_length * stft.hop_length  # what every method can give back
+    n_samples = len(mono) // stft.hop_length * stft.hop_length  # every method returns whole hops
     needed = samples_needed(stft)
     if n_samples < needed:
         said = f"{len(mono)} samples are too few for n_fft={stft.n_fft} with hop_length={stft.hop_length}"
@@ -117,7 +117,7 @@ def _facts(contest: Contest) -> dict[str, str]:
 
 
 def _numbers(contest: Contest, results: list[Result], name: str, facts: dict[str, str]) -> dict[str, Any]:
-    """Everything measured, None where there is no finite figure."""
+    """Return all measurements, with None in place of numbers that are not finite."""
     return {
         "recording": name,
         "seconds": contest.n_seconds,

@@ -1,4 +1,4 @@
-"""`rtspecinv demo`: `play` on a clip that is rendered by code, and a picture."""
+"""Implementation of `rtspecinv demo`: `play` of a clip that is rendered by code, and a picture."""
 
 from __future__ import annotations
 

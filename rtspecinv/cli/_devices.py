@@ -8,5 +8,5 @@ from rtspecinv.audio import device_table
 
 
 def devices(args: argparse.Namespace) -> None:
-    """List the sound devices."""
+    """Print a table of the sound devices."""
     print(device_table())

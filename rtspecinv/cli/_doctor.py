@@ -1,6 +1,6 @@
-"""`rtspecinv doctor`: it says what there is here, what is missing, and what it can hold.
+"""Implementation of `rtspecinv doctor`: it reports what is installed, what is missing, and the speed.
 
-Nothing is imported before its check, so that whatever is broken is found and not stumbled over.
+Every package is imported within its own check, so a broken one is reported and does not stop the command.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ EXTRAS = {
     "report": ("jinja2",),
     "demos": ("mido", "pythonosc"),
 }
-NEED_PORTAUDIO = ("rtmixer",)  # cannot be imported without the library, however well it is installed
+NEED_PORTAUDIO = ("rtmixer",)  # cannot be imported without the PortAudio library
 RATES = (44100, 48000, 22050, 16000)
 TEST_SECONDS = 1.0
 N_PUSHES = 300
-N_ITER = (8, 32)  # measured; what lies between and beyond grows in proportion
+N_ITER = (8, 32)  # measured; the time of other numbers lies on the line through both
 TRANSFORMS = ((512, 128), (1024, 256), (2048, 512))
-ROOM = 0.7  # of a hop's time that all but one of 100 pushes may take
+ROOM = 0.7  # share of a hop's duration that 99 of 100 pushes may take
 _SOUND_FIX = 'pip install "rtspecinv[live]"'
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was looked at: what it is, how it is, what to do if it is not right.
+    """One line of the report: the name of what was checked, its state, and a remedy if it is not right.
 
-    fatal: without it nothing can be played.
+    fatal: whether playing is impossible unless this is fixed, default: False.
     """
 
     name: str
@@ -52,7 +52,7 @@ Findings = Iterator[Finding]
 
 
 def doctor(args: argparse.Namespace | Sequence[str] | None = None) -> int:
-    """Print what there is and what helps; the status is 1 if nothing can be played here."""
+    """Print all findings and remedies, and return the exit status: 1 if playing is impossible, else 0."""
     status = 0
     for check in CHECKS:
         for finding in _findings(check):
@@ -65,7 +65,7 @@ def doctor(args: argparse.Namespace | Sequence[str] | None = None) -> int:
 
 
 def _findings(check: Callable[[], Findings]) -> Findings:
-    """Findings of a check; whatever goes wrong in it is one, too."""
+    """Yield the findings of a check; an error in the check becomes a finding, too."""
     try:
         yield from check()
     except Exception as error:
@@ -112,8 +112,8 @@ def _broken(module: str) -> bool:
     try:
         importlib.import_module(module)
     except OSError:
-        return module not in NEED_PORTAUDIO  # the check of the library says what is missing
-    except Exception:  # whatever a broken package raises
+        return module not in NEED_PORTAUDIO  # the check of PortAudio reports a missing library
+    except Exception:  # a broken package may raise anything
         return True
     return False
 
@@ -189,7 +189,7 @@ def _test_stream() -> Findings:
 
 
 def _rate() -> int:
-    """Rate of the default device in Hz; a usual one if there is none, which another check says."""
+    """Return the sample rate of the default device, Hz; 44100 if there is none."""
     try:
         return int(_sounddevice().query_devices(kind="output")["default_samplerate"])
     except Exception:
@@ -230,7 +230,12 @@ def _push() -> Findings:
 
 
 def most_iterations(few_us: float, many_us: float, room_us: float) -> int:
-    """Number of iterations for which there is room, on the line through both measured costs."""
+    """Return the number of iterations that fit into `room_us`, by the line through both measured times.
+
+    few_us: time of a push with the smaller number of iterations in `N_ITER`, µs.
+    many_us: time of a push with the larger number, µs.
+    room_us: time that a push may take, µs.
+    """
     each = max((many_us - few_us) / (N_ITER[1] - N_ITER[0]), 0.01)
     return max(0, min(1000, int(N_ITER[0] + (room_us - few_us) / each)))
 

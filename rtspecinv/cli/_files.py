@@ -1,4 +1,4 @@
-"""Files of the command line, and pipes: `-`, `/dev/stdin`, `/dev/stdout`, named pipes."""
+"""Opening of the files and pipes that the command line names: `-`, `/dev/stdin`, `/dev/stdout`, pipes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _MAGIC = {b"\x93NUMPY": ".npy", b"PK\x03\x04": ".npz"}
 
 
 def is_standard_output(path: Path | None) -> bool:
-    """Return whether an output is the program's standard output."""
+    """Return whether an output path means the program's standard output."""
     return path is not None and str(path) in _OUTPUTS
 
 
 @contextmanager
 def sound_to_standard_output(args: argparse.Namespace) -> Iterator[None]:
-    """Send messages to standard error while sound goes to standard output.
+    """Return a context in which messages go to standard error if sound goes to standard output.
 
-    Raises `ValueError` if that is a terminal, or closed.
+    Raises:
+        ValueError: sound goes to standard output, which is a terminal or closed.
     """
     if args.command not in _TAKES_SOUND or not is_standard_output(args.output):
         yield
@@ -46,21 +47,26 @@ def sound_to_standard_output(args: argparse.Namespace) -> Iterator[None]:
 
 
 def sound_output(path: Path) -> Path | BinaryIO:
-    """Return what `FileSink` writes to: standard output itself, which a name would open once more."""
+    """Return the path or file that `FileSink` writes to; an open file for standard output."""
     return open(1, "wb", closefd=False) if is_standard_output(path) else path
 
 
 def named(path: Path) -> str:
-    """Return an output as messages call it."""
+    """Return the name of an output for messages."""
     return "standard output" if is_standard_output(path) else printable(path)
 
 
 def sound_input(path: Path, raw: tuple[int, int] | None) -> AudioReader | AudioStream:
-    """Open a sound file, or a stream of WAV, or of raw samples with their rate in Hz and channels.
+    """Return a reader of a sound file, or of a stream that contains WAV or raw samples.
 
-    Raises `ValueError` for what is neither, and `FileNotFoundError`.
+    path: name of a file or pipe, or "-" for standard input.
+    raw: sample rate in Hz and number of channels of raw samples, None for WAV or a sound file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the content is not sound.
     """
-    from rtspecinv.audio import AudioStream  # only now: `--help` loads neither numpy nor torch
+    from rtspecinv.audio import AudioStream  # imported here so that `--help` loads neither numpy nor torch
 
     if str(path) in _INPUTS:
         return AudioStream(_standard_input(), raw=raw, name="standard input")
@@ -70,14 +76,16 @@ def sound_input(path: Path, raw: tuple[int, int] | None) -> AudioReader | AudioS
 
 
 def sound_file(path: Path) -> AudioReader:
-    """Open a sound file.
+    """Return a reader of a sound file.
 
-    Raises `ValueError` for what is none, with the command that makes sound of it, and `FileNotFoundError`.
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not sound; the message names the command that converts it to sound.
     """
     from rtspecinv.audio import AudioReader
     from rtspecinv.files.opening import LOADERS, no_sound
 
-    if path.suffix.lower() in LOADERS and path.is_file():  # of which libsndfile would play some
+    if path.suffix.lower() in LOADERS and path.is_file():  # libsndfile would open some of these as sound
         raise no_sound(path)
     try:
         return AudioReader(path)
@@ -97,9 +105,10 @@ def _standard_input() -> BinaryIO:
 
 @contextmanager
 def spectrogram_file(path: Path) -> Iterator[Path]:
-    """Give a file to read a spectrogram from: of a pipe, a temporary copy.
+    """Return a context whose value is the file to read: `path`, or a temporary copy of what a pipe contains.
 
-    Raises `ValueError` for a pipe with something else than .npy and .npz in it.
+    Raises:
+        ValueError: the content of a pipe is not .npy or .npz.
     """
     is_standard = str(path) in _INPUTS
     if not is_standard and not is_stream(path):
@@ -120,6 +129,6 @@ def spectrogram_file(path: Path) -> Iterator[Path]:
 
 
 def refuse_same_file(source: Path, output: Path) -> None:
-    """Raise `ValueError` if the output is the input."""
+    """Raise `ValueError` if the output is the same file as the input."""
     if output.exists() and source.exists() and output.samefile(source):
         raise ValueError(f"{printable(output)} is the input: choose another name for the output")

@@ -1,4 +1,4 @@
-"""`rtspecinv image`: pictures into sound."""
+"""Implementation of `rtspecinv image`: it converts a picture to sound."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from rtspecinv.files.images import Levels, read_image, resize_columns
 from rtspecinv.files.metadata import LENGTH, MEL, understand
 from rtspecinv.files.picture_scale import MOST_VALUES, PictureScale, number
 
-_OPTIONS = ("n_fft", "hop_length", "sample_rate", "scale", "fmin", "fmax", "range")  # that a picture may say
-LOUDEST_RMS = 0.15  # of the loudest frame of such a picture, full scale being 1
+# Options whose values a picture's metadata may contain.
+_OPTIONS = ("n_fft", "hop_length", "sample_rate", "scale", "fmin", "fmax", "range")
+LOUDEST_RMS = 0.15  # RMS of the loudest frame of a picture without a known level; full scale is 1
 
 
 def image(args: argparse.Namespace) -> None:
-    """Turn a picture into sound: rows are frequencies, columns are time, bright is loud."""
+    """Convert a picture to sound: rows are frequencies, columns are times, and bright pixels are loud."""
     levels, texts = read_image(args.picture)
     if MEL in texts:
         raise ValueError(f"{printable(args.picture)} is a mel spectrogram: rtspecinv invert can play it")
@@ -40,7 +41,7 @@ def image(args: argparse.Namespace) -> None:
         stft, rate = _transform(args, known)
         scale, shown = _scales(args, texts, known.get("sample_rate", rate), rate, stft.n_fft)
     except ValueError as error:
-        if any(getattr(args, name) is not None for name in _OPTIONS):  # it is not the picture's fault
+        if any(getattr(args, name) is not None for name in _OPTIONS):  # an option may be the cause
             raise
         raise ValueError(f"{printable(args.picture)}: {error}") from error
     _check_seconds(args, rate, stft)
@@ -74,7 +75,7 @@ def image(args: argparse.Namespace) -> None:
 
 
 def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[rtspecinv.STFT, int]:
-    """STFT and rate as given, as the picture says, or the usual ones."""
+    """Return STFT and sample rate from the options, else from the picture's metadata, else the defaults."""
     whole = {name: value for name, value in known.items() if isinstance(value, int)}
     n_fft = whole.get("n_fft", names.PICTURE_N_FFT) if args.n_fft is None else args.n_fft
     hop_length = whole.get("hop_length", max(1, n_fft // 4)) if args.hop_length is None else args.hop_length
@@ -102,9 +103,10 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
 def _scales(
     args: argparse.Namespace, texts: Mapping[str, str], own_rate: Any, rate: int, n_fft: int
 ) -> tuple[PictureScale, PictureScale]:
-    """Scale as given, as the picture says, or linear over 80 dB: at the picture's own rate, and as it sounds.
+    """Return two scales of the picture: at its own sample rate, and at the rate at which it is played.
 
-    Played at another rate than its own, a picture keeps its rows, and all its frequencies change alike.
+    Values come from the options, else from the picture's metadata; default: linear, 80 dB. A picture that is
+    played at another rate keeps its rows, and all its frequencies are multiplied by the same factor.
     """
     faster = rate / own_rate
     numbers: dict[str, Any] = {
@@ -124,7 +126,7 @@ def _scales(
 
 
 def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) -> None:
-    """Raise `ValueError` for a length that no sound can have."""
+    """Raise `ValueError` if `--seconds` is not positive, shorter than a sample or too long."""
     seconds: float | None = args.seconds
     if seconds is None:
         return
@@ -144,7 +146,10 @@ def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) ->
 def _length(
     args: argparse.Namespace, known: Mapping[str, Any], n_columns: int, rate: int, stft: rtspecinv.STFT
 ) -> int | None:
-    """Samples of the sound: as given, or those of the recording, if the picture is still as long as that."""
+    """Return the number of samples of the sound; None if neither `--seconds` nor metadata define it.
+
+    The length in the metadata counts only if the picture still has as many columns as that many samples.
+    """
     if args.seconds is not None:
         n_samples: int = round(args.seconds * rate)
         return n_samples
@@ -157,7 +162,7 @@ def _length(
 def _columns(
     args: argparse.Namespace, levels: Levels, timed: bool, rate: int, stft: rtspecinv.STFT
 ) -> Levels:
-    """Picture with a column for every frame."""
+    """Return the picture with one column for each frame, resized if `--seconds` is given."""
     if args.seconds is None:
         if not timed:
             raise ValueError(f"{printable(args.picture)} does not say how long it lasts: give --seconds")
@@ -175,9 +180,9 @@ def _columns(
 
 
 def _gain(magnitude: Tensor, stft: rtspecinv.STFT) -> float:
-    """Factor that makes the loudest frame as loud as it should be.
+    """Return the factor that gives the loudest frame an RMS of `LOUDEST_RMS`.
 
-    A frame's samples x times its window g have the energy `sum (g x)**2 = 2 / n_fft sum |X|**2`.
+    For samples x of a frame and the window g, `sum (g x)**2 = 2 / n_fft sum |X|**2`.
     """
     energy = 2 * float(magnitude.square().sum(-2).max()) / stft.n_fft / stft.scale**2
     return LOUDEST_RMS / math.sqrt(energy / float(stft.window.square().sum()))

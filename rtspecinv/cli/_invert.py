@@ -1,4 +1,4 @@
-"""`rtspecinv invert`: magnitudes into sound, one file or a folder of them."""
+"""Implementation of `rtspecinv invert`: it converts a file of magnitudes, or a folder of them, to sound."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from rtspecinv.live import Progress
 
 
 def invert(args: argparse.Namespace) -> int:
-    """Invert a file of magnitudes, or a folder of such files; the status is 1 if one could not be."""
+    """Invert a file of magnitudes or a folder of them; returns 1 if a file of a folder failed, else 0."""
     _check_options(args)
     if args.preset is not None and Path(args.preset).suffix.lower() in names.CONFIG_FILES:
         args.preset = rtspecinv.MelConfig.load(args.preset)
@@ -93,7 +93,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by the method of the command line, and say what was done."""
+    """Invert mel frames by the method of the command line, and return a line for the report."""
     for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if getattr(args, name) is not None:
             raise ValueError(
@@ -118,9 +118,9 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 
 def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by lbfgs on their values without compression, and say what was done."""
+    """Invert mel frames by lbfgs on their uncompressed values, and return lines for the report."""
     found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
-    assert found.mel is not None  # as `_open` saw
+    assert found.mel is not None  # `_open` has checked it
     mel = rtspecinv.Mel(found.mel)
     rate = round(found.mel.sample_rate)
     if args.sample_rate not in (None, rate):
@@ -145,12 +145,12 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 
 def _alone(args: argparse.Namespace) -> bool:
-    """Return whether a file may have a progress bar of its own."""
+    """Return whether the file gets a progress bar: one file, on a terminal, with tqdm installed."""
     return on_terminal() and not args.spectrogram.is_dir() and find_spec("tqdm") is not None
 
 
 def _open(path: Path, args: argparse.Namespace) -> Source | None:
-    """Magnitudes of a file; None if it has mel frames."""
+    """Return the magnitudes of a file; None if it contains mel frames."""
     if args.preset is not None:
         return None
     spectrogram = open_spectrogram(path, layout=args.layout, array=args.array)
@@ -173,7 +173,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
 
 
 def _batch(source: Source, args: argparse.Namespace, report: Report) -> Run:
-    """Give a function that inverts frames into a sink by the method of the command line."""
+    """Return a function that inverts frames by the method of the command line and writes to a sink."""
 
     hop_length = source.stft.hop_length
 
@@ -223,7 +223,7 @@ def _invert_folder(args: argparse.Namespace) -> int:
 
 
 def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally) -> bool:
-    """Invert a file of many; whether that went well."""
+    """Invert one file of a folder, print notes, and return whether it succeeded."""
     try:
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always", UserWarning)
@@ -254,7 +254,7 @@ def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally
 
 
 def _about(path: Path, text: str) -> str:
-    """Text with the file that it is about."""
+    """Return the text, with the file's name in front unless it contains that already."""
     return text if printable(path) in text else f"{printable(path)}: {text}"
 
 
@@ -272,9 +272,11 @@ def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
 
 
 def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
-    """Spectrograms in a folder, sorted, and what is to be made of them.
+    """Return the spectrograms in a folder, sorted, each with the path of its sound file.
 
-    Raises `ValueError` if there are none, if two would become one file, and for an output that is no folder.
+    Raises:
+        NotADirectoryError: the output is a file.
+        ValueError: there are no spectrograms, two have the same output, or the output has a file's suffix.
     """
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(

@@ -1,4 +1,4 @@
-"""`rtspecinv live`: from a microphone to the speakers."""
+"""Implementation of `rtspecinv live`: magnitudes of a microphone are inverted and played."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rtspecinv.live import Player
 from rtspecinv.live.pace import Pace, slowed
 from rtspecinv.live.transforms import Freeze, Pitch
 
-_BEHIND_SECONDS = 10.0  # a stretched microphone falls behind so far, then it leaps to what is said now
+_BEHIND_SECONDS = 10.0  # largest delay of a stretched microphone, after which its older frames are dropped
 _MOST_SEMITONES = 36.0
-_MOST_SECONDS = 1e7  # that it may run: 100 days
-_WARM_UP = 8  # pushes before sound is wanted: the first ones are slow
+_MOST_SECONDS = 1e7  # largest value of options in seconds: 100 days
+_WARM_UP = 8  # pushes before playback, because the first ones are slow
 
 
 def live(args: argparse.Namespace) -> None:
-    """Play what the inverter makes of a microphone's magnitudes, until Ctrl-C."""
+    """Invert the magnitudes of a microphone and play the sound until Ctrl-C."""
     _check(args)
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     inverter = inverter_of(args, stft, channels=1)
@@ -40,7 +40,7 @@ def live(args: argparse.Namespace) -> None:
         with _file(args, microphone.sample_rate) as file:
             try:
                 _play(args, inverter, microphone, sink, file)
-            except (DeviceError, SystemExit) as error:  # what was heard until then stays in the file
+            except (DeviceError, SystemExit) as error:  # the file keeps the sound so far
                 failure = error
                 sink.abort()
     if args.output:
@@ -52,7 +52,7 @@ def live(args: argparse.Namespace) -> None:
 def _open(
     args: argparse.Namespace, stft: rtspecinv.STFT, devices: ExitStack
 ) -> tuple[Recording, SoundDeviceSink]:
-    """Open one stream for microphone and speakers where they are one device, or else one for each."""
+    """Return microphone and speakers, opened as one stream if they are one device, else as two."""
 
     def speakers(rate: int, device: int | str | None, input_channels: int = 0) -> SoundDeviceSink:
         queue_seconds = _queue_seconds(args, stft, rate)
@@ -68,7 +68,7 @@ def _open(
 
     both = None if args.two_streams else one_device(args.input, args.device)
     if both is not None:
-        with suppress(DeviceError):  # some devices do not do both at once
+        with suppress(DeviceError):  # some devices cannot record and play in one stream
             sink = speakers(args.sample_rate or round(both["default_samplerate"]), both["index"], 1)
             return sink.microphone, sink
     microphone = Microphone(args.sample_rate, device=args.input, latency=args.latency)
@@ -77,13 +77,16 @@ def _open(
 
 
 def _queue_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
-    """What is to be in the queue right after a hop was written."""
+    """Return the target length of the queue right after a hop was written, seconds."""
     queue_seconds: float = args.queue + stft.hop_length / rate
     return queue_seconds
 
 
 def _wanted_seconds(args: argparse.Namespace, stft: rtspecinv.STFT, rate: int) -> float:
-    """What is to be in the queue when a frame comes; at half of it the player makes one up."""
+    """Return the target length of the queue when a frame arrives, seconds.
+
+    If the queue falls to half of it, the player repeats the last frame.
+    """
     wanted_seconds: float = max(args.queue, stft.hop_length / rate / 2)
     return wanted_seconds
 
@@ -103,7 +106,7 @@ def _play(
     player = Player(
         inverter,
         TeeSink(view.meter, *filter(None, [file]), sink),
-        full="drop_oldest",  # what is late stays late no longer than this
+        full="drop_oldest",  # this limits the delay of late frames
         late="hold",
         max_frames=2 + int(args.queue / hop_seconds),
         queue_seconds=_queue_seconds(args, stft, rate),
@@ -113,7 +116,7 @@ def _play(
         with player, view:
             perform(_frames(args, microphone, stft, sink, view), player, view)
     except KeyboardInterrupt:
-        pass  # which is how one leaves
+        pass  # the usual end of the command
     stats = player.stats
     print(f"played        {stats.n_samples / rate:.2f} s")
     print_performance(stats, view, sink)
@@ -186,7 +189,7 @@ def _frames(
     sink: SoundDeviceSink,
     view: View,
 ) -> Iterator[Tensor]:
-    """Frames `(1, n_freq)` of the microphone, as the command line and the keys want them."""
+    """Yield frames `(1, n_freq)` of the microphone, changed by the options and by the Enter key."""
     rate = microphone.sample_rate / stft.hop_length  # frames in a second
     freeze, pitch = Freeze(), Pitch(2 ** (args.pitch / 12))
     freeze_at = None if args.freeze is None else round(args.freeze * rate)
@@ -204,7 +207,7 @@ def _frames(
         view.n_skipped = pace.n_skipped
         if not takes_frame:
             continue
-        if n * stft.hop_length < stft.n_fft:  # sound that begins in silence needs no fade, which takes 5 ms
+        if n * stft.hop_length < stft.n_fft:  # begin with silence, which needs no fade-in of 5 ms
             frame = torch.zeros_like(frame)
         yield pitch(freeze(frame))
 
@@ -214,7 +217,7 @@ def _has_keys() -> bool:
 
 
 def _enter_pressed() -> bool:
-    """Return whether Enter was pressed since this was last asked."""
+    """Return whether Enter was pressed since the last call."""
     if not _has_keys():
         return False
     try:

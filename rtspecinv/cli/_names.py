@@ -1,11 +1,11 @@
-"""Names and defaults that `--help` shows, so that it need not load what they name: torch takes two seconds.
+"""Names and defaults that `--help` shows, repeated here because importing torch takes two seconds.
 
-A test compares those of the package with the package.
+A test compares the names of the package with the package itself.
 """
 
 from __future__ import annotations
 
-# Of the package.
+# Names of the package.
 ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 LAYOUTS = ("freq-time", "time-freq")
 PICTURE_SCALES = ("linear", "log", "mel")
@@ -29,7 +29,7 @@ PRESETS = (
     "ast",
     "riffusion",
 )
-STRETCH_RATES = (0.001, 1000.0)  # least and largest rate of transforms.Stretch, but for 0
+STRETCH_RATES = (0.001, 1000.0)  # smallest and largest rate of transforms.Stretch, apart from 0
 SCALINGS = ("spectrum", "magnitude", "psd")
 RULES = ("raar", "rtisi", "gla", "fgla", "dm", "admm", "agla")
 STARTS = ("overlap", "gradient", "peaks", "zeros")
@@ -37,13 +37,13 @@ STARTS = ("overlap", "gradient", "peaks", "zeros")
 CONFIG_FILES = (".json", ".toml")
 
 LATENCIES = ("low", "high")
-LONGEST_LATENCY = 60.0  # seconds, of a device
+LONGEST_LATENCY = 60.0  # largest latency of a device, seconds
 
-# Of the command line.
-BATCH_RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # what invert_blocks can do
+# Names of the command line.
+BATCH_RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # update rules of invert_blocks
 METHODS = (*BATCH_RULES, "lbfgs", "stream")
-BATCH_ITERATIONS = 100  # of all methods but the stream
-FORMATS = ("wav", "flac", "ogg")  # of files in a folder
+BATCH_ITERATIONS = 100  # default of all methods except "stream"
+FORMATS = ("wav", "flac", "ogg")  # formats of sound files made of a folder
 CONTESTANTS = (
     "rtisi-la",
     "stream-0",
@@ -60,8 +60,8 @@ CONTESTANTS = (
     "lbfgs",
 )
 SERVE_HOST, SERVE_PORT, SERVE_STREAMS = "127.0.0.1", 8765, 64
-DEVICES = ("cpu", "cuda")  # of `bench`
-BENCH_SECONDS = 5.0  # of a recording
-QUICK = 10  # times fewer pushes
-PICTURE_RATE, PICTURE_N_FFT = 44100, 2048  # of a picture that says nothing
+DEVICES = ("cpu", "cuda")  # devices of `bench`
+BENCH_SECONDS = 5.0  # length of the recording that `bench` uses
+QUICK = 10  # `bench --quick` divides the number of pushes by this
+PICTURE_RATE, PICTURE_N_FFT = 44100, 2048  # defaults for a picture without metadata
 RANGE_DB = 80.0

@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and values of options from the texts that they are given as."""
+"""Options that several subcommands share, and functions that parse the values of options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtspecinv.cli import _names as names
 
 
 def raw_format(text: str) -> tuple[int, int]:
-    """Parse "RATE" or "RATE:CHANNELS"."""
+    """Return sample rate in Hz and channels, default 1, of "RATE" or "RATE:CHANNELS"."""
     rate, colon, channels = text.partition(":")
     if not (rate.isdecimal() and int(rate) and (not colon or (channels.isdecimal() and int(channels)))):
         raise argparse.ArgumentTypeError(f"{text!r} is not RATE or RATE:CHANNELS, such as 22050 or 48000:2")
@@ -19,14 +19,14 @@ def raw_format(text: str) -> tuple[int, int]:
 
 
 def file_name(text: str) -> Path:
-    """Parse the name of a file or folder; an empty one is a variable that nobody has set, not this folder."""
+    """Return the path of a file or folder; an empty name, as of an unset shell variable, is an error."""
     if not text:
         raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
     return Path(text)
 
 
 def preset(text: str) -> str:
-    """Name of a preset or of a file that has a configuration."""
+    """Return the name of a preset or of a configuration file; any other text is an error."""
     if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
         return text
     near = difflib.get_close_matches(text, names.PRESETS, n=1)
@@ -37,12 +37,12 @@ def preset(text: str) -> str:
 
 
 def device(text: str) -> int | str:
-    """Parse a number or a name."""
+    """Return the number or the name of a sound device."""
     return int(text) if text.isdecimal() else text
 
 
 def latency(text: str) -> float | str:
-    """Parse "low", "high" or seconds."""
+    """Return a device latency: "low", "high" or seconds."""
     if text in names.LATENCIES:
         return text
     with suppress(ValueError):
@@ -55,7 +55,7 @@ def latency(text: str) -> float | str:
 
 
 def counts(text: str) -> list[int]:
-    """Parse integers between commas, each of them once."""
+    """Return integers that commas separate, without duplicates."""
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
@@ -65,7 +65,7 @@ def counts(text: str) -> list[int]:
 
 
 def transforms(text: str) -> list[tuple[int, int]]:
-    """Parse n_fft/hop_length, or several between commas, each of them once."""
+    """Return pairs of n_fft and hop_length that commas separate, such as 1024/256, without duplicates."""
     pairs = (word.split("/") for word in text.split(","))
     try:
         return list(dict.fromkeys((int(n_fft), int(hop_length)) for n_fft, hop_length in pairs))
@@ -76,7 +76,10 @@ def transforms(text: str) -> list[tuple[int, int]]:
 
 
 def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Options of what pixels mean; without a default, what the picture says comes first."""
+    """Add options that map rows to frequencies and pixels to levels.
+
+    default: frequency scale, or None if values in the picture's metadata replace the defaults.
+    """
     group = parser.add_argument_group("pixels")
     group.add_argument(
         "--scale",
@@ -95,15 +98,15 @@ def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> N
         metavar="DB",
         type=float,
         default=default and names.RANGE_DB,
-        help=f"level of black below white (default: {names.RANGE_DB:g})",
+        help=f"level difference between white and black (default: {names.RANGE_DB:g})",
     )
 
 
 def add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:
     group = parser.add_argument_group("spectrogram")
-    known = "default: %(default)s" if n_fft else "default: what the file says or its shape suggests"
+    known = "default: %(default)s" if n_fft else "default: from the file's metadata or its shape"
     group.add_argument("--n-fft", metavar="N", type=int, default=n_fft, help=f"samples in a frame ({known})")
-    known = "default: %(default)s" if hop_length else "default: what the file says, else n_fft / 4"
+    known = "default: %(default)s" if hop_length else "default: from the file's metadata, else n_fft / 4"
     group.add_argument(
         "--hop-length",
         metavar="N",
@@ -121,18 +124,20 @@ def add_inverter_options(parser: argparse.ArgumentParser) -> None:
 
 def add_stream_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
-    group.add_argument("--init", metavar="NAME", help=f"start of the newest frame: {', '.join(names.STARTS)}")
+    group.add_argument(
+        "--init", metavar="NAME", help=f"first phase of the newest frame: {', '.join(names.STARTS)}"
+    )
     group.add_argument(
         "--look-ahead",
         metavar="K",
         type=int,
-        help="future frames used before a frame is final; a larger value adds latency",
+        help="number of later frames that are used before a frame is final; a larger value adds latency",
     )
     group.add_argument(
         "--revise",
         metavar="R",
         type=int,
-        help="final frames still revised until they are heard; more is slower",
+        help="number of final frames that are revised until they are played; more is slower",
     )
 
 
@@ -145,7 +150,7 @@ def add_device_options(
         "--device",
         metavar="DEVICE",
         type=device,
-        help="number or part of a name, see `rtspecinv devices`",
+        help="device number or part of its name, see `rtspecinv devices`",
     )
     group.add_argument(
         "--latency",
@@ -157,4 +162,4 @@ def add_device_options(
 
 
 def add_no_device(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--no-device", action="store_true", help="do not play, only write the file")
+    group.add_argument("--no-device", action="store_true", help="write the file without playing it")

@@ -1,4 +1,4 @@
-"""The page of `rtspecinv compare`: one HTML file that holds everything it shows."""
+"""The report of `rtspecinv compare`: one HTML file that contains its pictures and sounds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ try:
 except ImportError as _error:
     raise ImportError('Reports need jinja2: pip install "rtspecinv[report]"') from _error
 
-PAGE_SECONDS = 10.0  # of each sound that is in the page itself
+PAGE_SECONDS = 10.0  # length of each sound within the page
 TEMPLATE = "page.html.jinja"
 
-# Colour on light and dark, and "-" or "--" for a curve, else the glyph of a point.
+# Colour, on light and dark backgrounds, and line style "-" or "--" of a curve or the glyph of a point.
 _STYLES = {
     "rtisi-la": ("#8a929e", "■"),
     "stream-0": ("#7db4ea", "▼"),
@@ -53,19 +53,19 @@ class Column:
     title: str
     attribute: str
     digits: int
-    best_of: Callable[..., Result] | None = None  # of results, by a key
+    best_of: Callable[..., Result] | None = None  # max or min, None if neither is better
 
     def value(self, result: Result) -> float:
-        """Figure of a result."""
+        """Return the number of a result in this column."""
         return float(getattr(result, self.attribute))
 
     def text(self, result: Result) -> str:
-        """Figure of a result as it is shown."""
+        """Return the text of a result in this column."""
         value = self.value(result)
         return f"{value:.{self.digits}f}" if math.isfinite(value) else "–"
 
     def best(self, results: Sequence[Result]) -> str | None:
-        """Best figure of all, as it is shown; None if nothing tells, or there is no other."""
+        """Return the text of the best result; None if fewer than two have a number, or no value is better."""
         known = [result for result in results if math.isfinite(self.value(result))]
         if self.best_of is None or len(known) < 2:
             return None
@@ -83,7 +83,13 @@ COLUMNS = (
 
 
 def render(contest: Contest, results: Sequence[Result], title: str, facts: dict[str, str]) -> str:
-    """Page about a recording of that title, with facts about how it was done."""
+    """Return the report as HTML.
+
+    contest: recording and settings.
+    results: result of each method.
+    title: name of the recording.
+    facts: settings and versions, by name.
+    """
     template = resources.files("rtspecinv.cli").joinpath(TEMPLATE).read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     best = {column.key: column.best(results) for column in COLUMNS}
@@ -147,7 +153,7 @@ def _plot(contest: Contest, results: Sequence[Result], dark: bool) -> str:
 
 
 def _sound(contest: Contest, samples: Tensor) -> str:
-    """FLAC file of the beginning of samples."""
+    """Return the first `PAGE_SECONDS` of samples as a data URI of a FLAC file."""
     part = samples[: round(PAGE_SECONDS * contest.sample_rate)].clamp(-1, 1).to(torch.float32)
     file = io.BytesIO()
     soundfile().write(file, part.numpy(), contest.sample_rate, format="FLAC", subtype="PCM_16")

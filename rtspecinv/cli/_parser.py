@@ -1,4 +1,4 @@
-"""The parser of the command line, made of one module for each subcommand."""
+"""The parser of the command line, which gets the options of each subcommand from its module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtspecinv picture`: sound into pictures."""
+"""Implementation of `rtspecinv picture`: it draws a spectrogram of a sound file as a picture."""
 
 from __future__ import annotations
 

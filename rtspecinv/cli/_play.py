@@ -1,4 +1,4 @@
-"""`rtspecinv play`: an audio file's magnitudes, inverted as a stream, to a device and a file."""
+"""Implementation of `rtspecinv play`: an audio file's magnitudes are inverted as a stream and played."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from rtspecinv.cli._transfer import (
 from rtspecinv.cli._view import View
 from rtspecinv.live import Player, PlayerStats, Progress
 
-_NO_LENGTH = 2**40  # samples: what libsndfile says is longer has none
-_QUEUE_SECONDS = 0.4  # of a recording, which can wait: as much as the sink takes, almost
+_NO_LENGTH = 2**40  # samples; libsndfile reports more if a file does not contain its length
+_QUEUE_SECONDS = 0.4  # queue for a recording, where delay does not matter: nearly all that the sink holds
 
 
 def play(args: argparse.Namespace) -> None:
-    """Invert an audio file's magnitudes as a stream, play it and write it."""
+    """Invert an audio file's magnitudes as a stream, and play the sound or write it to a file, or both."""
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     least, most = STRETCH_RATES
     if not least <= args.rate <= most:
@@ -64,14 +64,18 @@ def play(args: argparse.Namespace) -> None:
 
 
 def _declared(n_samples: int | None) -> int | None:
-    """Return how many samples a source says that it has; None if not, as of FLAC that was made in a pipe."""
+    """Return the number of samples in a file's header; None if unknown, as for FLAC written to a pipe."""
     return None if n_samples is None or n_samples >= _NO_LENGTH else n_samples
 
 
 class _Length:
-    """Samples of a recording at another rate, known when it is read to its end: headers may be wrong.
+    """Number of samples of a recording at another speed, known once the recording was read to its end.
 
-    declared: samples that its header says; None if it does not.
+    The samples are counted because headers may be wrong. Calling the object returns the number, or None
+    before the end.
+
+    rate: speed, 1 is the original.
+    declared: number of samples in the header, None if unknown.
     """
 
     def __init__(self, rate: float, declared: int | None) -> None:
@@ -79,7 +83,7 @@ class _Length:
         self.expected = None if declared is None else self._at_rate(declared)
 
     def watch(self, blocks: Iterable[npt.NDArray[np.float32]]) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield the recording's blocks `(channels, n_samples)`, and count."""
+        """Yield the recording's blocks `(channels, n_samples)` unchanged, and count their samples."""
         for block in blocks:
             self._n_samples += block.shape[-1]
             yield block
@@ -93,7 +97,7 @@ class _Length:
 
 
 def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) -> None:
-    """Play `source` through a player, and say how it went."""
+    """Play `source` through a player, and print a report."""
     inverter = inverter_of(args, source.stft, source.channels)
     view = View(source.stft, source.sample_rate, total_seconds=source.seconds)
     stats: PlayerStats | None = None
@@ -121,7 +125,10 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
 
 @contextmanager
 def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSink | None]:
-    """Open the sound device; None, with a remark, if there is none and none was asked for by name."""
+    """Return a context whose value is the sound device, or None if sound goes to a file only.
+
+    If no device can be opened, a note is printed and the value is None, unless the arguments name a device.
+    """
     if args.no_device or is_standard_output(args.output):
         yield None
         return

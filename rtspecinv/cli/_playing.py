@@ -1,4 +1,4 @@
-"""What `play` and `live` share: frames into a player while a view shows how it goes."""
+"""Code that `play` and `live` share: it pushes frames to a player and shows figures of the playback."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rtspecinv.live import Player, PlayerStats
 
 
 def perform(frames: Iterable[Tensor], player: Player, view: View) -> None:
-    """Push frames and show how it goes."""
+    """Push frames to the player and update the view when an update is due."""
     for frame in frames:
-        if view.due:  # before the push: so soon will this frame be heard
+        if view.due:  # before the push, so that the latency shown is that of this frame
             view.show(frame, player.stats)
         player.push(frame)
 
 
 def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -> None:
-    """Print how playing went."""
+    """Print latency, late frames, underflows and real-time factor of a finished playback."""
     n_dropped = stats.n_dropped + view.n_skipped
     latencies = view.latencies_ms or [math.nan]
     silence = 1000 * device.underflow_samples / device.device_rate

@@ -1,4 +1,4 @@
-"""What happens around every subcommand: errors, signals, warnings, remarks."""
+"""The runner of every subcommand: it handles errors, signals, warnings and log messages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rtspecinv.cli._report import Outlet, kind_of, note, on_terminal, one_line
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error."""
+    """Run the command line and return the exit status: 0, or 1 after an error."""
     try:
         with _safe_output() as outlet:
             try:
                 status = _run(argv)
-            finally:  # of `--help`, too, which exits
+            finally:  # also after `--help`, which raises SystemExit
                 if outlet is not None and not isinstance(sys.exc_info()[1], BrokenPipeError):
                     outlet.finish()
-    except BrokenPipeError:  # whoever read our output has stopped reading
+    except BrokenPipeError:  # the reader of standard output has closed the pipe
         sys.stdout = None
         return 1
     except _ERRORS as error:
@@ -64,10 +64,10 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
-    """Import a subcommand, and torch with it.
+    """Return the function of a subcommand; this imports torch.
 
     Raises:
-        ImportError: torch or numpy cannot be imported, whatever their reason.
+        ImportError: importing torch, numpy or another package fails with any exception.
     """
     with _left_at_once():
         try:
@@ -81,7 +81,10 @@ def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | No
 
 @contextmanager
 def _left_at_once() -> Iterator[None]:
-    """Leave the process on Ctrl-C: torch does not survive an exception while it loads; nothing is open."""
+    """Return a context in which Ctrl-C ends the process at once.
+
+    An exception during the import of torch may crash the process. No file or device is open at this time.
+    """
 
     def leave(number: int, frame: object) -> None:
         say_interrupted()
@@ -99,7 +102,7 @@ def _left_at_once() -> Iterator[None]:
 
 @contextmanager
 def _safe_output() -> Iterator[Outlet | None]:
-    """Let all that is printed go through an `Outlet`; None where there is no standard output."""
+    """Return a context in which `print` writes to an `Outlet`, its value; None without standard output."""
     if sys.stdout is None:
         yield None
         return
@@ -110,13 +113,13 @@ def _safe_output() -> Iterator[Outlet | None]:
 
 @contextmanager
 def _safe_usage() -> Iterator[None]:
-    """Let what is wrong with the arguments, which may be names of files, go through an `Outlet`."""
+    """Return a context in which stderr is an `Outlet`; argparse prints file names there unescaped."""
     with redirect_stderr(Outlet(sys.stderr)) if sys.stderr is not None else nullcontext():
         yield
 
 
 def _show_once() -> Callable[..., None]:
-    """Give a function that notes a warning, the first of each kind."""
+    """Return a replacement of `warnings.showwarning` that prints only the first warning of each kind."""
     shown = set()
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
@@ -129,7 +132,10 @@ def _show_once() -> Callable[..., None]:
 
 @contextmanager
 def _remarks() -> Iterator[None]:
-    """Note what the library logs, such as that it is compiling; details only if somebody is there to wait."""
+    """Return a context that prints log messages of the library, such as that it is compiling.
+
+    Messages of level INFO are printed only on a terminal.
+    """
     level = logging.INFO if on_terminal() else logging.WARNING
     log, handler = logging.getLogger("rtspecinv"), _Notes(level)
     before = log.level
@@ -149,7 +155,10 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def _terminated_cleanly() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that files and devices are closed; status 128 + n."""
+    """Return a context in which SIGTERM and SIGHUP raise SystemExit with status 128 + signal number.
+
+    Files and devices are then closed as after Ctrl-C.
+    """
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)

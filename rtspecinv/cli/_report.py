@@ -1,4 +1,4 @@
-"""What the command line says while it works and when it is done."""
+"""Output of the command line: notes, progress and summaries."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from rtspecinv.common.printable import printable
 if TYPE_CHECKING:
     from rtspecinv.live import Progress
 
-_LINE_SECONDS = 5.0  # between lines that stay
-_LONGEST_LINE = 4000  # characters
-_UPDATE_SECONDS = 0.1  # between updates of one line on a terminal
+_LINE_SECONDS = 5.0  # time between progress lines if stderr is not a terminal
+_LONGEST_LINE = 4000  # most characters of a line
+_UPDATE_SECONDS = 0.1  # time between updates of the progress line on a terminal
 
 
 class Outlet:
-    """Standard output as everything here writes to it: nothing in a text can control a terminal, or fail.
+    """A text stream that escapes control characters and stores errors.
 
-    A text has whatever its encoding can say, and escapes. An error of the stream is kept for `finish`: it
-    decides nothing about the work. Only a reader that has gone ends it, by `BrokenPipeError`.
+    Characters that the encoding of the stream lacks are escaped, too. An error of the stream does not stop
+    the command; `finish` raises it at the end. Only a closed pipe stops the command at once, with
+    `BrokenPipeError`.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -36,14 +37,14 @@ class Outlet:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write lines of text."""
+        """Write text and return its length."""
         lines = "\n".join(printable(line, _LONGEST_LINE) for line in text.split("\n"))
         encoding = self._stream.encoding or "utf-8"
         self._attempt(self._stream.write, lines.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what was written."""
+        """Flush the stream."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, act: Callable[..., object], *arguments: str) -> None:
@@ -55,14 +56,14 @@ class Outlet:
             self._error = self._error or error
 
     def finish(self) -> None:
-        """Raise `OSError` if not everything could be written."""
+        """Flush the stream, and raise `OSError` if any part of the output could not be written."""
         self.flush()
         if self._error is not None:
             self._abandon()
             raise OSError(f"Cannot write to standard output: {self._error.strerror or self._error}")
 
     def _abandon(self) -> None:
-        """Send what is left in the stream's buffer nowhere: Python would try to write it again at its end."""
+        """Redirect the stream to the null device, so that Python does not write its buffer again at exit."""
         with suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -70,12 +71,12 @@ class Outlet:
 
 
 def note(message: str) -> None:
-    """Print one line about something that the user should know but that stops nothing."""
+    """Print one line on stderr, such as a warning or an error; does not stop the command."""
     _say(f"rtspecinv: {printable(message, _LONGEST_LINE)}\n")
 
 
 def _say(text: str) -> None:
-    """Write to stderr, as far as there is one."""
+    """Write text to stderr; does nothing if stderr is closed."""
     with suppress(OSError):
         if sys.stderr is not None:
             sys.stderr.write(text)
@@ -83,22 +84,22 @@ def _say(text: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Say what an error is."""
+    """Return the message of an error in one line; "out of memory" if it is empty, as of MemoryError."""
     return printable(" ".join(str(error).split()), _LONGEST_LINE) or "out of memory"
 
 
 def kind_of(message: Warning | str, filename: str, lineno: int) -> tuple[str, str, int]:
-    """What warnings have in common that differ in their numbers alone: blocks may all have one."""
+    """Return a key that is equal for warnings of one line that differ only in numbers, as one per block."""
     return re.sub(r"\d+", "", str(message)), filename, lineno
 
 
 def on_terminal() -> bool:
-    """Return whether somebody sees stderr as it is written."""
+    """Return whether stderr is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class StatusLine:
-    """One line on stderr that is written over on a terminal; elsewhere a line every few seconds."""
+    """A progress line on stderr, which is replaced on a terminal; otherwise a new line every 5 seconds."""
 
     def __init__(self) -> None:
         self._updates = on_terminal()
@@ -106,26 +107,28 @@ class StatusLine:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for another one."""
+        """Whether the next line is due."""
         return time.monotonic() - self._last >= (_UPDATE_SECONDS if self._updates else _LINE_SECONDS)
 
     def show(self, text: str) -> None:
-        """Show a line in place of the one before."""
+        """Show a line; on a terminal it replaces the previous one."""
         self._last = time.monotonic()
         begin, end = ("\r\033[K", "") if self._updates else ("", "\n")
         _say(f"{begin}{printable(text)}{end}")
 
     def clear(self) -> None:
-        """Leave no line behind on a terminal."""
+        """Remove the line from a terminal."""
         if self._updates:
             _say("\r\033[K")
 
 
 class Report:
-    """Shows how far an inversion is that nobody hears yet.
+    """Shows the progress of an inversion that writes a file.
 
-    `total_seconds` is the length of the sound, None if nobody knows it; `latency_seconds` the inverter's
-    latency, None for one that is not a stream. A silent one shows nothing.
+    total_seconds: length of the sound in seconds, None if unknown.
+    sample_rate: sample rate, Hz.
+    latency_seconds: latency of the inverter in seconds, default: none, the method is not a stream.
+    silent: whether to show no progress, default: False.
     """
 
     def __init__(
@@ -142,7 +145,7 @@ class Report:
         self._line = None if silent else StatusLine()
 
     def __call__(self, progress: Progress) -> None:
-        """Show `progress`, if it is time to."""
+        """Show `progress` if the next line is due."""
         if self._line is not None and self._line.due:
             self._line.show(self._text(progress))
 
@@ -158,7 +161,7 @@ class Report:
         return progress.work_seconds * self.sample_rate / max(1, progress.n_samples)
 
     def print_summary(self, progress: Progress) -> None:
-        """Print how fast it was."""
+        """Print the real-time factor."""
         factor = self._real_time_factor(progress)
         print(f"speed         real-time factor {factor:.3f}: seconds of work per second of sound")
 
@@ -173,15 +176,18 @@ class Report:
 
 
 def clock(seconds: float) -> str:
-    """Write minutes and seconds."""
+    """Return seconds as text in minutes and seconds, such as "1:02.5"."""
     tenths = round(10 * seconds)
     return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
 
 
 class Tally:
-    """A bar over many things on a terminal, with lines that stay above it; elsewhere the lines alone.
+    """Prints lines and, on a terminal, shows a progress bar below them.
 
-    Without tqdm there is no bar, and a remark on how to get one.
+    Without tqdm there is no bar, and a note tells how to install it.
+
+    total: number of items.
+    unit: name of an item.
     """
 
     def __init__(self, total: int, unit: str) -> None:
@@ -195,24 +201,24 @@ class Tally:
                 self._bar = tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True)
 
     def begin(self, name: str) -> None:
-        """Say what is being done."""
+        """Show the name of the current item beside the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(printable(name, 40))
 
     def end(self) -> None:
-        """One more is done."""
+        """Advance the bar by one item."""
         if self._bar is not None:
             self._bar.update()
 
     def line(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line above the bar."""
         if self._bar is None:
             print(printable(text, _LONGEST_LINE), flush=True)
         else:
             self._bar.write(printable(text, _LONGEST_LINE), file=sys.stdout)
 
     def note(self, text: str) -> None:
-        """Print a remark that stays."""
+        """Print a note on stderr above the bar."""
         if self._bar is None:
             note(text)
         else:

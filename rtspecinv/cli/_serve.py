@@ -16,7 +16,7 @@ SWITCH_SECONDS = 0.0005
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Serve live streams until SIGTERM or Ctrl-C."""
+    """Run the server of live streams until SIGTERM or Ctrl-C."""
     try:
         from rtspecinv.serve import Limits, Server
         from rtspecinv.serve.server import serve_until_told
@@ -29,7 +29,10 @@ def serve(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _switching_often() -> Iterator[None]:
-    """Let threads wait less for each other: the one that sends hops, and the one that makes them."""
+    """Return a context in which Python switches threads more often.
+
+    The thread that sends hops then waits less for the thread that computes them.
+    """
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
@@ -39,7 +42,7 @@ def _switching_often() -> Iterator[None]:
 
 
 def _run() -> Callable[[Any], object]:
-    """`run` of uvloop, which is faster, where it is installed, or else of asyncio."""
+    """Return `uvloop.run` if uvloop is installed, which is faster; otherwise `asyncio.run`."""
     try:
         import uvloop
     except ImportError:

@@ -1,4 +1,4 @@
-"""Frames in, a file or a device out, and what is said about it: the part that all inversions share."""
+"""Code that all inversions share: frames are inverted to a file or a device, and a report is printed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rtspecinv.live import Progress
 from rtspecinv.live.stream import Length
 from rtspecinv.measure.score import Score
 
-# Inverts frames into a sink, and returns how far it came.
+# Function that inverts frames, writes the samples to a sink and returns the final progress.
 Run = Callable[[Iterable[Tensor], Sink], Progress]
 
 
@@ -30,10 +30,11 @@ STREAM_OPTIONS = ("update", "init", "look_ahead", "revise", "n_iter")
 
 @dataclass
 class Source:
-    """Magnitude frames `(channels, n_freq)` and what is known about them.
+    """Magnitude frames `(channels, n_freq)` with their transform, sample rate and length.
 
-    n_samples: samples of the sound, as far as is known beforehand; None if nobody knows.
-    length: samples of the sound, or what tells them once they are known; default: what the frames cover.
+    n_samples: expected number of samples of the sound, None if unknown.
+    length: number of samples of the sound, or a function that returns it at the end; None for as many as the
+        frames cover.
     """
 
     frames: Iterable[Tensor]
@@ -45,13 +46,13 @@ class Source:
 
     @property
     def seconds(self) -> float | None:
-        """Length of the sound, if it is known."""
+        """Expected length of the sound in seconds, None if unknown."""
         return None if self.n_samples is None else self.n_samples / self.sample_rate
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an inversion went: how far, how near to its target in dB, and the largest sample in its file."""
+    """Result of an inversion: final progress, spectral convergence in dB, and the largest sample written."""
 
     progress: Progress
     convergence: float
@@ -59,7 +60,7 @@ class Outcome:
 
 
 def inverter_of(args: argparse.Namespace, stft: rtspecinv.STFT, channels: int) -> rtspecinv.StreamingInverter:
-    """Inverter with the options of the command line."""
+    """Return an inverter with the options of the command line."""
     given = {name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None}
     return rtspecinv.StreamingInverter(stft, batch_shape=(channels,), **given)
 
@@ -72,9 +73,15 @@ def transfer(
     output: Path | None = None,
     device: SoundDeviceSink | None = None,
 ) -> Outcome:
-    """Invert `source` into `output` and `device`, on one thread; the file is whole or absent.
+    """Invert `source` with one thread of torch, and write the samples to a file and a device.
 
-    Warns of samples that are clipped in the file.
+    The file is not written if an error occurs. A warning is issued if samples are clipped in the file.
+
+    source: frames to invert.
+    run: function that inverts the frames and writes the samples to a sink.
+    report: context that shows the progress.
+    output: path of the file, default: none.
+    device: sound device, default: none.
     """
     score = Score(source.stft)
     with ExitStack() as stack:
@@ -92,7 +99,7 @@ def transfer(
 
 
 def print_source(source: Source, n_samples: int, how: str) -> None:
-    """Print what was inverted, and how."""
+    """Print length, channels and transform of the source, and `how` it was inverted."""
     channels = f"{source.channels} channel{'' if source.channels == 1 else 's'}"
     print(
         f"inverted      {n_samples / source.sample_rate:.2f} s, {channels} at {source.sample_rate} Hz, "
@@ -101,14 +108,14 @@ def print_source(source: Source, n_samples: int, how: str) -> None:
 
 
 def print_convergence(outcome: Outcome) -> None:
-    """Print how near the sound is to the input."""
+    """Print the spectral convergence of the sound against the input."""
     known = not math.isnan(outcome.convergence)
     convergence = f"{outcome.convergence:.1f} dB" if known else "not to be had: silent or too short;"
     print(f"convergence   {convergence} spectral convergence against the input")
 
 
 def stream(args: argparse.Namespace, source: Source, output: Path) -> Outcome:
-    """Invert `source` frame by frame into `output`, and say how it went."""
+    """Invert `source` as a stream, write the samples to `output`, and print a report."""
     inverter, rate = inverter_of(args, source.stft, source.channels), source.sample_rate
     report = Report(source.seconds, rate, latency_seconds=inverter.latency / rate)
     outcome = transfer(

@@ -1,4 +1,4 @@
-"""What is seen while a player plays: a level meter, a spectrum and figures, or a line of text."""
+"""Display of a running player: level meter, spectrum and figures, or one line of text."""
 
 from __future__ import annotations
 
@@ -22,40 +22,43 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 UPDATE_SECONDS = 0.1
-_LEVEL_RANGE = 60.0  # dB below full scale that the meter shows
-_SPECTRUM_RANGE = 80.0  # and the spectrum
-_LOWEST = 50.0  # Hz
-_MOST_WIDTH = 72  # columns
-_REMEMBERED = 36_000  # latencies: those of an hour
-_ROWS = 4  # of the spectrum
+_LEVEL_RANGE = 60.0  # range of the meter, dB below full scale
+_SPECTRUM_RANGE = 80.0  # range of the spectrum, dB below full scale
+_LOWEST = 50.0  # lowest frequency of the spectrum, Hz
+_MOST_WIDTH = 72  # largest width of the display, columns
+_REMEMBERED = 36_000  # number of latencies that are kept: those of an hour
+_ROWS = 4  # height of the spectrum, lines
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 class Meter(Sink):
-    """Remembers the largest sample that it is given."""
+    """A sink that records the largest absolute sample."""
 
     def __init__(self) -> None:
         self._peak = 0.0
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Look at samples of any shape."""
+        """Update the peak from samples of any shape."""
         self._peak = max(self._peak, float(np.abs(np.asarray(samples)).max(initial=0)))
 
     def take(self) -> float:
-        """Largest absolute sample since this was last asked."""
+        """Return the largest absolute sample since the last call."""
         peak, self._peak = self._peak, 0.0
         return peak
 
 
 class View:
-    """Shows on stderr how a player is doing, 10 times a second on a terminal, elsewhere every few seconds.
+    """Shows level, spectrum and figures of a player on stderr.
 
-    rate: in Hz.
-    total_seconds: length of the sound, None if it has no end.
-    before_seconds: tells the latency before a frame is pushed, which the player does not know of.
+    On a terminal it updates 10 times a second, otherwise it prints a line every 5 seconds. With rich (extra
+    `live`) a terminal shows meters, without it one line that is replaced. The played samples must also be
+    written to `meter`.
 
-    With rich (extra `live`) a terminal shows meters, else one line that is written over. What is played must
-    be written to `meter` too.
+    stft: transform of the frames.
+    rate: sample rate, Hz.
+    total_seconds: length of the sound in seconds, default: unknown or endless.
+    before_seconds: function that returns the latency before a frame is pushed, in seconds, which the player
+        cannot measure; default: 0.
     """
 
     def __init__(
@@ -67,24 +70,24 @@ class View:
         before_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.meter = Meter()
-        self.n_skipped = 0  # frames that were not pushed, to be counted with those dropped
-        self.remark = ""  # shown beside the time
-        self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)  # that were seen
+        self.n_skipped = 0  # frames that were not pushed, counted as dropped
+        self.remark = ""  # text beside the time
+        self.latencies_ms: deque[float] = deque(maxlen=_REMEMBERED)  # latencies that were shown
         self._rate, self._hop_length = rate, stft.hop_length
         self._total, self._before_seconds = total_seconds, before_seconds
-        self._full_scale = float(stft.window.sum()) / 2  # of a sine
+        self._full_scale = float(stft.window.sum()) / 2  # magnitude of a sine of amplitude 1
         self._n_fft = stft.n_fft
-        self._live: Any = None  # of rich
+        self._live: Any = None  # display of rich
         self._line: StatusLine | None = None
         self._next = 0.0
 
     @property
     def due(self) -> bool:
-        """Whether it is time to show something again."""
+        """Whether the next update is due."""
         return time.monotonic() >= self._next
 
     def show(self, frame: torch.Tensor, stats: PlayerStats) -> None:
-        """Show a frame `(*channels, n_freq)` on its way in, and how the player is doing."""
+        """Show the spectrum of a frame `(*channels, n_freq)` that is about to be pushed, and the figures."""
         self._next = time.monotonic() + UPDATE_SECONDS
         latency_ms = stats.latency_ms + 1000 * self._before_seconds()
         self.latencies_ms.append(latency_ms)
@@ -116,7 +119,7 @@ class View:
         return picture
 
     def _bands(self, frame: torch.Tensor, width: int) -> npt.NDArray[np.float64]:
-        """Heights from 0 to 1 of `width` bands of equal width on a logarithmic scale."""
+        """Return the heights, 0 to 1, of `width` bands of equal width on a logarithmic frequency scale."""
         loudest = np.abs(np.asarray(frame.detach().cpu())).reshape(-1, frame.shape[-1]).max(0)
         edges = np.geomspace(min(_LOWEST, self._rate / 4), self._rate / 2, width, endpoint=False)
         begins = (edges * self._n_fft / self._rate).astype(int)
@@ -149,7 +152,7 @@ class View:
 
 
 def spectrum_rows(heights: npt.NDArray[np.float64]) -> list[str]:
-    """Columns of these heights from 0 to 1 as lines of text, the highest first."""
+    """Return a bar chart of heights from 0 to 1 as lines of text, the top line first."""
     eighths = np.round(heights * 8 * _ROWS).astype(int)
     rows = [np.clip(eighths - 8 * row, 0, 8) for row in reversed(range(_ROWS))]
     return ["".join(_EIGHTHS[count] for count in row) for row in rows]

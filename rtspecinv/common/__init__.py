@@ -1,1 +1,1 @@
-"""What every module may use: parameter checks, warnings, torch's modes, whole files."""
+"""Helpers that every module may import: parameter checks, warnings, torch's modes, atomic file writing."""

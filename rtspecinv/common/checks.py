@@ -1,7 +1,7 @@
-"""What a parameter may be: a number, an integer, a switch, one of some names, an object of a kind.
+"""Parameter checks: numbers, integers, flags, names from a list, objects of a class.
 
-Every check takes one parameter by its name, `count(1, n_fft=n_fft)`, and returns its value as a plain one:
-numpy's numbers become Python's. What does not fit is an error that says the name, the value and the rule.
+Every check takes one parameter by its name, `count(1, n_fft=n_fft)`, and returns its value; numbers of numpy
+are converted to Python's. A value that does not pass raises an error that states name, value and rule.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LONGEST_SOUND = 2**31  # samples that are made at once: half a day, 8 GB
-MOST_RATE = 1e9  # Hz, of samples
+LONGEST_SOUND = 2**31  # most samples of one sound: half a day, 8 GB
+MOST_RATE = 1e9  # highest sample rate, Hz
 
-_SHOWN = 60  # characters of a value in a message
+_SHOWN = 60  # most characters of a value in a message
 
 
 def shown(value: object) -> str:
-    """Value as it is written, in one line and not too long."""
+    """Return the `repr` of a value in one line, cut off after 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def count(least: int = 0, most: int | None = None, **parameter: Any) -> int:
-    """Value of one named parameter as an integer from `least` to `most`; anything else is a ValueError."""
+    """Return one named parameter as an integer from `least` to `most`; anything else raises ValueError."""
     ((name, value),) = parameter.items()
     try:
         number = None if _is_no_number(value) else operator.index(value)
@@ -45,9 +45,9 @@ def count(least: int = 0, most: int | None = None, **parameter: Any) -> int:
 
 
 def sizes(rule: str, **parameter: Any) -> tuple[int, ...]:
-    """Value of one named parameter as a tuple of integers >= 1; anything else is a ValueError.
+    """Return one named parameter as a tuple of integers >= 1; anything else raises ValueError.
 
-    rule: what the value is not, as in "a tuple of integers >= 1, () for one stream".
+    rule: text for the error message after "is not", such as "a tuple of integers >= 1, () for one stream".
     """
     ((name, value),) = parameter.items()
     is_bytes = isinstance(value, (str, bytes, bytearray, memoryview))
@@ -65,9 +65,10 @@ def finite(
     below: bool = False,
     **parameter: Any,
 ) -> float:
-    """Value of one named parameter as a finite number from `low` to `high`; anything else is a ValueError.
+    """Return one named parameter as a finite number from `low` to `high`; anything else raises ValueError.
 
-    above, below: without `low`, or `high`, itself.
+    above: whether `low` itself is excluded, default: False.
+    below: whether `high` itself is excluded, default: False.
     """
     ((name, value),) = parameter.items()
     found = real(value)
@@ -81,9 +82,9 @@ def finite(
 
 
 def real(value: object) -> float:
-    """Value as a float, or an int if it is one; NaN if it is no number."""
+    """Return a value as an int if it is an integer, else as a float; NaN if it is not a number."""
     if not hasattr(value, "mask") and getattr(value, "ndim", None) == 0:
-        value = value.item()  # type: ignore[attr-defined]  # of numpy and torch
+        value = value.item()  # type: ignore[attr-defined]  # a scalar of numpy or torch
     if _is_no_number(value) or not isinstance(value, numbers.Real):
         return math.nan
     try:
@@ -93,12 +94,12 @@ def real(value: object) -> float:
 
 
 def _is_no_number(value: object) -> bool:
-    """Whether it is a truth value, of Python or numpy, or what a masked array has in place of a number."""
+    """Return whether a value is a bool, of Python or numpy, or a masked value of numpy."""
     return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool") or hasattr(value, "mask")
 
 
 def flag(**parameter: Any) -> bool:
-    """Value of one named parameter as True or False; anything else is a TypeError."""
+    """Return one named parameter as True or False; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise TypeError(f"Parameter {name}={shown(value)} is not True or False")
@@ -106,7 +107,7 @@ def flag(**parameter: Any) -> bool:
 
 
 def choice(names: Sequence[str], **parameter: Any) -> str:
-    """Value of one named parameter, one of some names; anything else is a ValueError."""
+    """Return one named parameter, which must be one of `names`; anything else raises ValueError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, str) or value not in names:
         raise unknown_name(name, value, names)
@@ -114,9 +115,9 @@ def choice(names: Sequence[str], **parameter: Any) -> str:
 
 
 def instance(kind: type[T], way_out: str, **parameter: Any) -> T:
-    """Value of one named parameter, of that kind; anything else is a TypeError.
+    """Return one named parameter, which must be of class `kind`; anything else raises TypeError.
 
-    way_out: what to pass, as in "pass rtspecinv.STFT(n_fft, hop_length)".
+    way_out: advice for the error message, such as "pass rtspecinv.STFT(n_fft, hop_length)".
     """
     ((name, value),) = parameter.items()
     if not isinstance(value, kind):
@@ -125,7 +126,7 @@ def instance(kind: type[T], way_out: str, **parameter: Any) -> T:
 
 
 def able(methods: Sequence[str], way_out: str, **parameter: Any) -> Any:
-    """Value of one named parameter, which has these methods; anything else is a TypeError."""
+    """Return one named parameter, which must have these methods; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     for method in methods:
         if not callable(getattr(value, method, None)):
@@ -134,7 +135,7 @@ def able(methods: Sequence[str], way_out: str, **parameter: Any) -> Any:
 
 
 def file_name(**parameter: Any) -> Path:
-    """Value of one named parameter as the name of a file; anything else is a TypeError."""
+    """Return one named parameter, a file name, as a `Path`; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file's name")
@@ -142,12 +143,12 @@ def file_name(**parameter: Any) -> Path:
 
 
 def function(**parameter: Any) -> Any:
-    """Value of one named parameter, which can be called; anything else is a TypeError."""
+    """Return one named parameter, which must be callable; anything else raises TypeError."""
     return able(("__call__",), "pass a function", **parameter)
 
 
 def iterable(**parameter: Any) -> Any:
-    """Value of one named parameter, which can be iterated over, and is no text; else it is a TypeError."""
+    """Return one named parameter, which must be iterable and not text; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     if isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
         raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass an iterable")
@@ -155,13 +156,18 @@ def iterable(**parameter: Any) -> Any:
 
 
 def keep(record: object, check: Callable[..., object], *names: str) -> None:
-    """Put the checked values of these attributes of a record, which may be frozen, in their place."""
+    """Replace these attributes of a record by their checked values; the record may be a frozen dataclass."""
     for name in names:
         object.__setattr__(record, name, check(**{name: getattr(record, name)}))
 
 
 def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) -> T:
-    """Object that `value` names in `table`, or `value` itself if it is of that kind."""
+    """Return the entry of `table` that `value` names, or `value` itself if it is of class `kind`.
+
+    Raises:
+        ValueError: `value` is neither a name in `table` nor of class `kind`.
+        TypeError: `value` is a class, not an instance of it.
+    """
     if isinstance(value, kind):
         return value
     if isinstance(value, str) and value in table:
@@ -172,7 +178,7 @@ def named(parameter: str, value: str | T, table: dict[str, T], kind: type[T]) ->
 
 
 def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueError:
-    """Error for a name that is not one of `names`, with the nearest of them as a suggestion."""
+    """Return the error for a name that is not one of `names`; it suggests the most similar one."""
     near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(map(repr, names))
@@ -180,7 +186,7 @@ def unknown_name(parameter: str, value: object, names: Sequence[str]) -> ValueEr
 
 
 def having(attributes: Sequence[str], way_out: str, **parameter: Any) -> Any:
-    """Value of one named parameter, which has these attributes; anything else is a TypeError."""
+    """Return one named parameter, which must have these attributes; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     if not all(hasattr(value, attribute) for attribute in attributes):
         raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: {way_out}")

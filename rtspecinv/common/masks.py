@@ -1,4 +1,4 @@
-"""Arrays of numpy with a mask, which nothing here can hear."""
+"""Check of numpy's masked arrays, whose masked values cannot be inverted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 def unmasked(values: T, name: str) -> T:
-    """Data of a masked array whose mask hides nothing; anything else as it is.
+    """Return the data of a masked array; any other value is returned unchanged.
 
     Raises:
-        ValueError: the mask hides something.
+        ValueError: the mask hides at least one value.
     """
     if not isinstance(values, np.ma.MaskedArray):
         return values

@@ -1,9 +1,9 @@
-"""The modes that torch may be in when somebody calls us, and how we leave them.
+"""Functions that switch off autocast and inference mode of torch while the package computes.
 
-Autocast makes products of matrices coarser, and tensors made in inference mode can neither be written to nor
-differentiated outside of it. Both belong to the caller's code: the same values come out whatever it is in.
-That every tensor is made on a device and in a dtype that are named, whatever torch's defaults are, is for
-every line of this package to see to; a test reads them all.
+Autocast reduces the precision of matrix products, and tensors made in inference mode can neither be written
+to nor differentiated outside of it. The package leaves both modes, so its results do not depend on the mode
+of the calling code. Neither do they depend on torch's default device and dtype: every line that makes a
+tensor names both, and a test checks all of these lines.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CASTING = ("cpu", "cuda")  # devices whose autocast counts
+CASTING = ("cpu", "cuda")  # device types whose autocast is switched off
 
 
 def modeless(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function run outside of autocast and of inference mode; in inference mode, without gradients."""
+    """Return `function` wrapped so that it runs without autocast and inference mode.
+
+    If it is called in inference mode, it records no gradients.
+    """
 
     @wraps(function)
     def outside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -36,18 +39,18 @@ def modeless(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def left() -> Iterator[None]:
-    """Context outside of autocast and of inference mode."""
+    """Return a context without autocast and inference mode."""
     with ExitStack() as stack:
         for device in filter(torch.is_autocast_enabled, CASTING):
             stack.enter_context(torch.autocast(device, enabled=False))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())  # which leaving inference mode would switch on
+            stack.enter_context(torch.no_grad())  # leaving inference mode switches gradients on
         yield
 
 
 class Module(torch.nn.Module):
-    """A module whose tensors are made, copied, loaded and moved outside of any mode."""
+    """A module that makes, copies, loads and moves its tensors without autocast and inference mode."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -62,10 +65,10 @@ class Module(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for name, tensor in self._buffers.items():
-            if tensor is not None and tensor.is_inference():  # copy and pickle have made it so
+            if tensor is not None and tensor.is_inference():  # made by copy or pickle within inference mode
                 self._buffers[name] = tensor.clone()
 
 
 def home(device: torch.device | str | int | None) -> torch.device | str | int:
-    """Device to make tensors on: None is torch's default."""
+    """Return the device to make tensors on; torch's default device for None."""
     return torch.get_default_device() if device is None else device

@@ -1,25 +1,25 @@
-"""Text from files and file names, fit to be shown: escaped and bounded.
+"""Escaping and shortening of text from files and file names, so that it can be printed.
 
-A terminal obeys control characters, wherever they come from. What is read out of a file, or is its name, goes
-through `printable` before it becomes part of a message.
+A terminal executes control characters, wherever they come from. File names, and texts read from files, pass
+through `printable` before they become part of a message.
 """
 
 from __future__ import annotations
 
 import re
 
-LONGEST = 400  # characters of one text
-_OTHER = re.compile(r"[^ -~]")  # all that is not plain ASCII is looked at
+LONGEST = 400  # most characters of one text
+_OTHER = re.compile(r"[^ -~]")  # every character that is not printable ASCII
 
 
 def printable(text: object, most: int = LONGEST) -> str:
-    """Text in one line without control characters, bidirectional marks or lone surrogates.
+    """Return a text in one line without control characters, bidirectional marks or lone surrogates.
 
-    Whatever `str.isprintable` refuses becomes an escape sequence as in Python's source. Of a text of more
-    than `most` characters the middle is left out.
+    Every character that `str.isprintable` rejects is replaced by its escape sequence in Python. A text of
+    more than `most` characters loses its middle.
     """
     whole = str(text)
-    if len(whole) > most:  # before the escapes, so that a text of a gigabyte costs nothing
+    if len(whole) > most:  # before escaping, so that even a gigabyte of text takes no time
         half = (most - 1) // 2
         whole = f"{whole[:half]}…{whole[len(whole) - half :]}"
     return _OTHER.sub(_escaped, whole)

@@ -1,19 +1,22 @@
-"""A progress bar, if somebody wants one."""
+"""An optional progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Text = str | Callable[[], str]  # or what makes it, which may have to wait for a GPU
-Show = Callable[[int, Text], None]  # more steps are done, and what to say beside the bar
+Text = str | Callable[[], str]  # a text, or a function that returns it and may wait for a GPU
+Show = Callable[[int, Text], None]  # takes the number of steps since the last call and a text beside the bar
 
 
 @contextmanager
 def bar(total: int, label: str, wanted: bool) -> Iterator[Show]:
-    """Give a function that moves a bar of `total` steps; it does nothing if no bar is wanted.
+    """Return a context whose value is a function that advances a progress bar of `total` steps.
 
-    Raises `ImportError` if tqdm is missing.
+    The function does nothing unless `wanted` is true.
+
+    Raises:
+        ImportError: a bar is wanted, and tqdm is missing.
     """
     if not wanted:
         yield lambda n, text: None

@@ -1,4 +1,4 @@
-"""Parameters that come from a file: read with care, and checked as if they were arguments."""
+"""Reading of parameters from .json and .toml files, with checks of file size, syntax and names."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from rtspecinv.common.printable import printable
 
 SUFFIXES = (".json", ".toml")
-LARGEST_FILE = 2**18  # bytes: statistics of 4096 bands take a third of that
+LARGEST_FILE = 2**18  # bytes; a file with statistics of 4096 bands takes a third of that
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a .json or a .toml file, which holds names and values.
+    """Return the names and values in a .json or .toml file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: another suffix, a file that is too large, or not in the format that its name says.
-        ImportError: .toml in Python 3.10.
+        FileNotFoundError: the file does not exist.
+        ValueError: the suffix is another one, or the file is too large or not valid JSON or TOML.
+        ImportError: the file is .toml, which Python 3.10 cannot read.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -60,9 +60,12 @@ def _toml(text: str, path: Path) -> dict[str, Any]:
 
 
 def check_names(given: object, known: Sequence[str], needed: Sequence[str], within: str = "") -> None:
-    """Raise `ValueError` for names that are not known, with the nearest, and for needed ones that lack.
+    """Raise `ValueError` for an unknown name, suggesting the most similar one, and for a missing one.
 
-    `within` is where they are, such as "compression.".
+    given: parameters by name; anything that is not a mapping is rejected.
+    known: names that are allowed.
+    needed: names that must be given.
+    within: prefix of the names in messages, such as "compression.", default: none.
     """
     if not isinstance(given, Mapping):
         place = f"Parameter {within[:-1]}" if within else "What is given"

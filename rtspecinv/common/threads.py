@@ -1,4 +1,4 @@
-"""How many threads torch works with."""
+"""Contexts that set the number of threads of torch and of the engines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rtspecinv.common.checks import count
 
 @contextmanager
 def threads(n_threads: int) -> Iterator[None]:
-    """Let torch, and the engines, have so many threads within, in this thread.
+    """Return a context in which torch and the engines use `n_threads` threads when called from this thread.
 
-    Threads that begin meanwhile start with the same number, so hold this for a push, not for a session.
+    A thread that starts meanwhile inherits the number: enter the context for one push, not for a session.
     """
     n_threads = count(1, threads=n_threads)
     before = torch.get_num_threads()
@@ -26,5 +26,5 @@ def threads(n_threads: int) -> Iterator[None]:
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """Run torch on one thread within: frames are too small to be worth sharing."""
+    """Return a context in which torch uses one thread; one frame is too small to gain from several."""
     return threads(1)

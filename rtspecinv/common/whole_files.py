@@ -1,7 +1,7 @@
-"""Files that are whole or absent: they get their name when every byte of them has reached the disk.
+"""Atomic file writing: a file gets its name only when all of its bytes are on the disk.
 
-While a file is written it has a hidden name beside its own, and is locked. So what a killed process left is
-told from what another one is writing: the next one to write a file of the same name removes it.
+While a file is being written, it has a hidden name in the same folder and is locked. A hidden file without a
+lock was left by a killed process; the next process that writes a file of the same name removes it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, BinaryIO
 
 from rtspecinv.common.printable import printable
 
-if sys.platform != "win32":  # where an open file can be neither removed nor renamed
+if sys.platform != "win32":  # Windows has no fcntl, and neither removes nor renames an open file
     import fcntl
 
 
-# Names of open files, such as /dev/stdout: they may lead to a file, but cannot be given to another one.
+# Beginnings of names of open files, such as /dev/stdout, which may be regular files but cannot be replaced.
 _OPEN_FILES = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 def check_place(path: Path) -> None:
-    """Raise `IsADirectoryError` or `FileNotFoundError` if no file can have this name."""
+    """Raise `IsADirectoryError` if the path is a folder, `FileNotFoundError` if its folder does not exist."""
     if path.is_dir():
         raise IsADirectoryError(f"Cannot write {printable(path)}: it is a folder")
     if not path.parent.is_dir():
@@ -40,7 +40,7 @@ def check_place(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Return whether a path is a pipe or a device, which is written as it comes and is never renamed."""
+    """Return whether a path is a pipe, a device or an open file, which is written directly, not renamed."""
     absolute = os.path.abspath(path)
     if absolute.startswith(_OPEN_FILES):
         return os.path.exists(absolute) and not os.path.isdir(absolute)
@@ -52,9 +52,9 @@ def is_stream(path: Path) -> bool:
 
 
 class Guarded(io.RawIOBase):
-    """A file for encoders in C, which hide errors: the first one is kept, and raised by `check`.
+    """A file for encoders in C, which hide errors: it stores the first error, and `check` raises it.
 
-    `write` writes everything or returns less; it raises nothing.
+    `write` writes everything, or stores the error and returns the number of bytes written.
     """
 
     def __init__(self, file: Any, path: object) -> None:
@@ -63,19 +63,19 @@ class Guarded(io.RawIOBase):
         self._file = file
 
     def readable(self) -> bool:
-        """Return whether it can be read: as the file itself."""
+        """Return whether the underlying file can be read."""
         return bool(self._file.readable())
 
     def writable(self) -> bool:
-        """Return whether it can be written: always."""
+        """Return True: the file can always be written."""
         return True
 
     def seekable(self) -> bool:
-        """Return whether it can be sought in: as the file itself."""
+        """Return whether the underlying file supports `seek`."""
         return bool(self._file.seekable())
 
     def write(self, content: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        """Write all of `content`, or keep the error and return less than its length."""
+        """Write all of `content`, or store the error and return the number of bytes written."""
         view, n_written = memoryview(content).cast("B"), 0
         try:
             while n_written < len(view) and self.error is None:
@@ -85,43 +85,44 @@ class Guarded(io.RawIOBase):
         return n_written
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Read what was written."""
+        """Read bytes into `buffer` and return their number."""
         return int(self._file.readinto(buffer))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a position."""
+        """Move to a position in bytes and return it."""
         return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        """Position."""
+        """Return the position in bytes."""
         return int(self._file.tell())
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut it off."""
+        """Cut the file off after `size` bytes, default: at the position; returns its size."""
         return int(self._file.truncate(size))
 
     def check(self) -> None:
-        """Raise the first error, if there was one; the message names the file and the reason."""
+        """Raise the first error, if there was one, with a message that names the file and the reason."""
         if self.error is not None:
             raise named_error(self.path, self.error) from self.error
 
     def keep(self) -> None:
-        """Finish: what was written is where it should be, or the error is raised."""
+        """Finish the file at its destination, or raise the first error."""
         self.check()
 
     def drop(self) -> None:
-        """Let go of what was written."""
+        """Discard what was written."""
 
     def close(self) -> None:
-        """Do nothing: encoders close what they have written, and that decides nothing."""
+        """Do nothing: encoders call this, but only `keep` and `drop` finish the file."""
 
 
 class WholeFile(Guarded):
-    """A file under a hidden name until `keep`; `drop` removes it.
+    """A file with a hidden name, which `keep` renames to its own and `drop` removes.
 
     Raises:
-        IsADirectoryError, FileNotFoundError: no file can have this name.
-        OSError: it cannot be written; the message names the file and the reason.
+        IsADirectoryError: the path is a folder.
+        FileNotFoundError: the folder of the file does not exist.
+        OSError: the file cannot be written; the message names the file and the reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +135,7 @@ class WholeFile(Guarded):
         self._target, self._done = path, False
 
     def keep(self) -> None:
-        """Give the file its name, if all of it is on the disk; otherwise remove it and raise the error."""
+        """Rename the file to its own name once it is on the disk; after an error, remove and raise it."""
         if self._done:
             return
         try:
@@ -155,27 +156,27 @@ class WholeFile(Guarded):
         self._file.close()
 
     def drop(self) -> None:
-        """Remove what was written; a file of that name from before stays as it was."""
+        """Remove what was written; an earlier file of the same name stays unchanged."""
         if not self._done:
             self._done = True
-            with suppress(OSError):  # a disk that is full says so once more
+            with suppress(OSError):  # a full disk raises the same error again
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
 
 
 class Stream(Guarded):
-    """A pipe, a device or an open file, which gets every byte at once and only forwards."""
+    """A pipe, a device or an open file, to which every byte is passed on at once, without seeking."""
 
     def __init__(self, file: Any, path: object, *, close: bool) -> None:
         super().__init__(file, path)
         self._closes = close
 
     def seekable(self) -> bool:
-        """Return whether it can be sought in: never."""
+        """Return False: a stream does not support `seek`."""
         return False
 
     def write(self, content: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        """Write all of `content` and pass it on, or keep the error."""
+        """Write all of `content` and flush it, or store the error and return the number of bytes written."""
         n_written = super().write(content)
         try:
             if self.error is None:
@@ -185,12 +186,12 @@ class Stream(Guarded):
         return n_written
 
     def keep(self) -> None:
-        """Close it, if it was opened here."""
+        """Close the stream if this package opened it, then raise the first error."""
         self.drop()
         self.check()
 
     def drop(self) -> None:
-        """Close it, if it was opened here: what was written is gone already."""
+        """Close the stream if this package opened it; bytes that were written cannot be taken back."""
         try:
             if self._closes:
                 self._file.close()
@@ -199,14 +200,14 @@ class Stream(Guarded):
 
 
 class Spool(Guarded):
-    """A temporary file that goes into a stream when it is whole: for encoders that go back in their file."""
+    """A temporary file that is sent to a stream when it is complete, for encoders that need `seek`."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(tempfile.TemporaryFile(buffering=0), stream.path)  # noqa: SIM115
         self._stream = stream
 
     def keep(self) -> None:
-        """Send everything."""
+        """Send all bytes to the stream, or raise the first error."""
         self.check()
         self._file.seek(0)
         while self._stream.error is None and (part := self._file.read(2**16)):
@@ -215,13 +216,13 @@ class Spool(Guarded):
         self._stream.keep()
 
     def drop(self) -> None:
-        """Send nothing."""
+        """Discard all bytes and send nothing."""
         self._file.close()
         self._stream.drop()
 
 
 def open_stream(path: str | os.PathLike[str] | BinaryIO) -> Stream:
-    """Open a pipe or a device, or take an open binary file as one."""
+    """Return a `Stream` of a pipe or a device, or of a binary file that is open already."""
     if not isinstance(path, str | os.PathLike):
         return Stream(path, "the stream", close=False)
     try:
@@ -231,14 +232,14 @@ def open_stream(path: str | os.PathLike[str] | BinaryIO) -> Stream:
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Let a function write a file that is whole or absent.
+    """Write a file with the function `write`; the file gets its name only if all of it is on the disk.
 
     Raises:
-        OSError: as `WholeFile`; an error of the file comes before whatever an encoder makes of it.
+        OSError: as in `WholeFile`; an error of the file is raised in place of the one that `write` raises.
     """
     file = WholeFile(Path(path))
     try:
-        write(file)  # type: ignore[arg-type]  # it has what encoders use
+        write(file)  # type: ignore[arg-type]  # it has all methods that encoders call
     except BaseException:
         file.drop()
         file.check()
@@ -247,7 +248,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 
 
 def _create(path: Path) -> tuple[Path, io.FileIO]:
-    """Make a locked file under a hidden name of `path`; remove those that no living process has locked."""
+    """Return a new locked file with a hidden name for `path`; removes such files that are not locked."""
     number, made = 0, None
     while made is None or _hidden(path, number).exists():
         temporary = _hidden(path, number)
@@ -255,13 +256,13 @@ def _create(path: Path) -> tuple[Path, io.FileIO]:
         with suppress(OSError):
             _remove_unless_locked(temporary)
         if made is None:
-            with suppress(FileExistsError):  # somebody else writes the same file just now
+            with suppress(FileExistsError):  # another process is writing the same file
                 made = _locked(temporary)
     return made
 
 
 def _hidden(path: Path, number: int) -> Path:
-    """Return a name beside `path`: the same for every process, and short, however long its own is."""
+    """Return a hidden path in the folder of `path`: the same in every process, and always short."""
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     return path.with_name(f".rtspecinv-{name}-{number}.part")
 
@@ -279,11 +280,11 @@ def _remove_unless_locked(left: Path) -> None:
 
 
 def _locked(temporary: Path) -> tuple[Path, io.FileIO] | None:
-    """Make a new file and lock it; None if somebody took it for a stale one in between."""
+    """Return a new locked file; None if another process removed it before it was locked."""
     file = io.FileIO(temporary, "x+")
     if sys.platform == "win32":
         return temporary, file
-    with suppress(OSError):  # a file system without locks, where nothing is ever taken for stale
+    with suppress(OSError):  # file systems without locks: no file is ever removed as stale
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with suppress(OSError):
         if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
@@ -293,7 +294,7 @@ def _locked(temporary: Path) -> tuple[Path, io.FileIO] | None:
 
 
 def named_error(path: object, error: OSError) -> OSError:
-    """Return the same error in words that name the file and the reason."""
+    """Return an error of the same class and number whose message names the file and the reason."""
     named = type(error)(f"Cannot write {printable(path)}: {error.strerror or printable(error)}")
     named.errno = error.errno
     return named
@@ -303,11 +304,11 @@ def _sync(file: io.FileIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # it has nothing to wait for
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # these cannot be synchronized
             raise
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write numbers; raises `ValueError` for one that is not finite."""
+    """Write a value as a JSON file; raises `ValueError` for a number that is not finite."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))

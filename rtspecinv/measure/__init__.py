@@ -1,1 +1,1 @@
-"""Measuring: times and streams, quality, the machine, plots; what commands, benchmarks and docs share."""
+"""Measurement of times, streams and quality, and plots, for the commands, the benchmarks and the docs."""

@@ -1,4 +1,4 @@
-"""A program in C that pushes frames of plain RTISI-LA, to compare with."""
+"""A C program that measures a push of textbook RTISI-LA, as a reference for speed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LIBRARIES = ("-lfftw3f", "-lm")
 
 
 class CReference:
-    """A built program that takes `n_fft hop_length look_ahead n_iter` and prints microseconds a push."""
+    """A compiled program that takes `n_fft hop_length look_ahead n_iter` and prints microseconds per push."""
 
     def __init__(self, program: Path) -> None:
         self.program = program
 
     def seconds(self, n_fft: int, hop_length: int, look_ahead: int, n_iter: int) -> float:
-        """Seconds of a push.
+        """Run the program and return the time of a push, seconds.
 
         Raises:
-            OSError: the program fails or prints no number.
+            OSError: the program fails or does not print a number above 0.
         """
         command = [str(self.program), *map(str, (n_fft, hop_length, look_ahead, n_iter))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,10 +44,12 @@ class CReference:
 
 @contextmanager
 def built(source: Path) -> Iterator[CReference]:
-    """Build a program from C that needs FFTW, for as long as the context lasts.
+    """Return a context whose value is the program compiled from a C file, linked with FFTW.
+
+    The program is deleted when the context ends.
 
     Raises:
-        OSError: there is no such file, no compiler, or it does not compile.
+        OSError: the file does not exist or does not compile, or there is no compiler.
     """
     if not source.is_file():
         raise FileNotFoundError(f"{printable(source)} does not exist: the C reference is a program in C")

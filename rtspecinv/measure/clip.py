@@ -1,4 +1,4 @@
-"""A short piece of music rendered by code, so that the demo needs no file: strings and a voice."""
+"""A short piece of music, strings and a voice, that is rendered by code, so the demo needs no recording."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Note = TypeVar("_Note", float, Samples)
 SAMPLE_RATE = 22050  # Hz
 _BEAT_SECONDS = 0.42
 
-# What the strings play, "beat:MIDI note:loudness": an arpeggio over Dm, Bb, F, C and a strummed Dm.
+# Notes of the strings, "beat:MIDI note:loudness": an arpeggio over Dm, Bb, F, C and a strummed Dm.
 _PLUCKS = """
 0:38:.9   0:50:.6     .5:57:.6    1:62:.7    1.5:65:.7    2:69:.8    2.5:65:.6
 3:34:.9   3:50:.6    3.5:53:.6    4:58:.7    4.5:62:.7    5:65:.8    5.5:62:.6
@@ -22,7 +22,7 @@ _PLUCKS = """
 9:36:.9   9:52:.6    9.5:55:.6   10:60:.7   10.5:64:.7   11:67:.7   11.5:64:.6
 12:38:.9  12.06:50:.6  12.12:57:.6  12.18:62:.6  12.24:65:.7  12.3:69:.7
 """
-# What the voice sings, a line for each breath, "beat:MIDI note:vowel"; the last is where it ends.
+# Notes of the voice, one line for each breath, "beat:MIDI note:vowel"; the last entry marks the end.
 _PHRASES = """
 2:57:a  3:58:o  4:62:a  5:60:e  5.75:58:e
 6.5:57:o  7:60:a  8:65:i  9:64:e  10:60:a  10.5:62:a  11:64:e  12:62:u  13.5:62:a
@@ -36,11 +36,11 @@ _VOWELS = {
     "u": (300, 870, 2240, 3200, 4200),
 }
 _BANDWIDTHS = (70, 90, 120, 160, 220)  # Hz
-_CONTROL = 32  # samples between values of the voice's slow curves
+_CONTROL = 32  # samples between values of pitch and formants
 
 
 def render() -> npt.NDArray[np.float32]:
-    """Return the clip, `(n_samples,)` at `SAMPLE_RATE`, 7 seconds with a peak of 0.8, always the same."""
+    """Return the clip, `(n_samples,)` at `SAMPLE_RATE`, the same 7 seconds in each call, peak 0.8."""
     n_samples = round(16.5 * _BEAT_SECONDS * SAMPLE_RATE)
     random = np.random.default_rng(1)
     mix = np.zeros(n_samples)
@@ -63,15 +63,15 @@ def render() -> npt.NDArray[np.float32]:
 def pluck(frequency: float, n_samples: int, random: np.random.Generator) -> Samples:
     """Return a plucked string of `frequency` Hz, `(n_samples,)` with a peak of 1 (Karplus & Strong 1983).
 
-    A burst of noise circulates in a delay line: y[n] = decay * sum_k taps[k] y[n - delay - k], where the taps
-    take away high frequencies and make the fractional part of the period.
+    A burst of noise circulates in a delay line: y[n] = decay * sum_k taps[k] y[n - delay - k]. The taps
+    attenuate high frequencies and delay by the fractional part of the period.
     """
     period = SAMPLE_RATE / frequency
     damping = 0.35
     delay = int(period - damping)
     fraction = period - damping - delay
     taps = np.convolve([1 - damping, damping], [1 - fraction, fraction])
-    # -60 dB after 1.2 s, and later for low strings
+    # A string reaches -60 dB after 1.2 s, a low one later.
     decay = 0.001 ** (period / SAMPLE_RATE / (1.2 + 250 / frequency))
 
     burst = random.uniform(-1, 1, delay)
@@ -87,10 +87,11 @@ def pluck(frequency: float, n_samples: int, random: np.random.Generator) -> Samp
 
 
 def sing(phrase: Sequence[tuple[float, float, str]]) -> Samples:
-    """Return a voice singing (beat, MIDI note, vowel), gliding between notes and vowels, with a peak of 1.
+    """Return a voice that sings entries (beat, MIDI note, vowel), with glides between them and a peak of 1.
 
-    Glottal pulses are a sum of harmonics that fall by 12 dB an octave, so that nothing aliases; each harmonic
-    has the gain and phase of five formant resonators in cascade at its momentary frequency.
+    The glottal pulses are a sum of harmonics below the Nyquist frequency, so there is no aliasing; their
+    amplitudes fall by 12 dB per octave. Each harmonic has the gain and phase of five formant resonators in
+    cascade at its current frequency.
     """
     begin, end = _at(phrase[0][0]), _at(phrase[-1][0])
     n_samples = end - begin
@@ -124,7 +125,10 @@ def _normalised(samples: Samples) -> Samples:
 
 
 def _resonators(frequency: Samples, formants: Sequence[Samples]) -> npt.NDArray[np.complex128]:
-    """Response at f of resonators in cascade, each `f0**2 / (f0**2 - f**2 + 1j * f * bandwidth)`."""
+    """Return the complex gain at frequency f, Hz, of the formant resonators in cascade.
+
+    A resonator at f0 has the gain `f0**2 / (f0**2 - f**2 + 1j * f * bandwidth)`.
+    """
     response = np.ones(frequency.shape, np.complex128)
     for centre, bandwidth in zip(formants, _BANDWIDTHS, strict=True):
         response *= centre**2 / (centre**2 - frequency**2 + 1j * frequency * bandwidth)
@@ -132,7 +136,7 @@ def _resonators(frequency: Samples, formants: Sequence[Samples]) -> npt.NDArray[
 
 
 def _glide(clock: Samples, beats: Samples, values: Samples) -> Samples:
-    """Steps to each value at its beat, with a smooth transition of an eighth of a second before it."""
+    """Return a curve that steps to each value at its beat, smoothed over an eighth of a second around it."""
     width = 0.125 / _BEAT_SECONDS
     curve = np.full(clock.shape, values[0])
     for beat, step in zip(beats[1:], np.diff(values), strict=True):
@@ -142,7 +146,7 @@ def _glide(clock: Samples, beats: Samples, values: Samples) -> Samples:
 
 
 def _frequency(note: _Note) -> _Note:
-    """Frequency in Hz of a MIDI note."""
+    """Return the frequency of a MIDI note, Hz."""
     result: _Note = 440.0 * 2.0 ** ((note - 69) / 12)
     return result
 

@@ -1,4 +1,4 @@
-"""All methods on one recording: who takes part, and how each does."""
+"""Comparison of all methods on one recording: the methods, and their quality and speed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 import rtspecinv
 from rtspecinv.measure.quality import EDGE_FRAMES, inner_convergence
 
-EVALUATE_EVERY = 10  # iterations, for the curves
+EVALUATE_EVERY = 10  # iterations between points of a curve
 WARM_UP_FRAMES = 16
 
 
 @dataclass
 class Task:
-    """Magnitudes `(n_freq, n_frames)` to invert, and the watch that runs meanwhile.
+    """Magnitudes `(n_freq, n_frames)` to invert, and a timer that starts when the task is made.
 
-    curve: seconds of work so far and the spectral convergence in dB of what a stop there returns.
+    curve: points of time in seconds, and spectral convergence in dB of the result if the method stopped then.
     """
 
     stft: rtspecinv.STFT
@@ -30,14 +30,14 @@ class Task:
     n_iter: int
     curve: list[tuple[float, float]] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
-    _least: float = math.inf  # convergence of all frames, by which methods choose what to return
+    _least: float = math.inf  # best convergence of all frames so far; methods return that result
 
     def seconds(self) -> float:
-        """Return the time since the task was made, without that of `watch`."""
+        """Return the seconds since the task was made, without the time spent in `watch`."""
         return time.perf_counter() - self._begin
 
     def watch(self, now: Any) -> None:
-        """Put a point on the curve: a callback for `rtspecinv.invert` and `lbfgs`."""
+        """Add a point to the curve; this is a callback for `rtspecinv.invert` and `lbfgs`."""
         seconds, overall = self.seconds(), float(now.convergence)
         if overall < self._least or not self.curve:
             self._least, level = overall, float(inner_convergence(now.actual, now.target))
@@ -49,12 +49,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A method: its name in commands and files, its name for people, what it is, and how it is run."""
+    """A method of the comparison.
+
+    name: name in commands and file names.
+    label: name in tables.
+    about: short description.
+    live: whether the method uses only frames that a stream has received.
+    run: function that inverts the magnitudes of a task and returns samples.
+    """
 
     name: str
     label: str
     about: str
-    live: bool  # it hears no more of the recording than a stream does
+    live: bool
     run: Callable[[Task], Tensor] = field(repr=False)
 
 
@@ -126,7 +133,7 @@ CONTESTANTS = tuple(
 
 @dataclass(frozen=True)
 class Result:
-    """How a contestant did: samples `(n_samples,)`, figures (nan where there is none), and its curve."""
+    """Result of a method: samples `(n_samples,)`, measurements, NaN if not available, and its curve."""
 
     contestant: Contestant
     samples: Tensor = field(repr=False)
@@ -140,9 +147,9 @@ class Result:
 
 
 class Contest:
-    """Runs contestants on a recording `(n_samples,)`, a whole number of hops long.
+    """Runs methods on a recording `(n_samples,)`, whose length is a whole number of hops.
 
-    missing: for "pesq" and "estoi", what to install where they cannot be had.
+    missing: message that tells what to install, for "pesq" and "estoi" if their packages are missing.
     """
 
     def __init__(self, samples: Tensor, sample_rate: int, stft: rtspecinv.STFT, n_iter: int) -> None:
@@ -152,11 +159,11 @@ class Contest:
 
     @property
     def n_seconds(self) -> float:
-        """Length of the recording."""
+        """Length of the recording, seconds."""
         return len(self.samples) / self.sample_rate
 
     def run(self, contestant: Contestant) -> Result:
-        """Let a contestant invert the magnitudes, after a warm-up that does not count."""
+        """Invert the magnitudes by one method, after a warm-up that is not timed, and return the result."""
         n_warm = min(WARM_UP_FRAMES, self.magnitude.shape[-1])
         if (n_warm - 1) * self.stft.hop_length >= self.stft.n_needed:
             n_samples = (n_warm - 1) * self.stft.hop_length

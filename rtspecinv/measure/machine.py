@@ -1,4 +1,4 @@
-"""What a figure was measured on, and with what."""
+"""Description of the machine, the versions and the commit that a measurement was made with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "numpy", "numba", "rocket-fft", "cuda-bindings")
 
 
 def processor() -> str:
-    """Name of the processor."""
+    """Return the name of the processor."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -27,7 +27,10 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Commit of the package, and whether there are changes; "unknown" where it lies in no repository."""
+    """Return the short hash of the package's commit; "unknown" if the package is in no repository.
+
+    The text ends with "and changes" if there are uncommitted changes.
+    """
     package = Path(rtspecinv.__file__).parent
 
     def git(*arguments: str) -> str:
@@ -35,7 +38,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # not somebody else's repository around it
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails in an unrelated repository
         changes = git("status", "--porcelain", "--", ".")
         return git("rev-parse", "--short", "HEAD") + (" and changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
@@ -43,7 +46,7 @@ def commit() -> str:
 
 
 def facts() -> dict[str, str | int]:
-    """Machine, versions, commit and date."""
+    """Return machine, versions, commit and date, by name."""
     return {
         "date": datetime.date.today().isoformat(),
         "rtspecinv": rtspecinv.__version__,

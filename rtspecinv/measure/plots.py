@@ -1,4 +1,4 @@
-"""Pictures of spectrograms; needs matplotlib."""
+"""Plots of spectrograms, waveforms, convergence and push times; the module needs matplotlib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ try:
 except ImportError as _error:
     raise ImportError('Pictures need matplotlib: pip install "rtspecinv[plot]"') from _error
 
-_RANGE_DB = 80.0  # below the loudest value of the original; what is softer is drawn in the darkest colour
+_RANGE_DB = 80.0  # range of colours below the original's largest magnitude; smaller values are darkest
 
 
 def before_and_after(
@@ -38,9 +38,18 @@ def before_and_after(
 ) -> None:
     """Draw two magnitude spectrograms `(n_freq, n_frames)` and their difference into a PNG file.
 
-    All three share one scale in dB relative to the loudest value of `before`; the difference is that of the
-    magnitudes. Samples `(n_samples,)` before and after, if given, are drawn as waveforms below.
-    Raises `ValueError` if the shapes differ.
+    All three share one scale in dB relative to the largest value of `before`. The difference is that of the
+    magnitudes.
+
+    path: name of the PNG file.
+    before: magnitudes of the original.
+    after: magnitudes of the result, of the same shape.
+    sample_rate: sample rate, Hz.
+    hop_length: samples from one frame to the next.
+    samples: samples `(n_samples,)` before and after, drawn as waveforms below; default: no waveforms.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if before.shape != after.shape or before.ndim != 2:
@@ -75,7 +84,7 @@ def before_and_after(
     write_whole(path, lambda file: figure.savefig(file, format="png"))
 
 
-_WIDTH = 1000  # columns of a waveform
+_WIDTH = 1000  # number of columns in which a waveform is drawn
 
 
 def _draw_waveforms(ax: Any, samples: tuple[npt.ArrayLike, npt.ArrayLike], sample_rate: int) -> None:
@@ -96,7 +105,10 @@ def _draw_waveforms(ax: Any, samples: tuple[npt.ArrayLike, npt.ArrayLike], sampl
 
 
 def envelope(samples: npt.ArrayLike, width: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Least and largest of samples `(n_samples,)` in each of `width` parts, fewer if there are fewer."""
+    """Return the smallest and largest of samples `(n_samples,)` in each of `width` parts of equal length.
+
+    If there are fewer samples than parts, every sample is a part.
+    """
     wave = np.asarray(samples, np.float64)
     if wave.ndim != 1 or not wave.size:
         raise ValueError(f"A waveform must be (n_samples,) with samples in it, got {wave.shape}")
@@ -124,7 +136,7 @@ def _draw(ax: Any, magnitude: npt.NDArray[np.float64], sample_rate: int, hop_len
 
 @dataclass(frozen=True)
 class Curve:
-    """Points `(x, y)` to draw in a colour, with a marker where there is one point alone."""
+    """Points `(x, y)` with the colour and style of their line; a single point is drawn as a marker."""
 
     points: Sequence[tuple[float, float]]
     color: str
@@ -133,7 +145,11 @@ class Curve:
 
 
 def convergence_plot(curves: Sequence[Curve], *, dark: bool) -> bytes:
-    """Draw spectral convergence in dB against seconds of work per second of sound; returns an SVG file."""
+    """Draw spectral convergence in dB against seconds of work per second of sound; returns an SVG file.
+
+    curves: curve of each method.
+    dark: whether text and grid suit a dark background.
+    """
     text, grid = ("#d5dae1", "#3a424d") if dark else ("#333a44", "#dde1e6")
     with rc_context({"svg.hashsalt": "rtspecinv", "font.size": 11, "svg.fonttype": "path"}):
         figure = Figure(figsize=(6.6, 4.2), layout="constrained", facecolor="none")
@@ -171,10 +187,10 @@ _MARKERS = "osD^vP"
 
 
 def push_plot(points: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw the cost of a push against streams, and quality against cost; returns a PNG file.
+    """Draw push time against number of streams, and quality against push time; returns a PNG file.
 
     Args:
-        points: settings, each with `engine`, `transform`, `look_ahead`, `n_iter`, `streams`, `p50_us`,
+        points: measurements, each with `engine`, `transform`, `look_ahead`, `n_iter`, `streams`, `p50_us`,
             `p99_us`, `hop_us` and `sc_db`, which may be None.
     """
     figure = Figure(figsize=(11, 5.2), dpi=110, layout="constrained")
@@ -244,14 +260,14 @@ def _groups(points: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any,
 
 
 def _of_each_engine(groups: Mapping[tuple[Any, ...], list[Any]]) -> Iterator[tuple[int, Any]]:
-    """Groups, numbered within their engine."""
+    """Yield each group with its number within its engine."""
     counts: dict[str, int] = {}
     for key, group in groups.items():
         counts[key[0]] = counts.get(key[0], -1) + 1
         yield counts[key[0]], (key, group)
 
 
-_COLORS = 64  # of a small picture
+_COLORS = 64  # number of colours of a small picture
 
 
 def small_picture(
@@ -259,8 +275,13 @@ def small_picture(
 ) -> bytes:
     """Draw a magnitude spectrogram `(n_freq, n_frames)` without axes; returns a PNG file of a few kilobytes.
 
-    reference: the magnitude of 0 dB. Where a pixel stands for several values, it shows the root of their
-        mean square; where there are fewer values than pixels, the picture is as small as they are.
+    A pixel that covers several values shows the root of their mean square. If there are fewer values than
+    pixels, the picture has one pixel for each value.
+
+    magnitude: magnitudes to draw.
+    reference: magnitude of 0 dB.
+    width: largest width, pixels, default: 480.
+    height: largest height, pixels, default: 160.
     """
     power = np.asarray(magnitude, np.float64) ** 2
     for axis, size in ((0, height), (1, width)):
@@ -282,8 +303,8 @@ def small_picture(
 def small_waveform(samples: npt.ArrayLike, *, color: str, width: int = 480, height: int = 48) -> bytes:
     """Draw samples `(n_samples,)` from -1 to 1, opaque in a colour `#rrggbb`; returns a small PNG file."""
     low, high = (edge.clip(-1, 1) for edge in envelope(samples, width))
-    rows = 1 - (np.arange(height) + 0.5) / height * 2  # sample value in the middle of a row
-    half = 1 / height  # silence is a line, too
+    rows = 1 - (np.arange(height) + 0.5) / height * 2  # sample value at the centre of a row
+    half = 1 / height  # half a row, so that silence is drawn as a line
     drawn = (rows[:, None] >= low - half) & (rows[:, None] <= high + half)
     image = Image.fromarray(drawn.astype(np.uint8))
     image.putpalette(bytes(3) + bytes.fromhex(color.removeprefix("#")))

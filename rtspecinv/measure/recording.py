@@ -1,4 +1,4 @@
-"""Recordings to measure on."""
+"""Reading of recordings for measurements, and transforms that fit their length."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from rtspecinv.audio import AudioReader
 from rtspecinv.common.printable import printable
 from rtspecinv.measure.quality import EDGE_FRAMES
 
-LONGEST_SECONDS = 300.0  # what is longer takes hours and gigabytes
+LONGEST_SECONDS = 300.0  # a longer recording would take hours and gigabytes
 
 
 def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
-    """Return the beginning of a recording, its channels mixed into one, `(n_samples,)`, and its rate."""
+    """Return the beginning of a recording, mixed to one channel, `(n_samples,)`, and its sample rate.
+
+    audio: path of the recording.
+    seconds: length to read in seconds, None for all of it.
+
+    Raises:
+        ValueError: more than `LONGEST_SECONDS` would be returned.
+    """
     reader = AudioReader(audio)
     rate = reader.sample_rate
     wanted = round(min(LONGEST_SECONDS + 1 if seconds is None else seconds, LONGEST_SECONDS + 1) * rate)
@@ -36,16 +43,16 @@ def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
 
 
 def samples_needed(stft: rtspecinv.STFT) -> int:
-    """Samples, whole hops, of which a transform has enough frames to compare."""
+    """Return the least number of samples, in whole hops, that gives enough frames for a comparison."""
     hop_length = stft.hop_length
     needed = max(stft.n_needed, stft.n_fft, 3 * EDGE_FRAMES * hop_length)
     return -(-needed // hop_length) * hop_length
 
 
 def transform_for(n_samples: int) -> tuple[int, int] | None:
-    """Largest n_fft, a power of two, and a quarter of it as hop_length, of which so many samples are enough.
+    """Return the largest n_fft for which `n_samples` are enough, a power of two, and a quarter of it as hop.
 
-    The result is None if the samples are too few for any n_fft.
+    The result is None if there are too few samples for any n_fft.
     """
     sizes = (2**power for power in range(16, 4, -1))
     fitting = (

@@ -1,4 +1,4 @@
-"""The score of one stream against another."""
+"""Spectral convergence of a sound against the frames it was made from, measured while it is written."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rtspecinv.audio import Sink
 
 
 class Score(Sink):
-    """Compares the sound it is given with the frames it was made from, in memory that does not grow.
+    """A sink that compares a sound with the frames it was made from, in constant memory.
 
-    Pass the frames through `watch` on their way to the inverter, and write the sound here.
+    Pass the frames through `watch` before they are pushed to the inverter, and write the sound to this sink.
     """
 
     def __init__(self, stft: rtspecinv.STFT) -> None:
@@ -27,13 +27,13 @@ class Score(Sink):
         self._error = self._energy = 0.0
 
     def watch(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield `frames` unchanged and remember those that have not been heard yet."""
+        """Yield `frames` unchanged, and keep each until the sound for it was written."""
         for frame in frames:
             self._targets.append(frame)
             yield frame
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Compare the frames that `samples`, `(channels, n_samples)`, complete."""
+        """Compare all frames that are complete after these samples, `(channels, n_samples)`."""
         self._compare(self._analysis.push(np.asarray(samples)))
 
     def drain(self) -> None:
@@ -44,7 +44,7 @@ class Score(Sink):
             self._error = math.nan
 
     def _compare(self, estimate: Tensor) -> None:
-        if estimate.shape[-1] > len(self._targets):  # there is sound of no frame: a player has made up some
+        if estimate.shape[-1] > len(self._targets):  # more sound than frames: a player repeated late ones
             self._error = math.nan
         elif estimate.shape[-1]:
             target = torch.stack([self._targets.popleft() for _ in range(estimate.shape[-1])], -1).double()
@@ -53,7 +53,10 @@ class Score(Sink):
 
     @property
     def convergence(self) -> float:
-        """`20 log10(||estimate - target|| / ||target||)` dB over all channels, NaN for silence."""
+        """Spectral convergence over all channels, `20 log10(||estimate - target|| / ||target||)` dB.
+
+        It is NaN if the target is silent, or if frames and sound do not correspond.
+        """
         if not self._energy > 0 or math.isnan(self._error):
             return math.nan
         return 10 * math.log10(self._error / self._energy) if self._error else -math.inf

@@ -1,4 +1,4 @@
-"""Records of a benchmark: how they are measured, what their columns are called and how they are written."""
+"""Measurement of benchmark records, and the columns in which they are printed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rtspecinv.measure.timing import Limit, Measured, Record, Runner, Setting
 
 @dataclass
 class Result:
-    """All that was measured, on a recording of that name."""
+    """All measurements, with the name of the recording and facts about the machine."""
 
     recording: str
     facts: dict[str, str | int]
@@ -24,13 +24,13 @@ class Result:
     limits: list[Limit] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """Return all fields as a dictionary, for a JSON file."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a record: what it is called and how it is written."""
+    """A column of the table: its title, and a function that returns its text for a record."""
 
     title: str
     text: Callable[[Record], str]
@@ -45,7 +45,7 @@ def _maybe(value: float | None, digits: int) -> str:
 
 
 def engine_label(measured: Measured) -> str:
-    """Name of an engine, and where it runs if that is not the CPU."""
+    """Return the name of an engine, followed by its device unless that is the CPU."""
     return measured.engine if measured.device == "cpu" else f"{measured.engine}, {measured.device}"
 
 
@@ -69,7 +69,7 @@ COLUMNS = (
 
 
 def limit_text(limit: Limit) -> str:
-    """Say how many streams keep up."""
+    """Return a sentence that states how many streams run in real time."""
     setting = limit.setting
     cores = f"{limit.threads} core{_s(limit.threads)}" if limit.device == "cpu" else "the GPU"
     hop = f"one hop, {1000 * setting.hop_seconds:.2f} ms"
@@ -92,16 +92,16 @@ def measure(
     n_pushes: int,
     program: CReference | None = None,
 ) -> Iterator[list[Record] | Limit]:
-    """Measure, put what was found into the result and yield it, as soon as it is there.
+    """Measure every setting, add the records to the result, and yield them as soon as they are measured.
 
     Args:
         plan: settings, each with its number of streams.
         limits: settings for which the largest number of streams is searched.
-        runners: engines, which take turns in each setting.
-        magnitude: function that returns magnitudes `(n_clips, n_freq, n_frames)` for a setting; the first
-            clip is used for times.
+        runners: engines, which are timed in turns for each setting.
+        magnitude: function that returns magnitudes `(n_clips, n_freq, n_frames)` for a setting; only the
+            first clip is used for times.
         result: result to which the records are added.
-        n_pushes: least number of timed pushes of each setting.
+        n_pushes: number of timed pushes for each setting and engine.
         program: C program to compare with; default: none.
     """
     levels: dict[tuple[Runner, Setting], float | None] = {}
@@ -130,7 +130,7 @@ def measure(
 
 
 def point(record: Record) -> dict[str, Any]:
-    """Record for a plot."""
+    """Return a record as a point for `plots.push_plot`."""
     return {
         **asdict(record),
         "engine": engine_label(record),

@@ -1,6 +1,6 @@
-"""What a push costs and how good it is: settings and engines in, records out.
+"""Measurement of the time and the quality of pushes, for settings and engines.
 
-`rtspecinv bench` shows them, and so do the tables of bench/push.py.
+`rtspecinv bench` and bench/push.py print the records.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from rtspecinv.measure.quality import inner_convergence
 Seconds = npt.NDArray[np.float64]
 
 DEVICES = ("cpu", "cuda")
-WARM_UP = 50  # pushes that do not count
-ROUNDS = 4  # in which all engines take turns, so that what else the machine does hits them alike
+WARM_UP = 50  # pushes before the timed ones
+ROUNDS = 4  # rounds in which engines are timed in turn, so that other load of the machine affects all alike
 MOST_STREAMS = 2**18
-_POOL_BYTES = 2**26  # of frames that are pushed over and over
-_PROBE = 20  # of so many parts of a measurement, one is enough to look for a number of streams
+_POOL_BYTES = 2**26  # size of the frames that are pushed repeatedly
+_PROBE = 20  # the search for the number of streams uses this fraction of the pushes, 1 / 20
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Parameters of a stream: its transform, look-ahead and iterations."""
+    """Parameters of a stream: sample rate in Hz, transform, look-ahead in frames, iterations per push."""
 
     sample_rate: int
     n_fft: int
@@ -40,11 +40,11 @@ class Setting:
 
     @property
     def hop_seconds(self) -> float:
-        """Duration of a hop, the time available for a push."""
+        """Duration of a hop in seconds, which is the time available for a push."""
         return self.hop_length / self.sample_rate
 
     def stft(self, device: str = "cpu") -> rtspecinv.STFT:
-        """Transform of the magnitudes."""
+        """Return the transform of the magnitudes."""
         return rtspecinv.STFT(self.n_fft, self.hop_length, device=device)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Runner:
     def inverter(
         self, setting: Setting, *batch_shape: int, update: str | rtspecinv.updates.Update = "raar"
     ) -> rtspecinv.StreamingInverter:
-        """Inverter of a setting."""
+        """Return an inverter with this engine and the parameters of a setting."""
         return rtspecinv.StreamingInverter(
             setting.stft(self.device),
             update=update,
@@ -75,7 +75,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured: engine, setting and number of streams."""
+    """Conditions of a measurement: engine, device, threads, setting and number of streams."""
 
     engine: str
     device: str
@@ -89,17 +89,17 @@ class Measured:
 
     @property
     def setting(self) -> Setting:
-        """What the streams did."""
+        """Parameters of the streams."""
         return Setting(self.sample_rate, self.n_fft, self.hop_length, self.look_ahead, self.n_iter)
 
 
 @dataclass(frozen=True)
 class Record(Measured):
-    """What was measured of a setting: times of one push of all streams.
+    """Measurement of a setting: times of one push of all streams, in µs, and quality.
 
-    real_time_factor: seconds of work per second of sound, of all streams together; under 1 keeps up.
-    sc_db: spectral convergence of the same setting, None if it has none: silence, or it was not asked for.
-    c_reference_us: a push of one stream by the C reference, the least.
+    real_time_factor: seconds of work for all streams per second of sound; below 1 is real time.
+    sc_db: spectral convergence of the setting in dB, None if not measured or the target is silent.
+    c_reference_us: shortest push of one stream by the C reference in µs, None if not measured.
     """
 
     pushes: int
@@ -115,10 +115,10 @@ class Record(Measured):
 
 @dataclass(frozen=True)
 class Limit(Measured):
-    """Most streams that keep up: 99 of 100 pushes take less than a hop.
+    """Largest number of streams in real time, for which 99 of 100 pushes take less than a hop's duration.
 
-    streams_per: of one core, or of one GPU.
-    p99_us: with so many, None if there are none.
+    streams_per: number of streams per core of the CPU, or on one GPU.
+    p99_us: 99th percentile of the push time with so many streams in µs, None if no stream is in real time.
     """
 
     streams_per: float
@@ -126,15 +126,20 @@ class Limit(Measured):
 
 
 def devices() -> tuple[str, ...]:
-    """Devices of this machine that inverters may run on."""
+    """Return the names of the devices of this machine that inverters support."""
     return DEVICES if torch.cuda.is_available() else DEVICES[:1]
 
 
 def runners(engines: Sequence[str], on: Sequence[str], setting: Setting) -> list[Runner]:
-    """Engines of these names, on every one of the devices that they can run on; "all" is all that can.
+    """Return a runner for each named engine and each device that it supports.
+
+    engines: names of engines; "all" means every available engine.
+    on: names of devices.
+    setting: setting that the engines must support.
 
     Raises:
-        ValueError, ImportError: an engine that was named runs on none of them; says why.
+        ValueError: a named engine supports none of the devices, or not the setting.
+        ImportError: a named engine is not installed.
     """
     found: dict[Runner, None] = {}
     for name in engines:
@@ -148,7 +153,7 @@ def runners(engines: Sequence[str], on: Sequence[str], setting: Setting) -> list
 
 
 def _resolved(runner: Runner, setting: Setting) -> Runner | Exception:
-    """Runner of the engine that is really at work, or why there is none."""
+    """Return a runner with the engine that the inverter selects, or the error if there is none."""
     try:
         return Runner(runner.inverter(setting).engine, runner.device)
     except (ValueError, ImportError) as error:
@@ -163,14 +168,15 @@ def push_seconds(
     warm_up: int | None = None,
     enough: Callable[[Seconds], bool] = lambda seconds: False,
 ) -> Seconds:
-    """Seconds of every one of `n_pushes` pushes after a warm-up, `(n_pushes,)`.
+    """Return the times of `n_pushes` pushes after a warm-up, `(n_pushes,)`, seconds.
 
     Args:
         inverter: inverter of any number of streams.
-        magnitude: magnitudes `(n_freq, n_frames)`; every stream begins at another frame of them.
-        n_pushes: number of pushes.
-        warm_up: number of pushes before the measurement; default: WARM_UP.
-        enough: function of the times so far, called after every push; a true result ends the measurement.
+        magnitude: magnitudes `(n_freq, n_frames)`; each stream starts at a different frame.
+        n_pushes: number of timed pushes.
+        warm_up: number of pushes before the timed ones; default: WARM_UP.
+        enough: function of the times so far, called after every push, which returns whether to stop; default:
+            never.
     """
     frames, done = _frames(inverter, magnitude), _waits_for(inverter.stft.device)
     seconds = np.empty(n_pushes)
@@ -186,7 +192,7 @@ def push_seconds(
 
 
 def _frames(inverter: rtspecinv.StreamingInverter, magnitude: Tensor) -> list[Tensor]:
-    """Frames `(*batch_shape, n_freq)` on the device."""
+    """Return frames `(*batch_shape, n_freq)` on the device of the inverter."""
     shape, n_frames = inverter.batch_shape, magnitude.shape[-1]
     n_streams = math.prod(shape)
     fit = _POOL_BYTES // (magnitude.element_size() * magnitude.shape[0] * n_streams)
@@ -207,15 +213,15 @@ def measure(
     n_pushes: int = 2000,
     between: Callable[[], None] = lambda: None,
 ) -> list[Record]:
-    """Time pushes of several engines in turn, a record for each.
+    """Time pushes of several engines in turn, and return a record for each.
 
     Args:
-        runners: engines.
-        setting: what the streams do.
-        magnitude: `(n_freq, n_frames)`.
-        streams: how many.
-        n_pushes: how many, of each.
-        between: called in every round.
+        runners: engines to time.
+        setting: parameters of the streams.
+        magnitude: magnitudes `(n_freq, n_frames)`.
+        streams: number of streams, default: 1.
+        n_pushes: number of timed pushes of each engine, default: 2000.
+        between: function called before every round, default: none.
     """
     inverters = [runner.inverter(setting, streams) for runner in runners]
     counts = np.diff(np.linspace(0, n_pushes, 1 + min(ROUNDS, n_pushes)).astype(int))
@@ -250,14 +256,19 @@ def _record(engine: str, device: str, setting: Setting, streams: int, seconds: S
 
 
 def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: int = 2000) -> Limit:
-    """Find the most streams that keep up.
+    """Return the largest number of streams that run in real time.
 
-    Short runs look for the number, to about 6 %; it then has to hold over `n_pushes`.
+    Short runs search for the number, to about 6 %. A run of `n_pushes` then confirms or lowers it.
+
+    runner: engine and device.
+    setting: parameters of the streams.
+    magnitude: magnitudes `(n_freq, n_frames)`.
+    n_pushes: number of timed pushes of the final run, default: 2000.
     """
     one = runner.inverter(setting, 1)
 
     def p99(streams: int, n_pushes: int) -> float:
-        """99th percentile in seconds, or something beyond a hop as soon as it cannot be less."""
+        """Return the 99th percentile of the push time in seconds; infinity if it exceeds a hop's duration."""
 
         def too_late(seconds: Seconds) -> bool:
             return int((seconds >= setting.hop_seconds).sum()) > n_pushes // 100
@@ -292,19 +303,18 @@ def most_streams(runner: Runner, setting: Setting, magnitude: Tensor, n_pushes: 
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a GPU is full: libraries of CUDA say that in their own words."""
+    """Return whether an error means that a GPU is out of memory, by its class or the wording of CUDA."""
     words = ("out of memory", "alloc_failed")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 def convergence(runner: Runner, setting: Setting, magnitude: Tensor) -> float | None:
-    """Spectral convergence in dB of what a setting makes of magnitudes, None of silence.
+    """Return the spectral convergence in dB of inverted magnitudes, without edge frames; None for silence.
 
     Args:
-        runner: engine.
-        setting: what the stream does.
-        magnitude: `(*batch, n_freq, n_frames)`; the mean over a batch is that of dB. The first and the last
-            frames do not count.
+        runner: engine and device.
+        setting: parameters of the stream.
+        magnitude: magnitudes `(*batch, n_freq, n_frames)`; values in dB are averaged over the batch.
     """
     inverter = runner.inverter(setting, *magnitude.shape[:-2])
     given = magnitude.to(runner.device)
