@@ -114,7 +114,7 @@ class SoundDeviceSink(Sink):
 
     @property
     def _held(self) -> int:
-        """Samples that the resampler has not given yet, at the device's rate."""
+        """Number of samples that the resampler still holds back, at the device's rate."""
         return self._resampler.delay if self._resampler is not None else 0
 
     @property

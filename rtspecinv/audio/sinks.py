@@ -29,7 +29,7 @@ _SinkType = TypeVar("_SinkType", bound="Sink")
 
 
 class Sink:
-    """Takes blocks of samples; as a context manager it closes at the end and aborts on an exception."""
+    """Accepts blocks of samples; as a context manager it closes at the end and aborts on an exception."""
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Write the next samples, `(n_samples,)` or `(channels, n_samples)`; may wait until there is room."""
@@ -64,9 +64,9 @@ class Sink:
 
 
 def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
-    """Return `samples` as float32 `(channels, n_samples)`; raises for samples of another kind.
+    """Return `samples` as float32 `(channels, n_samples)`; raises an error for an invalid array.
 
-    `channels=None` accepts any number of channels.
+    channels: required number of channels; None accepts any number.
     """
     if hasattr(samples, "detach"):  # a torch tensor, perhaps on another device or part of a graph
         try:
@@ -112,7 +112,7 @@ class ArraySink(Sink):
 
     @property
     def samples(self) -> Block:
-        """Everything written so far: `(n_samples,)` if the blocks were, else `(channels, n_samples)`."""
+        """All samples written so far: `(n_samples,)` if the blocks had one axis, else with channels first."""
         if not self._blocks:
             return np.zeros(0, np.float32)
         joined = np.concatenate(self._blocks, axis=-1)
