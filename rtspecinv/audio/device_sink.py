@@ -36,14 +36,14 @@ class SoundDeviceSink(Sink):
         the recorded sound, and nothing is resampled. If `device` is one device for both directions,
         recording and playback have the same clock.
 
-    Written samples are never changed. If sound begins or ends with a sample that is not 0, the sink adds 5 ms
-    before or after it, in which this sample is faded in or out, so that there is no click. A gap because
-    the writer is late is faded, too; it is counted in `underflows` and delays the following sound by its
-    length.
+    The sink does not change the written samples. If the sound begins or ends with a sample that is not 0, the
+    sink adds a fade of 5 ms before or after it, which avoids a click. If the writer is late, the sound is
+    faded in the same way before and after the gap; the gap is counted in `underflows` and delays the
+    following sound by its length.
 
-    Any thread may write, one at a time; other threads may use `clear`, `abort` and the attributes. In
-    asyncio, use `await asyncio.to_thread(sink.write, samples)`; call `sink.write(samples)` directly only if
-    it has no more samples than `sink.room`.
+    Only one thread at a time may write. Meanwhile other threads may call `clear` and `abort` and read the
+    attributes. In asyncio, use `await asyncio.to_thread(sink.write, samples)`; call `sink.write(samples)`
+    directly only if there are no more samples than `sink.room`.
 
     Raises `DeviceError` if PortAudio or the device is missing or refuses these settings. `write` and `drain`
     raise it if the device stops.
@@ -150,7 +150,7 @@ class SoundDeviceSink(Sink):
 
     @property
     def late_blocks(self) -> int:
-        """Number of underflows that the device reported: it was served late, or lost sound by itself."""
+        """Number of underflows that the device reported: samples reached it late, or it lost some."""
         return self._counted().late_blocks
 
     @property
@@ -168,7 +168,10 @@ class SoundDeviceSink(Sink):
     # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile drops the rest of them."""
+        """Queue `samples`; waits while the queue is full.
+
+        If another thread calls `clear` meanwhile, the rest of the samples is dropped.
+        """
         block = as_block(samples, self.channels).T  # (n_samples, channels)
         with self._device.lock:
             self._device.check()
@@ -207,9 +210,9 @@ class SoundDeviceSink(Sink):
                 self._device.start()
 
     def drain(self) -> None:
-        """Wait until everything written has been played; the device then rests until the next `write`.
+        """Wait until all written samples have been played; the device then stops until the next `write`.
 
-        While its microphone records, the device plays silence instead.
+        While the microphone of the sink records, the device does not stop but plays silence.
         """
         device, timeline = self._device, self._timeline
         with device.lock:

@@ -109,9 +109,10 @@ class Ring:
     def store(self, begin: int, samples: Block) -> tuple[bool, bool]:
         """Replace the samples from position `begin` on, and return `(stored, in_time)`.
 
-        `stored` is False, and nothing is replaced, if the device has already taken `begin` or if the samples
-        end behind the limit. `in_time` tells whether the device had not taken `begin` after the samples were
-        copied, either. Do not call it while the device runs and the ring is `exhausted`.
+        `stored` is False, and nothing is replaced, if the device has passed `begin` or if the samples end
+        behind the limit. `in_time` is False if the device has passed `begin` by the end of the copy, so that
+        it may have played some of the old samples. Callers must not use this method while the device runs
+        and the ring is `exhausted`.
         """
         if begin + len(samples) > self._limit:
             return False, False

@@ -1,6 +1,6 @@
-"""Sinks, to which samples are written: memory, a file, or several sinks at once.
+"""Sinks, the outputs of samples: memory, a file, or several sinks at the same time.
 
-A sink takes blocks of samples in the layout an inverter returns, `(n_samples,)` for one channel or
+A sink accepts blocks of samples with the shape that an inverter returns, `(n_samples,)` for one channel or
 `(channels, n_samples)`, as numpy or torch. The block lengths do not affect the result.
 """
 
@@ -125,8 +125,8 @@ _SUBTYPES = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}
 class FileSink(Sink):
     """Writes a WAV, FLAC or OGG file; the file appears under its name only when it closes without an error.
 
-    `path` is the path of the file, or of a pipe or device, or an open binary file, which stays open. A pipe,
-    a device or an open file gets WAV of unknown length as samples are written, or FLAC or OGG after the end.
+    `path` is the path of the file, or of a pipe or device, or an open binary file, which stays open. To a
+    pipe, a device or an open file the sink writes WAV as samples arrive, or FLAC or OGG when it closes.
     `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
     `"FLOAT"`, ...); WAV with integers or floats does not need soundfile. `length` is the number of samples
     per channel that will be written, if it is known. Samples beyond full scale are clipped, except in float
@@ -224,7 +224,7 @@ class FileSink(Sink):
         return self.level.clipped
 
     def close(self) -> None:
-        """Finish the file and give it its name; warns if samples were clipped."""
+        """Finish the file, which then appears under its name; warns if samples were clipped."""
         if self._closed:
             return
         try:
@@ -253,10 +253,10 @@ _OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows")
 
 
 class TeeSink(Sink):
-    """Writes to several sinks in the order given: files first, because a device makes the writer wait.
+    """Writes samples to several sinks in the given order.
 
-    The attributes of devices (`queued`, `latency_seconds`, `underflows`) are those of the first sink that has
-    them.
+    Files should come first, because a device makes the writer wait. The attributes of devices
+    (`queued`, `latency_seconds`, `underflows`) are those of the first sink that has them.
     Raises `ValueError` for sinks of different sample rates.
     """
 

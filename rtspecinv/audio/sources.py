@@ -134,6 +134,6 @@ def _blocks(file: Any, n_samples: int, name: str) -> Iterator[npt.NDArray[np.flo
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], int]:
-    """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
+    """Return the samples of an audio file, float32 `(channels, n_samples)`, and its sample rate in Hz."""
     reader = AudioReader(path)
     return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate

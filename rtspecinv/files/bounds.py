@@ -1,6 +1,6 @@
 """Limits on the work and memory that the parameters in a file may cause.
 
-Real settings are far below these limits. Without them a file of a kilobyte could request hours of work.
+Real settings are far below these limits. Without limits a file of a kilobyte could cause any amount of work.
 Every sample is computed from all frames that cover it, so its work is proportional to n_fft / hop_length;
 the open frames take memory. The limits apply to combinations of parameters, before the work begins, and only
 to parameters read from a file or a message: those that the user passes are not limited.

@@ -42,8 +42,8 @@ def pillow() -> Any:
 def check_file(path: Path) -> None:
     """Raise an error if `path` is not a regular file.
 
-    Raises `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe, from which reading could wait
-    without limit.
+    Raises `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe or a device, from which
+    reading could wait without limit.
     """
     name = printable(path)
     if not path.exists():
@@ -61,8 +61,8 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the path is a pipe, or the file is not a picture, is damaged, has floating-point values or
-            has more than `MOST_PIXELS` pixels.
+        ValueError: the path is not a regular file, or the file is not a picture, is damaged, has
+            floating-point values or has more than `MOST_PIXELS` pixels.
         ImportError: Pillow is not installed.
     """
     image_module, path = pillow(), Path(path)

@@ -41,13 +41,15 @@ def play(
     length: Length = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Push every frame through `inverter` as it comes, write the sound to `sink` and wait until it is heard.
+    """Push every frame through `inverter`, write the sound to `sink` and wait until it has been played.
 
     frames: magnitudes `(*batch, n_freq)`, where `batch` is the inverter's batch shape: `()` or `(channels,)`.
-    length: number of samples to write, such as that of the recording, or a function that returns it, or
-        None while it is unknown; default: what the frames cover, in whole hops. Samples after the last
-        frame are silence.
-    progress: function called after each frame with the state of the playback; the last state is returned.
+    length: number of samples to write, such as that of the recording, or a function that returns it (None
+        while it is unknown), default: what the frames cover, in whole hops. Samples after the last frame are
+        silence.
+    progress: function that is called after each frame with the state of the playback, default: none.
+
+    Returns the state after the last frame.
 
     The inverter is reset first. The first `inverter.latency` samples are dropped, so the written samples are
     exactly those of a batch run. The sink stays open. The function warns if the frames cover no samples, and
@@ -107,7 +109,7 @@ class Player:
     """Plays magnitude frames as they arrive, at any pace and from any thread.
 
     The player's own thread inverts the frames that were `push`ed and writes the sound to `sink` as the sink
-    plays it. If no frame is late, the sound equals that of `play` to the bit.
+    plays it. If no frame is late, the sound is bit-identical to that of `play`.
 
     inverter: `StreamingInverter` with batch shape `()` or `(channels,)`; only the player may push to it.
     sink: output of the sound; it stays open. A sink without a device never waits, so no frame is late.
@@ -115,20 +117,22 @@ class Player:
         "raise" `queue.Full`.
     late: output while a frame is late: "silence" (the last frame fades within 8 hops) or "hold" (the last
         frame is repeated).
-    max_frames: number of frames that may wait; fewer shorten the delay, more bridge irregular arrival.
+    max_frames: largest number of waiting frames; a smaller one shortens the delay, a larger one compensates
+        for irregular arrival.
     queue_seconds: target length of the sink's queue in seconds, also before playback starts; a busy machine
-        needs more.
+        needs a longer queue.
     reserve_seconds: length of the sink's queue in seconds below which a missing frame is late; at least one
         block of the device; default: half of `queue_seconds`.
-    least_iter: fewest iterations per push, 0 to `inverter.n_iter`, to which the player goes down while
-        inversion is late; it returns to `inverter.n_iter` when there is time.
+    least_iter: smallest number of iterations per push, 0 to `inverter.n_iter`; the player reduces the number
+        while inversion is late, and increases it up to `inverter.n_iter` when there is time.
     sample_rate: sample rate in Hz, default: that of the sink, if it has one.
-    length: number of samples at the end, as in `play`; each repeated or faded frame adds a hop.
+    length: number of samples of the sound, as in `play`; each repeated or faded frame adds a hop.
 
     Frames wait before they are inverted, so the delay never exceeds the sum of `max_frames` hops,
-    `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. The next call raises an
-    error of the thread, such as a `DeviceError`. As a context manager, also with `async`, the player closes
-    at the end and aborts on an exception. Closing warns if every sample was 0 although not all frames were.
+    `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. If the player's thread
+    fails, such as with a `DeviceError`, the next call raises its error. As a context manager, also with
+    `async`, the player closes at the end and aborts on an exception. Closing warns if every sample was 0
+    although not all frames were.
 
     Examples:
         >>> import torch
