@@ -88,7 +88,7 @@ class Capture:
     def read(self) -> Block:
         """Return the samples recorded since the last call, `(n_samples, channels)`.
 
-        If they are longer than the queue, the oldest ones are dropped.
+        If there are more than the queue holds, the oldest ones are dropped.
         """
         recorded = self.recorded
         begin = max(self._taken, recorded - self._most)
@@ -132,7 +132,7 @@ class CallbackCapture(Capture):
 
 
 class RtmixerCapture(Capture):
-    """Capture that rtmixer's callback in C fills; it never waits for Python (Geier, rtmixer 0.1).
+    """Capture that rtmixer's callback in C fills; the callback never waits for Python (Geier, rtmixer 0.1).
 
     rtmixer stops recording when the buffer is full; the reader of the capture then starts it again.
     """

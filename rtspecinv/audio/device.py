@@ -31,7 +31,7 @@ class Device:
         input_channels: number of channels that the stream records.
 
     Attributes:
-        lock: lock that a caller must hold while it calls a method or reads a position.
+        lock: lock that a caller must hold while it calls a method other than `wait` or reads a position.
         ring: buffer of the sound to play; `ring.capture` is the buffer of the recorded sound.
         rate: sample rate of the stream, Hz.
         running: whether the stream was started and not stopped.
@@ -71,7 +71,7 @@ class Device:
 
     @property
     def gone(self) -> bool:
-        """Whether the device has vanished."""
+        """Whether the watchdog has found that the device stopped or takes no samples."""
         return self._watchdog.gone
 
     def check(self) -> None:

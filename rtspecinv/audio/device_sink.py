@@ -23,18 +23,21 @@ class SoundDeviceSink(Sink):
     """Plays samples through a sound device as they are written, without gaps between the blocks.
 
     sample_rate: sample rate, Hz; if the device refuses it, soxr resamples to the rate of the device.
-    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+    channels: number of channels, default: 1.
+    device: number or part of the name of a device that `rtspecinv devices` lists, default: that of the
         system.
-    latency: output buffering of the device: `"low"`, `"high"` or seconds.
-    queue_seconds: length of the queue, seconds; `write` waits while the queue is full.
-    prefill_seconds: length of sound that must be queued before the device starts, seconds; also the delay
-        with which sound resumes after a gap. It doubles with every gap, up to half of the queue.
-    block_length: number of samples that the device takes at once; with 0 the device chooses it.
-    backend: `"rtmixer"` copies to the device in C and does not wait for a busy interpreter, `"callback"`
-        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
-    input_channels: number of channels to record; above 0 the stream is a duplex stream, `microphone` yields
-        the recorded sound, and nothing is resampled. If `device` is one device for both directions,
-        recording and playback have the same clock.
+    latency: output buffering of the device, `"low"`, `"high"` or seconds, default: `"high"`.
+    queue_seconds: length of the queue, seconds, default: 0.5; `write` waits while the queue is full.
+    prefill_seconds: length of sound that must be queued before the device starts, seconds, default: 0.05;
+        also the delay with which sound resumes after a gap. It doubles with every gap, up to half of the
+        queue.
+    block_length: number of samples that the device takes at once, default: 0, the device chooses it.
+    backend: name of the backend, default: `"auto"`. `"rtmixer"` copies to the device in C and does not wait
+        for a busy interpreter, `"callback"` copies in Python, `"auto"` uses rtmixer if it is installed
+        (`pip install "rtspecinv[live]"`).
+    input_channels: number of channels to record, default: 0; above 0 the stream is a duplex stream,
+        `microphone` yields the recorded sound, and nothing is resampled. If `device` is one device for both
+        directions, recording and playback have the same clock.
 
     The sink does not change the written samples. If the sound begins or ends with a sample that is not 0, the
     sink adds a fade of 5 ms before or after it, which avoids a click. If the writer is late, the sound is

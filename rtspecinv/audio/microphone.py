@@ -109,14 +109,17 @@ class Recording:
 class Microphone(Recording):
     """Records through a sound device; iteration yields float32 blocks `(channels, n_samples)` on arrival.
 
-    sample_rate: sample rate that the device accepts, Hz; default: the device's own.
-    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+    sample_rate: sample rate that the device accepts, Hz; None is the device's own.
+    channels: number of channels, default: 1.
+    device: number or part of the name of a device that `rtspecinv devices` lists, default: that of the
         system.
-    latency: input buffering of the device: `"low"`, `"high"` or seconds.
-    queue_seconds: length of the queue for the iteration, seconds; if it is full, the oldest samples are lost.
-    block_length: number of samples that the device delivers at once; with 0 the device chooses it.
-    backend: `"rtmixer"` copies from the device in C and does not wait for a busy interpreter, `"callback"`
-        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
+    latency: input buffering of the device, `"low"`, `"high"` or seconds, default: `"low"`.
+    queue_seconds: length of the queue for the iteration, seconds, default: 0.5; if the queue is full, the
+        oldest samples are dropped.
+    block_length: number of samples that the device delivers at once, default: 0, the device chooses it.
+    backend: name of the backend, default: `"auto"`. `"rtmixer"` copies from the device in C and does not wait
+        for a busy interpreter, `"callback"` copies in Python, `"auto"` uses rtmixer if it is installed
+        (`pip install "rtspecinv[live]"`).
 
     The microphone records from the start of the iteration until `close`; another thread may call `close` to
     end the iteration. To record and play on one device at the same time, use

@@ -187,10 +187,10 @@ class CallbackRing(Ring):
 
 
 class RtmixerRing(Ring):
-    """Ring that rtmixer's callback in C plays; it never waits for Python (Geier, rtmixer 0.1).
+    """Ring that rtmixer's callback in C plays; the callback never waits for Python (Geier, rtmixer 0.1).
 
-    Two actions of rtmixer run at the same time, one after the other in each block. The first one plays
-    silence, so its counter tells how many samples the second one, which plays the sound, is about to copy.
+    In each block rtmixer executes two actions in order. The first one plays silence; its counter is the
+    position up to which the second one, which plays the sound, copies next.
     """
 
     def __init__(self, rtmixer: Any, length: int, options: dict[str, Any], input_channels: int) -> None:

@@ -125,12 +125,17 @@ _SUBTYPES = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}
 class FileSink(Sink):
     """Writes a WAV, FLAC or OGG file; the file appears under its name only when it closes without an error.
 
-    `path` is the path of the file, or of a pipe or device, or an open binary file, which stays open. To a
-    pipe, a device or an open file the sink writes WAV as samples arrive, or FLAC or OGG when it closes.
-    `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
-    `"FLOAT"`, ...); WAV with integers or floats does not need soundfile. `length` is the number of samples
-    per channel that will be written, if it is known. Samples beyond full scale are clipped, except in float
-    formats; `clipped` counts them over all channels, and closing the file warns of them.
+    path: path of the file, or of a pipe or device, or an open binary file, which stays open. To a pipe, a
+        device or an open file the sink writes WAV as samples arrive, or FLAC or OGG when it closes.
+    sample_rate: sample rate, Hz.
+    channels: number of channels, default: 1.
+    subtype: libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`, `"FLOAT"`, ...), default:
+        `"PCM_16"`, or `"VORBIS"` for OGG. WAV with integers or floats does not need soundfile.
+    length: number of samples per channel that will be written, default: unknown.
+
+    Samples beyond full scale are clipped, except in float formats; `clipped` counts them over all channels,
+    and closing the file warns of them.
+
     Raises `ValueError` for a suffix, rate, number of channels, subtype or length that cannot be written,
     `FileNotFoundError` for a missing folder, and `OSError` if the file cannot be written.
     """

@@ -76,9 +76,9 @@ class AudioStream:
 
     Args:
         file: open binary file.
-        raw: sample rate in Hz and number of channels, for a stream of 16-bit little-endian integers without a
-            header.
-        name: name of the stream in messages.
+        raw: sample rate in Hz and number of channels of a stream of 16-bit little-endian integers without a
+            header, default: the stream has a WAV header.
+        name: name of the stream in messages, default: "the stream".
 
     `n_samples` (per channel) is None if the stream does not state its length.
     Raises `ValueError` if the file is not such a stream.

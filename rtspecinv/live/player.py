@@ -113,20 +113,21 @@ class Player:
 
     inverter: `StreamingInverter` with batch shape `()` or `(channels,)`; only the player may push to it.
     sink: output of the sound; it stays open. A sink without a device never waits, so no frame is late.
-    full: what `push` does when `max_frames` wait: "block" until there is room, "drop_oldest" to make room,
-        "raise" `queue.Full`.
-    late: output while a frame is late: "silence" (the last frame fades within 8 hops) or "hold" (the last
-        frame is repeated).
-    max_frames: largest number of waiting frames; a smaller one shortens the delay, a larger one compensates
-        for irregular arrival.
-    queue_seconds: target length of the sink's queue in seconds, also before playback starts; a busy machine
-        needs a longer queue.
-    reserve_seconds: length of the sink's queue in seconds below which a missing frame is late; at least one
-        block of the device; default: half of `queue_seconds`.
-    least_iter: smallest number of iterations per push, 0 to `inverter.n_iter`; the player reduces the number
-        while inversion is late, and increases it up to `inverter.n_iter` when there is time.
-    sample_rate: sample rate in Hz, default: that of the sink, if it has one.
-    length: number of samples of the sound, as in `play`; each repeated or faded frame adds a hop.
+    full: reaction of `push` when `max_frames` frames wait, default: "block". "block" waits until there is
+        room, "drop_oldest" drops the oldest frame, "raise" raises `queue.Full`.
+    late: output while a frame is late, default: "silence". With "silence" the last frame fades out within 8
+        hops, with "hold" it is repeated.
+    max_frames: largest number of waiting frames, default: 8; a smaller one shortens the delay, a larger one
+        compensates for irregular arrival.
+    queue_seconds: target length of the sink's queue, also before playback starts, seconds, default: 0.1; a
+        busy machine needs a longer queue.
+    reserve_seconds: length of the sink's queue below which a missing frame is late, at least one block of the
+        device, seconds, default: half of `queue_seconds`.
+    least_iter: smallest number of iterations per push, 0 to `inverter.n_iter`, default: 1; the player reduces
+        the number while inversion is late, and increases it up to `inverter.n_iter` when there is time.
+    sample_rate: sample rate, Hz, default: that of the sink, if it has one.
+    length: number of samples of the sound, as in `play`, default: what the frames cover; each repeated or
+        faded frame adds a hop.
 
     Frames wait before they are inverted, so the delay never exceeds the sum of `max_frames` hops,
     `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. If the player's thread
