@@ -56,7 +56,7 @@ class End:
 
 
 class Taken(NamedTuple):
-    """Result of `Inbox.take`: whether the queue was cut before, and the next frame or end, if any."""
+    """Result of `Inbox.take`: whether `Inbox.cut` was called before, and the next frame or end, if any."""
 
     cut: bool
     frame: Any
@@ -64,13 +64,13 @@ class Taken(NamedTuple):
 
 
 class Inbox:
-    """Queue of frames, and of ends between them.
+    """Queue of frames and of the `End` markers between them.
 
     max_frames: largest number of waiting frames.
-    full: what `offer` does with one more frame, one of `FULL`.
+    full: reaction of `offer` to a frame for which there is no room, one of `FULL`.
 
     The lock is held for a few instructions only. During these no foreign code runs except a signal handler,
-    which may call any method: so the number of frames and ends may change between any two instructions. Each
+    which may call any method, so the number of frames and ends may change between any two instructions. Each
     callback that wakes a waiting caller is called at least once.
     """
 
@@ -97,10 +97,12 @@ class Inbox:
         return is_held_here(self._lock)
 
     def offer(self, frame: Any, when_room: Wake) -> bool:
-        """Queue a frame and return True; return False if there is no room for it.
+        """Queue a frame and return True; return False if it must wait for room or the inbox is closed.
+
+        With `full="drop_oldest"` the oldest frame is dropped if there is no room.
 
         when_room: function that is called after False, as soon as there may be room. If the inbox is closed,
-            it is called at once.
+            it is called immediately.
 
         Raises:
             queue.Full: there is no room, and `full` is "raise".
@@ -128,7 +130,7 @@ class Inbox:
     def end(self, when_heard: Wake, *, last: bool = False) -> None:
         """Queue an end after the waiting frames.
 
-        when_heard: function that is called when all frames before the end have been heard.
+        when_heard: function that is called when all frames before the end have been played.
         last: whether the inbox is closed, so that it rejects further frames, default: False.
         """
         with self._lock:
@@ -182,7 +184,7 @@ class Inbox:
         return self._cut
 
     def reached(self, end: End) -> None:
-        """Wake the callers that wait for an end, and remove it: all frames before it have been heard."""
+        """Wake the callers that wait for an end, and remove it: all frames before it have been played."""
         with self._lock:
             end.is_reached = True
         _call(end.wakes)

@@ -210,7 +210,7 @@ class Player:
             self._check()
 
     async def push_async(self, magnitude: Any) -> None:
-        """Queue a copy of one frame as `push` does; the event loop runs other tasks while the call waits."""
+        """Queue a copy of one frame, as `push` does; the event loop runs other tasks while the call waits."""
         frame = self._accepted(magnitude)
         loop = asyncio.get_running_loop()
         while not self._inbox.offer(frame, partial(loop.call_soon_threadsafe, (room := asyncio.Event()).set)):
