@@ -1,7 +1,7 @@
 """Input and output of samples: sources and sinks.
 
-Samples are `(n_samples,)` or `(channels, n_samples)`, as an inverter returns them; full scale is -1 to 1.
-Sound libraries are imported when a device or a file is opened, not before.
+Samples have the shape `(n_samples,)` or `(channels, n_samples)`, as an inverter returns them; full scale is
+-1 to 1. Sound libraries are imported when the first device or file that needs them is opened.
 """
 
 from rtspecinv.audio.device_sink import SoundDeviceSink

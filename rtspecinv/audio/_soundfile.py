@@ -1,4 +1,7 @@
-"""soundfile, imported when the first file is opened that needs it."""
+"""Reader and writer of audio files by libsndfile.
+
+The package soundfile is imported when the first file that needs it is opened.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _WRITE_LENGTH = 8192
 
 
 def soundfile(what: str = "Audio files other than plain WAV need") -> Any:
-    """Return the module; raises `ImportError` with the line that installs it."""
+    """Return the module soundfile; raises `ImportError` with the command that installs it.
+
+    what: first words of the error message, default: those for audio files.
+    """
     try:
         import soundfile as module
     except ImportError as error:
@@ -34,9 +40,9 @@ def soundfile(what: str = "Audio files other than plain WAV need") -> Any:
 
 
 class SoundfileReader:
-    """Decodes a file of any kind by libsndfile.
+    """Decodes an audio file of any format that libsndfile knows.
 
-    Raises `ValueError` for what is not audio.
+    Raises `ValueError` if the file is not audio.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +59,10 @@ class SoundfileReader:
         self.n_samples: int = self._file.frames
 
     def read(self, n_samples: int) -> npt.NDArray[np.float32]:
-        """Return the next samples, `(n, channels)`, fewer at the end; raises `ValueError` for damage."""
+        """Return the next samples, `(n, channels)`, fewer at the end of the file.
+
+        Raises `ValueError` if the file is damaged.
+        """
         try:
             block: npt.NDArray[np.float32] = self._file.read(n_samples, dtype="float32", always_2d=True)
         except self._sf.LibsndfileError as error:
@@ -68,9 +77,9 @@ class SoundfileReader:
 
 
 class SoundfileWriter:
-    """Encodes samples into a file object by libsndfile.
+    """Encodes samples with libsndfile and writes them to a file object.
 
-    Raises `ValueError` for a subtype, rate or number of channels that libsndfile does not take.
+    Raises `ValueError` for a subtype, rate or number of channels that libsndfile does not support.
     """
 
     def __init__(self, file: Any, sample_rate: int, channels: int, container: str, subtype: str) -> None:
@@ -103,12 +112,12 @@ class SoundfileWriter:
         self._filled = 0
 
     def abandon(self) -> None:
-        """Let go of the file, whatever state it is in."""
+        """Close the file, which may be incomplete, and ignore errors."""
         with signals_wait(), suppress(Exception):
             self._file.close()
 
     def close(self) -> None:
-        """Encode the rest."""
+        """Encode the buffered samples and close the file."""
         self._write_buffer()
         with signals_wait():
             self._file.close()
@@ -116,7 +125,10 @@ class SoundfileWriter:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Let signals come afterwards: libsndfile calls Python back, where an exception would be lost."""
+    """Delay signals until the end of the `with` block.
+
+    libsndfile calls Python functions; an exception that a signal handler raises in one of them is lost.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

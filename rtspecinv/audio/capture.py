@@ -1,6 +1,7 @@
-"""Captures: memory that a sound device fills round and round, and that one thread empties.
+"""Captures: circular buffers that a sound device fills and that one thread reads.
 
-Positions count samples since the capture was made: `position % length` is the place in memory.
+A position is a number of samples since the capture was created; `position % length` is its index in the
+buffer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ _UNREAD_SECONDS = 8.0  # that the device has to go on if nobody reads
 
 
 def ring_memory(length: int, channels: int) -> Block:
-    """Return silence for a ring of at least `length` samples; raises `ValueError` above `MAX_SAMPLES`."""
+    """Return the zeros of a circular buffer, `(n_samples, channels)`.
+
+    `n_samples` is the next power of 2 from `length` on. Raises `ValueError` if the buffer would have more
+    than `MAX_SAMPLES` values.
+    """
     length = 1 << (length - 1).bit_length()
     if length * channels > MAX_SAMPLES:
         raise ValueError(
@@ -29,19 +34,19 @@ def ring_memory(length: int, channels: int) -> Block:
 
 
 class Counter(Protocol):
-    """Counts samples; rtmixer's actions are such counters, and reading one does not let go of the GIL."""
+    """Counts samples; an action of rtmixer is such a counter, and reading it does not release the GIL."""
 
     done_frames: int
 
 
 class Count:
-    """A counter for a callback."""
+    """Counter that a Python callback increases."""
 
     done_frames = 0
 
 
 class Capture:
-    """The last `queue_seconds` of what a device records in `channels`."""
+    """Buffers the last `queue_seconds` of the sound that a device records in `channels` channels."""
 
     count: Counter  # from `_base`, samples that the device has recorded
 
@@ -62,26 +67,29 @@ class Capture:
 
     @property
     def block_length(self) -> int:
-        """Largest number of samples that the device has given at once."""
+        """Largest number of samples that the device has delivered at once."""
         raise NotImplementedError
 
     @property
     def device_overflows(self) -> int:
-        """How often the device said that it had lost samples."""
+        """Number of times that the device reported lost samples."""
         raise NotImplementedError
 
     @property
     def overflows(self) -> int:
-        """Times that samples were lost: by the device, or because nobody read them."""
+        """Number of times that samples were lost: by the device, or because they were not read in time."""
         return self._lost + (self.device_overflows - self._device_lost_before if self._goes_on else 0)
 
     def clear(self) -> None:
-        """Forget what has been recorded."""
+        """Drop the samples that were recorded and not read."""
         self._lost, self._goes_on = self.overflows, False
         self._free(self.recorded)
 
     def read(self) -> Block:
-        """Take what has been recorded since, `(n_samples, channels)`; of too much the oldest is lost."""
+        """Return the samples recorded since the last call, `(n_samples, channels)`.
+
+        If there are more than the queue holds, the oldest ones are dropped.
+        """
         recorded = self.recorded
         begin = max(self._taken, recorded - self._most)
         self._lost += begin > self._taken
@@ -92,12 +100,12 @@ class Capture:
         return block
 
     def _free(self, position: int) -> None:
-        """Let the device fill the memory up to `position` again."""
+        """Allow the device to overwrite the samples before `position`."""
         self._taken = position
 
 
 class CallbackCapture(Capture):
-    """A capture filled by a Python callback, which has to wait whenever another thread holds the GIL."""
+    """Capture that a Python callback fills; the callback waits while another thread holds the GIL."""
 
     def __init__(self, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS) -> None:
         super().__init__(sample_rate, channels, queue_seconds)
@@ -106,16 +114,16 @@ class CallbackCapture(Capture):
 
     @property
     def block_length(self) -> int:
-        """Counted by the callback."""
+        """Largest number of samples of a call of the callback."""
         return self._block_length
 
     @property
     def device_overflows(self) -> int:
-        """Counted by the callback."""
+        """Number of overflows that PortAudio reported to the callback."""
         return self._device_overflows
 
     def put(self, block: Block, n_samples: int, clock: Any, status: Any) -> None:
-        """On PortAudio's thread: copy, nothing else."""
+        """Copy a recorded block to the buffer; PortAudio calls this method in its own thread."""
         self._block_length = max(self._block_length, n_samples)
         self._device_overflows += bool(status.input_overflow)
         begin = self.count.done_frames
@@ -124,9 +132,9 @@ class CallbackCapture(Capture):
 
 
 class RtmixerCapture(Capture):
-    """A capture filled by rtmixer's callback in C, which never waits for Python (Geier, rtmixer 0.1).
+    """Capture that rtmixer's callback in C fills; the callback never waits for Python (Geier, rtmixer 0.1).
 
-    Its action ends where the memory is full.
+    rtmixer stops recording when the buffer is full; the reader of the capture then starts it again.
     """
 
     _stream: Any
@@ -139,18 +147,18 @@ class RtmixerCapture(Capture):
         self._overflows_before = self._longest_before = 0
 
     def arm(self, stream: Any) -> None:
-        """Let a stream that can record do so as soon as it runs."""
+        """Prepare `stream` to record into this capture when it runs."""
         self._stream = stream
         self.count = self._action = stream.record_ringbuffer(self._ring)
 
     @property
     def block_length(self) -> int:
-        """Counted by rtmixer."""
+        """Largest number of samples of a block that rtmixer counted."""
         return max(self._longest_before, int(self._action.stats.max_blocksize))
 
     @property
     def device_overflows(self) -> int:
-        """Counted by rtmixer."""
+        """Number of overflows that rtmixer counted."""
         return self._overflows_before + int(self._action.stats.input_overflows)
 
     def _free(self, position: int) -> None:
@@ -170,9 +178,12 @@ class RtmixerCapture(Capture):
 def new_capture(
     rtmixer: Any | None, sounddevice: Any, options: dict[str, Any], queue_seconds: float
 ) -> tuple[Capture, Any]:
-    """Return a capture and its stream, with rtmixer or, without that, a callback.
+    """Return a capture and the stream that fills it.
 
-    options: of `sounddevice.InputStream`.
+    rtmixer: module rtmixer, whose callback fills the capture; with None a Python callback fills it.
+    sounddevice: module sounddevice.
+    options: keyword arguments of `sounddevice.InputStream`.
+    queue_seconds: length of the queue, seconds.
     """
     settings = (options["samplerate"], options["channels"], queue_seconds)
     if rtmixer is None:

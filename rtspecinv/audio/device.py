@@ -1,4 +1,4 @@
-"""Sound device for playback: one PortAudio stream, its ring, its lock, and a watchdog while it runs."""
+"""Sound device for playback: one PortAudio stream with its ring buffer, its lock and a watchdog."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from rtspecinv.audio.ring import open_ring
 
 
 class Device:
-    """An open output device, which a sink and, of a duplex stream, a microphone share.
+    """Open output device that a sink uses; in a duplex stream, the sink and a microphone share it.
 
     Args:
-        sample_rate: in Hz; `rate` is the device's own where it refuses that.
-        options: of `sounddevice.OutputStream`.
-        ring_seconds: length of the ring that the device plays.
-        backend: as in `SoundDeviceSink`.
-        input_channels: channels that the stream records.
+        sample_rate: sample rate, Hz; if the device refuses it, `rate` is the device's own rate.
+        options: keyword arguments of `sounddevice.OutputStream`.
+        ring_seconds: length of the ring buffer that the device plays, seconds.
+        backend: name of the backend, as in `SoundDeviceSink`.
+        input_channels: number of channels that the stream records.
 
     Attributes:
-        lock: held by whoever calls a method or reads positions.
-        ring: what is played, and what is recorded (`ring.capture`).
-        running: the stream was started and not stopped.
-        recording: the stream has to run even in silence.
-        closed: nothing can be played any more.
+        lock: lock that a caller must hold while it calls a method other than `wait` or reads a position.
+        ring: buffer of the sound to play; `ring.capture` is the buffer of the recorded sound.
+        rate: sample rate of the stream, Hz.
+        running: whether the stream was started and not stopped.
+        recording: whether a microphone records, so that the stream must run without sound to play, too.
+        closed: whether the sink was closed.
 
     Raises `DeviceError` if PortAudio or the device is missing or refuses these settings.
     """
@@ -64,17 +65,17 @@ class Device:
 
     @property
     def latency_seconds(self) -> float:
-        """Seconds that a sample stays in the device's buffers: what it tells, and not less than a block."""
+        """Time that a sample stays in the device's buffers, seconds: as reported, at least one block."""
         told = 0.0 if self.closed else stream_seconds(self.ring.stream, is_output=True)
         return max(told, self.ring.block_length / self.rate)
 
     @property
     def gone(self) -> bool:
-        """Whether the device has vanished."""
+        """Whether the watchdog has found that the device stopped or takes no samples."""
         return self._watchdog.gone
 
     def check(self) -> None:
-        """Raise if the device is closed, has failed or has vanished."""
+        """Raise `ValueError` if the device is closed, `DeviceError` if it has failed or has vanished."""
         if self.ring.error is not None:
             raise DeviceError(f"Playing failed: {self.ring.error!r}") from self.ring.error
         if self.closed:
@@ -83,7 +84,7 @@ class Device:
             self._watchdog.look()
 
     def start(self) -> None:
-        """Start the stream, if it does not run."""
+        """Start the stream if it does not run, or if it has played all samples of the ring."""
         if self.running and self.ring.exhausted:
             self.stop()
         if not self.running:
@@ -97,19 +98,25 @@ class Device:
                 raise
 
     def stop(self) -> None:
-        """Stop the stream after what it has taken."""
+        """Stop the stream when it has played the samples that it has taken."""
         self.running = False
         with undisturbed():
             self.ring.stream.stop()  # PortAudio returns when its own buffers have been played, too
 
     def recycle(self, enough: int = 0) -> None:
-        """Lend the device again what it has played, or stop it where it came to the end before."""
+        """Erase the played part of the ring for reuse; stop the stream if it has played the whole ring.
+
+        enough: number of played samples up to which nothing is erased, default: 0.
+        """
         self.ring.recycle(enough)
         if self.running and self.ring.exhausted:
             self.stop()
 
     def wait(self, missing: Callable[[], int]) -> None:
-        """Run, and sleep until the device has taken as many samples as are `missing`."""
+        """Start the device and wait until it has taken enough samples.
+
+        missing: function that returns how many samples the device still has to take.
+        """
         while True:
             with self.lock:
                 self.check()
@@ -120,9 +127,9 @@ class Device:
             time.sleep(min(max(n_samples / self.rate, 0.001), 0.02))
 
     def close(self, end: int = 0) -> None:
-        """Let PortAudio close the stream, which joins its thread.
+        """Close the stream; PortAudio then waits for the end of its thread.
 
-        end: position that a device which is there has reached by now.
+        end: position that the device must have reached; a running device before it counts as vanished.
         """
         gone = self.gone or (self.running and self.ring.claimed < end)
         if self.running and not gone:

@@ -23,27 +23,30 @@ class SoundDeviceSink(Sink):
     """Plays samples through a sound device as they are written, without gaps between the blocks.
 
     sample_rate: sample rate, Hz; if the device refuses it, soxr resamples to the rate of the device.
-    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+    channels: number of channels, default: 1.
+    device: number or part of the name of a device that `rtspecinv devices` lists, default: that of the
         system.
-    latency: output buffering of the device: `"low"`, `"high"` or seconds.
-    queue_seconds: length of the queue, seconds; `write` waits while the queue is full.
-    prefill_seconds: length of sound that must be queued before the device starts, seconds; also the delay
-        with which sound resumes after a gap. It doubles with every gap, up to half of the queue.
-    block_length: number of samples that the device takes at once; with 0 the device chooses it.
-    backend: `"rtmixer"` copies to the device in C and does not wait for a busy interpreter, `"callback"`
-        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
-    input_channels: number of channels to record; above 0 the stream is a duplex stream, `microphone` yields
-        the recorded sound, and nothing is resampled. If `device` is one device for both directions,
-        recording and playback have the same clock.
+    latency: output buffering of the device, `"low"`, `"high"` or seconds, default: `"high"`.
+    queue_seconds: length of the queue, seconds, default: 0.5; `write` waits while the queue is full.
+    prefill_seconds: length of sound that must be queued before the device starts, seconds, default: 0.05;
+        also the delay with which sound resumes after a gap. It doubles with every gap, up to half of the
+        queue.
+    block_length: number of samples that the device takes at once, default: 0, the device chooses it.
+    backend: name of the backend, default: `"auto"`. `"rtmixer"` copies to the device in C and does not wait
+        for a busy interpreter, `"callback"` copies in Python, `"auto"` uses rtmixer if it is installed
+        (`pip install "rtspecinv[live]"`).
+    input_channels: number of channels to record, default: 0; above 0 the stream is a duplex stream,
+        `microphone` yields the recorded sound, and nothing is resampled. If `device` is one device for both
+        directions, recording and playback have the same clock.
 
-    Written samples are never changed. If sound begins or ends with a sample that is not 0, the sink adds 5 ms
-    before or after it, in which this sample is faded in or out, so that there is no click. A gap because
-    the writer is late is faded, too; it is counted in `underflows` and delays the following sound by its
-    length.
+    The sink does not change the written samples. If the sound begins or ends with a sample that is not 0, the
+    sink adds a fade of 5 ms before or after it, which avoids a click. If the writer is late, the sound is
+    faded in the same way before and after the gap; the gap is counted in `underflows` and delays the
+    following sound by its length.
 
-    Any thread may write, one at a time; other threads may use `clear`, `abort` and the attributes. In
-    asyncio, use `await asyncio.to_thread(sink.write, samples)`; call `sink.write(samples)` directly only if
-    it has no more samples than `sink.room`.
+    Only one thread at a time may write. Meanwhile other threads may call `clear` and `abort` and read the
+    attributes. In asyncio, use `await asyncio.to_thread(sink.write, samples)`; call `sink.write(samples)`
+    directly only if there are no more samples than `sink.room`.
 
     Raises `DeviceError` if PortAudio or the device is missing or refuses these settings. `write` and `drain`
     raise it if the device stops.
@@ -114,7 +117,7 @@ class SoundDeviceSink(Sink):
 
     @property
     def _held(self) -> int:
-        """Samples that the resampler has not given yet, at the device's rate."""
+        """Number of samples that the resampler still holds back, at the device's rate."""
         return self._resampler.delay if self._resampler is not None else 0
 
     @property
@@ -150,7 +153,7 @@ class SoundDeviceSink(Sink):
 
     @property
     def late_blocks(self) -> int:
-        """Number of underflows that the device reported: it was served late, or lost sound by itself."""
+        """Number of underflows that the device reported: samples reached it late, or it lost some."""
         return self._counted().late_blocks
 
     @property
@@ -168,7 +171,10 @@ class SoundDeviceSink(Sink):
     # -- writing -------------------------------------------------------------------------------------------
 
     def write(self, samples: npt.ArrayLike) -> None:
-        """Queue `samples`, waiting while the queue is full; a `clear` meanwhile drops the rest of them."""
+        """Queue `samples`; waits while the queue is full.
+
+        If another thread calls `clear` meanwhile, the rest of the samples is dropped.
+        """
         block = as_block(samples, self.channels).T  # (n_samples, channels)
         with self._device.lock:
             self._device.check()
@@ -207,9 +213,9 @@ class SoundDeviceSink(Sink):
                 self._device.start()
 
     def drain(self) -> None:
-        """Wait until everything written has been played; the device then rests until the next `write`.
+        """Wait until all written samples have been played; the device then stops until the next `write`.
 
-        While its microphone records, the device plays silence instead.
+        While the microphone of the sink records, the device does not stop but plays silence.
         """
         device, timeline = self._device, self._timeline
         with device.lock:

@@ -16,13 +16,17 @@ MOST_CHANNELS = 1024  # of libsndfile, and so of what others can read
 
 @dataclass(frozen=True)
 class Format:
-    """Limits of a container with one kind of samples.
+    """Limits of a container format with one sample format.
 
     Attributes:
+        container: name of the container: "WAV", "FLAC" or "OGG".
+        subtype: libsndfile's name of the sample format.
         most_rate: largest sample rate, Hz.
-        step_hertz: what rates are multiples of from 2**16 Hz on.
-        rates: all rates there are, if there are only a few.
-        most_samples: per channel; default: no limit, or for WAV by its bytes.
+        most_channels: largest number of channels.
+        step_hertz: number that a sample rate of 2**16 Hz or more must be a multiple of, Hz, default: 1.
+        rates: allowed sample rates, Hz, default: all up to `most_rate`.
+        most_samples: largest number of samples per channel, default: no limit (a WAV file is limited to
+            4 GiB).
     """
 
     container: str
@@ -34,19 +38,19 @@ class Format:
     most_samples: int | None = None
 
     def holds_rate(self, sample_rate: int) -> bool:
-        """Return whether it can say so many Hz."""
+        """Return whether the format allows this sample rate in Hz."""
         if self.rates:
             return sample_rate in self.rates
         return sample_rate <= self.most_rate and (sample_rate < 2**16 or sample_rate % self.step_hertz == 0)
 
     def holds_length(self, channels: int, length: int) -> bool:
-        """Return whether there is room for so many samples in each channel."""
+        """Return whether the format can hold `length` samples in each of `channels` channels."""
         if self.container == "WAV":
             return length * channels * SAMPLE_BYTES.get(self.subtype, 1) <= LARGEST_WAV
         return self.most_samples is None or length <= self.most_samples
 
     def fits(self, sample_rate: int, channels: int, length: int) -> bool:
-        """Return whether it can hold this sound."""
+        """Return whether the format can hold a sound of this sample rate, channels and length."""
         return (
             self.holds_rate(sample_rate)
             and channels <= self.most_channels
@@ -55,7 +59,7 @@ class Format:
 
     @property
     def rates_text(self) -> str:
-        """Rates in words."""
+        """Text for messages that states the allowed sample rates."""
         if self.rates:
             return f"{', '.join(map(str, self.rates))} Hz"
         step = f", above 65535 multiples of {self.step_hertz}" if self.step_hertz > 1 else ""
@@ -73,7 +77,7 @@ FORMATS = (
 
 
 def _find(container: str, subtype: str | None) -> Format:
-    """Limits of a container with samples of that name; default: its first."""
+    """Return the limits of a container with a sample format; with None, its first one in `FORMATS`."""
     of_container = [format for format in FORMATS if format.container == container]
     exact = [format for format in of_container if format.subtype == subtype]
     if exact or subtype is None:
@@ -87,10 +91,13 @@ def _find(container: str, subtype: str | None) -> Format:
 def check(
     name: object, container: str, subtype: str, sample_rate: Any, channels: Any, length: int = 0
 ) -> tuple[int, int]:
-    """Return rate and channels as integers.
+    """Return the sample rate and the number of channels as integers.
+
+    name: name of the file in messages.
+    length: number of samples per channel, default: 0.
 
     Raises:
-        ValueError: the format cannot hold them, or `length` samples per channel; says which formats can.
+        ValueError: the format cannot hold the sound; the message names the formats that can.
     """
     begin = (
         f"Cannot write {printable(name)} with sample_rate={shown(sample_rate)} and channels={shown(channels)}"
@@ -116,7 +123,7 @@ def check(
 
 
 def _count(begin: str, **parameter: Any) -> int:
-    """Value of one named parameter as an integer >= 1."""
+    """Return the value of one named parameter as an integer >= 1; `begin` begins the error message."""
     try:
         return count(1, **parameter)
     except ValueError as error:

@@ -13,7 +13,7 @@ Block = npt.NDArray[np.float32]
 
 
 class Level:
-    """Measures samples on their way, and limits them to full scale.
+    """Measures the level of blocks of samples and limits them to full scale.
 
     Attributes:
         n_samples: number of samples so far, over all channels.
@@ -26,18 +26,18 @@ class Level:
         self.peak = 0.0
 
     def measure(self, block: Block) -> Block:
-        """Count samples of any shape; returns them as they are."""
+        """Measure samples of any shape and return them unchanged."""
         self.n_samples += block.size
         self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
         return block
 
     def limit(self, block: Block) -> Block:
-        """Count samples of any shape; returns them within -1 to 1."""
+        """Measure samples of any shape and return them clipped to -1 to 1."""
         self.clipped += int(np.count_nonzero(np.abs(self.measure(block)) > 1))
         return block.clip(-1, 1)
 
     def warn(self, where: str) -> None:
-        """Warn of samples that were beyond full scale, if there were any."""
+        """Warn if samples were beyond full scale; `where` names the output in the warning."""
         if self.clipped:
             share = self.clipped / self.n_samples
             warn(
@@ -47,7 +47,7 @@ class Level:
 
     @property
     def factor(self) -> float:
-        """What to multiply the samples by, so that all are within full scale: three digits, rounded down."""
+        """Factor, rounded down to three digits, that brings all measured samples within full scale."""
         if self.peak <= 1:
             return 1.0
         digits = 10.0 ** (2 - math.floor(math.log10(1 / self.peak)))

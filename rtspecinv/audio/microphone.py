@@ -53,7 +53,7 @@ class Recording:
 
     @property
     def block_length(self) -> int:
-        """Largest number of samples that the device has given at once."""
+        """Largest number of samples that the device has delivered at once."""
         return self._capture.block_length
 
     @property
@@ -79,15 +79,15 @@ class Recording:
                 time.sleep(min(block_seconds / 8 or _POLL_SECONDS, _POLL_SECONDS))
 
     def _begin(self) -> None:
-        """Record from now on, if it does not yet."""
+        """Start recording, if the device does not record yet."""
         raise NotImplementedError
 
     def _take(self) -> Block | None:
-        """Take what has come, `(n_samples, channels)`; None when it is closed."""
+        """Return the samples recorded since the last call, `(n_samples, channels)`; None if closed."""
         raise NotImplementedError
 
     def _end(self) -> None:
-        """Record no more."""
+        """Stop recording."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -109,21 +109,25 @@ class Recording:
 class Microphone(Recording):
     """Records through a sound device; iteration yields float32 blocks `(channels, n_samples)` on arrival.
 
-    sample_rate: sample rate that the device accepts, Hz; default: the device's own.
-    device: number or part of the name of a device that `rtspecinv devices` lists; default: that of the
+    sample_rate: sample rate that the device accepts, Hz; None is the device's own.
+    channels: number of channels, default: 1.
+    device: number or part of the name of a device that `rtspecinv devices` lists, default: that of the
         system.
-    latency: input buffering of the device: `"low"`, `"high"` or seconds.
-    queue_seconds: length of the queue for the iteration, seconds; if it is full, the oldest samples are lost.
-    block_length: number of samples that the device gives at once; with 0 the device chooses it.
-    backend: `"rtmixer"` copies from the device in C and does not wait for a busy interpreter, `"callback"`
-        copies in Python; `"auto"` uses rtmixer if it is installed (`pip install "rtspecinv[live]"`).
+    latency: input buffering of the device, `"low"`, `"high"` or seconds, default: `"low"`.
+    queue_seconds: length of the queue for the iteration, seconds, default: 0.5; if the queue is full, the
+        oldest samples are dropped.
+    block_length: number of samples that the device delivers at once, default: 0, the device chooses it.
+    backend: name of the backend, default: `"auto"`. `"rtmixer"` copies from the device in C and does not wait
+        for a busy interpreter, `"callback"` copies in Python, `"auto"` uses rtmixer if it is installed
+        (`pip install "rtspecinv[live]"`).
 
-    It records from the start of the iteration until `close`, which also ends the iteration from another
-    thread. To play on the same device meanwhile, take `SoundDeviceSink(..., input_channels=1).microphone`:
-    one stream for both has one clock, so that neither runs ahead of the other.
+    The microphone records from the start of the iteration until `close`; another thread may call `close` to
+    end the iteration. To record and play on one device at the same time, use
+    `SoundDeviceSink(..., input_channels=1).microphone`: its single stream has one clock for both
+    directions, so recording and playback do not drift apart.
 
-    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings, and from the
-    iteration if the device stops.
+    Raises `DeviceError` if PortAudio or the device is missing or refuses these settings. The iteration
+    raises it if the device stops.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class Microphone(Recording):
                 self._stream.close(ignore_errors=True)
 
     def _gives(self) -> bool:
-        """Return whether the running device is there: it gives something soon."""
+        """Return whether the running device delivers samples within `_PAUSE_SECONDS`."""
         give_up = time.monotonic() + _PAUSE_SECONDS
         self._capture.read()
         while time.monotonic() < give_up:
@@ -187,12 +191,12 @@ class Microphone(Recording):
 
 
 class DuplexMicrophone(Recording):
-    """What the device of a sink records while it plays.
+    """Recording of the device of a sink, made while the device plays.
 
     Args:
-        device: the stream of both.
-        capture: what it records.
-        timeline: what it plays.
+        device: device of the sink, with a duplex stream.
+        capture: buffer of the recorded sound.
+        timeline: positions of the sound that the sink plays.
     """
 
     def __init__(self, device: Device, capture: Capture, timeline: Timeline) -> None:

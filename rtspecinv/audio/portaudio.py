@@ -1,4 +1,7 @@
-"""PortAudio: imported when a device is opened, and handled with care."""
+"""Helpers for PortAudio: its modules, checks of parameters, errors, signals and a watchdog.
+
+The modules sounddevice and rtmixer are imported when a device is opened or listed.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ _Opened = TypeVar("_Opened")
 
 
 class DeviceError(RuntimeError):
-    """There is no usable sound device, or it stopped; the message says what helps."""
+    """Error for a sound device that is missing, refuses its settings or stopped."""
 
 
 def sounddevice() -> Any:
-    """Return the module, imported only now; raises `DeviceError` with what to install."""
+    """Return the module sounddevice; raises `DeviceError` with the command that installs what is missing."""
     without = "; FileSink, ArraySink and the command line's -o FILE work without it"
     try:
         import sounddevice as module
@@ -42,11 +45,11 @@ def sounddevice() -> Any:
 
 
 def rtmixer_for(backend: str) -> Any | None:
-    """Return rtmixer, or None for a callback.
+    """Return the module rtmixer, or None if a Python callback serves the device.
 
-    backend: `"rtmixer"`, `"callback"`, or `"auto"` for rtmixer where it is installed.
+    backend: name of the backend: `"rtmixer"`, `"callback"`, or `"auto"` for rtmixer if it is installed.
 
-    Raises `ImportError` if rtmixer is asked for and missing.
+    Raises `ImportError` if `backend` is `"rtmixer"` and rtmixer is not installed.
     """
     choice(("auto", "rtmixer", "callback"), backend=backend)
     if backend == "callback":
@@ -61,19 +64,22 @@ def rtmixer_for(backend: str) -> Any | None:
 
 
 def queue_of(sample_rate: int, queue_seconds: float) -> float:
-    """Return the length of a queue in seconds; raises `ValueError` if that is less than a sample."""
+    """Return `queue_seconds`; raises `ValueError` if it is less than one sample or too long."""
     return finite(1 / sample_rate, _LONGEST_QUEUE, queue_seconds=queue_seconds)
 
 
 def rate_of(sample_rate: int) -> int:
-    """Return a rate in Hz; raises `ValueError` for what is none."""
+    """Return a sample rate in Hz as an integer; raises `ValueError` if it is not one."""
     return count(1, HIGHEST_RATE, sample_rate=sample_rate)
 
 
 def stream_options(
     device: int | str | None, channels: int, latency: float | str, block_length: int
 ) -> dict[str, Any]:
-    """Return the options of a stream of sounddevice; raises `ValueError` for what no device can have."""
+    """Return the keyword arguments of a stream of sounddevice.
+
+    Raises `ValueError` for a value that no device can have.
+    """
     given = latency
     if not (isinstance(latency, str) and latency in LATENCIES):
         latency = real(latency)
@@ -91,14 +97,18 @@ def stream_options(
 
 
 def _device_of(device: int | str | None) -> int | str | None:
-    """Return a device by its number or name; raises `ValueError` for what is no number."""
+    """Return the number or name of a device; raises `ValueError` for a number that no device has."""
     return device if device is None or isinstance(device, str) else count(0, _MOST_DEVICES, device=device)
 
 
 def refused(
     to_do: str, device: int | str | None, sample_rate: int | None, channels: int, why: object
 ) -> DeviceError:
-    """Return the error for a device that does not take these settings."""
+    """Return the error for a device that refuses these settings.
+
+    to_do: what failed, such as "play on".
+    why: error of PortAudio.
+    """
     name = device if device is not None else "default"
     return DeviceError(
         f"Cannot {to_do} device {name!r} with {sample_rate=}, {channels=}: {' '.join(str(why).split())}; "
@@ -107,9 +117,10 @@ def refused(
 
 
 def stream_seconds(stream: Any, is_output: bool) -> float:
-    """Return the latency that PortAudio states for a stream, 0 where what it says cannot be.
+    """Return the latency that PortAudio reports for a stream, seconds; 0 for an impossible value.
 
-    Of JACK clients that state none, it gives a number below zero as if it were unsigned: a day and more.
+    For a JACK client without a latency PortAudio reports a negative number as an unsigned one, which is more
+    than a day.
     """
     told = stream.latency
     seconds = float(told[is_output] if isinstance(told, tuple) else told)
@@ -117,7 +128,7 @@ def stream_seconds(stream: Any, is_output: bool) -> float:
 
 
 def device_table() -> str:
-    """Return a line for each sound device; raises `DeviceError` if there is none."""
+    """Return a text with a line for each sound device; raises `DeviceError` if there is none."""
     devices = sounddevice().query_devices()
     if not devices:
         raise DeviceError("PortAudio finds no sound device")
@@ -125,10 +136,13 @@ def device_table() -> str:
 
 
 def one_device(to_record: int | str | None, to_play: int | str | None) -> dict[str, Any] | None:
-    """Return what PortAudio tells of the device that both are, or None if they are two, or not there.
+    """Return PortAudio's description of the device if both parameters name the same one, else None.
 
-    Its `index` and its `default_samplerate` are what a stream for both needs. Raises `ValueError` for a
-    number that no device has.
+    to_record: number or name of the device that records; None is the default of the system.
+    to_play: number or name of the device that plays; None is the default of the system.
+
+    A duplex stream needs `index` and `default_samplerate` of the description. Returns None for a missing
+    device, too. Raises `ValueError` for a number that no device has.
     """
     to_record, to_play = _device_of(to_record), _device_of(to_play)
     sd = sounddevice()
@@ -141,9 +155,11 @@ def one_device(to_record: int | str | None, to_play: int | str | None) -> dict[s
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C: in the middle of a call of PortAudio it breaks JACK's connection to its server.
+    """Delay Ctrl-C until the end of the `with` block.
 
-    This thread's calls are not interrupted; and where another thread gets the signal, no exception comes.
+    Ctrl-C during a call of PortAudio breaks JACK's connection to its server. This thread does not receive
+    the signal, so that its system calls are not interrupted. If another thread receives it, no exception is
+    raised before the end of the block.
     """
     mask = getattr(signal, "pthread_sigmask", None)
     in_main = threading.current_thread() is threading.main_thread()
@@ -165,7 +181,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def starting(module: Any) -> Iterator[None]:
-    """Let PortAudio start a stream, undisturbed; raises `DeviceError` if it does not."""
+    """Delay Ctrl-C while the `with` block starts a stream; raises `DeviceError` if PortAudio fails."""
     try:
         with undisturbed():
             yield
@@ -174,7 +190,10 @@ def starting(module: Any) -> Iterator[None]:
 
 
 def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _Opened:
-    """Return what `make` opens; if Ctrl-C comes meanwhile, it is closed, as nobody else could."""
+    """Return what `make` opens, such as a stream.
+
+    If Ctrl-C is pressed meanwhile, `close` closes it, because the caller does not receive it.
+    """
     made = None
     try:
         with undisturbed():
@@ -187,10 +206,10 @@ def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _
 
 
 class Watchdog:
-    """Notices that a stream stands still that should run.
+    """Detects that a running stream has stopped or moves no samples.
 
-    position: tells how far it is.
-    verb: "taken" or "given", what the device should have done with samples.
+    position: function that returns the number of samples that the stream has moved.
+    verb: word for the error message, "taken" for an output device or "given" for an input device.
     """
 
     def __init__(self, module: Any, stream: Any, position: Callable[[], int], verb: str) -> None:
@@ -199,20 +218,20 @@ class Watchdog:
         self.start()
 
     def start(self) -> None:
-        """Begin to watch: it has just been started."""
+        """Restart the measurement of time; call it when the stream starts."""
         self._moved = self._looked = time.monotonic()
         self._seen = self._position()
 
     @property
     def active(self) -> bool:
-        """Whether PortAudio says that the stream runs."""
+        """Whether PortAudio reports that the stream runs."""
         try:
             return bool(self._stream.active)
         except self._module.PortAudioError:
             return False
 
     def look(self) -> None:
-        """Raise `DeviceError` if it stopped, or has not moved for long."""
+        """Raise `DeviceError` if the stream has stopped, or has moved no samples for `STALL_SECONDS`."""
         now, position = time.monotonic(), self._position()
         was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this program itself
         if position != self._seen:
@@ -231,13 +250,16 @@ class Watchdog:
 
 
 def _leave_at_exit(module: Any) -> None:
-    """Let Python's exit not end PortAudio, which aborts the process where a JACK server has gone."""
+    """Prevent the end of PortAudio at Python's exit: it aborts the process if the JACK server has ended."""
     if hasattr(module, "_exit_handler"):
         atexit.unregister(module._exit_handler)
 
 
 def abandon(module: Any, stream: Any) -> None:
-    """Let PortAudio close the stream of a device that is gone, in its own time: that may be minutes."""
+    """Close the stream of a vanished device in another thread.
+
+    PortAudio may need minutes for that; the call returns after `STALL_SECONDS` at the latest.
+    """
     _leave_at_exit(module)
     closer = threading.Thread(target=stream.close, name="close", daemon=True)
     closer.start()

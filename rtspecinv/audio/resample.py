@@ -1,4 +1,4 @@
-"""Resampling a stream for a device that has another rate."""
+"""Resampling of a stream of samples, for a device or a client with another sample rate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rtspecinv.audio.sinks import Block
 
 
 class Resampler:
-    """Resamples blocks `(n_samples, channels)` with soxr's high quality, the same for every way of cutting.
+    """Resamples blocks `(n_samples, channels)` with soxr's high quality.
 
-    Raises `ImportError` without soxr.
+    The block lengths do not affect the result. Raises `ImportError` if soxr is not installed.
     """
 
     def __init__(self, from_rate: float, to_rate: float, channels: int) -> None:
@@ -23,7 +23,7 @@ class Resampler:
         self.longest_delay = self._measure(round(from_rate), channels)
 
     def _measure(self, n_samples: int, channels: int) -> int:
-        """Return the most output samples that it ever holds back: it gives them in bursts."""
+        """Return the largest number of output samples that soxr holds back, as it returns them in bursts."""
         longest = 0
         for _ in range(0, n_samples, 64):
             self.push(np.zeros((64, channels), np.float32))
@@ -33,20 +33,20 @@ class Resampler:
 
     @property
     def delay(self) -> int:
-        """Samples, at the new rate, that went in and have not come out yet."""
+        """Number of samples pushed but not returned yet, at the new rate."""
         return int(np.ceil(self._stream.delay()))
 
     def push(self, block: Block) -> Block:
-        """Return what can be given by now, `(n_samples, channels)`."""
+        """Push a block and return the samples that are ready, `(n_samples, channels)`."""
         out: Block = self._stream.resample_chunk(np.ascontiguousarray(block))
         return out
 
     def flush(self) -> Block:
-        """Return the rest, as if silence followed, and begin anew."""
+        """Return the remaining samples, as if silence followed, and reset."""
         out: Block = self._stream.resample_chunk(self._nothing, last=True)
         self.clear()
         return out
 
     def clear(self) -> None:
-        """Forget everything pushed."""
+        """Drop all samples pushed, and reset."""
         self._stream.clear()

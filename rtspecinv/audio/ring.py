@@ -1,7 +1,8 @@
-"""Rings: memory that a sound device plays round and round, and that may be changed ahead of it.
+"""Rings: circular buffers that a sound device plays, and whose unplayed samples may be replaced.
 
-Silence is part of the ring. The device's thread only copies; it decides nothing and waits for nobody.
-Positions count samples since the ring was made: `position % length` is the place in memory.
+Silence is stored in the ring, too: the device's thread only copies samples to the device. A position is a
+number of samples since the ring was created; `position % length` is its index in the buffer. The device may
+play up to position `limit`; this module calls that part of the ring "lent".
 
              erased          played   claimed             end           limit = erased + length
     ───────────┼────────────────┼────────┼──────────────────┼──────────────┼────
@@ -22,7 +23,10 @@ from rtspecinv.audio.sinks import Block
 
 
 class Ring:
-    """A ring of at least `length` samples in `channels`, and what both kinds of device do with it."""
+    """Circular buffer of at least `length` samples in `channels` channels that a device plays.
+
+    Its subclasses connect the buffer to a stream of sounddevice or rtmixer.
+    """
 
     stream: Any  # of PortAudio
     claim: Counter  # from `_base`, samples up to which the device has copied or is copying
@@ -39,50 +43,53 @@ class Ring:
 
     @property
     def block_length(self) -> int:
-        """Largest number of samples that the device has asked for at once."""
+        """Largest number of samples that the device has taken at once."""
         raise NotImplementedError
 
     @property
     def late_blocks(self) -> int:
-        """How often the device said that it had been served too late."""
+        """Number of times that the device reported an underflow."""
         raise NotImplementedError
 
     def _arm(self) -> None:
-        """Prepare the stopped device to play the whole ring once from `_base`."""
+        """Prepare the stopped device to play the whole ring once, from position `_base` on."""
         raise NotImplementedError
 
     def _extend(self, count: int) -> None:
-        """Let the device play `count` samples more."""
+        """Allow the device to play `count` more samples."""
         raise NotImplementedError
 
     @property
     def claimed(self) -> int:
-        """Position up to which the device has taken samples, or is taking them just now.
+        """Position up to which the device has taken samples or is taking them now.
 
-        `done` stays ahead where the device came to the end of rtmixer's first ring just before that was lent
-        more; the ring is `exhausted` then.
+        `done` can exceed `claim`: the device reached the end of rtmixer's first ring just before that ring
+        was extended. The ring is `exhausted` then.
         """
         return self._base + max(self.claim.done_frames, self.done.done_frames)
 
     @property
     def _limit(self) -> int:
-        """Position up to which the device was lent the ring."""
+        """Position up to which the device may play."""
         return self._erased + len(self.samples)
 
     @property
     def exhausted(self) -> bool:
-        """Whether the device has played all that it was lent, and plays no more before it is started anew."""
+        """Whether the device has played up to the limit, so that it plays nothing until it is restarted."""
         return self._spent or self.claimed >= self._limit
 
     def start(self) -> None:
-        """Start the stopped device where it stopped."""
+        """Start the stopped device at the position where it stopped."""
         self.recycle()
         self._base, self._spent = self.claimed, False
         self._arm()
         self.stream.start()
 
     def recycle(self, enough: int = 0) -> None:
-        """Silence what has been played and lend it to the device again, if it is more than `enough`."""
+        """Replace the played samples by silence and allow the device to play that part again.
+
+        enough: number of played samples up to which nothing is done, default: 0.
+        """
         limit = self._limit
         begin, count = self._erased % len(self.samples), self._base + self.done.done_frames - self._erased
         if count > enough:
@@ -100,10 +107,12 @@ class Ring:
         return copy
 
     def store(self, begin: int, samples: Block) -> tuple[bool, bool]:
-        """Replace what is there from `begin` on, unless the device came first or was not lent so much.
+        """Replace the samples from position `begin` on, and return `(stored, in_time)`.
 
-        Not for a ring that is `exhausted` while it runs. Returns whether that was done, and whether even then
-        the device had not come there.
+        `stored` is False, and nothing is replaced, if the device has passed `begin` or if the samples end
+        behind the limit. `in_time` is False if the device has passed `begin` by the end of the copy, so that
+        it may have played some of the old samples. Callers must not use this method while the device runs
+        and the ring is `exhausted`.
         """
         if begin + len(samples) > self._limit:
             return False, False
@@ -123,7 +132,7 @@ class Ring:
 
 
 class CallbackRing(Ring):
-    """A ring drained by a Python callback, which has to wait whenever another thread holds the GIL."""
+    """Ring that a Python callback plays; the callback waits while another thread holds the GIL."""
 
     def __init__(self, sounddevice: Any, length: int, options: dict[str, Any], input_channels: int) -> None:
         channels = options["channels"]
@@ -141,12 +150,12 @@ class CallbackRing(Ring):
 
     @property
     def block_length(self) -> int:
-        """Counted by the callback."""
+        """Largest number of samples of a call of the callback."""
         return self._block_length
 
     @property
     def late_blocks(self) -> int:
-        """Counted by the callback."""
+        """Number of underflows that PortAudio reported to the callback."""
         return self._late_blocks
 
     def _arm(self) -> None:
@@ -178,10 +187,10 @@ class CallbackRing(Ring):
 
 
 class RtmixerRing(Ring):
-    """A ring drained by rtmixer's callback in C, which never waits for Python (Geier, rtmixer 0.1).
+    """Ring that rtmixer's callback in C plays; the callback never waits for Python (Geier, rtmixer 0.1).
 
-    Two of its actions run side by side. It serves them in order, so the first, which plays silence, counts
-    what the second, which plays the samples, is about to copy.
+    In each block rtmixer executes two actions in order. The first one plays silence; its counter is the
+    position up to which the second one, which plays the sound, copies next.
     """
 
     def __init__(self, rtmixer: Any, length: int, options: dict[str, Any], input_channels: int) -> None:
@@ -203,12 +212,12 @@ class RtmixerRing(Ring):
 
     @property
     def block_length(self) -> int:
-        """Counted by rtmixer."""
+        """Largest number of samples of a block that rtmixer counted."""
         return max(self._longest_before, int(self._actions[0].stats.max_blocksize))
 
     @property
     def late_blocks(self) -> int:
-        """Counted by rtmixer."""
+        """Number of underflows that rtmixer counted."""
         return self._late_before + int(self._actions[0].stats.output_underflows)
 
     def _arm(self) -> None:
@@ -237,12 +246,14 @@ def open_ring(
     options: dict[str, Any],
     input_channels: int = 0,
 ) -> tuple[Ring, int]:
-    """Return a ring and its rate: `sample_rate` or, if the device refuses that, its own.
+    """Return a ring and its sample rate: `sample_rate` or, if the device refuses it, the device's own.
 
-    sd, rtmixer: the modules sounddevice and rtmixer; without the latter a callback drains the ring.
-    seconds: that the ring lasts at least.
-    options: of `sounddevice.OutputStream`.
-    input_channels: that the stream records, too; then the device must take `sample_rate`.
+    sd: module sounddevice.
+    rtmixer: module rtmixer, whose callback plays the ring; with None a Python callback plays it.
+    sample_rate: sample rate, Hz.
+    seconds: shortest length of the ring, seconds.
+    options: keyword arguments of `sounddevice.OutputStream`.
+    input_channels: number of channels to record, default: 0; above 0 the device must accept `sample_rate`.
 
     Raises `DeviceError` if there is no device or it refuses these settings.
     """

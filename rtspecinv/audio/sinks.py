@@ -1,6 +1,6 @@
-"""Sinks, to which samples are written: memory, a file, or several sinks at once.
+"""Sinks, the outputs of samples: memory, a file, or several sinks at the same time.
 
-A sink takes blocks of samples in the layout an inverter returns, `(n_samples,)` for one channel or
+A sink accepts blocks of samples with the shape that an inverter returns, `(n_samples,)` for one channel or
 `(channels, n_samples)`, as numpy or torch. The block lengths do not affect the result.
 """
 
@@ -29,7 +29,7 @@ _SinkType = TypeVar("_SinkType", bound="Sink")
 
 
 class Sink:
-    """Takes blocks of samples; as a context manager it closes at the end and aborts on an exception."""
+    """Accepts blocks of samples; as a context manager it closes at the end and aborts on an exception."""
 
     def write(self, samples: npt.ArrayLike) -> None:
         """Write the next samples, `(n_samples,)` or `(channels, n_samples)`; may wait until there is room."""
@@ -64,9 +64,9 @@ class Sink:
 
 
 def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
-    """Return `samples` as float32 `(channels, n_samples)`; raises for samples of another kind.
+    """Return `samples` as float32 `(channels, n_samples)`; raises an error for an invalid array.
 
-    `channels=None` accepts any number of channels.
+    channels: required number of channels; None accepts any number.
     """
     if hasattr(samples, "detach"):  # a torch tensor, perhaps on another device or part of a graph
         try:
@@ -112,7 +112,7 @@ class ArraySink(Sink):
 
     @property
     def samples(self) -> Block:
-        """Everything written so far: `(n_samples,)` if the blocks were, else `(channels, n_samples)`."""
+        """All samples written so far: `(n_samples,)` if the blocks had one axis, else with channels first."""
         if not self._blocks:
             return np.zeros(0, np.float32)
         joined = np.concatenate(self._blocks, axis=-1)
@@ -125,12 +125,17 @@ _SUBTYPES = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}
 class FileSink(Sink):
     """Writes a WAV, FLAC or OGG file; the file appears under its name only when it closes without an error.
 
-    `path` is the path of the file, or of a pipe or device, or an open binary file, which stays open. A pipe,
-    a device or an open file gets WAV of unknown length as samples are written, or FLAC or OGG after the end.
-    `sample_rate` is in Hz. `subtype` is libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`,
-    `"FLOAT"`, ...); WAV with integers or floats does not need soundfile. `length` is the number of samples
-    per channel that will be written, if it is known. Samples beyond full scale are clipped, except in float
-    formats; `clipped` counts them over all channels, and closing the file warns of them.
+    path: path of the file, or of a pipe or device, or an open binary file, which stays open. To a pipe, a
+        device or an open file the sink writes WAV as samples arrive, or FLAC or OGG when it closes.
+    sample_rate: sample rate, Hz.
+    channels: number of channels, default: 1.
+    subtype: libsndfile's name of the sample format (`"PCM_16"`, `"PCM_24"`, `"FLOAT"`, ...), default:
+        `"PCM_16"`, or `"VORBIS"` for OGG. WAV with integers or floats does not need soundfile.
+    length: number of samples per channel that will be written, default: unknown.
+
+    Samples beyond full scale are clipped, except in float formats; `clipped` counts them over all channels,
+    and closing the file warns of them.
+
     Raises `ValueError` for a suffix, rate, number of channels, subtype or length that cannot be written,
     `FileNotFoundError` for a missing folder, and `OSError` if the file cannot be written.
     """
@@ -224,7 +229,7 @@ class FileSink(Sink):
         return self.level.clipped
 
     def close(self) -> None:
-        """Finish the file and give it its name; warns if samples were clipped."""
+        """Finish the file, which then appears under its name; warns if samples were clipped."""
         if self._closed:
             return
         try:
@@ -253,10 +258,10 @@ _OF_DEVICES = ("queued", "sample_rate", "latency_seconds", "underflows")
 
 
 class TeeSink(Sink):
-    """Writes to several sinks in the order given: files first, because a device makes the writer wait.
+    """Writes samples to several sinks in the given order.
 
-    The attributes of devices (`queued`, `latency_seconds`, `underflows`) are those of the first sink that has
-    them.
+    Files should come first, because a device makes the writer wait. The attributes of devices
+    (`queued`, `latency_seconds`, `underflows`) are those of the first sink that has them.
     Raises `ValueError` for sinks of different sample rates.
     """
 

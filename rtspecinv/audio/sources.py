@@ -25,8 +25,9 @@ class AudioReader:
 
     WAV with integers or floats needs no soundfile. `sample_rate` is in Hz; `n_samples` (per channel) is the
     number in the file's header, an estimate for MP3.
-    Raises `FileNotFoundError`, `IsADirectoryError`, and `ValueError` for a file that is not audio, is damaged
-    or holds no samples, `ImportError` for one that needs soundfile. Iterating over it gives its `blocks()`.
+    Iteration over the reader yields its `blocks()`.
+    Raises `FileNotFoundError` or `IsADirectoryError` if there is no such file, `ValueError` if it is not
+    audio, is damaged or holds no samples, and `ImportError` if soundfile is needed but not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -71,13 +72,13 @@ class AudioReader:
 
 
 class AudioStream:
-    """Reads a WAV stream from an open binary file or a pipe, once and as it comes; needs no soundfile.
+    """Reads a WAV stream from an open binary file or a pipe, once, as it arrives; needs no soundfile.
 
     Args:
         file: open binary file.
-        raw: sample rate in Hz and number of channels, for a stream of 16-bit little-endian integers without a
-            header.
-        name: name of the stream in messages.
+        raw: sample rate in Hz and number of channels of a stream of 16-bit little-endian integers without a
+            header, default: the stream has a WAV header.
+        name: name of the stream in messages, default: "the stream".
 
     `n_samples` (per channel) is None if the stream does not state its length.
     Raises `ValueError` if the file is not such a stream.
@@ -102,12 +103,12 @@ class AudioStream:
         return self.blocks()
 
     def blocks(self, n_samples: int = 8192) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield float32 blocks `(channels, n_samples)` of what is left; the last one may be shorter."""
+        """Yield float32 blocks `(channels, n_samples)` of the rest; the last one may be shorter."""
         return _blocks(self._wav, count(1, _LONGEST_BLOCK, n_samples=n_samples), self._name)
 
 
 def _raw(raw: tuple[int, int]) -> tuple[int, int]:
-    """Return the sample rate and number of channels of a stream without a header."""
+    """Return the checked sample rate and number of channels of a stream without a header."""
     rule = "(sample_rate, channels), two integers >= 1"
     found = sizes(rule, raw=raw)
     if len(found) != 2:
@@ -133,6 +134,6 @@ def _blocks(file: Any, n_samples: int, name: str) -> Iterator[npt.NDArray[np.flo
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], int]:
-    """Read a whole audio file: float32 `(channels, n_samples)` within -1 to 1, and its rate in Hz."""
+    """Return the samples of an audio file, float32 `(channels, n_samples)`, and its sample rate in Hz."""
     reader = AudioReader(path)
     return np.concatenate(list(reader.blocks(65536)), axis=-1), reader.sample_rate

@@ -15,22 +15,24 @@ _AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not c
 
 
 class Timeline:
-    """Positions of samples in what a device plays, counted since it was opened.
+    """Writes samples to the ring of a device, fades them at gaps, and counts the gaps.
+
+    A position is a number of samples since the device was opened.
 
     Args:
-        device: whose ring is written to; its lock is held during every call.
-        queue_length: most samples that may wait to be played.
-        prefill: samples that must wait before the device starts, and the lead after a gap; it doubles with
-            every gap, up to half of the queue.
+        device: device whose ring is written to; the caller holds its lock during every call.
+        queue_length: largest number of samples that may wait to be played.
+        prefill: number of samples that must wait before the device starts, and the delay with which sound
+            resumes after a gap; it doubles with every gap, up to half of the queue.
 
     Attributes:
-        end: position behind the last sample written.
-        used: position up to which the ring holds sound, a fade included.
-        sounding: sound goes on up to `end`, so that the next sample must follow there.
-        underflows: gaps that were heard, and those that the device told about.
-        late_blocks: underflows that the device told about while there was sound.
-        underflow_samples: samples of silence and fades in the gaps.
-        underflow_seconds: when each underflow began (the last 10000).
+        end: position after the last sample written.
+        used: position up to which the ring holds sound, including a fade.
+        sounding: whether the sound continues up to `end`, so that the next sample must follow there.
+        underflows: number of gaps: those that the writer caused and those that the device reported.
+        late_blocks: number of underflows that the device reported while there was sound.
+        underflow_samples: number of samples of silence and fades in the gaps.
+        underflow_seconds: times at which the last 10000 underflows began, seconds since opening.
     """
 
     def __init__(self, device: Device, queue_length: int, prefill: int) -> None:
@@ -52,7 +54,7 @@ class Timeline:
 
     @property
     def ahead(self) -> int:
-        """Samples between the device and where the next one written goes."""
+        """Number of samples that the device plays before the next sample written."""
         ahead = self.end - self._ring.claimed  # one look, as the device goes on
         if self.sounding and ahead >= 0:
             return ahead
@@ -60,30 +62,33 @@ class Timeline:
 
     @property
     def waiting(self) -> int:
-        """Samples written that the device has not taken."""
+        """Number of samples written that the device has not taken."""
         return max(0, self.end - self._ring.claimed) if self.sounding else 0
 
     @property
     def room(self) -> int:
-        """Samples that may be queued now; behind a gap at least half of the queue, however long the lead."""
+        """Number of samples that may be queued now; after a gap, at least half of the queue."""
         most = self.queue_length if self.goes_on else self.queue_length // 2
         return self.queue_length - min(self.ahead, most)
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether enough waits for the device to start."""
+        """Whether enough samples are queued to start the device."""
         return self.end - self._ring.claimed >= self.prefill
 
     @property
     def _lead(self) -> int:
-        """Samples to leave to the device before sound starts anew, so that it hardly comes there first."""
+        """Number of samples of silence before sound resumes after a gap.
+
+        It gives the writer time to store the samples before the device reaches them.
+        """
         fade_length = len(self._fade_out)
         most = len(self._ring.samples) - self.queue_length - 3 * fade_length  # or a full queue does not fit
         lead = min(self.prefill, self.queue_length // 2)
         return min(max(lead, self._ring.block_length), most) + fade_length
 
     def place(self, block: Block) -> None:
-        """Put `block` behind what is queued or, if the device has come there first, behind a gap."""
+        """Store `block` after the queued samples or, if the device has already passed them, after a gap."""
         self.count_late_blocks()
         fade_length, enough = len(self._fade_out), len(self._ring.samples) // 4
         while True:
@@ -109,7 +114,7 @@ class Timeline:
         self.end, self.sounding = end, True
 
     def fade_out(self) -> None:
-        """Fade what the device plays next, and silence what follows."""
+        """Fade out the samples that the device plays next, and replace the following ones by silence."""
         fade_length = len(self._fade_out)
         stored = False
         while not stored and self._ring.claimed < self.used:
@@ -124,7 +129,7 @@ class Timeline:
         self.sounding = False
 
     def count_late_blocks(self) -> None:
-        """Count as underflows what the device told about while there was sound."""
+        """Count the underflows that the device reported since the last call, if there was sound."""
         late = self._ring.late_blocks
         if self.sounding:
             for _ in range(late - self._late_blocks_seen):
@@ -138,6 +143,6 @@ class Timeline:
         self.underflow_seconds.append(position / self._device.rate)
 
     def _edge(self, sample: npt.NDArray[np.float32]) -> Block:
-        """Fade of `(channels,)` to silence."""
+        """Return a fade from one sample `(channels,)` to silence, `(n_samples, channels)`."""
         edge: Block = sample * self._fade_out
         return edge if np.abs(sample).max() > _AUDIBLE else np.zeros_like(edge)

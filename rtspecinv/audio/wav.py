@@ -1,7 +1,7 @@
 """WAV files and streams of plain samples, read and written without any library.
 
-Only forwards, so that a pipe will do. A stream of unknown length has 0xFFFFFFFF in its place, as those of
-ffmpeg have.
+Reading is sequential, so a pipe can be read, too. A stream of unknown length has the length field 0xFFFFFFFF,
+as ffmpeg writes it.
 
 Source: Microsoft and IBM 1991, Multimedia Programming Interface and Data Specifications 1.0; Microsoft 1999,
 Multiple Channel Audio Data and WAVE Files, for WAVE_FORMAT_EXTENSIBLE.
@@ -35,8 +35,8 @@ _KINDS = {  # (format, bytes of a sample): type of numpy
 class WavReader:
     """Reads the samples of a WAV stream from its beginning.
 
-    `n_samples` (per channel) is the number in the header, None for a stream of unknown length.
-    Raises `ValueError` for what is no WAV stream of plain samples.
+    `n_samples` is the number of samples per channel that are left according to the header; it is None for a
+    stream of unknown length. Raises `ValueError` if the file is not a WAV stream of integers or floats.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -59,19 +59,19 @@ class WavReader:
 
     @classmethod
     def raw(cls, file: IO[bytes], sample_rate: int, channels: int) -> WavReader:
-        """Read a stream that has no header: integers of 16 bits, the low byte first, channels in turn."""
+        """Return a reader of a stream without a header: interleaved 16-bit little-endian integers."""
         self = cls.__new__(cls)
         self._file, self.n_samples = file, None
         self.sample_rate, self.channels, self._format, self._width = sample_rate, channels, _PCM, 2
         return self
 
     def limit(self, n_bytes: int) -> None:
-        """Say how many bytes of samples there can be at most: a file may have been cut off."""
+        """Limit `n_samples` to what `n_bytes` bytes hold, as a file may be shorter than its header states."""
         most = n_bytes // (self._width * self.channels)
         self.n_samples = most if self.n_samples is None else min(self.n_samples, most)
 
     def read(self, n_samples: int) -> Block:
-        """Return the next samples, `(n, channels)`: fewer than asked for at the end only."""
+        """Return the next samples, `(n, channels)`; `n` is less than `n_samples` only at the end."""
         if self.n_samples is not None:
             n_samples = min(n_samples, self.n_samples)
         align = self._width * self.channels
@@ -97,7 +97,7 @@ def _decoded(values: npt.NDArray[Any], format: int, width: int) -> Block:
 
 
 def _format(chunk: bytes) -> tuple[int, int, int, int]:
-    """Rate, channels, format and bytes of a sample."""
+    """Return sample rate, channels, format code and bytes per sample from the chunk "fmt "."""
     if len(chunk) < 16:
         raise ValueError("it does not say what its samples are")
     format, channels, rate, _, align, bits = struct.unpack("<HHIIHH", chunk[:16])
@@ -114,7 +114,7 @@ def _format(chunk: bytes) -> tuple[int, int, int, int]:
 
 
 def _up_to(file: IO[bytes], n_bytes: int) -> bytes:
-    """So many bytes, or what there is until the end: a pipe gives what it has just now."""
+    """Return `n_bytes` bytes, fewer only at the end; reads repeatedly, as a pipe may return fewer."""
     parts = []
     while n_bytes and (part := file.read(min(n_bytes, 16 * _AT_ONCE))):
         parts.append(part)
@@ -173,10 +173,10 @@ class WavWriter:
         self._n_bytes += len(content)
 
     def abandon(self) -> None:
-        """Leave it as it is."""
+        """Do nothing: the header of an abandoned file is not completed."""
 
     def close(self) -> None:
-        """Put the sizes into the header of a file."""
+        """Write the final sizes to the header of a file; a stream stays as it is."""
         if not self._endless:
             self._file.write(b"\0" * (self._n_bytes % 2))
             self._file.seek(0)
@@ -188,7 +188,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _encoded(samples: Block, subtype: str) -> bytes:
-    """Bytes of samples: integers are rounded, and full scale is their largest."""
+    """Return samples as bytes; integers are rounded and clipped, and full scale is their largest value."""
     if subtype in ("FLOAT", "DOUBLE"):
         return samples.astype("<f4" if subtype == "FLOAT" else "<f8").tobytes()
     bits = 8 * SAMPLE_BYTES[subtype]

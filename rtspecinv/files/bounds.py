@@ -1,8 +1,9 @@
-"""How much work a file may ask for: what real settings pass by far, and a file of a kilobyte does not.
+"""Limits on the work and memory that the parameters in a file may cause.
 
-Every sample of a sound is computed from the frames over it, so each costs work in proportion to
-n_fft / hop_length, and the frames that are open at once take memory. Both are bounded before work begins,
-together and not field by field, for parameters that only a file names. Whoever gives them passes.
+Real settings are far below these limits. Without limits a file of a kilobyte could cause any amount of work.
+Every sample is computed from all frames that cover it, so its work is proportional to n_fft / hop_length;
+the open frames take memory. The limits apply to combinations of parameters, before the work begins, and only
+to parameters read from a file or a message: those that the user passes are not limited.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ MOST_FRAMES = 4000  # in a second of sound: each takes some 0.1 ms, however shor
 
 
 def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float) -> None:
-    """Raise `ValueError` for frames that take much more work, or memory, than the sound they make."""
+    """Raise `ValueError` if frames need far more work or memory than their sound justifies."""
     overlap = -(-n_fft // hop_length)
     said = f"n_fft={n_fft} with hop_length={hop_length}"
     if overlap > MOST_OVERLAP:
@@ -39,7 +40,7 @@ def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float)
 
 
 def check_mel(config: MelConfig, channels: int) -> None:
-    """Raise `ValueError` for mel frames that take much more work, or memory, than the sound they make."""
+    """Raise `ValueError` if mel frames need far more work or memory than their sound justifies."""
     check_frames(config.n_fft, config.hop_length, channels, config.sample_rate)
     work = config.n_mels**2 * config.n_fft
     if work > MOST_BANK_WORK:

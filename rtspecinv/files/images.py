@@ -1,6 +1,6 @@
-"""Grey pictures in files: PNG and TIFF with texts; other formats are only read.
+"""Reading and writing of grey pictures: PNG and TIFF with texts; other formats are only read.
 
-Only formats whose decoders run no code and call no other program are opened, after a look at their size.
+Only formats whose decoders execute no code and call no other program are opened, after a check of their size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MOST_SCANS = 100  # of a JPEG; programs write about 10
 
 
 def pillow() -> Any:
-    """Return PIL.Image; raises `ImportError` with the line that installs it."""
+    """Return the module PIL.Image; raises `ImportError` with the command that installs Pillow."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -40,7 +40,11 @@ def pillow() -> Any:
 
 
 def check_file(path: Path) -> None:
-    """Raise `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe, where one would wait."""
+    """Raise an error if `path` is not a regular file.
+
+    Raises `FileNotFoundError`, `IsADirectoryError`, or `ValueError` for a pipe or a device, from which
+    reading could wait without limit.
+    """
     name = printable(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {name}")
@@ -51,15 +55,15 @@ def check_file(path: Path) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
-    """Read a picture as grey levels `(height, width)` from 0 to 1, and the texts in it.
+    """Return the grey levels `(height, width)` of a picture, from 0 to 1, and the texts in its file.
 
     Colours are converted to luminance, transparent pixels to black. Only the first picture of a file is read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no file, no picture, damaged, of floating-point values, or of more than `MOST_PIXELS`
-            pixels.
-        ImportError: Pillow is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is not a regular file, or the file is not a picture, is damaged, has
+            floating-point values or has more than `MOST_PIXELS` pixels.
+        ImportError: Pillow is not installed.
     """
     image_module, path = pillow(), Path(path)
     check_file(path)
@@ -80,7 +84,10 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
 
 
 def _check_work(path: Path, image: Any) -> None:
-    """Raise `ValueError` for what takes more work than its size says: scans of a JPEG, tiles of a TIFF."""
+    """Raise `ValueError` if a JPEG has too many scans or a TIFF too large tiles.
+
+    Decoding them takes far more work than the number of pixels suggests.
+    """
     if image.format in ("JPEG", "MPO"):
         n_scans = _count(path, b"\xff\xda")
         if n_scans > _MOST_SCANS:
@@ -92,7 +99,7 @@ def _check_work(path: Path, image: Any) -> None:
 
 
 def _count(path: Path, marker: bytes) -> int:
-    """Return how often two bytes follow each other in a file."""
+    """Return how often a marker of two bytes occurs in a file."""
     found, last = 0, b""
     with open(path, "rb") as file:
         while part := file.read(2**20):
@@ -102,7 +109,7 @@ def _count(path: Path, marker: bytes) -> int:
 
 
 def resize_columns(levels: Levels, n_columns: int) -> Levels:
-    """Return the picture with another width; columns are interpolated, or averaged to fewer columns."""
+    """Return the picture with `n_columns` columns: more are interpolated, fewer are averaged."""
     image_module = pillow()
     image = image_module.fromarray(np.ascontiguousarray(levels, np.float32))
     resized = image.resize((n_columns, len(levels)), image_module.Resampling.BILINEAR)
@@ -141,7 +148,12 @@ def _texts(image: Any) -> dict[str, str]:
 def write_image(
     path: str | os.PathLike[str], levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
 ) -> None:
-    """Write grey levels `(height, width)` from 0 to 1 with 8 or 16 bits, and texts: PNG or TIFF."""
+    """Write a grey picture with texts to a PNG or TIFF file; the suffix of `path` selects the format.
+
+    levels: grey levels `(height, width)`, 0 to 1.
+    texts: texts and numbers by name.
+    bits: number of bits per pixel, 8 or 16, default: 16.
+    """
     kind = "PNG" if Path(path).suffix.lower() == ".png" else "TIFF"
     write_whole(path, lambda file: encode_image(file, kind, levels, texts, bits=bits))
 
@@ -149,7 +161,7 @@ def write_image(
 def encode_image(
     file: BinaryIO, kind: str, levels: npt.ArrayLike, texts: Mapping[str, str | int], *, bits: int = 16
 ) -> None:
-    """Write a picture as `write_image` does, into an open file as "PNG" or "TIFF"."""
+    """Write a picture to an open file; `kind` is "PNG" or "TIFF", the rest is as in `write_image`."""
     image_module = pillow()
     if bits not in (8, 16):
         raise ValueError(f"Parameter {bits=} is not 8 or 16")

@@ -1,7 +1,8 @@
-"""What a file says about the spectrogram in it: the same fields in every format.
+"""Metadata of a spectrogram in a file, with the same fields in every format.
 
-A magnitude spectrogram has the parameters of its `STFT` and a sample rate; a mel spectrogram its `MelConfig`,
-as JSON in the field `mel_config`. Every value from a file is checked before it is used.
+The fields of a magnitude spectrogram are the parameters of its `STFT` and its sample rate. Those of a mel
+spectrogram include its `MelConfig`, as JSON in the field `mel_config`. Every value from a file is checked
+before it is used.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ _CHOICES: dict[str, dict[str, Any]] = {
 
 
 def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dict[str, str | int]:
-    """Fields that say what a spectrogram of `transform` is; of an `STFT`, with its sample rate in Hz.
+    """Return the fields that describe a spectrogram of `transform`.
 
-    A two-sided one is written as its half from 0 Hz up to the Nyquist frequency, and so described.
+    transform: transform of the spectrogram.
+    sample_rate: sample rate, Hz; required for an `STFT`, default for a `MelConfig`: its own.
+
+    A two-sided spectrogram is saved, and described, as its half from 0 Hz up to the Nyquist frequency.
 
     Raises:
-        ValueError: something about it cannot be said in a file.
+        ValueError: the sample rate is missing, wrong or not an integer, the window has no name, or the JSON
+            text is too long.
     """
     if isinstance(transform, MelConfig):
         if sample_rate is not None and sample_rate != transform.sample_rate:
@@ -67,14 +72,16 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
 
 
 def frames_of(transform: STFT | MelConfig, n_samples: int) -> int:
-    """Return the number of frames of so many samples."""
+    """Return the number of frames that `transform` makes of `n_samples` samples."""
     if isinstance(transform, STFT):
         return transform.count_frames(n_samples)
     return transform.stft(device="cpu").count_frames(n_samples) - transform.drop_last
 
 
 def understand(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the fields that are among `given`: numbers, texts, or arrays of one of them.
+    """Return the checked values of the known fields in `given`; other keys are ignored.
+
+    given: values by name: numbers, texts, or arrays with one number or text.
 
     Raises:
         ValueError: the value of a field is invalid.
@@ -112,7 +119,7 @@ def _whole_number(name: str, value: Any, largest: int = LARGEST) -> int:
 
 
 def _shown(value: Any) -> str:
-    """Value of a file as a message shows it, such as an array of a million numbers."""
+    """Return a short text for a value from a file, for a message; of an array only its size."""
     size = getattr(value, "size", 1)
     n_values = size if isinstance(size, int) else 1
     return printable(value, 40) if n_values == 1 else f"an array of {n_values} values"

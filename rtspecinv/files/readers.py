@@ -1,7 +1,8 @@
-"""Readers, one for every format of files: each maps an array, and says its shape, dtype and parameters.
+"""Readers of spectrogram files, one for each format.
 
-Nothing in a file is ever run: pickled objects are refused. Sizes are looked at before anything is unpacked,
-and what is read stays in proportion to the file.
+A reader returns a function that maps the array into memory, the array's shape and dtype, and the parameters
+in the file. No code in a file is executed: pickled objects are rejected. Sizes are checked before an archive
+is unpacked, and the amount of data read is limited in proportion to the size of the file.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _not_npy(start: bytes) -> str:
 
 
 def only_array(array_name: str | None) -> None:
-    """Raise `ValueError` if an array is asked for by name, of a file where it has none."""
+    """Raise `ValueError` if `array_name` is given for a file whose only array has no name."""
     if array_name is not None:
         raise ValueError(
             f"it holds one array without a name, so there is no array {printable(array_name, 40)!r}: leave "
@@ -121,7 +122,10 @@ def _open_npz(path: Path, array_name: str | None) -> Opened:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive whose table of contents is no longer than it need be: it is read as a whole."""
+    """Open a zip archive; raises `ValueError` if its table of contents is too long.
+
+    `zipfile` reads the whole table into memory.
+    """
     with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
         file.most = sys.maxsize
         yield archive
@@ -139,7 +143,11 @@ class _Bounded(io.FileIO):
 
 
 def _check_room(n_bytes: int, n_packed: int) -> None:
-    """Raise `ValueError` for what unpacks to much more than it is, or to over half of the room there is."""
+    """Raise `ValueError` if an array is too large to unpack.
+
+    n_bytes: unpacked size, bytes; at most half of the free disk space.
+    n_packed: size of the archive, bytes; above 1 GiB, `n_bytes` is at most 64 times as much.
+    """
     if n_bytes > max(_FREE_SIZE, _MOST_RATIO * n_packed):
         raise ValueError(
             f"it unpacks from {n_packed} to {n_bytes} bytes, which is out of proportion: if that is right, "
@@ -151,7 +159,10 @@ def _check_room(n_bytes: int, n_packed: int) -> None:
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return shape and dtype of the array that begins here, and at which byte its values begin."""
+    """Return shape and dtype of the .npy array at the beginning of `file`, and the offset of its values.
+
+    Raises `ValueError` for an array of pickled objects.
+    """
     begin = io.BytesIO(file.read(_LONGEST_HEADER))  # it may say any length of itself
     shape, _, dtype = _read_header(begin)
     if dtype.hasobject:
@@ -162,7 +173,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
 def _member_header(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo
 ) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype of an array in an archive, if they agree with its size there."""
+    """Return shape and dtype of an array in an archive; raises `ValueError` if its size does not match."""
     with archive.open(member) as stream:
         shape, dtype, n_before = _npy_header(stream)
         size = member.file_size - n_before
@@ -174,7 +185,7 @@ def _member_header(
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
-    """Return shape, order and dtype of the array that begins here, and stop where its values begin."""
+    """Return shape, memory order and dtype of the .npy array in `file`; reads up to its first value."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read(file)
@@ -247,14 +258,21 @@ def _open_safetensors(path: Path, array_name: str | None) -> Opened:
 
 
 def open_image(path: Path, mel: MelConfig | None) -> Opened:
-    """Read a picture of magnitudes, or of the mel values that it or `mel` says."""
+    """Read a picture of magnitudes or mel values.
+
+    mel: settings of the mel values; default: those in the picture's texts, if there are any.
+    """
     levels, texts = read_image(path)
     values = values_of(levels, texts, mel)
     return lambda: values, values.shape, values.dtype.name, texts
 
 
 def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> str:
-    """Return the name of the spectrogram among the arrays of a file: the one that is asked for, if any."""
+    """Return the name of the spectrogram among the arrays of a file.
+
+    shapes: shapes of the arrays by name.
+    array_name: requested name; default: `_PREFERRED_NAMES`, or the only array of two or more axes.
+    """
     candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
     if array_name is not None:
         if array_name not in shapes:
@@ -271,7 +289,7 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> st
 
 
 def _named(names: list[str]) -> str:
-    """Some names, fit to be shown."""
+    """Return a list of names for a message, at most `_MOST_NAMES` of them."""
     shown = [printable(name, 40) for name in names[:_MOST_NAMES]]
     return ", ".join([*shown, *(["..."] if len(names) > _MOST_NAMES else [])]) or "none"
 

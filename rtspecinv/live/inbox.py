@@ -1,4 +1,4 @@
-"""Frames on their way from any thread to the one that inverts them."""
+"""Queue of frames between the threads that push them and the thread that inverts them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Wake = Callable[[], object]
 
 
 class Bell:
-    """One thread waits, another rings; rung before, it does not wait.
+    """Event that wakes one waiting thread; if it was set before, the thread does not wait.
 
-    In C all through, unlike `threading.Event`, so that no Ctrl-C can leave a lock behind, and the garbage
-    collector may ring it anywhere.
+    It is a single lock, implemented in C. Unlike with `threading.Event`, Ctrl-C cannot leave an internal lock
+    locked, and the garbage collector may call `ring` in any thread.
     """
 
     def __init__(self) -> None:
@@ -27,25 +27,27 @@ class Bell:
         self._lock.acquire()
 
     def ring(self) -> None:
-        """Wake the one who waits, or who will."""
+        """Set the bell: wake the waiting thread, or the next one that calls `wait`."""
         with suppress(RuntimeError):  # it has been rung already
             self._lock.release()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is rung, at most so long; whether it was."""
+        """Wait until the bell is rung, then reset it; returns False after `seconds`, default: no limit."""
         return self._lock.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
 
 
 def is_held_here(lock: Any) -> bool:
-    """Return whether this thread holds an `RLock`: then a signal handler interrupted what it is held for.
+    """Return whether this thread holds an `RLock`.
 
-    A thread that waits for the lock goes on when the handler has ended, so the handler must not wait for it.
+    It does if the caller runs in a signal handler that interrupted the code that holds the lock. Other
+    threads that wait for the lock continue only after the handler has returned, so the handler must not wait
+    for them.
     """
     return bool(lock._is_owned())  # which `threading.Condition` asks of it, too
 
 
 class End:
-    """A place in the queue: what was pushed before it is to be heard to its end, whatever comes behind."""
+    """Marker in the queue: all frames before it are played to the end, independently of those after it."""
 
     def __init__(self, n_before: int) -> None:
         self.n_before = n_before  # frames that wait before it
@@ -54,7 +56,7 @@ class End:
 
 
 class Taken(NamedTuple):
-    """What the worker finds: whether all before it was cut, and a frame or an end, if one is next."""
+    """Result of `Inbox.take`: whether `Inbox.cut` was called before, and the next frame or end, if any."""
 
     cut: bool
     frame: Any
@@ -62,11 +64,14 @@ class Taken(NamedTuple):
 
 
 class Inbox:
-    """At most `max_frames` frames, what happens if one more comes (one of `FULL`), and ends between them.
+    """Queue of frames and of the `End` markers between them.
 
-    The lock is held for a few instructions only, in which nobody else's code runs but a signal handler, which
-    may call everything here: between any two instructions, there may be more or fewer frames and ends.
-    Callbacks, which wake who waits, are called at least once each.
+    max_frames: largest number of waiting frames.
+    full: reaction of `offer` to a frame for which there is no room, one of `FULL`.
+
+    The lock is held for a few instructions only. During these no foreign code runs except a signal handler,
+    which may call any method, so the number of frames and ends may change between any two instructions. Each
+    callback that wakes a waiting caller is called at least once.
     """
 
     def __init__(self, max_frames: int, full: str) -> None:
@@ -85,16 +90,22 @@ class Inbox:
 
     @property
     def is_held_here(self) -> bool:
-        """Whether this thread was interrupted in a call of the inbox, so that the worker may wait for it."""
+        """Whether a signal handler interrupted a call of the inbox in this thread.
+
+        The worker may then wait for this thread.
+        """
         return is_held_here(self._lock)
 
     def offer(self, frame: Any, when_room: Wake) -> bool:
-        """Take in a frame; False if it has to wait, and then `when_room` is called once there may be room.
+        """Queue a frame and return True; return False if it must wait for room or the inbox is closed.
 
-        Where no more frames are taken, that is at once.
+        With `full="drop_oldest"` the oldest frame is dropped if there is no room.
+
+        when_room: function that is called after False, as soon as there may be room. If the inbox is closed,
+            it is called immediately.
 
         Raises:
-            queue.Full: there is no room, and that is to be an error.
+            queue.Full: there is no room, and `full` is "raise".
         """
         with self._lock:
             if not self.is_closed:
@@ -117,9 +128,10 @@ class Inbox:
         return True
 
     def end(self, when_heard: Wake, *, last: bool = False) -> None:
-        """Put an end behind the frames that are here; `when_heard` is called when all before it was heard.
+        """Queue an end after the waiting frames.
 
-        last: no more frames are taken.
+        when_heard: function that is called when all frames before the end have been played.
+        last: whether the inbox is closed, so that it rejects further frames, default: False.
         """
         with self._lock:
             self.is_closed = self.is_closed or last
@@ -139,7 +151,7 @@ class Inbox:
         self.bell.ring()
 
     def take(self, wanted: bool) -> Taken:
-        """What is next for the worker: an end, or else the oldest frame, if one is wanted."""
+        """Return the next end, or else the oldest frame if `wanted`; the frame leaves the queue."""
         with self._lock:
             cut, self._cut = self._cut, False
             end = next((each for each in self._ends if not each.is_reached), None)
@@ -158,7 +170,7 @@ class Inbox:
         return None
 
     def cut(self) -> None:
-        """Forget all frames; what is asked to end ends here."""
+        """Drop all frames; all ends in the queue are reached at once."""
         with self._lock:
             self._cut = True
             self._frames.clear()
@@ -168,11 +180,11 @@ class Inbox:
 
     @property
     def is_cut(self) -> bool:
-        """Whether it was cut since the worker last took something."""
+        """Whether `cut` was called since the worker last called `take`."""
         return self._cut
 
     def reached(self, end: End) -> None:
-        """Tell who waits for an end that all before it was heard."""
+        """Wake the callers that wait for an end, and remove it: all frames before it have been played."""
         with self._lock:
             end.is_reached = True
         _call(end.wakes)
@@ -180,7 +192,7 @@ class Inbox:
             self._ends.remove(end)
 
     def shut(self) -> None:
-        """Take nothing any more, so that nobody waits."""
+        """Reject all further frames and ends, and wake all waiting callers."""
         with self._lock:
             self.is_closed = self._shut = True
             for end in self._ends.copy():
@@ -195,7 +207,7 @@ class Inbox:
         self.bell.ring()
 
     def _wake_who_wants_room(self) -> None:
-        """Wake all who wait for room; they are taken off the list when they have been woken."""
+        """Wake all callers that wait for room, then remove them from the list."""
         who = self._want_room.copy()
         _call(who)
         with self._lock:
@@ -209,19 +221,19 @@ def _call(wakes: list[Wake]) -> None:
 
 
 class OnItsWay(NamedTuple):
-    """A frame on a GPU, and an event: before it the frame is not there, whatever another stream does."""
+    """Frame on a GPU, and the CUDA event after which other CUDA streams may read it."""
 
     frame: Any
     event: Any
 
 
 def copy_of(frame: Any) -> Any:
-    """Copy of a tensor, without its graph, or of an array: its owner may go on writing to it."""
+    """Return a copy of a tensor, without its graph, or of an array; the caller may change the original."""
     return frame.detach().clone() if hasattr(frame, "detach") else np.array(frame)
 
 
 def on_its_way(frame: Any) -> Any:
-    """A frame to hand to another thread, which may work on another stream of the GPU: see `arrived`."""
+    """Return a frame prepared for another thread, which may use another CUDA stream; see `arrived`."""
     if not getattr(frame, "is_cuda", False):
         return frame
     import torch
@@ -232,7 +244,10 @@ def on_its_way(frame: Any) -> Any:
 
 
 def arrived(frame: Any) -> Any:
-    """Frame that another thread has handed over: the GPU, not this thread, waits until it is there."""
+    """Return the frame that another thread prepared by `on_its_way`.
+
+    The current CUDA stream waits until the frame is complete; this thread does not wait.
+    """
     if not isinstance(frame, OnItsWay):
         return frame
     import torch

@@ -1,4 +1,4 @@
-"""How many iterations there is time for."""
+"""Control of the number of iterations by the time that they take."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PATIENCE = 32  # pushes in time before one more iteration is tried
 
 
 class IterationControl:
-    """Fewer iterations when inverting is late, and back again: down at once, up one by one.
+    """Reduces the iterations when inversion is late, and later increases them one by one.
 
-    wanted: as many as there should be.
-    least: not fewer than that.
+    wanted: number of iterations when there is time for them.
+    least: smallest number of iterations.
     """
 
     def __init__(self, wanted: int, least: int) -> None:
@@ -22,7 +22,12 @@ class IterationControl:
         self._in_time: deque[float] = deque(maxlen=PATIENCE)
 
     def next(self, n_iter: int, late: bool, factor: float) -> int:
-        """Number for the next push, after one of `n_iter` with this real-time factor."""
+        """Return the number of iterations for the next push.
+
+        n_iter: number of iterations of the last push.
+        late: whether the sound was late after the last push.
+        factor: real-time factor of the last push, the work divided by the duration of a hop.
+        """
         least = min(self.least, self.wanted)
         if n_iter > self.wanted:
             return self.wanted

@@ -41,17 +41,19 @@ def play(
     length: Length = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Push every frame through `inverter` as it comes, write the sound to `sink` and wait until it is heard.
+    """Push every frame through `inverter`, write the sound to `sink` and wait until it has been played.
 
     frames: magnitudes `(*batch, n_freq)`, where `batch` is the inverter's batch shape: `()` or `(channels,)`.
-    length: number of samples to write, such as that of the recording, or a function that returns it, or
-        None while it is unknown; default: what the frames cover, in whole hops. Samples after the last
-        frame are silence.
-    progress: function called after each frame with the state of the playback; the last state is returned.
+    length: number of samples to write, such as that of the recording, or a function that returns it (None
+        while it is unknown), default: what the frames cover, in whole hops. Samples after the last frame are
+        silence.
+    progress: function that is called after each frame with the state of the playback, default: none.
 
-    The inverter is reset first. The first `inverter.latency` samples are dropped, so what is written is
-    exactly what a batch run returns. The sink stays open. Warns of frames that stand for no samples, and if
-    every sample is 0 although not all frames are.
+    Returns the state after the last frame.
+
+    The inverter is reset first. The first `inverter.latency` samples are dropped, so the written samples are
+    exactly those of a batch run. The sink stays open. The function warns if the frames cover no samples, and
+    if every sample is 0 although not all frames are.
 
     Raises `TypeError` for a parameter of the wrong type, and the errors of inverter and sink.
     """
@@ -71,7 +73,7 @@ def play(
 def play_through(
     frames: Iterable[Any], stream: Stream, progress: Callable[[Progress], None] | None = None
 ) -> Progress:
-    """Push every frame through a stream; see `play`."""
+    """Push every frame through a stream and write the sound; see `play`."""
 
     def write(samples: Any) -> None:
         stream.write(samples)
@@ -104,31 +106,34 @@ class PlayerStats:
 
 
 class Player:
-    """Plays magnitude frames that come from any thread, at any pace, while they come.
+    """Plays magnitude frames as they arrive, at any pace and from any thread.
 
     The player's own thread inverts the frames that were `push`ed and writes the sound to `sink` as the sink
-    plays it. If no frame is late, the sound equals that of `play` to the bit.
+    plays it. If no frame is late, the sound is bit-identical to that of `play`.
 
     inverter: `StreamingInverter` with batch shape `()` or `(channels,)`; only the player may push to it.
     sink: output of the sound; it stays open. A sink without a device never waits, so no frame is late.
-    full: what `push` does when `max_frames` wait: "block" until there is room, "drop_oldest" to make room,
-        "raise" `queue.Full`.
-    late: output while a frame is late: "silence" (the last frame fades within 8 hops) or "hold" (the last
-        frame is repeated).
-    max_frames: number of frames that may wait; fewer shorten the delay, more bridge irregular arrival.
-    queue_seconds: target length of the sink's queue in seconds, also before playback starts; a busy machine
-        needs more.
-    reserve_seconds: length of the sink's queue in seconds below which a missing frame is late; at least one
-        block of the device; default: half of `queue_seconds`.
-    least_iter: fewest iterations per push, 0 to `inverter.n_iter`, to which the player goes down while
-        inversion is late; it returns to `inverter.n_iter` when there is time.
-    sample_rate: sample rate in Hz, default: that of the sink, if it has one.
-    length: number of samples at the end, as in `play`; each repeated or faded frame adds a hop.
+    full: reaction of `push` when `max_frames` frames wait, default: "block". "block" waits until there is
+        room, "drop_oldest" drops the oldest frame, "raise" raises `queue.Full`.
+    late: output while a frame is late, default: "silence". With "silence" the last frame fades out within 8
+        hops, with "hold" it is repeated.
+    max_frames: largest number of waiting frames, default: 8; a smaller one shortens the delay, a larger one
+        compensates for irregular arrival.
+    queue_seconds: target length of the sink's queue, also before playback starts, seconds, default: 0.1; a
+        busy machine needs a longer queue.
+    reserve_seconds: length of the sink's queue below which a missing frame is late, at least one block of the
+        device, seconds, default: half of `queue_seconds`.
+    least_iter: smallest number of iterations per push, 0 to `inverter.n_iter`, default: 1; the player reduces
+        the number while inversion is late, and increases it up to `inverter.n_iter` when there is time.
+    sample_rate: sample rate, Hz, default: that of the sink, if it has one.
+    length: number of samples of the sound, as in `play`, default: what the frames cover; each repeated or
+        faded frame adds a hop.
 
     Frames wait before they are inverted, so the delay never exceeds the sum of `max_frames` hops,
-    `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. The next call raises an
-    error of the thread, such as a `DeviceError`. As a context manager, also with `async`, the player closes
-    at the end and aborts on an exception. Closing warns if every sample was 0 although not all frames were.
+    `inverter.latency`, `queue_seconds`, one more hop and the delay of the device. If the player's thread
+    fails, such as with a `DeviceError`, the next call raises its error. As a context manager, also with
+    `async`, the player closes at the end and aborts on an exception. Closing warns if every sample was 0
+    although not all frames were.
 
     Examples:
         >>> import torch
@@ -188,7 +193,7 @@ class Player:
     # -- what callers do, from any thread ------------------------------------------------------------------
 
     def push(self, magnitude: Any, *, timeout: float | None = None) -> None:
-        """Take in a copy of one frame, `(n_freq,)` or `(channels, n_freq)`, numpy or torch.
+        """Queue a copy of one frame, `(n_freq,)` or `(channels, n_freq)`, numpy or torch.
 
         With `full="block"` the call waits until there is room; it raises `TimeoutError` after `timeout`
         seconds. Raises `ValueError` and `TypeError` as the inverter does; the frame is then rejected.
@@ -205,7 +210,7 @@ class Player:
             self._check()
 
     async def push_async(self, magnitude: Any) -> None:
-        """Do as `push`; while it waits, the event loop goes on."""
+        """Queue a copy of one frame, as `push` does; the event loop runs other tasks while the call waits."""
         frame = self._accepted(magnitude)
         loop = asyncio.get_running_loop()
         while not self._inbox.offer(frame, partial(loop.call_soon_threadsafe, (room := asyncio.Event()).set)):
@@ -215,7 +220,7 @@ class Player:
             self._check()
 
     def drain(self) -> None:
-        """Wait until all frames pushed so far have been played to the end; the next frame starts anew.
+        """Wait until all frames pushed so far have been played; the next frame begins a new sound.
 
         Frames that other threads push meanwhile are played afterwards.
         """
@@ -224,13 +229,13 @@ class Player:
         self._wait_for_end(last=False)
 
     async def drain_async(self) -> None:
-        """Do as `drain`; while it waits, the event loop goes on."""
+        """Wait as `drain` does; the event loop runs other tasks while the call waits."""
         self._check()
         self._refuse_to_wait("drain_async()", "reset() and abort() do not wait")
         await self._wait_for_end_async(last=False)
 
     def reset(self) -> None:
-        """Silence the output within a block of the device, drop all frames pushed so far and begin anew.
+        """Fade out within one block of the device, drop all frames pushed so far, and reset the inverter.
 
         A file sink keeps the samples it has written.
         """
@@ -240,9 +245,10 @@ class Player:
     def close(self) -> None:
         """Play all frames pushed so far and stop; the sink stays open. Closing twice is harmless.
 
-        From now on `push` raises `ValueError`, also in threads that wait for room. `close` does not wait if
-        the sink or the inverter calls it in the player's own thread, or if it is called by a signal handler
-        that interrupted another call of the player on which this thread depends.
+        From then on `push` raises `ValueError`, also in threads that wait for room. `close` does not wait
+        for the end of playback in two cases, where it would wait for itself: if the sink or the inverter
+        calls it in the player's thread, and if it is called by a signal handler that interrupted a call of
+        the player for which the player's thread waits.
         """
         if self._waits_for_itself:
             self._inbox.end(self._worker.leave, last=True)
@@ -259,8 +265,8 @@ class Player:
     def abort(self) -> None:
         """Stop playback at once; the sink stays open.
 
-        It waits for the current push of the player's thread, with all of its iterations, except where
-        `close` would not wait.
+        The call waits until the player's thread has finished its current push with all iterations, except
+        where `close` does not wait.
         """
         if self._worker.is_elsewhere:
             return
@@ -339,7 +345,7 @@ class Player:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def _accepted(self, magnitude: Any) -> Any:
-        """Copy of a frame that the inverter will take; the caller may go on writing to its own."""
+        """Return a checked copy of a frame, and start the thread; the caller may change the original."""
         self._check()
         self._inverter.check(magnitude)
         self._worker.start()
@@ -360,7 +366,7 @@ class Player:
 
     @property
     def _waits_for_itself(self) -> bool:
-        """Whether the thread would wait for this one: see `close`."""
+        """Whether the player's thread may wait for the caller, which must not wait for it; see `close`."""
         return (
             self._worker.is_current
             or self._worker.is_starting_here

@@ -1,12 +1,12 @@
-"""What the thread of a player does, one step at a time.
+"""Playback loop of a player: each step inverts a frame, writes samples or waits.
 
     pushed --> inbox --> inverter --> sink's queue --> device
                              ^            |
                              |            +-- more than queue_seconds: the device must run; wait
           a frame made up ---+------------+-- less than reserve_seconds and no frame: late
 
-Everything follows from what is queued in the sink, so the device's clock is the only one. A sink that does
-not say what is queued takes all as it comes, and nothing is ever late.
+The number of samples queued in the sink controls every step, so the clock of the device sets the pace. A sink
+without the attribute `queued` receives all samples at once, and no frame is late.
 """
 
 from __future__ import annotations
@@ -31,22 +31,29 @@ STANDSTILL = 0.1  # seconds without a frame, after which a device that waits for
 
 
 class LiveInverter(Inverter, Protocol):
-    """What `Player` needs of a streaming inverter."""
+    """Methods of a streaming inverter that `Player` uses."""
 
     n_iter: int
 
     def check(self, magnitude: Any, /) -> None:
-        """Raise what `push` would raise, and change nothing."""
+        """Raise the error that `push` would raise for this frame; the state is not changed."""
 
 
 class Pump:
-    """Takes frames from `inbox` through `stream`'s inverter into its sink, in time for it.
+    """Inverts the frames of an inbox and writes the samples to a sink in time.
 
-    late: what sounds when frames come late: "hold" pushes the last one again, "silence" fades it to zero.
-    queue_seconds, reserve_seconds: most and least that should be queued in the sink.
-    length: samples of the sound until it ends, those of frames made up apart.
-    wait: sleeps for some seconds, None for ever, or until the inbox's bell rings.
-    clock: tells seconds, for the real-time factor.
+    inverter: streaming inverter that only the pump uses.
+    sink: output of the samples.
+    inbox: queue of the frames.
+    iterations: control of the number of iterations.
+    late: output while a frame is late: "hold" repeats the last frame, "silence" fades it to zero.
+    sample_rate: sample rate, Hz; with None no frame is late.
+    queue_seconds: target length of the sink's queue, seconds.
+    reserve_seconds: length of the sink's queue below which a missing frame is late, seconds.
+    length: number of samples of the sound, without those of repeated or faded frames; default: all.
+    wait: function that waits for the given seconds (None: without limit) or until the inbox's bell rings,
+        default: that of the bell.
+    clock: function that returns the time in seconds, for the real-time factor, default: `perf_counter`.
     """
 
     def __init__(
@@ -91,12 +98,12 @@ class Pump:
         self._n_made_up = 0  # frames
 
     def _with_made_up(self) -> int | None:
-        """Samples that the sound is to have, those of frames made up too."""
+        """Return the length of the sound in samples, including repeated or faded frames; None if unknown."""
         length = self._length() if callable(self._length) else self._length
         return None if length is None else length + self._n_made_up * self.stream.hop_length
 
     def step(self) -> None:
-        """Do the next thing: invert a frame that came or one made up, write, end, or wait."""
+        """Do one step: write remaining samples, invert a frame, replace a late frame, end, or wait."""
         queued = self._queued()
         has_room = not self.is_paced or queued < self._most
         if self._tail and has_room:
@@ -119,9 +126,10 @@ class Pump:
             self._wait(self._seconds_to_wait(queued))
 
     def cut(self) -> None:
-        """Forget all that was pushed, and what the sink has to play.
+        """Drop all frames pushed so far and clear the sink.
 
-        It waits for nobody: a write that is at work clears the sink itself when it is done.
+        The call does not wait for another thread: if that thread is writing to the sink, it clears the sink
+        after the write.
         """
         self.inbox.cut()
         if self._cutter is None:  # or another thread clears what there is now
@@ -129,7 +137,7 @@ class Pump:
         self._clear()
 
     def _clear(self) -> None:
-        """Clear the sink, if it is to be, and if nobody writes."""
+        """Clear the sink after a cut, unless a thread is writing to it or clearing it."""
         if self._uncleared and not self.is_held_up_here and self._at_sink.acquire(blocking=False):
             self._cutter, self._uncleared = threading.get_ident(), False
             try:
@@ -140,11 +148,11 @@ class Pump:
 
     @property
     def is_held_up_here(self) -> bool:
-        """Whether this thread is in the sink's `clear` or `write`, so that the next write waits for it."""
+        """Whether this thread is in the sink's `clear` or `write`, so that another write waits for it."""
         return is_held_here(self._at_sink)
 
     def end(self) -> None:
-        """Let go all who wait, and leave the inverter with the iterations that it had."""
+        """Wake all waiting callers, and restore the inverter's number of iterations."""
         self.inbox.shut()
         self.inverter.n_iter = self.iterations.wanted
 
@@ -152,7 +160,7 @@ class Pump:
         return self.sink.queued if self.is_paced else 0
 
     def _seconds_to_wait(self, queued: int) -> float | None:
-        """Time until the queue is where something must be done; None if only a caller can change anything."""
+        """Return the seconds until the sink's queue needs a step; None to wait for a call of the player."""
         if not self.is_paced:
             return None
         if len(self.inbox) or self._tail:
@@ -170,7 +178,7 @@ class Pump:
         self._forget()
 
     def _make_up(self) -> None:
-        """Fill in for a frame that did not come."""
+        """Invert the last frame again, repeated or faded, in place of a late one."""
         self.n_late += not self._n_missing
         self.n_held += 1
         self._n_made_up += 1
@@ -207,7 +215,7 @@ class Pump:
             self._begun = self._queued() >= self._least
 
     def _end(self, end: End) -> None:
-        """Play what is owed, then wait until all is heard and begin anew."""
+        """Flush the inverter or, if that is done, drain the sink and mark `end` as reached."""
         if self._last is not None:
             with self._one_thread():
                 samples = self.stream.flush()

@@ -16,7 +16,7 @@ Length = int | Callable[[], int | None] | None
 
 
 def checked_length(length: Length) -> Length:
-    """Return a length that is an integer above 0, a function, or None; raises `ValueError` otherwise."""
+    """Return a length if it is an integer above 0, a function, or None; raises `ValueError` otherwise."""
     return length if length is None or callable(length) else count(1, LONGEST_SOUND, length=length)
 
 
@@ -25,13 +25,13 @@ class Inverter(Protocol):
 
     @property
     def latency(self) -> int:
-        """Number of samples to drop at the beginning."""
+        """Number of samples that the caller drops at the beginning."""
 
     def push(self, magnitude: Any, /) -> Any:
-        """Take a frame `(*batch, n_freq)`, return a hop `(*batch, hop_length)`."""
+        """Push a frame `(*batch, n_freq)` and return a hop `(*batch, hop_length)`."""
 
     def flush(self, n_samples: int | None = None, /) -> Any:
-        """Return the remaining samples `(*batch, n_samples)`, up to what the frames cover or to a length."""
+        """Return the remaining samples `(*batch, n_samples)`; default: all that the frames cover."""
 
     def reset(self) -> None:
         """Return the inverter to its initial state."""
@@ -39,7 +39,7 @@ class Inverter(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """State of the playback."""
+    """State of the playback: numbers of frames and samples, and the time of the inverter."""
 
     n_frames: int = 0  # pushed
     n_samples: int = 0  # written, per channel
@@ -47,12 +47,18 @@ class Progress:
 
 
 class Stream:
-    """Pushes frames through `inverter`, without the latency at the beginning, and counts.
+    """Pushes frames through an inverter, drops the latency at the beginning, and writes to a sink.
 
-    `clock` tells seconds, for the time that the inverter takes. `length` is that of the sound up to a flush.
+    Args:
+        inverter: streaming inverter.
+        sink: output of the samples.
+        clock: function that returns the time in seconds, for the work of the inverter, default:
+            `perf_counter`.
+        length: number of samples up to a flush, or a function that returns it, default: what the frames
+            cover.
 
     Attributes:
-        is_asked: whether a frame was not silent.
+        is_asked: whether a frame since the last restart was not silent.
         is_heard: whether a sample written was not 0.
     """
 
@@ -73,11 +79,11 @@ class Stream:
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """State of the playback at this moment."""
         return Progress(self.n_frames, self.n_samples, self.work_seconds)
 
     def restart(self) -> None:
-        """Reset the inverter and the counts to their initial state."""
+        """Reset the inverter, so that the next frame begins a new sound; `progress` is not reset."""
         self.inverter.reset()
         self.is_asked = False  # by a frame that is still to be heard
         self._begin()
@@ -87,7 +93,7 @@ class Stream:
         self._n_given = 0  # samples of this sound
 
     def push(self, frame: Any) -> Any:
-        """Return the samples `(*batch, n)` that `frame` completes; none before the latency has passed."""
+        """Push a frame and return the samples `(*batch, n)` it completes; `n` is 0 during the latency."""
         samples = self._timed(lambda: self.inverter.push(frame))
         self.hop_length = samples.shape[-1]
         self.n_frames += 1
@@ -95,13 +101,13 @@ class Stream:
         return self._trimmed(samples)
 
     def _is_silence(self, frame: Any) -> bool:
-        """Return whether a frame asks for no sound; of a mel frame, the inverter knows the floor."""
+        """Return whether a frame stands for silence; a mel inverter compares it with its floor."""
         if hasattr(self.inverter, "is_silence"):
             return bool(self.inverter.is_silence(frame))
         return not bool((frame != 0).any())
 
     def flush(self) -> Any:
-        """Return the remaining samples; the next frame pushed starts anew."""
+        """Return the remaining samples; the next frame pushed begins a new sound."""
         missing = self._missing
         wanted = () if missing is None else (self._to_drop + missing,)
         samples = self._trimmed(self._timed(lambda: self.inverter.flush(*wanted)))
@@ -110,19 +116,19 @@ class Stream:
 
     @property
     def _missing(self) -> int | None:
-        """Return how many samples are missing from the length, or None if the length is unknown."""
+        """Number of samples still missing from the length; None if the length is unknown."""
         length = self.length() if callable(self.length) else self.length
         return None if length is None else max(0, length - self._n_given)
 
     def write(self, samples: Any) -> None:
-        """Write samples to the sink."""
+        """Write samples to the sink and count them."""
         if samples.shape[-1]:
             self.sink.write(samples)
             self.is_heard = self.is_heard or bool((samples != 0).any())
             self.n_samples += samples.shape[-1]
 
     def warn_of_silence(self) -> None:
-        """Warn if all that was written is 0, and not because the frames ask for that."""
+        """Warn if every sample written was 0 although not all frames were silent."""
         if self.n_samples and self.is_asked and not self.is_heard:
             warn_of_peak(0.0)
 

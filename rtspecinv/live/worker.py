@@ -1,4 +1,4 @@
-"""A thread that works until it is stopped, and leaves nothing behind."""
+"""Thread that repeats a function until it is stopped, and that ends when Python exits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _EXIT_SECONDS = 2.0  # that Python's exit waits for steps that threads are at
 
 
 class Worker:
-    """Calls `step` again and again in a thread, from `start` until `stop` or an exception, kept as `failure`.
+    """Calls `step` repeatedly in a thread, from `start` until `leave`, `stop` or an exception.
 
-    name: of the thread.
-    bell: what `step` waits for.
-    at_end: called in the thread when it has done its last step, whatever the reason.
+    name: name of the thread.
+    step: function that the thread calls.
+    bell: bell that `step` waits for; `leave` and `stop` ring it.
+    at_end: function that the thread calls after its last step, also after an exception.
+
+    The attribute `failure` is the exception of a step, or None.
     """
 
     def __init__(self, name: str, step: Callable[[], None], bell: Bell, at_end: Callable[[], None]) -> None:
@@ -34,26 +37,26 @@ class Worker:
 
     @property
     def has_started(self) -> bool:
-        """Whether there is, or was, a thread."""
+        """Whether the thread was started."""
         return self._thread is not None
 
     @property
     def is_current(self) -> bool:
-        """Whether the thread is the one that asks."""
+        """Whether the caller runs in the worker's thread."""
         return self._thread is threading.current_thread()
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the thread was started in another process, of which this one is a fork."""
+        """Whether the thread was started in another process, and this process is a fork of it."""
         return self._process not in (0, os.getpid())
 
     @property
     def is_starting_here(self) -> bool:
-        """Whether this thread, interrupted by a signal handler, is about to start the worker's."""
+        """Whether a signal handler interrupted `start` in this thread."""
         return is_held_here(self._starting)
 
     def start(self) -> None:
-        """Start the thread, if it has not been started."""
+        """Start the thread if it has not been started."""
         if self.is_starting_here:
             return
         with self._starting:
@@ -68,15 +71,15 @@ class Worker:
                     raise
 
     def leave(self) -> None:
-        """Let the thread end after the step that it is at.
+        """Make the thread end after its current step; the call does not wait.
 
-        It takes no lock and waits for nobody, so that the garbage collector may call it in any thread.
+        It acquires no lock, so the garbage collector may call it in any thread.
         """
         self.is_stopping = True
         self._bell.ring()
 
     def stop(self) -> None:
-        """Let the thread end and wait for that, unless this is the thread."""
+        """Make the thread end, and wait for its end unless the caller runs in it."""
         self.leave()
         if self._thread is not None and not self.is_current:
             try:
@@ -96,7 +99,7 @@ class Worker:
             self._ended.ring()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the thread has ended, at most so long."""
+        """Wait until the thread has ended, at most `seconds`."""
         self._ended.wait(seconds)
 
 
@@ -104,7 +107,7 @@ _RUNNING: set[Worker] = set()
 
 
 def _leave_at_exit(worker: Worker) -> None:
-    """Let Python's exit end the thread, before what was loaded until now ends, such as PortAudio."""
+    """Make Python's exit end the thread before it ends libraries loaded until now, such as PortAudio."""
     _RUNNING.add(worker)
     atexit.unregister(_leave_all)
     atexit.register(_leave_all)

@@ -1,4 +1,4 @@
-"""A server of live streams: frames in and hops out, by websocket."""
+"""Server of live streams: clients send frames and receive hops of samples by websocket."""
 
 from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.server import Server

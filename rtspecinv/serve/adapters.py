@@ -1,4 +1,4 @@
-"""Other dialects of the protocol, for clients that speak them already."""
+"""Encodings of the messages for clients of two other servers: MessagePack and OpenAI's Realtime events."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rtspecinv.serve.protocol import Message, Said, read_object
 
 
 class MessagePack:
-    """Messages of MessagePack in the manner of moshi-server: {"type": "Audio", "pcm": [floats]}.
+    """Encodes messages in MessagePack like those of moshi-server: {"type": "Audio", "pcm": [floats]}.
 
-    A client sends Init with what the first message of the protocol has, Frames with `data`, Flush, Reset,
-    Marker; the server Ready, Audio, Flushed, Reset, Marker, Error.
+    A client sends Init with the keys of the native first message, Frames with `data`, Flush, Reset and
+    Marker. The server sends Ready, Audio, Flushed, Reset, Marker and Error.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class MessagePack:
         self._pack, self._unpack = msgpack.packb, msgpack.unpackb
 
     def read(self, message: Message) -> Said:
-        """What a client's message says."""
+        """Return the decoded message of a client."""
         try:
             said = self._unpack(message) if isinstance(message, bytes) else None
         except Exception as error:  # msgpack has no one class for them
@@ -40,7 +40,7 @@ class MessagePack:
         return {**said, "type": said["type"].lower()}
 
     def write(self, said: Said) -> Message:
-        """Message of the server."""
+        """Return the encoded message of the server."""
         if isinstance(said, bytes):
             said = {"type": "audio", "pcm": np.frombuffer(said, "<f4").tolist()}
         packed: bytes = self._pack({**said, "type": said["type"].capitalize()})
@@ -48,15 +48,15 @@ class MessagePack:
 
 
 class Realtime:
-    """Events in the manner of OpenAI's Realtime API: JSON, with frames and PCM16 in base64.
+    """Encodes messages as events like those of OpenAI's Realtime API: JSON, with frames and PCM16 in base64.
 
-    A client sends session.update, input_audio_buffer.append with frames as `audio`, .commit for a flush and
-    .clear, or response.cancel, for a reset; the server session.updated, response.output_audio.delta,
-    response.done and error.
+    A client sends session.update, input_audio_buffer.append with frames as `audio`,
+    input_audio_buffer.commit to flush, and input_audio_buffer.clear or response.cancel to reset. The server
+    sends session.updated, response.output_audio.delta, response.done and error.
     """
 
     def read(self, message: Message) -> Said:
-        """What a client's event says."""
+        """Return the decoded event of a client."""
         event = read_object(message if isinstance(message, str) else "")
         match event.get("type"):
             case "session.update":
@@ -75,7 +75,7 @@ class Realtime:
         return event
 
     def write(self, said: Said) -> Message:
-        """Event of the server."""
+        """Return the encoded event of the server."""
         if isinstance(said, bytes):
             return _event("response.output_audio.delta", delta=base64.b64encode(said).decode())
         match said["type"]:

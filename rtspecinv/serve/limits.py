@@ -15,8 +15,9 @@ class Limits:
     Args:
         streams: largest number of clients at once, default: 64.
         kinds: largest number of combinations of transform, look-ahead and iterations at once, default: 8.
-        queue: largest number of waiting frames of a stream; above it, its socket is not read; default: 8.
-        message: longest message, bytes, default: 1 MiB.
+        queue: largest number of waiting frames of a stream, default: 8; while so many frames wait, the server
+            does not read the client's socket.
+        message: largest size of a message, bytes, default: 1 MiB.
         hello_seconds: longest time until the first message of a client, seconds, default: 10.
         idle_seconds: longest time without a message of a client, seconds, default: 300.
         stall_seconds: longest time in which a client accepts no data, seconds, default: 30.

@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""Metrics of a server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _PUSH_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 
 
 
 class Metrics:
-    """Counts of one server; its attributes are metrics of prometheus_client.
+    """Metrics of one server; each attribute is a metric of prometheus_client.
 
-    n_streams, n_waiting: called for the number of streams, and of frames whose hop has not been sent.
+    n_streams: function that returns the number of streams.
+    n_waiting: function that returns the number of frames whose hop has not been sent.
     """
 
     def __init__(self, n_streams: Callable[[], float], n_waiting: Callable[[], float]) -> None:
@@ -37,5 +38,5 @@ class Metrics:
         return metric(f"rtspecinv_{name}", help_, registry=self._registry, **options)
 
     def text(self) -> bytes:
-        """All counts, as `/metrics` gives them."""
+        """Return all metrics as the body of a response to `/metrics`."""
         return generate_latest(self._registry)

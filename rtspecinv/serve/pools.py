@@ -1,4 +1,4 @@
-"""One pool of streams for each kind of stream that clients ask for."""
+"""Pools of streams, one for each kind of stream that clients request."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from rtspecinv.serve.protocol import Kind
 
 
 class Pools:
-    """Makes pools when they are asked for, and closes empty ones when others are; from any thread.
+    """Creates a pool for each requested kind of stream; closes an empty one if a new kind needs its place.
 
-    observe: called after each push with the number of streams and the seconds of work.
+    limits: limits on the numbers of kinds, streams and waiting frames.
+    observe: function that is called after each push with the number of streams and the seconds of work.
+
+    Any thread may call the methods.
     """
 
     def __init__(self, limits: Limits, observe: Callable[[int, float], object]) -> None:
@@ -23,10 +26,10 @@ class Pools:
         self._lock = threading.Lock()
 
     def join(self, kind: Kind, receive: Receive, refuse: Refuse | None = None) -> PooledStream:
-        """Lend a stream; see `StreamPool.join`.
+        """Return a stream of a kind; for `receive` and `refuse` see `StreamPool.join`.
 
         Raises:
-            queue.Full: there are too many kinds of streams, or all streams are lent.
+            queue.Full: there are too many kinds of streams, or all streams of this kind are in use.
         """
         with self._lock:
             pool = self._pools.get(kind)
@@ -39,7 +42,10 @@ class Pools:
             return pool.join(receive, refuse=refuse)
 
     def _make_room(self) -> None:
-        """Close pools that have failed, and an empty one if there are too many."""
+        """Close the pools that have failed or, if there are too many, an empty one.
+
+        Raises `queue.Full` if there are still too many.
+        """
         failed = [kind for kind, pool in self._pools.items() if pool.failure is not None]
         empty = [kind for kind, pool in self._pools.items() if not len(pool)]
         over = len(self._pools) - len(failed) >= self._limits.kinds

@@ -33,29 +33,29 @@ MOST_WORK = 2**20  # values that a push of one stream passes over: a few millise
 
 
 class Codec(Protocol):
-    """Encoding of messages in one protocol."""
+    """Encodes and decodes the messages of one protocol."""
 
     def read(self, message: Message) -> Said:
-        """What a client's message says; a ValueError if it says nothing."""
+        """Return the decoded message of a client; raises `ValueError` for an invalid one."""
 
     def write(self, said: Said) -> Message:
-        """Message of the server."""
+        """Return the encoded message of the server: samples as bytes, or an answer."""
 
 
 class Native:
-    """The native protocol: text is JSON, and binary messages are frames or samples."""
+    """Encodes messages in the native protocol: texts are JSON, binary messages are frames or samples."""
 
     def read(self, message: Message) -> Said:
-        """What a client's message says."""
+        """Return the decoded message of a client: frames as bytes, or a JSON object."""
         return message if isinstance(message, bytes) else read_object(message)
 
     def write(self, said: Said) -> Message:
-        """Message of the server."""
+        """Return the encoded message of the server: samples as bytes, or a JSON object."""
         return said if isinstance(said, bytes) else json.dumps(said)
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """Object in JSON; anything else is a ValueError."""
+    """Return the object of a JSON text; raises `ValueError` for any other text."""
     try:
         said = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def read_object(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """Parameters that streams of one inverter share."""
+    """Parameters that all streams of one inverter share."""
 
     preset: str | None
     n_fft: int
@@ -77,7 +77,7 @@ class Kind:
     n_iter: int | None  # that of the inverter, if None
 
     def inverter(self, n_streams: int) -> StreamingInverter:
-        """Return an inverter of so many streams."""
+        """Return an inverter of `n_streams` streams."""
         options: dict[str, Any] = {"look_ahead": self.look_ahead, "batch_shape": (n_streams,)}
         if self.n_iter is not None:
             options["n_iter"] = self.n_iter
@@ -88,11 +88,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client sends and wants back.
+    """Parameters of a client's stream, from its first message.
 
-    n_values: of a frame.
-    sample_rate: of the inverter, Hz.
-    output_rate: of the samples that are sent, Hz.
+    kind: parameters of the inverter.
+    n_values: number of values of a frame.
+    sample_rate: sample rate of the inverter, Hz.
+    output_rate: sample rate of the samples sent to the client, Hz.
+    dtype: data type of the frames.
+    format: format of the samples sent to the client, one of `FORMATS`.
     """
 
     kind: Kind
@@ -104,10 +107,11 @@ class Hello:
 
 
 def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
-    """Check the first message of a client.
+    """Return the checked parameters in the first message of a client.
 
     Raises:
-        ValueError, TypeError: a key is unknown, missing or out of range.
+        ValueError: a key is unknown, missing or out of range.
+        TypeError: a value has the wrong type.
     """
     known = ("preset", *_OPTIONS) if "preset" in said else (*_LINEAR, "window", *_OPTIONS)
     if strays := [key for key in said if key not in known and key != "type"]:
@@ -176,10 +180,10 @@ def _check_cost(kind: Kind, stft: STFT, limits: Limits) -> None:
 
 
 def frames_of(data: bytes, hello: Hello) -> Array:
-    """Frames `(n_frames, n_values)` in float32 of a binary message.
+    """Return the frames of a binary message, `(n_frames, n_values)` in float32.
 
     Raises:
-        ValueError: it is not a whole number of frames.
+        ValueError: the message is empty, or its length is not a multiple of that of a frame.
     """
     size = hello.n_values * hello.dtype.itemsize
     if not data or len(data) % size:
@@ -194,11 +198,12 @@ def frames_of(data: bytes, hello: Hello) -> Array:
 class Sound:
     """Resamples the hops of one stream and encodes them in the format of the client.
 
-    Each hop of the stream gives samples for the same time at the other rate, to the next whole sample: what
-    soxr gives in bursts waits until it is due, after as much silence as that takes.
+    Each hop becomes samples of the same duration at the output rate, rounded to a whole sample. soxr returns
+    samples in bursts, so they are buffered until they are due; the sound begins with `delay` samples of
+    silence, so that the buffer does not run empty.
 
     Attributes:
-        delay: samples of silence at the beginning, at the output rate.
+        delay: number of samples of silence at the beginning, at the output rate.
     """
 
     def __init__(self, hello: Hello) -> None:
@@ -217,7 +222,7 @@ class Sound:
         self._n_in = self._n_out = 0
 
     def push(self, hop: Array) -> bytes:
-        """Return the samples that are due with a hop."""
+        """Return the encoded samples that are due with a hop."""
         if self._resampler is None:
             return self._encode(hop)
         self._n_in += len(hop)
@@ -228,7 +233,10 @@ class Sound:
         return self._encode(out)
 
     def flush(self, owed: Array) -> bytes:
-        """Return the remaining samples and reset."""
+        """Return the remaining samples, encoded, and reset.
+
+        owed: last samples of the inverter.
+        """
         if self._resampler is None:
             return self._encode(owed)
         rest = [self._waiting, self._resampler.push(owed[:, None])[:, 0], self._resampler.flush()[:, 0]]
@@ -244,7 +252,10 @@ class Sound:
 
 @lru_cache(64)
 def longest_delay(from_rate: float, to_rate: float, hop_length: int) -> int:
-    """Samples that a resampler may hold back, as half a minute of hops tells, and a few more."""
+    """Return the largest number of output samples that a resampler may hold back.
+
+    It is measured with half a minute of hops; 16 samples are added for safety.
+    """
     resampler, hop, longest = Resampler(from_rate, to_rate, 1), np.zeros((hop_length, 1), np.float32), 0
     for _ in range(int(30 * from_rate / hop_length) + 1):
         resampler.push(hop)
@@ -265,7 +276,10 @@ def _encode_s16(samples: Array) -> bytes:
 
 
 def _encode_mulaw(samples: Array) -> bytes:
-    """ITU-T G.711, mu-law: sign, three bits of exponent, four of mantissa, all inverted."""
+    """Return samples in the mu-law code of ITU-T G.711.
+
+    A byte consists of the sign, three bits of exponent and four bits of mantissa; all bits are inverted.
+    """
     whole = _as_s16(samples).astype(np.int32)
     magnitude = np.minimum(np.abs(whole), 32635) + 132
     exponent = np.frexp(magnitude.astype(np.float32))[1] - 8  # 132 is 2**7 and more

@@ -1,4 +1,4 @@
-"""A server of live streams: websockets, metrics, a page."""
+"""HTTP server of live streams: the websockets of clients, metrics and a web page."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _CLOSE_SECONDS = 2.0  # for a client to answer that it has understood
 
 
 class Server:
-    """Serves streams at `ws://host:port/stream` while the context lasts.
+    """Serves streams at `ws://host:port/stream` within an `async with` block.
 
     Args:
-        host: address to listen at, default: "127.0.0.1".
-        port: number of the port, 0 for any free port, default: 8765.
+        host: address to listen on, default: "127.0.0.1".
+        port: number of the port, default: 8765; with 0 the system chooses a free port.
         limits: limits on the requests of clients, default: those of `Limits`.
         token: secret word that clients must send as `Authorization: Bearer ...` or `?token=...`; default: no
-            token is required, and only this machine can connect.
+            token is required, and `host` must be an address that only this machine can reach.
 
     Raises:
-        ValueError: `host` can be reached from other machines, and there is no token.
+        ValueError: other machines can reach `host`, and there is no token.
         OSError: the address is in use, or does not belong to this machine.
     """
 
@@ -79,7 +79,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Address of the page."""
+        """Address of the web page."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/"
 
@@ -117,7 +117,10 @@ class Server:
         gc.collect()  # soxr complains of streams that are there when Python ends
 
     async def drain(self) -> None:
-        """Accept no new streams, and wait until the others have ended with all of their samples."""
+        """Reject new streams, and wait until the others have ended with all of their samples.
+
+        Streams that have not ended after `limits.drain_seconds` are aborted.
+        """
         self._is_ending = True
         for session in [*self._sessions]:
             session.drain()
@@ -136,7 +139,7 @@ class Server:
         stream.leave()
 
     async def _sweep(self) -> None:
-        """Close what is idle, takes nothing or has failed."""
+        """Close, at regular intervals, the sessions that are idle, accept no data or have failed."""
         limits, n_before = self.limits, 0
         while True:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
@@ -178,9 +181,11 @@ class Server:
         return response
 
     def _refusal(self, request: web.Request) -> str:
-        """Why a request is not from whom it should be; empty if it may be.
+        """Return the reason to reject a request by its host or origin; empty if it is allowed.
 
-        A page of another site may open websockets to this machine, and its name may be made to point here.
+        A page of another web site may open websockets to this machine, so its origin is rejected. The site
+        may also make its own host name resolve to this machine, so without a token other host names are
+        rejected.
         """
         host, origin = request.host, request.headers.get(hdrs.ORIGIN)
         try:
@@ -203,7 +208,7 @@ class Server:
         return web.Response(body=self.metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        """A file of the page: only names that are in its folder."""
+        """Return a file of the web page; only files in the folder of the page are served."""
         name = request.match_info["name"] or FIRST_PAGE
         there = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.is_file()}
         if name not in there:
@@ -252,7 +257,7 @@ def _abort(request: web.Request) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, and for nobody else."""
+    """Return whether a host name or address is a loopback one, which only this machine can reach."""
     if host == "localhost":
         return True
     with suppress(ValueError):
@@ -261,7 +266,10 @@ def is_loopback(host: str) -> bool:
 
 
 async def serve_until_told(server: Server, say: Callable[[str], object]) -> None:
-    """Serve until SIGTERM or Ctrl-C, then end the streams after their remaining samples."""
+    """Serve until SIGTERM or Ctrl-C, then send the remaining samples of all streams and close them.
+
+    say: function that prints a line about the started server.
+    """
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     is_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()

@@ -1,4 +1,4 @@
-"""One client of a server: its messages and its hops in order, within the limits."""
+"""Session of one client of a server: reads its messages and sends its hops, in order, within the limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Item = tuple[str, Any]
 
 
 class Outbox:
-    """What comes from the threads of pools, on its way to the sessions in the event loop."""
+    """Queue of items from the threads of pools to the sessions in the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -39,7 +39,7 @@ class Outbox:
         self._lock = threading.Lock()
 
     def put(self, session: Session, *item: Any) -> None:
-        """Hand an item to a session, from any thread; they arrive in order."""
+        """Queue an item for a session, from any thread; the session receives the items in order."""
         with self._lock:
             self._items.append((session, item))
             if self._is_called:
@@ -57,10 +57,11 @@ class Outbox:
 
 
 class Session:
-    """Reads what a client sends, as far as there is room in its queue, and sends what comes of it.
+    """Reads the messages of a client, pushes its frames to a stream, and sends the hops and answers.
 
-    A frame waits from when it was read until its hop has been sent. While `limits.queue` frames wait, nothing
-    is read, so that a client which sends too fast, or takes nothing, is held up by its own socket.
+    A frame waits from the time when it was read until its hop has been sent. While `limits.queue` frames and
+    answers wait, the session reads no message: a client that sends too fast, or accepts no data, must then
+    wait before it can send more.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class Session:
 
     @property
     def n_waiting(self) -> int:
-        """Frames whose hop has not been sent."""
+        """Number of frames whose hop has not been sent."""
         return len(self._arrivals)
 
     async def run(self) -> None:
-        """Serve the client until it, or the server, ends."""
+        """Serve the client until it leaves or the server ends."""
         self._reader = beginning = asyncio.ensure_future(self._begin())
         try:
             await asyncio.wait({beginning})
@@ -111,24 +112,24 @@ class Session:
 
     @property
     def failure(self) -> BaseException | None:
-        """What ended its stream, if something did."""
+        """Exception that ended the client's stream; None if there is none."""
         return None if self._stream is None else self._stream.failure
 
     def drain(self) -> None:
-        """Read no further message, and end when all that is owed has been sent."""
+        """Read no further message, and end the session when all hops and answers have been sent."""
         self._is_ending = True
         if self._is_receiving and self._reader is not None:
             self._reader.cancel()
 
     async def close(self, code: int, reason: str) -> None:
-        """Say why, and close the socket."""
+        """Send an error message with the reason, and close the socket."""
         with suppress(ConnectionError, RuntimeError):
             await self._send({"type": "error", "message": reason})
         short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # of whole characters
         await self._socket.close(code=code, message=short.encode())
 
     def take(self, item: Item) -> None:
-        """Take an item from the outbox."""
+        """Queue an item of the outbox for sending; after a reset, items of earlier frames are dropped."""
         kind, _ = item
         if kind is _RESET:
             self._n_resets -= 1
@@ -140,7 +141,7 @@ class Session:
     # What comes in.
 
     async def _begin(self) -> tuple[PooledStream, dict[str, Any]] | None:
-        """Stream of a client that has said what it sends, and the answer; None if it has left."""
+        """Wait for a valid first message; return the client's stream and the answer, None if it has left."""
         seconds = self._limits.hello_seconds
         give_up = time.monotonic() + seconds
         while not self._is_ending:
@@ -168,7 +169,10 @@ class Session:
         raise asyncio.CancelledError
 
     def _join(self, said: dict[str, Any]) -> tuple[PooledStream, dict[str, Any]]:
-        """Stream that fits what a client said, and the answer; in a thread, as it may have to compile."""
+        """Return a stream for a client's first message, and the answer.
+
+        It runs in another thread than the event loop, because it may have to compile code.
+        """
         self._hello = hello = hello_of(said, self._limits)
         self._sound = Sound(hello)
         stream = self._pools.join(hello.kind, self._hear, self._refuse)
@@ -214,7 +218,7 @@ class Session:
         await self.close(code, reason) if reason else await self._socket.close(code=code)
 
     async def _receive(self) -> WSMessage:
-        """Next message; `drain` does not wait for it."""
+        """Return the next message of the client; `drain` cancels the wait for it."""
         self._is_receiving = True
         message = await self._socket.receive()
         self._is_receiving = False
@@ -222,7 +226,7 @@ class Session:
         return message
 
     async def _read(self, stream: PooledStream) -> None:
-        """Read messages and do what they say, until the client leaves or the server drains."""
+        """Read and execute messages until the client leaves or the session drains."""
         while not self._is_ending:
             message = await self._receive()
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -282,7 +286,7 @@ class Session:
         stream.call(self._end_reset)
 
     def _answer(self, stream: PooledStream, said: dict[str, Any]) -> None:
-        """Send something when all that came before has been sent."""
+        """Queue an answer that is sent after the hops and answers of all earlier messages."""
         self._n_texts += 1
         stream.call(partial(self._outbox.put, self, _TEXT, said))
 
@@ -316,7 +320,7 @@ class Session:
     # What goes out.
 
     async def _write(self) -> None:
-        """Send what has been taken."""
+        """Send the queued hops and answers until the end item."""
         late_seconds = self._hello.kind.hop_length / self._hello.sample_rate
         while True:
             while not self._out:
