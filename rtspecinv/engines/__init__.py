@@ -122,7 +122,8 @@ def find(
 
     On a CPU, "auto" selects numba if it is installed and supports the rule and the start. On a GPU, "auto"
     selects the first engine of `ON_A_GPU` that supports them, if the rule and the start are this package's;
-    a user's rule or start runs in `eager`, because it may do what a GPU engine cannot record.
+    a user's rule or start runs in `eager`, because a GPU may not be able to record it. The order of
+    `ON_A_GPU` was not measured; `bench/gpu.py` measures it on a GPU.
 
     n_open: number of frames that the rule is applied to.
     of_bands: True if the targets are values of bands rather than magnitudes, default: False.
