@@ -1,4 +1,4 @@
-"""Long calls into compiled code, in which Python does not hear Ctrl-C until they are over."""
+"""Interruption of long calls into compiled code, during which Python cannot react to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _POLL_SECONDS = 0.1  # between looks for a signal, where the system does not int
 
 
 def aside(work: Callable[[], object], stop: Any) -> None:
-    """Do long work in another thread while this one, the main thread, waits and hears signals.
+    """Run long work in another thread, while the main thread waits and reacts to signals.
 
-    work: looks at `stop` now and then, and ends early when it is not 0.
-    stop: an array of one number, 0.
+    work: function that reads `stop` regularly and returns early when it is not 0.
+    stop: array of one number, initially 0; a signal sets it to 1.
 
     Raises:
-        KeyboardInterrupt, SystemExit: what a signal raises here, once the work has ended early.
+        KeyboardInterrupt, SystemExit: a signal raised it while the work ran; it is raised when the work has
+            ended.
     """
     if threading.current_thread() is not threading.main_thread():  # which signals do not reach
         work()
@@ -55,7 +56,7 @@ def aside(work: Callable[[], object], stop: Any) -> None:
 
 
 def _finish(outcome: list[BaseException | None], ended: Any) -> None:
-    """Wait for the work, however often that is interrupted."""
+    """Wait until the work has ended, even if that is interrupted several times."""
     try:
         while not outcome:
             ended.acquire(timeout=_POLL_SECONDS)

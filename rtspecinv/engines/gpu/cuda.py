@@ -131,7 +131,7 @@ class Cuda(CudaGraph):
         return hops, torch.stack(torch.aminmax(magnitude.detach(), dim=-1))
 
     def accept(self) -> None:
-        """Make the result of the last `offer` the state, unless the kernel has already done so; see `Engine`."""
+        """Make the result of the last `offer` the state, unless the kernel has done so; see `Engine`."""
         if not self._is_done:
             super().accept()
 

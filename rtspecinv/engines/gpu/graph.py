@@ -384,7 +384,7 @@ class CudaGraph(Eager):
     ) -> Tensor:
         """Take in a frame, or None after the last one, and return the next hop; see `Engine`.
 
-        A push of some streams only is not recorded, because their number changes; it runs in `Eager`.
+        A push of some of the streams runs in `Eager`: it is not recorded, because their number varies.
         """
         offered = None
         if streams is None:
