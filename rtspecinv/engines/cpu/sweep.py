@@ -27,12 +27,12 @@ from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spe
 from rtspecinv.engines.cpu.rules import after, before, measure, mix, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
 
-# Values of `take`, what a sweep does with the spectrum s of the samples: nothing; finish an iteration, where s
-# is P_C(y); store s in a slot; store |s|.
+# Values of `take`, what a sweep does with the spectrum s of the samples: nothing; finish an iteration, where
+# s is P_C(y); store s in a slot; store |s|.
 NOTHING, RULE, SPECTRUM, ACTUAL = range(4)
 
-# Values of `give`, the spectrum whose frame a sweep adds to the next samples: none; y of the rule; the iterate
-# c; P_M of a slot, or P_M of the rule's estimate. Both of the latter are stored.
+# Values of `give`, the spectrum whose frame a sweep adds to the next samples: none; y of the rule; the
+# iterate c; P_M of a slot, or P_M of the rule's estimate. Both of the latter are stored.
 ITERATE, ESTIMATE, MIXED_ESTIMATE = 2, 3, 4
 
 
