@@ -245,9 +245,9 @@ def _integrate(before: Tensor, now: Tensor, by_frame: Tensor, to_next_bin: Tenso
     The published algorithm keeps a heap of the bins that have a phase, in this frame or the last one. It
     repeatedly removes the loudest and computes the phases of its neighbours. So each bin gets its phase along
     the path whose quietest bin is the loudest among all paths. Such a path goes from a bin of the last frame
-    to the same bin of this frame, and from there up or down. One scan in each direction finds all these paths,
-    and cumulative sums over bins give their phases. If two paths are equally loud, a bin gets its phase from
-    its neighbour rather than from the last frame.
+    to the same bin of this frame, and from there up or down. One scan in each direction finds all these
+    paths, and cumulative sums over bins give their phases. If two paths are equally loud, a bin gets its
+    phase from its neighbour rather than from the last frame.
 
     before, now: log magnitudes of the last frame and of this one; paths do not pass bins at or below `floor`.
     by_frame: phases that bins get from the last frame.
@@ -323,7 +323,9 @@ def _centring(stft: STFT) -> Tensor:
 
 
 def _phase(stft: STFT, spectrum: Tensor) -> Tensor:
-    """Return the phase of `(..., n_half)` for a window centred at time 0; bins of value 0 have that of `signs`."""
+    """Return the phase of a spectrum `(..., n_half)` for a window centred at time 0.
+
+    A bin that is 0 gets the phase of `signs`."""
     one = torch.ones((), dtype=stft.dtype, device=stft.device)
     return (to_magnitude(spectrum, one) * _centring(stft).conj()).angle()
 

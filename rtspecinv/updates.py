@@ -167,9 +167,10 @@ class RAAR(_WithMomentum):
 
     The newest frame is far from its solution and needs large steps; an old one is about to be heard and needs
     to converge. So `beta_k` increases linearly from `beta - ramp` for the oldest frame to `beta + ramp` for
-    the newest, limited to 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
-    and new frames: use `ramp=0` there. Momentum, up to 0.3, can improve the result where the magnitudes are
-    those of a real signal. Where they are far from it, momentum makes it worse; a smaller beta is better.
+    the newest, limited to 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no
+    old and new frames: use `ramp=0` there. Momentum up to 0.3 can improve the result if the magnitudes are
+    those of a real signal. If they are far from those of any signal, momentum makes the result worse, and a
+    smaller beta makes it better.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
     Kolhoff & Gerkmann 2024. Ramp and momentum are additions of this package, measured in `bench/README.md`.
