@@ -15,10 +15,10 @@ import numpy as np
 
 from rtspecinv.inputs import Array
 
-MOST_VALUES = 2**20  # that percentiles are taken of
+MOST_VALUES = 2**20  # values that medians and percentiles are computed from, at most
 NEAR = 2e-3  # how near a value must be to count as another
-SKEWED = 30.0  # the largest over the median: magnitudes have more, logarithms less
-REPEATED = 1e-3  # share of values at the least one, from which on it is a floor
+SKEWED = 30.0  # ratio of the largest value to the median: magnitudes are above it, logarithms below
+REPEATED = 1e-3  # least share of values equal to the minimum that makes it a floor
 FEWEST_FRAMES = 40  # that say how bands lie
 
 # Of how bands lie: levels of the upper third over the lower third, in standard deviations of all values, and
@@ -140,10 +140,11 @@ def turned(levels: Array) -> float:
     bands have two properties. Levels differ more from band to band, because partials are resolved there and a
     band is the mean of few frequencies. Changes from frame to frame are more alike in neighbouring bands.
 
-    The score is `log2(upper / lower)` of the median second difference `|x[m-1] - 2 x[m] + x[m+1]|`, plus twice
-    the difference of the correlations between the changes of neighbouring bands. Before the correlation, the
-    mean change of each band and five bands on either side is subtracted. Pre-emphasis and gains change neither
-    term. The score is negative if the lowest band is first, and NaN if the order cannot be determined.
+    The score is `log2(upper / lower)` of the median second difference `|x[m-1] - 2 x[m] + x[m+1]|`, plus
+    twice the difference of the correlations between the changes of neighbouring bands. Before the
+    correlation, the mean change of each band and five bands on either side is subtracted. Pre-emphasis and
+    gains change neither term. The score is negative if the lowest band is first, and NaN if the order cannot
+    be determined.
     """
     n_mels, n_frames = levels.shape
     if n_mels < 30 or n_frames < FEWEST_FRAMES:

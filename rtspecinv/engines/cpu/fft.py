@@ -32,7 +32,7 @@ from rtspecinv.engines.cpu.lanes import (
 Array = np.ndarray[Any, Any]
 
 SHORTEST = 2 * WIDTH * WIDTH  # frame with a transform of our own
-GAP = 2 * WIDTH  # a distance of a power of two looks like the same place to a processor in a hurry
+GAP = 2 * WIDTH  # avoids distances of powers of two, which processors can mistake for the same address
 AXES = np.zeros(1, np.int64)
 
 
@@ -246,7 +246,7 @@ def _transform(work, at, n, second, tables):
     source, target, w = at, at + 2 * n + GAP, WIDTH + n
     _first8(work, source, target, n, tables, w)
     source, target, m, stride, w = target, source, n >> 3, 8, w + 14 * (n >> 3)
-    if m > 8:  # The stride being known, these steps are much faster.
+    if m > 8:  # These steps are much faster because their stride is a constant.
         if second == 2:
             m, stride = m >> 1, 16
             _second2(work, source, target, m, tables, w)

@@ -37,10 +37,10 @@ from rtspecinv.updates import Update
 
 Array = np.ndarray[Any, Any]
 
-# Samples through a transform and back that are worth a thread: about 0.3 ms; to wake it takes 0.1.
+# Least work per thread, in samples transformed and back: about 0.3 ms; waking a thread takes 0.1 ms.
 WORK_OF_A_THREAD = 200_000
 
-SHARES = 4  # parts of a thread's tasks, of which others may take some
+SHARES = 4  # parts into which a thread's tasks are divided; other threads may take some of them
 
 LINE = 64  # bytes
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-LONG = 2**24  # samples through a transform and back: some 25 ms, to start a thread takes 0.1
-_POLL_SECONDS = 0.1  # between looks for a signal, where the system does not interrupt a wait
+LONG = 2**24  # samples transformed and back, about 25 ms of work; starting a thread takes 0.1 ms
+_POLL_SECONDS = 0.1  # interval of signal checks, on systems where a signal does not end a wait
 
 
 def aside(work: Callable[[], object], stop: Any) -> None:
@@ -24,7 +24,7 @@ def aside(work: Callable[[], object], stop: Any) -> None:
     if threading.current_thread() is not threading.main_thread():  # which signals do not reach
         work()
         return
-    # Locks and lists alone: a Thread and its events are in disorder after an exception in the wrong moment.
+    # Locks and lists only: an exception at the wrong moment would leave a Thread and its events inconsistent.
     begun, ended = _thread.allocate_lock(), _thread.allocate_lock()
     ended.acquire()
     outcome: list[BaseException | None] = []

@@ -69,7 +69,7 @@ constexpr float LEAST_SQUARE = 2.220446049250313e-16f;  // 2^-52, of the smalles
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
 
-// How far the square of a number is above FINE, as far as can be where it is below, or NaN.
+// Difference of the bits of a square m and of FINE; it is huge if m is NaN or, as it wraps around, below FINE.
 DEVICE unsigned above_fine(float m) { return bits_of(m) - bits_of(FINE); }
 
 DEVICE bool is_in_range(unsigned above) { return above <= bits_of(COARSE) - bits_of(FINE); }
