@@ -78,8 +78,8 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Tensor] | None:
         """Compute the next hop of a frame that has not been checked, without waiting for the device.
 
-        A frame is bad if a magnitude is negative, not finite or above `inputs.largest_magnitude`. The state
-        changes only when `accept` is called.
+        A frame is bad if a magnitude is negative, not finite or above `inputs.largest_magnitude`. A bad
+        frame does not change the state. After an offer of good frames, call `accept`.
 
         Args:
             magnitude, spectrum: as in `push`, with any values.
@@ -93,10 +93,11 @@ class Engine(Protocol):
         """
 
     def accept(self) -> None:
-        """Make the result of the last `offer` the state; without this call, the state does not change.
+        """Make the result of the last `offer` the state.
 
-        Callers call it if `each` was True, or if the extremes show that no frame is bad. Some engines have
-        already updated the state on the device by then.
+        To be called if `each` was True, or if the extremes show that no frame is bad. Otherwise it must not
+        be called, and the state remains that before the offer. An engine that checks frames on the device
+        may have updated the state already; this call then does nothing.
         """
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
