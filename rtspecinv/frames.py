@@ -1,7 +1,8 @@
-"""The frames that may still change and the samples that may not: all the state of an inversion.
+"""Frame buffer of a stream: the frames that may still change, and the samples that are final.
 
-A frame is *committed* when its first hop of samples is heard. The rest of it is not heard yet, so for up to
-`look_back` pushes more it can still be *revised*. Frames come in on the right and leave on the left:
+A frame is *committed* when its first hop of samples is returned, that is, heard. Its other samples have not
+been heard yet, so for up to `look_back` more pushes it can still be *revised*. Frames enter on the right and
+leave on the left:
 
     slot             0           1           2           3           4
                   revised    committed     open        open       newest      n_revised = 1, look_ahead = 3
@@ -11,8 +12,9 @@ A frame is *committed* when its first hop of samples is heard. The rest of it is
       ...
     samples       heard  |    hop    |   may still change ...
 
-`committed` holds what the frames of the buffer cannot change: first what was heard, then the overlap-added
-remains of frames that left the buffer unheard. A batch run has no buffer: see `engines.batch`.
+`committed` holds samples that the frames of the buffer cannot change: first those that were heard, then the
+overlap-added unheard samples of frames that have left the buffer. A batch run has no buffer, see
+`engines.batch`.
 """
 
 from __future__ import annotations
@@ -39,29 +41,30 @@ N_PAST = 2  # frames remembered after they left the buffer, for starts that look
 
 
 class FrameBuffer(Module):
-    """Frames that may still change in front of committed samples, for streams of any batch shape.
+    """Spectra of the open frames and the committed samples, for streams of any batch shape.
 
     Args:
-        stft: the transform; the buffer lives on its device, in its dtype.
-        n_open: slots, those of revised frames included.
-        n_revised: slots on the left whose frames are committed already, at most `stft.look_back`.
-        n_waiting: magnitudes on the right that came in but take no part yet.
-        n_carried: spectra that the update rule carries along beside its iterate.
-        n_values: values of a frame that are measured beside its magnitudes.
+        stft: transform; the buffer has its device and dtype.
+        n_open: number of slots, including those of revised frames.
+        n_revised: number of slots on the left whose frames are committed, at most `stft.look_back`.
+        n_waiting: number of magnitude frames on the right that have arrived but have no start yet.
+        n_carried: number of spectra that the update rule carries beside its iterate.
+        n_values: number of values of bands that follow the magnitudes of a frame.
         batch_shape: shape of the streams.
-        compensated: divide incomplete overlap by its window sum (Gnann & Spiertz 2010); else analyse the
-            newest frame with the asymmetric window of Zhu, Beauregard & Wyse (2007, section II-D).
+        compensated: whether to divide incomplete overlap by its window sum (Gnann & Spiertz 2010); otherwise
+            the newest frame is analysed with the asymmetric window of Zhu, Beauregard & Wyse (2007, section
+            II-D).
 
     State, zeros at first and after a reset, with `n_half = n_fft // 2 + 1`:
         magnitude: targets `(*batch, n_open + n_waiting, n_half)`.
-        values: what is measured, `(*batch, n_open + n_waiting, n_values)`.
+        values: values of bands, `(*batch, n_open + n_waiting, n_values)`.
         present: 1 for a frame, 0 for none (before the first, after the last), `(*batch, n_open + n_waiting)`.
-        spectra: the iterate and what is carried, `(*batch, 1 + n_carried, n_open, n_half, 2)`, pairs of reals
-            so that `.to(dtype)` casts them too.
-        past: the spectra that left last, `(*batch, N_PAST, n_half, 2)`.
+        spectra: the iterate and the carried spectra, `(*batch, 1 + n_carried, n_open, n_half, 2)`, as pairs
+            of reals so that `.to(dtype)` casts them too.
+        past: spectra of the frames that left last, `(*batch, N_PAST, n_half, 2)`.
         committed: `(*batch, (n_open - 1) * hop_length + n_fft)` samples.
         coverage: window sum of the committed samples, of their shape, 1 where it is complete.
-        expected: how the next hop begins as far as is known, `(*batch, n_fade)`.
+        expected: beginning of the next hop, predicted from the present frames, `(*batch, n_fade)`.
     """
 
     STATE = ("magnitude", "values", "present", "spectra", "past", "committed", "coverage", "expected")
@@ -108,9 +111,9 @@ class FrameBuffer(Module):
             self.register_buffer(name, zeros, persistent=False)
 
     def push(self, frame: Tensor | None) -> None:
-        """Shift by one frame and take in the next, None where there is none.
+        """Shift by one frame and take in the next, or None after the last one.
 
-        frame: its magnitude and then its values, `(*batch, n_half + n_values)`.
+        frame: magnitudes, then values of bands, `(*batch, n_half + n_values)`.
         """
         n_half = self.magnitude.shape[-1]
         _shift(self.magnitude, -2, None if frame is None else frame[..., :n_half])
@@ -120,35 +123,35 @@ class FrameBuffer(Module):
         self._make_windows()
 
     def start(self, spectra: tuple[Tensor, ...]) -> None:
-        """Give the newest frame its spectra, the iterate and what is carried, each `(*batch, n_half, 2)`."""
+        """Set the newest frame's spectra, the iterate and the carried ones, each `(*batch, n_half, 2)`."""
         present = self.present[..., self.n_open - 1].clone()
         newest = present[..., None, None, None, None] * torch.stack(spectra, -3).unsqueeze(-3)
         self.spectra.copy_(torch.cat([self.spectra[..., :-1, :, :], newest], -3))
 
     def store(self, spectra: tuple[Tensor, ...]) -> None:
-        """Keep the spectra, the iterate and what is carried, each `(*batch, n_open, n_half, 2)`."""
+        """Store the spectra, the iterate and the carried ones, each `(*batch, n_open, n_half, 2)`."""
         self.spectra.copy_(torch.stack(spectra, -4))
 
     def load(self) -> tuple[Tensor, ...]:
-        """Return the spectra, the iterate and what is carried, each `(*batch, n_open, n_half, 2)`."""
+        """Return the spectra, the iterate and the carried ones, each `(*batch, n_open, n_half, 2)`."""
         return _fresh(self.spectra).unbind(-4)
 
     def target(self) -> Tensor:
-        """Magnitude of the frames that take part, `(*batch, n_open, n_half)`."""
+        """Target magnitudes of the open frames, `(*batch, n_open, n_half)`."""
         return _fresh(self.magnitude[..., : self.n_open, :])
 
     def measured(self) -> Tensor:
-        """Values of the frames that take part, `(*batch, n_open, n_values)`."""
+        """Values of bands of the open frames, `(*batch, n_open, n_values)`."""
         return _fresh(self.values[..., : self.n_open, :])
 
     def is_newest(self) -> Tensor:
-        """True for the newest frame, `(n_open, 1, 1)`."""
+        """Mask `(n_open, 1, 1)` that is True for the newest frame."""
         return (torch.arange(self.n_open, device=self.stft.device) == self.n_open - 1).view(-1, 1, 1)
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
-        """Samples of `(*batch, n_open, n_half)` on top of the committed ones; the heard ones stay.
+        """Return the committed samples plus those of `(*batch, n_open, n_half)`; heard samples do not change.
 
-        The window sum is not divided out: `analyze` does that.
+        The result is not divided by the window sum; `analyze` does that.
         """
         frames = self.stft.inverse_transform(spectrum) * self.stft.dual_window
         samples = self.committed + self.stft.overlap_add(frames)
@@ -156,17 +159,19 @@ class FrameBuffer(Module):
         return samples
 
     def analyze(self, samples: Tensor) -> Tensor:
-        """Spectrum `(*batch, n_open, n_half)` of samples as `overlap_add` gives them."""
+        """Return the spectrum `(*batch, n_open, n_half)` of samples that `overlap_add` returned."""
         return self.stft.transform(self.stft.frame(samples) * self._analysis)
 
     def analyze_newest(self, spectrum: Tensor) -> Tensor:
-        """Spectrum `(*batch, n_half)` of the newest frame from the others of `(*batch, n_open, n_half)`."""
+        """Return the spectrum `(*batch, n_half)` of the samples of the other frames within the newest frame.
+
+        spectrum: spectra of all frames, `(*batch, n_open, n_half)`."""
         others = torch.nn.functional.pad(spectrum[..., :-1, :], (0, 0, 0, 1))
         samples = self.overlap_add(others)[..., -self.stft.n_fft :]
         return self.stft.transform(samples * self._start_analysis)
 
     def commit(self, spectrum: Tensor) -> Tensor:
-        """Hop of samples `(*batch, hop_length)` that is now final, of `(*batch, n_open, n_half)`."""
+        """Return the final hop `(*batch, hop_length)` of spectra `(*batch, n_open, n_half)`."""
         stft, heard, hop_length = self.stft, self.n_heard, self.stft.hop_length
         known = self.overlap_add(spectrum)[..., heard : heard + hop_length + self.n_fade] * self._gain
         hop, ahead = known.tensor_split([hop_length], -1)
@@ -191,22 +196,22 @@ class FrameBuffer(Module):
         return part
 
     def put(self, streams: Tensor, part: FrameBuffer) -> None:
-        """Replace the state of some streams by that of a buffer from `part`; the others stay as they are."""
+        """Replace the state of some streams by that of a buffer from `part`; the others do not change."""
         for name in self.STATE:
             self._rows(name).index_copy_(0, streams, part.get_buffer(name))
 
     def _rows(self, name: str) -> Tensor:
-        """View of a state, `(n_streams, ...)` for any batch shape."""
+        """Return a view of a state tensor as `(n_streams, ...)`, for any batch shape."""
         state, n_axes = self.get_buffer(name), len(self.batch_shape)
         return state.flatten(0, n_axes - 1) if n_axes else state.unsqueeze(0)
 
     def detach(self) -> None:
-        """Cut the state off from the gradients of the frames so far."""
+        """Detach the state from the gradients of earlier frames."""
         for name in self.STATE:
             self.get_buffer(name).detach_()
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Zero the state, in all streams or where the bool mask `streams`, of batch_shape, is true."""
+        """Set the state to zero, in all streams or where the bool mask `streams`, of batch_shape, is True."""
         self.detach()
         for name in self.STATE:
             state = self.get_buffer(name)
@@ -221,11 +226,11 @@ class FrameBuffer(Module):
         return 0.5 - 0.5 * phase[:-1].cos()
 
     def _make_windows(self) -> None:
-        """Windows for the frames of now, made of the envelopes of the frames that are there.
+        """Compute the windows for the present push, from the window sum of the frames that are present.
 
-        _analysis: `(*batch, n_open, n_fft)`, of overlap-added samples into the frames that take part.
-        _start_analysis: `(*batch, n_fft)`, the same for the newest frame before it adds anything itself.
-        _gain: `(*batch, hop_length + n_fade)`, of overlap-added samples into those that are heard next.
+        _analysis: `(*batch, n_open, n_fft)`, windows that turn overlap-added samples into the open frames.
+        _start_analysis: `(*batch, n_fft)`, the same for the newest frame, without its own samples in the sum.
+        _gain: `(*batch, hop_length + n_fade)`, gain that turns overlap-added samples into those heard next.
         """
         stft, n_fft, present = self.stft, self.stft.n_fft, self.present[..., : self.n_open, None]
         envelopes = present * stft.envelope
@@ -248,11 +253,12 @@ class FrameBuffer(Module):
 
 
 def asymmetric_windows(stft: STFT) -> tuple[Tensor, Tensor]:
-    """Windows for the newest frame, before and after it adds itself, each `(n_fft,)`.
+    """Return windows for the newest frame, without and with its own samples in the sum, each `(n_fft,)`.
 
-    Earlier frames fade out towards the right. Multiplied by the mirror image of their envelope, the sum is
-    symmetric again: `W[n] = sum_q d[N - n + qH]`, d the dual window, over q >= 1 before and q >= 0 after
-    (Zhu, Beauregard & Wyse 2007, figure 4). At 50 % overlap the first does not meet its mirror image.
+    Earlier frames fade out towards the right. If their sum is multiplied by the mirror image of its envelope,
+    it is symmetric again: `W[n] = sum_q d[N - n + qH]`, where d is the dual window, q >= 1 without and q >= 0
+    with its own samples (Zhu, Beauregard & Wyse 2007, figure 4). At 50 % overlap, the first envelope and its
+    mirror image do not overlap.
     """
     stacked = stft.overlap_add(stft.dual_window.repeat(stft.look_back + 1, 1))[-stft.n_fft :]
     before, after = (w.flip(-1).roll(1, -1) for w in (stacked - stft.dual_window, stacked))
@@ -260,14 +266,14 @@ def asymmetric_windows(stft: STFT) -> tuple[Tensor, Tensor]:
 
 
 def _shift(state: Tensor, dim: int, newest: Tensor | None = None) -> None:
-    """Move the slots along `dim` to the left and put `newest`, or zeros, into the last."""
+    """Shift the slots along `dim` to the left and write `newest`, or zeros, to the last."""
     kept = state.narrow(dim, 1, state.shape[dim] - 1)
     last = torch.zeros_like(state.select(dim, 0)) if newest is None else newest
     state.copy_(torch.cat([kept, last.unsqueeze(dim)], dim))
 
 
 def _retire(samples: Tensor, n_heard: int, hop: Tensor, leaving: Tensor) -> None:
-    """Add the frame that leaves the buffer to committed samples, make the hop final, shift by a hop."""
+    """Write the final hop, add the frame that leaves the buffer to the committed samples, shift by a hop."""
     n_final = n_heard + hop.shape[-1]
     remains = samples + torch.nn.functional.pad(leaving, (0, samples.shape[-1] - leaving.shape[-1]))
     shifted = [samples[..., hop.shape[-1] : n_heard], hop, remains[..., n_final:], torch.zeros_like(hop)]
@@ -275,5 +281,5 @@ def _retire(samples: Tensor, n_heard: int, hop: Tensor, leaving: Tensor) -> None
 
 
 def _fresh(state: Tensor) -> Tensor:
-    """State to compute with: what is saved for a gradient must not be written to by the next push."""
+    """Return the state, or a copy if it requires gradients: the next push must not overwrite saved values."""
     return state.clone() if state.requires_grad else state

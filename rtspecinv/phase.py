@@ -1,9 +1,9 @@
-"""Starts: estimates of the initial phase of the newest frame when it arrives.
+"""Starts (`init`): methods that estimate the initial phase of a new frame.
 
 Every start sees the recent past as a `Context` and returns the spectrum of one frame, `(*batch, n_half)`.
 Phases are computed for a window centred at time 0 and finally shifted to frames that begin at sample 0.
-Without this shift (by pi k for bin k of an even window) neighbouring bins contradict each other and the
-result is 13 to 18 dB worse.
+Without this shift (by pi k for bin k of an even window), the phases of neighbouring bins are inconsistent,
+and the result is 13 to 18 dB worse.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Start:
-    """Base class of the starts; a frame starts when `delay` later frames have arrived."""
+    """Base class of the starts; a frame gets its start when `n_waiting` later frames have arrived."""
 
     @property
     def n_waiting(self) -> int:
@@ -69,16 +69,16 @@ class Overlap(Start):
     """
 
     def __call__(self, context: Context) -> Tensor:
-        """Spectrum of the overlap."""
+        """Return the spectrum of the overlap."""
         return context.overlap()
 
 
 @dataclass(frozen=True)
 class Zeros(Start):
-    """Start from a spectrum of zeros, to which P_M gives the phases of `signs`."""
+    """Start without a phase estimate: the phases are the fixed signs of `projections.signs`."""
 
     def __call__(self, context: Context) -> Tensor:
-        """Magnitude with these signs."""
+        """Return the magnitude with the phases of `signs`."""
         magnitude = context.magnitude()[..., -1, :]
         return to_magnitude(torch.zeros_like(magnitude, dtype=magnitude.dtype.to_complex()), magnitude)
 
@@ -88,19 +88,19 @@ class Peaks(Start):
     """Single-pass spectrogram inversion: each spectral peak is a sinusoid that continues.
 
     `phi(peak) = phi_previous(peak) + 2 pi H (k + p) / N`, where `p = (a - c) / (2 (a - 2b + c))` is the
-    vertex of the parabola through the log magnitudes a, b, c around bin k; the bins around a peak, down to
-    the valleys, take its phase.
+    vertex of the parabola through the log magnitudes a, b, c around bin k. The bins around a peak, up to the
+    next minimum on either side, get the phase of the peak.
 
-    In a frame without a peak, every bin continues at its own frequency, so sound keeps its place in time.
-    After a frame of zeros, sound begins in the middle of the last hop. So
-    a click after silence, under a Hann window, keeps over 0.8 of its energy, over 0.9 at hops of n_fft / 8
-    or less. After noise, even quiet noise, the click takes the phases of the noise and keeps about half.
+    In a frame without a peak, every bin continues at its own frequency, so that sound is not shifted in time.
+    After a frame of zeros, the phases are those of a click in the middle of the last hop. So a click after
+    silence, with a Hann window, retains over 0.8 of its energy, and over 0.9 at hops of n_fft / 8 or less.
+    After noise, even quiet noise, the click gets the phases of the noise and retains about half of it.
 
     Source: Beauregard, Harish & Wyse 2015, eq. 4 to 7.
     """
 
     def __call__(self, context: Context) -> Tensor:
-        """Magnitude with the phases of the peaks."""
+        """Return the magnitude with the phases of the peaks."""
         stft, magnitude = context.stft, context.magnitude()[..., -1, :]
         before = context.previous().detach()
         previous = _entering(stft).where(before == 0, _phase(stft, before))
@@ -131,16 +131,17 @@ def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
 
 
 def _entering(stft: STFT) -> Tensor:
-    """Phase `(n_half,)` in a frame of what will be in the middle of the last hop of the next one's window."""
+    """Return the phase `(n_half,)`, in this frame, of a click in the middle of the next window's last hop."""
     bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
     turns = (stft.win_length + stft.hop_length) / (2 * stft.n_fft) * bins
     return (-2 * math.pi * turns.remainder(1)).to(stft.dtype)
 
 
 def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Phase advance of every bin over a hop, and the bin whose phase it takes, its own without a peak.
+    """Return the phase advance of each bin over a hop, and the index of the bin whose phase it gets.
 
-    Both are of the shape of the magnitudes, `(..., n_half)`.
+    That is the bin of its peak, or the bin itself in a frame without a peak. Both results have the shape of
+    the magnitudes, `(..., n_half)`.
     """
     log = magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
     n_half = log.shape[-1]
@@ -167,11 +168,11 @@ class Gradient(Start):
     With `s = log S`, window `exp(-pi t^2 / gamma)`, hop H and frame length N, the phase grows by
     `H N / (2 gamma) (s[k+1] - s[k-1]) + 2 pi H k / N` from frame to frame, and by
     `-gamma / (2 H N) (3 s_n - 4 s_{n-1} + s_{n-2})` from bin to bin; with `delay=1` the latter is the
-    centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet, by the trapezoid
-    rule. Bins more than `tolerance` below the loudest go on at their own frequency.
+    centred `-gamma / (2 H N) (s_{n+1} - s_{n-1})`. Both are integrated from loud to quiet bins, by the
+    trapezoid rule. Bins below `tolerance` times the loudest continue at their own frequency.
 
-    After silence there is no earlier phase: the phases are `signs`, as with `Zeros`. No heap is needed
-    (`_integrate`), so that it runs on any device. No gradient flows through the phases.
+    After silence there is no earlier phase, so the phases are `signs`, as with `Zeros`. The implementation
+    needs no heap (`_integrate`), so that it runs on any device. No gradient flows through the phases.
 
     Source: Prusa & Sondergaard 2016, eq. 8 to 12 and algorithm 1.
     """
@@ -190,15 +191,16 @@ class Gradient(Start):
 
     @staticmethod
     def constants(stft: STFT) -> tuple[Tensor, Tensor, float, float]:
-        """Phases `(n_half,)` and factors of the differences over bins and over time, which sum up two each.
+        """Return two phases `(n_half,)` and the factors of the differences over bins and over time.
 
-        The phases are what bins gain over a hop at their own frequency, and what they lose because the
-        window is not centred at time 0.
+        The first phase is the advance of each bin over a hop at its own frequency. The second is the phase
+        shift due to the window, which is not centred at time 0. Each factor multiplies a sum of two
+        differences.
         """
         return _constants(stft, stft.dtype, stft.device)
 
     def __call__(self, context: Context) -> Tensor:
-        """Magnitude with the integrated phases."""
+        """Return the magnitude with the integrated phases."""
         stft, known = context.stft, context.magnitude()
         magnitude = known[..., -1 - self.delay, :]
         own_advance, _, to_frame, to_bin = self.constants(stft)
@@ -224,7 +226,7 @@ class Gradient(Start):
 
 @lru_cache(16)
 def _constants(stft: STFT, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, float, float]:
-    """See `Gradient.constants`; they are kept, as a graph that is recorded on a GPU must not make them."""
+    """Return `Gradient.constants` as cached tensors, because a recorded CUDA graph must not create them."""
     gamma, both = gaussian_width(stft.window.detach().double().cpu().numpy()), stft.hop_length * stft.n_fft
     with torch.inference_mode(False):  # they are used in whatever mode
         bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
@@ -238,15 +240,19 @@ def _where_present(known: Tensor, log: Tensor, frame: int, otherwise: Tensor) ->
 
 
 def _integrate(before: Tensor, now: Tensor, by_frame: Tensor, to_next_bin: Tensor, floor: Tensor) -> Tensor:
-    """Phase `(..., n_half)` of one frame, each bin reached from its loudest neighbour that has a phase.
+    """Return the phase `(..., n_half)` of one frame, integrated from loud to quiet bins.
 
-    A heap would take the loudest bin that has a phase, of this frame or the last one, and give a phase to its
-    neighbours. So a bin gets it by the path on which the quietest bin is loudest. Such paths run up or down
-    from a bin that begins with the last frame: a scan in each direction finds them all, and sums over bins
-    are their phases. Frames that are equally loud are left as late as possible.
+    The published algorithm keeps a heap of the bins that have a phase, in this frame or the last one. It
+    repeatedly removes the loudest and computes the phases of its neighbours. So each bin gets its phase along
+    the path whose quietest bin is the loudest among all paths. Such a path goes from a bin of the last frame
+    to the same bin of this frame, and from there up or down. One scan in each direction finds all these
+    paths, and cumulative sums over bins give their phases. If two paths are equally loud, a bin gets its
+    phase from its neighbour rather than from the last frame.
 
-    before, now: log magnitudes of the last frame and of this one; bins at `floor` and below are not passed.
-    by_frame: phases that bins get from the last frame; to_next_bin: growth from each bin to the next.
+    before, now: log magnitudes of the last frame and of this one; paths do not pass bins at or below `floor`.
+    by_frame: phases that bins get from the last frame.
+    to_next_bin: phase difference from each bin to the next.
+    floor: log magnitude, see above.
     """
     keys = now.masked_fill(now <= floor, -math.inf)
     below, above = _reached(before, keys), _reached(before.flip(-1), keys.flip(-1)).flip(-1)
@@ -262,10 +268,10 @@ def _integrate(before: Tensor, now: Tensor, by_frame: Tensor, to_next_bin: Tenso
 
 
 def _reached(before: Tensor, keys: Tensor) -> Tensor:
-    """How loud the quietest bin is on the best path to each bin that comes from below, `(..., n_half)`.
+    """Return, for each bin, the quietest level on the best path that comes from lower bins, `(..., n_half)`.
 
-    `r_k = min(max(before_{k-1}, r_{k-1}), key_{k-1})`; `max(a, min(x, b))` of functions of x is one again, so
-    that a scan takes log2(n_half) steps.
+    `r_k = min(max(before_{k-1}, r_{k-1}), key_{k-1})`. A composition of functions of the form
+    `max(a, min(x, b))` has this form again, so that a parallel scan takes log2(n_half) steps.
     """
     least, most = before, F.pad(keys[..., :-1], (1, 0), value=-math.inf)
     step = 1
@@ -280,10 +286,10 @@ def _reached(before: Tensor, keys: Tensor) -> Tensor:
 
 
 def gaussian_width(window: Array) -> float:
-    """Width gamma of the Gaussian `exp(-pi t^2 / gamma)` nearest to a window, in samples squared.
+    """Return the width gamma of the Gaussian `exp(-pi t^2 / gamma)` nearest to a window, in samples squared.
 
-    Nearest in direction: `argmax <g, w> / (|g| |w|)`, which gives the constants of Prusa & Sondergaard 2016,
-    table 1, within 4 % (Hann: 0.25645 n_fft^2).
+    The nearest Gaussian maximizes `<g, w> / (|g| |w|)`. The widths agree with those of Prusa & Sondergaard
+    2016, table 1, within 4 % (Hann: 0.25645 n_fft^2).
     """
     centre = window @ np.arange(len(window)) / window.sum()
     squared = (np.arange(len(window)) - centre) ** 2
@@ -297,7 +303,7 @@ def gaussian_width(window: Array) -> float:
 
 
 def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values one bin below and one above; over the edges they are mirrored, as spectra are."""
+    """Return the values one bin below and one above; beyond the edges they are mirrored, as spectra are."""
     if values.shape[-1] == 1:
         return values, values
     first, last = values[..., 1:2], values[..., -2:-1]
@@ -305,19 +311,21 @@ def _neighbours(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centre(stft: STFT) -> float:
-    """Where the window is centred, in samples of a frame."""
+    """Return the position of the window's centre in a frame, in samples."""
     return (stft.n_fft - stft.win_length) // 2 + stft.win_length / 2
 
 
 def _centring(stft: STFT) -> Tensor:
-    """Factor `(n_half,)` that moves a window centred at time 0 to where it is in the frame."""
+    """Return the factor `(n_half,)` that moves a window from time 0 to its position in the frame."""
     bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device=stft.device)
     turn = torch.polar(torch.ones_like(bins), -2 * math.pi * _centre(stft) / stft.n_fft * bins)
     return turn.to(torch.complex64 if stft.dtype == torch.float32 else torch.complex128)
 
 
 def _phase(stft: STFT, spectrum: Tensor) -> Tensor:
-    """Phase of a spectrum `(..., n_half)` for a window centred at time 0, that of `signs` where it is 0."""
+    """Return the phase of a spectrum `(..., n_half)` for a window centred at time 0.
+
+    A bin that is 0 gets the phase of `signs`."""
     one = torch.ones((), dtype=stft.dtype, device=stft.device)
     return (to_magnitude(spectrum, one) * _centring(stft).conj()).angle()
 
@@ -330,5 +338,5 @@ STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks
 
 
 def find(init: str | Start) -> Start:
-    """Return the start of a name, or the start itself."""
+    """Return the start with this name; a start is returned as it is."""
     return named("init", init, STARTS, Start)

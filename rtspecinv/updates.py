@@ -3,7 +3,7 @@
 A rule receives its state, a tuple of the estimate `c` and the spectra carried from earlier iterations, and
 the projections `P_M` (`to_magnitude`) and `P_C` (`to_consistent`) as functions of one spectrum. Complex
 numbers are pairs of reals, `(*batch, n_open, n_half, 2)`, for speed; rules only add them and multiply them
-by reals. With its default constants every rule stays finite.
+by reals. With its default constants, every rule returns finite spectra.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Update:
 
     @property
     def n_carried(self) -> int:
-        """Number of spectra carried along beside the estimate."""
+        """Number of spectra carried from iteration to iteration beside the iterate."""
         return 0
 
     def start(self, spectrum: Tensor) -> State:
@@ -78,8 +78,8 @@ class Update:
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
         """Return the spectrum to commit, `P_M(P_C(P_M(c)))`.
 
-        c itself is far from consistent. The extra iteration of Griffin-Lim does not change the state and
-        gains 1 to 2 dB over `P_M(c)`.
+        c itself is far from consistent. The extra iteration of Griffin-Lim does not change the state, and
+        its result is 1 to 2 dB better than `P_M(c)`.
         """
         return p_m(p_c(p_m(state[0])))
 
@@ -88,10 +88,10 @@ Past = Callable[[Tensor, Tensor], Tensor]  # of s and of what was carried: what 
 
 
 class _Moving(Update):
-    """Rules that go on by more than the last step, away from consistent spectra that they carry along.
+    """Base class of rules with momentum, which use the consistent spectra of earlier iterations.
 
-    In the first step of a frame, s takes the place of what was carried: it goes to s. So do the algorithms
-    of the papers, which begin with `t_0 = P_C(P_M(c_0))`.
+    A new frame has no earlier iterations, so its first step uses s in place of the carried spectra, and the
+    new iterate is s. The algorithms of the papers do the same: they begin with `t_0 = P_C(P_M(c_0))`.
     """
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
@@ -99,7 +99,7 @@ class _Moving(Update):
         return self._advance(state, p_m, p_c, lambda s, carried: carried)
 
     def first_step(self, state: State, p_m: Projection, p_c: Projection, is_new: Tensor) -> State:
-        """Return the state after an iteration that is the first one of some frames; it has no momentum."""
+        """Return the state after an iteration that is the first one of some frames, which get no momentum."""
         return self._advance(state, p_m, p_c, lambda s, carried: torch.where(is_new, s, carried))
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
@@ -107,13 +107,13 @@ class _Moving(Update):
 
 
 class _WithMomentum(_Moving):
-    """Rules that carry along the last consistent spectrum, if they have momentum."""
+    """Base class of rules that carry the last consistent spectrum if their momentum is not 0."""
 
     momentum: float
 
     @property
     def n_carried(self) -> int:
-        """Number of spectra carried along: 1 with momentum, the last consistent one, else 0."""
+        """Number of carried spectra: 1 with momentum (the last consistent spectrum), otherwise 0."""
         return 1 if self.momentum else 0
 
     def start(self, spectrum: Tensor) -> State:
@@ -125,10 +125,10 @@ class _WithMomentum(_Moving):
 class GriffinLim(_WithMomentum):
     """Griffin-Lim and, with momentum, fast Griffin-Lim.
 
-    `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`; the first step of a frame goes to s.
+    `s = P_C(P_M(c))`, `c' = s + momentum (s - s_previous)`; after the first step of a frame, `c' = s`.
 
-    Sources: Griffin & Lim 1984, eq. 6; Perraudin, Balazs & Sondergaard 2013, algorithm 2. A stream of it
-    without momentum is RTISI-LA (Zhu, Beauregard & Wyse 2007) with the windows of Gnann & Spiertz 2010.
+    Sources: Griffin & Lim 1984, eq. 6; Perraudin, Balazs & Sondergaard 2013, algorithm 2. Without momentum, a
+    stream with this rule is RTISI-LA (Zhu, Beauregard & Wyse 2007) with the windows of Gnann & Spiertz 2010.
     """
 
     momentum: float = 0.0
@@ -137,22 +137,23 @@ class GriffinLim(_WithMomentum):
         keep(self, partial(finite, 0.0, 2.0), "momentum")
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
-        """`c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
+        """Return `c' = s + momentum (s - s_previous)` with `s = P_C(P_M(c))`."""
         s = p_c(p_m(state[0]))
         if not self.momentum:
             return (s,)
         return s + self.momentum * (s - past(s, state[1])), s
 
     def estimate(self, state: State, p_m: Projection, p_c: Projection) -> Tensor:
-        """`P_M(s)`, s being consistent."""
+        """Return `P_M(s)`, because s is consistent."""
         return p_m(state[-1])
 
 
 @dataclass(frozen=True)
 class RTISI(GriffinLim):
-    """Textbook RTISI-LA: plain Griffin-Lim, the newest frame analysed with the asymmetric window.
+    """Textbook RTISI-LA: Griffin-Lim without momentum, and an asymmetric window for the newest frame.
 
-    Source: Zhu, Beauregard & Wyse 2007, section II; with `look_ahead=0` RTISI (Beauregard, Zhu & Wyse 2005).
+    Source: Zhu, Beauregard & Wyse 2007, section II. With `look_ahead=0` it is RTISI (Beauregard, Zhu & Wyse
+    2005).
     """
 
     textbook: ClassVar[bool] = True
@@ -165,13 +166,14 @@ class RAAR(_WithMomentum):
     `A = P_M(c)`, `s = P_C(2A - c)`, `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`.
 
     The newest frame is far from its solution and needs large steps; an old one is about to be heard and needs
-    to converge. So `beta_k` grows linearly from `beta - ramp` for the oldest frame to `beta + ramp` for the
-    newest, kept within 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no old
-    and new frames: use `ramp=0` there. Momentum, up to 0.3, can improve the result where the magnitudes are
-    those of a real signal. Where they are far from it, momentum makes it worse; a smaller beta is better.
+    to converge. So `beta_k` increases linearly from `beta - ramp` for the oldest frame to `beta + ramp` for
+    the newest, limited to 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no
+    old and new frames: use `ramp=0` there. Momentum up to 0.3 can improve the result if the magnitudes are
+    those of a real signal. If they are far from those of any signal, momentum makes the result worse, and a
+    smaller beta makes it better.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
-    Kolhoff & Gerkmann 2024. Ramp and momentum are this package's; `bench/README.md` has the measurements.
+    Kolhoff & Gerkmann 2024. Ramp and momentum are additions of this package, measured in `bench/README.md`.
     """
 
     beta: float = 0.78
@@ -182,7 +184,7 @@ class RAAR(_WithMomentum):
         keep(self, partial(finite, 0.0, 1.0), "beta", "ramp", "momentum")
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
-        """`c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
+        """Return `c' = beta_k (c + s - A) + (1 - beta_k) A + momentum (s - s_previous)`."""
         c = state[0]
         a = p_m(c)
         s = p_c(2 * a - c)
@@ -191,7 +193,7 @@ class RAAR(_WithMomentum):
         return (new + self.momentum * (s - past(s, state[1])), s) if self.momentum else (new,)
 
     def betas(self, c: Tensor) -> Tensor:
-        """Relaxation `(n_open, 1, 1)` of frames from old to new; one frame alone has `beta`."""
+        """Return the relaxation `(n_open, 1, 1)` of frames from old to new; a single frame has `beta`."""
         n_open = c.shape[-3]
         ramp = self.ramp if n_open > 1 else 0.0
         low, high = self.beta - ramp, self.beta + ramp
@@ -203,7 +205,7 @@ class DifferenceMap(Update):
     """Difference map.
 
     `f_M = P_M(c) + (P_M(c) - c) / beta`, `f_C = P_C(c) - (P_C(c) - c) / beta`,
-    `c' = c + beta (P_C(f_M) - P_M(f_C))`; with `beta = 1` one `P_C` an iteration, otherwise two.
+    `c' = c + beta (P_C(f_M) - P_M(f_C))`. An iteration needs one `P_C` if `beta = 1`, otherwise two.
 
     Sources: Elser 2003, eq. 8 and 9; for spectrograms Peer, Welker & Gerkmann 2022.
     """
@@ -214,7 +216,7 @@ class DifferenceMap(Update):
         keep(self, partial(finite, 0.1, 2.0), "beta")
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """`c' = c + beta (P_C(f_M) - P_M(f_C))`."""
+        """Return `c' = c + beta (P_C(f_M) - P_M(f_C))`."""
         (c,) = state
         a = p_m(c)
         if self.beta == 1:
@@ -239,15 +241,15 @@ class ADMM(Update):
 
     @property
     def n_carried(self) -> int:
-        """Number of spectra carried along: 1, the dual variable u."""
+        """Number of carried spectra: 1, the dual variable u."""
         return 1
 
     def start(self, spectrum: Tensor) -> State:
-        """`z` is the start, `u` zero."""
+        """Return the initial state: `z` is the spectrum of the start, `u` is zero."""
         return spectrum, torch.zeros_like(spectrum)
 
     def step(self, state: State, p_m: Projection, p_c: Projection) -> State:
-        """`z' = (rho y + P_C(y)) / (1 + rho)` with `y = P_M(z - u) + u`."""
+        """Return `z' = (rho y + P_C(y)) / (1 + rho)` with `y = P_M(z - u) + u`, and `u' = y - z'`."""
         z, u = state
         y = p_m(z - u) + u
         z = (self.rho * y + p_c(y)) / (1 + self.rho)
@@ -259,7 +261,7 @@ class AcceleratedGriffinLim(_Moving):
     """Accelerated Griffin-Lim.
 
     `s = P_C(P_M(c))`, `t' = (1 - gamma) d + gamma s`, `c' = t' + alpha (t' - t)`, `d' = t' + beta (t' - t)`;
-    in the first step of a frame, t and d are s, so that c' is s, too.
+    in the first step of a frame, t and d are set to s, so that `c' = s`.
 
     Source: Nenov, Nguyen, Balazs & Bot 2023, algorithm 1; `gamma = 1` is fast Griffin-Lim.
     """
@@ -273,7 +275,7 @@ class AcceleratedGriffinLim(_Moving):
 
     @property
     def n_carried(self) -> int:
-        """Number of spectra carried along: 2, t and d."""
+        """Number of carried spectra: 2, t and d."""
         return 2
 
     def start(self, spectrum: Tensor) -> State:
@@ -281,7 +283,7 @@ class AcceleratedGriffinLim(_Moving):
         return spectrum, spectrum, spectrum
 
     def _advance(self, state: State, p_m: Projection, p_c: Projection, past: Past) -> State:
-        """`c' = t' + alpha (t' - t)` with `t' = (1 - gamma) d + gamma s`."""
+        """Return `c' = t' + alpha (t' - t)` with `t' = (1 - gamma) d + gamma s`, then t' and d'."""
         s = p_c(p_m(state[0]))
         t, d = past(s, state[1]), past(s, state[2])
         new = (1 - self.gamma) * d + self.gamma * s
@@ -300,7 +302,7 @@ RULES: dict[str, Update] = {
 
 
 def find(update: str | Update) -> Update:
-    """Return the rule of a name, or the rule itself."""
+    """Return the rule with this name; a rule is returned as it is."""
     return _checked(named("update", update, RULES, Update))
 
 
@@ -308,8 +310,8 @@ def _checked(update: Update) -> Update:
     """Return a rule whose `step`, `start` and `n_carried` fit together.
 
     Raises:
-        ValueError: the number of spectra is not `1 + n_carried`, or `n_carried` is no integer >= 0.
-        TypeError: `step` is not written, or `start` or `step` does not return a tuple of tensors.
+        ValueError: the number of spectra is not `1 + n_carried`, or `n_carried` is not an integer >= 0.
+        TypeError: `step` is not implemented, or `start` or `step` does not return a tuple of tensors.
     """
     if type(update).__module__ == __name__:
         return update
@@ -334,7 +336,7 @@ def _checked(update: Update) -> Update:
 
 
 def _checked_state(what: str, state: object, n_spectra: int) -> State:
-    """Raise unless this is a tuple of as many tensors."""
+    """Raise unless `state` is a tuple of `n_spectra` tensors."""
     if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
         raise TypeError(
             f"Parameter update: {what} returns {type(state).__name__}, not a tuple of tensors: "

@@ -1,6 +1,6 @@
 """Engines: implementations of a push of a stream and of the iterations of a batch run.
 
-All compute what `eager`, the reference, computes, only faster.
+All engines compute the same result as `eager`, the reference; the others are faster.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and 
 
 
 class Engine(Protocol):
-    """What `StreamingInverter` needs of an engine, a `torch.nn.Module` that holds all state in buffers."""
+    """Interface of an engine of `StreamingInverter`: a `torch.nn.Module` that holds all state in buffers."""
 
     name: str
     n_iter: int  # may change from push to push
 
     @property
     def judges(self) -> bool:
-        """Whether `offer` takes frames, those that require gradients apart."""
+        """True if `offer` accepts frames; it never accepts frames that require gradients."""
 
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples.
+        """Take in a frame, or None after the last one, and return the next hop of samples.
 
         Args:
-            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`: magnitudes, what else is measured; None
-                after the last frame.
-            spectrum: complex `(*batch, n_fft // 2 + 1)`: the frame starts with its phase; None leaves that to
-                `init`.
+            magnitude: real `(*batch, n_fft // 2 + 1 + n_values)`: magnitudes, then the values of bands if
+                there are any; None after the last frame.
+            spectrum: complex `(*batch, n_fft // 2 + 1)`, whose phase the frame starts with; default: the
+                phase that `init` computes.
             streams: positions `(n_streams,)` of the streams to advance, in the order of memory; `*batch` is
-                then `n_streams`, and the other streams stay as they are. Default: all.
+                then `n_streams`, and the other streams do not change. Default: all.
 
         Returns:
             Real `(*batch, hop_length)`.
@@ -76,55 +76,62 @@ class Engine(Protocol):
     def offer(
         self, magnitude: Tensor, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """Take in a frame whose values nobody has looked at, without waiting for the device.
+        """Compute the next hop of a frame that has not been checked, without waiting for the device.
+
+        A frame is bad if a magnitude is negative, not finite or above `inputs.largest_magnitude`. A bad
+        frame does not change the state. After an offer of good frames, call `accept`.
 
         Args:
-            magnitude, spectrum: as in `push`, of any values.
-            each: a stream whose frame is negative, not finite or over `inputs.largest_magnitude` stays as it
-                is, whatever others do. Otherwise one such frame holds all streams back.
+            magnitude, spectrum: as in `push`, with any values.
+            each: if True, a bad frame stops its own stream only; otherwise it stops all streams.
 
         Returns:
-            The hop, silence in a stream with such a frame, and the smallest and the largest magnitude of
-            every stream's frame, `(2, *batch)`, NaN if one is NaN, on the device and until the next push.
-            None where nothing was done, as always if not `judges`: then look at the values and `push`.
+            The hop, silent in streams that are stopped, and the smallest and the largest magnitude of each
+            stream's frame, `(2, *batch)`, NaN if one is NaN. Both are on the device, and the next push
+            overwrites the second. None if the engine did nothing, which is always so unless `judges`:
+            the caller then checks the values and calls `push`.
         """
 
     def accept(self) -> None:
-        """Let the state be what came of the frame offered last; not called, the state is as it was before.
+        """Make the result of the last `offer` the state.
 
-        With `each` or after a look at the extremes: an engine may have seen to it on the device by then.
+        To be called if `each` was True, or if the extremes show that no frame is bad. Otherwise it must not
+        be called, and the state remains that before the offer. An engine that checks frames on the device
+        may have updated the state already; this call then does nothing.
         """
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
-        """Context in which so many pushes that are interrupted leave the state as it was before."""
+        """Return a context that restores the state if one of `n_pushes` pushes in it is interrupted."""
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that change from push to push, by name; who writes to them calls `changed`."""
+        """Return all tensors that change from push to push, by name; call `changed` after writing to them."""
 
     def changed(self) -> None:
-        """Look at the buffers anew, after somebody else has written to them."""
+        """Update what the engine derives from its buffers; call it after other code has written to them."""
 
     def detach(self) -> None:
-        """Cut the state off from the gradients of the frames so far."""
+        """Detach the state from the gradients of earlier frames."""
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget everything, in all streams or where the bool mask `streams` is true."""
+        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
 
 
 def find(
     engine: str, stft: STFT, update: Update, init: Start, n_open: int, of_bands: bool = False
 ) -> Callable[..., Engine]:
-    """Engine of a name; "auto" takes numba on a CPU, if it is installed and has the rule and the start.
+    """Return the engine class of a name; "auto" selects one by device, rule and start.
 
-    On a GPU, "auto" takes the first of `ON_A_GPU` that has a known rule and a known start; what others do is
-    not known, so that they stay with `eager`. That is by reading, until `bench/gpu.py` has been run on one.
+    On a CPU, "auto" selects numba if it is installed and supports the rule and the start. On a GPU, "auto"
+    selects the first engine of `ON_A_GPU` that supports them, if the rule and the start are this package's;
+    a user's rule or start runs in `eager`, because a GPU may not be able to record it. The order of
+    `ON_A_GPU` was not measured; `bench/gpu.py` measures it on a GPU.
 
-    n_open: frames that the rule is applied to.
-    of_bands: values of bands are measured, not magnitudes.
+    n_open: number of frames that the rule is applied to.
+    of_bands: True if the targets are values of bands rather than magnitudes, default: False.
 
     Raises:
-        ValueError: no engine has this name, or it cannot do what is asked for.
-        ImportError: what it needs is not installed; says how to install it.
+        ValueError: no engine has this name, or the engine does not support the rule, start or device.
+        ImportError: a package that the engine needs is not installed; the message says how to install it.
     """
     choice(ENGINES, engine=engine)
     if engine == "auto" and stft.device.type != CPU:
@@ -166,7 +173,7 @@ def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int, of_bands: bo
 def find_batch(
     engine: str, stft: STFT, rules: tuple[Update, ...], n_frames: int, needs_grad: bool
 ) -> Callable[..., BatchEngine]:
-    """What iterates whole spectrograms, by name as in `find`; where gradients are wanted it is the reference.
+    """Return the engine of batch runs of a name, as in `find`; with gradients, it is always the reference.
 
     Raises:
         ValueError, ImportError: as in `find`.
@@ -189,9 +196,9 @@ def find_batch(
 
 
 def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
-    """What makes magnitudes of band values, like `bank.unmix`, where an engine works; the bank stays as is.
+    """Return a function like `bank.unmix` that runs on the engine's device; the bank does not change.
 
-    Compilation, or loading of what was compiled, takes place at the first call.
+    The first call compiles the function, or loads it from the cache.
     """
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
@@ -203,16 +210,16 @@ def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
 def replayed(
     engine: Engine, function: Callable[[Tensor], Tensor], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Function of one tensor on a device, which an engine for a GPU records at the first call and replays."""
+    """Return a function of one tensor; a GPU engine records it at the first call and replays it later."""
     return graph.Replayed(function) if engine.judges and device.type == graph.DEVICE else function
 
 
 def preemphasis_undoer(
     engine: Engine, like: Tensor
 ) -> Callable[[Tensor, Tensor, Tensor | None, float], Tensor] | None:
-    """What undoes pre-emphasis of samples `like` these where an engine works, see `mel.stream.DeEmphasis`.
+    """Return a compiled function that undoes pre-emphasis of samples such as `like`; None if there is none.
 
-    None where nothing is compiled for it.
+    See `mel.stream.DeEmphasis`, the reference.
     """
     if engine.name != "numba" or like.device.type != "cpu" or like.requires_grad:
         return None
@@ -222,14 +229,14 @@ def preemphasis_undoer(
 
 
 def _reasons(rules: tuple[Update, ...], n_open: int, n_new: int) -> str:
-    """Why rules have no table, in brackets; empty if they have."""
+    """Return the reason why a rule has no table, in brackets; empty if all rules have one."""
     reasons = filter(None, (why_none(rule, n_open, n_new) for rule in rules))
     text = "; ".join(dict.fromkeys(reasons))
     return text and f" ({text})"
 
 
 def _compiled(engine: str) -> ModuleType | None:
-    """Module of an engine, None for the reference."""
+    """Return the module of an engine; None for the reference."""
     if engine == "eager":
         return None
     name = "numba" if engine == "auto" else engine

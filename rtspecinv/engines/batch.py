@@ -1,4 +1,4 @@
-"""Iterations of whole spectrograms: where they live, and the reference, plain torch."""
+"""Batch runs: the transform of the samples, the interface of an engine, and the reference in plain torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rtspecinv.updates import State, Update, of_pairs
 
 
 class BatchTransform:
-    """Where batch runs live: the transform to be consistent with, and how its samples become the result.
+    """Transform of a batch run: its `P_C`, and the conversion of its samples to the result.
 
-    That is the transform of the magnitudes, padding included, or, where the samples are too few to be padded
-    so, the same without centring.
+    It is the STFT of the magnitudes, padding included. If there are too few samples for that padding, it is
+    the same STFT without centring.
     """
 
     def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
@@ -34,41 +34,41 @@ class BatchTransform:
         self.offset = stft.padding if stft.center and not centred else 0
 
     def samples(self, spectrum: Tensor, known: Tensor) -> Tensor:
-        """Samples `(n_items, n_samples)` of `(n_items, n_frames, n_half)`, fading in at edges."""
+        """Return samples `(n_items, n_samples)` of `(n_items, n_frames, n_half)`, faded in at edges."""
         return self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples, min_coverage=MIN_COVERAGE))
 
     def consistent(self, spectrum: Tensor, known: Tensor) -> Tensor:
-        """`P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6) of `(n_items, n_frames, n_half)`."""
+        """Return `P_C(c) = STFT(iSTFT(c))` (Griffin & Lim 1984, eq. 6), `(n_items, n_frames, n_half)`."""
         return self.analyze(self._keep(known, self.stft.synthesize(spectrum.mT, self.n_samples)))
 
     def _keep(self, known: Tensor, samples: Tensor) -> Tensor:
-        """Samples `(n_items, n_samples)` with those that are known, `(n_items, n_known)`, in their place."""
+        """Return samples `(n_items, n_samples)`, with the known ones, `(n_items, n_known)`, put in place."""
         if not known.shape[-1]:
             return samples
         before, after = samples[..., : self.offset], samples[..., self.offset + known.shape[-1] :]
         return torch.cat([before, known, after], -1)
 
     def analyze(self, samples: Tensor) -> Tensor:
-        """Spectrum `(n_items, n_frames, n_half)` of samples, zeros following if they are too few."""
+        """Return the spectrum `(n_items, n_frames, n_half)` of samples, zero-padded at the end."""
         return self.stft.analyze(F.pad(samples, (0, self.n_samples - samples.shape[-1]))).mT
 
     def finish(self, samples: Tensor) -> Tensor:
-        """Samples `(n_items, n_out)` to return."""
+        """Return the samples `(n_items, n_out)` that the user gets."""
         wanted = samples[..., self.offset : self.offset + self.n_out]
         return F.pad(wanted, (0, self.n_out - wanted.shape[-1]))
 
 
 class BatchEngine(Protocol):
-    """Iterations of whole spectrograms, `(n_items, n_frames, n_half)`."""
+    """Interface of an engine that iterates whole spectrograms, `(n_items, n_frames, n_half)`."""
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule, from the start or, if there was a rule before, from the last estimate."""
+        """Use this rule in the next iterations, from the start or from the estimate of the rule before."""
 
     def iterate(self, n_iter: int) -> None:
-        """Do iterations, one at least."""
+        """Do `n_iter` iterations, at least 1."""
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+        """Return samples `(n_items, n_samples)` of the estimate, and their magnitude."""
 
 
 class EagerBatch:
@@ -79,9 +79,9 @@ class EagerBatch:
         rules: all rules that `begin` may be called with.
         target: magnitude, `(n_items, n_frames, n_half)`.
         start: spectrum, of the same shape.
-        known: samples that stay, `(n_items, n_known)`.
+        known: samples at the beginning that are given and do not change, `(n_items, n_known)`.
 
-    Where gradients are enabled the samples have them.
+    If gradients are enabled, they flow through all iterations.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class EagerBatch:
         self.state: State = ()
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule; see `BatchEngine`."""
+        """Use this rule in the next iterations; see `BatchEngine`."""
         self.rule, self.state, self.is_new = rule, rule.start(self.spectrum), True
 
     def iterate(self, n_iter: int) -> None:
-        """Do iterations, one at least."""
+        """Do `n_iter` iterations, at least 1."""
         assert self.rule is not None
         if self.is_new:
             everywhere = torch.ones(1, 1, 1, dtype=torch.bool, device=self.spectrum.device)
@@ -115,7 +115,7 @@ class EagerBatch:
         self.is_new = False
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+        """Return samples `(n_items, n_samples)` of the estimate, and their magnitude."""
         if self.rule is None:
             estimate = self.p_m(self.spectrum)
         else:

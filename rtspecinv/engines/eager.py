@@ -25,11 +25,11 @@ class Eager(Module):
         stft: the transform.
         update: rule of one iteration.
         init: start of the newest frame.
-        look_ahead: frames that come in after a frame before it is committed.
-        n_revised: committed frames that may still change where they have not been heard.
-        n_iter: iterations per push, each over all open frames; may change from push to push.
+        look_ahead: number of later frames that arrive before a frame is committed.
+        n_revised: number of committed frames whose unheard samples may still change.
+        n_iter: iterations per push, each over all open frames; it may change from push to push.
         batch_shape: shape of the streams.
-        measurement: what is known of the spectrum of a frame; P_M projects on it.
+        measurement: targets of a frame, magnitudes or values of bands; P_M projects on them.
     """
 
     name = "eager"
@@ -63,7 +63,7 @@ class Eager(Module):
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+        """Take in a frame, or None after the last one, and return the next hop; see `Engine`."""
         with self.preserved():
             if streams is None:
                 return self._advance(magnitude, spectrum)
@@ -79,17 +79,17 @@ class Eager(Module):
 
     @property
     def judges(self) -> bool:
-        """Whether `offer` takes frames."""
+        """False: `offer` accepts no frames."""
         return False
 
     def offer(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """Take in a frame whose values nobody has looked at: None, as plain torch does not look either."""
+        """Return None, because this engine does not check values itself; see `Engine`."""
         return None
 
     def accept(self) -> None:
-        """Make what came of the frame offered last the state; there is none."""
+        """Do nothing, because `offer` never computes a result."""
 
     def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer
@@ -111,26 +111,26 @@ class Eager(Module):
             return buffer.commit(torch.view_as_complex(estimate))
 
     def detach(self) -> None:
-        """Cut the state off from the gradients of the frames so far."""
+        """Detach the state from the gradients of earlier frames."""
         self.buffer.detach()
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors that change from push to push, by name."""
+        """Return all tensors that change from push to push, by name."""
         return {name: self.buffer.get_buffer(name) for name in self.buffer.STATE}
 
     def changed(self) -> None:
-        """Look at the buffers anew, after somebody else has written to them."""
+        """Update what is derived from the buffers, after other code has written to them."""
 
     def preserved(self, n_pushes: int = 1) -> AbstractContextManager[None]:
-        """Put the state back if pushes are interrupted, or fail."""
+        """Restore the state if a push in this context fails or is interrupted."""
         return preserved(list(self.state().values()))
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget everything, in all streams or where the bool mask `streams` is true."""
+        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
         self.buffer.reset(streams)
 
     def _start(self, p_m: Projection) -> Tensor:
-        """Spectrum `(*batch, n_half)` that the newest frame starts from."""
+        """Return the spectrum `(*batch, n_half)` that the newest frame starts from."""
         buffer = self.buffer
 
         def past() -> Tensor:
@@ -156,13 +156,13 @@ class Eager(Module):
 
 
 def n_open(init: Start, look_ahead: int, n_revised: int) -> int:
-    """Frames that the rule is applied to."""
+    """Return the number of frames that the rule is applied to."""
     return n_revised + 1 + look_ahead - init.n_waiting
 
 
 @contextmanager
 def preserved(state: list[Tensor]) -> Iterator[None]:
-    """Put tensors back as they are now, after an exception."""
+    """Restore tensors to their present values if the context ends with an exception."""
     before = [tensor.clone() for tensor in state]
     try:
         yield
@@ -183,10 +183,11 @@ def start_ahead(
     measurement: Magnitudes | Bands,
     overlap: Callable[[], Tensor] = _no_overlap,
 ) -> Tensor:
-    """Spectrum `(*batch, n_half)` that a frame starts from which the buffer has not taken in yet.
+    """Return the start `(*batch, n_half)` of a frame that the buffer has not taken in yet.
 
-    magnitude: of the frame, followed by what else is measured, see `Engine.push`.
-    overlap: what the other frames leave in this one, for starts that need it.
+    magnitude: magnitudes of the frame, then the values of bands if there are any; see `Engine.push`.
+    overlap: function that returns the spectrum of the other frames' samples within this one; only some
+        starts call it.
     """
     n_half = buffer.magnitude.shape[-1]
 

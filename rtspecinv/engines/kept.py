@@ -1,6 +1,7 @@
-"""Files of compiled code in the user's cache folder: whole or absent, and seen to be damaged.
+"""Files of compiled code in the user's cache folder, written atomically and checked when read.
 
-A file begins with a hash of the rest. What others may write to is not used.
+A file begins with a hash of the rest, which reveals damage. Folders that other users may write to are not
+used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def own_folder() -> Path | None:
-    """Folder of the user, which nobody else may write to; None where there is none."""
+    """Return the user's cache folder, which nobody else may write to; None if there is none."""
     with suppress(RuntimeError, OSError):  # there is no home
         cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
         own = (cache if cache.is_absolute() else Path.home() / ".cache") / "rtspecinv"
@@ -30,7 +31,7 @@ def own_folder() -> Path | None:
 
 
 def read(path: Path) -> bytes | None:
-    """What `write` has written; None if there is no such file, or, which removes it, if it is damaged."""
+    """Return what `write` wrote; None if the file is absent or damaged. A damaged file is removed."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -43,7 +44,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent, whoever else writes it."""
+    """Write a file atomically: it is whole or absent, even if several processes write it at once."""
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         part.write_bytes(hashlib.sha256(content).digest() + content)
@@ -55,13 +56,13 @@ def write(path: Path, content: bytes) -> None:
 
 
 def load(name: str) -> bytes | None:
-    """What was saved under a name; None if nothing was, or it is damaged."""
+    """Return what was saved under a name; None if there is nothing, or if it is damaged."""
     folder = own_folder()
     return None if folder is None else read(folder / name)
 
 
 def save(name: str, content: bytes) -> None:
-    """Keep something under a name, if that is possible."""
+    """Save content under a name; do nothing if the cache folder cannot be written to."""
     folder = own_folder()
     if folder is None:
         return

@@ -1,15 +1,15 @@
-"""Update rules as tables of numbers: how much of what an iteration adds to what.
+"""Update rules as tables of numbers: the coefficients of the linear combinations in an iteration.
 
-Between its projections a rule only adds real multiples. With `x_0, x_1, ...` for the iterate and what is
-carried beside it, most rules are, for every frame, numbers in
+Between its projections a rule only adds real multiples of spectra. Let `x_0` be the iterate, and `x_1, ...`
+the spectra carried beside it. For most rules, one iteration of a frame is, with real numbers m, y and b:
 
     A   = P_M(sum_j m_j x_j)
     s   = P_C(y_A A + sum_j y_j x_j)
     x_i = b_is s + b_iA A + sum_j b_ij x_j
 
-and the spectrum to commit is `P_M(sum_j e_j x_j)`, or `P_M(P_C(P_M(...)))` of it. These numbers are read off
-the rule itself, by running it on the unit vectors of a space whose axes are `s, A, x_0, x_1, ...`, and then
-compared with the rule on random spectra: a rule is written once, in `rtspecinv.updates` or by a user.
+The spectrum to commit is `P_M(sum_j e_j x_j)` or `P_M(P_C(P_M(sum_j e_j x_j)))`. To find these numbers,
+`table_of` runs the rule on the unit vectors of a space whose axes are `s, A, x_0, x_1, ...`. It then compares
+table and rule on random spectra. So a rule is written only once, in `rtspecinv.updates` or by a user.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ MOST_KEPT = 64  # tables
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A rule that is linear but for one `P_M` and then one `P_C` an iteration.
+    """Coefficients of a rule that is linear apart from one `P_M` and then one `P_C` per iteration.
 
     Attributes:
-        step: `(n_open, 3 + n_slots, 2 + n_slots)`, float64: rows and columns as above.
+        step: `(n_open, 3 + n_slots, 2 + n_slots)`, float64: rows m, y, b_0, ..., e; columns s, A, x_0, ...
         first_step: the same for an iteration that is the first one of the newest `n_new` frames.
-        start: share of a frame's start that each of `x_0, x_1, ...` gets.
-        looks_again: the estimate is `P_M(P_C(P_M(e x)))`, not `P_M(e x)`.
-        projects_twice: there is one more `P_C` an iteration, before all else: in the row of the argument of
-            `P_M` s is `P_C(x_0)`, and in that of `P_C` A is `P_M(x_0)`. Only the difference map is of this
-            kind.
+        start: factors by which a frame's start is multiplied to give the first `x_0, x_1, ...`.
+        looks_again: True if the estimate is `P_M(P_C(P_M(e x)))` rather than `P_M(e x)`.
+        projects_twice: True if each iteration begins with one more `P_C`: in the row of the argument of
+            `P_M`, s is `P_C(x_0)`, and in that of `P_C`, A is `P_M(x_0)`. Only the difference map needs it.
     """
 
     step: Tensor
@@ -58,19 +57,20 @@ class Table:
 
     @property
     def n_slots(self) -> int:
-        """Spectra of the state."""
+        """Number of spectra in the state."""
         return len(self.start)
 
 
 class NoTable(Exception):
-    """A rule is not of the kind that has a table; says why."""
+    """Error: a rule has no table; the message says why."""
 
 
 def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
-    """Table of a rule, None if it has none.
+    """Return the table of a rule; None if it has none.
 
-    n_open: frames from old to new.
-    n_new: frames, the newest, whose first step differs from the others: 1 in a stream, all in a batch run.
+    n_open: number of frames that the rule is applied to, from old to new.
+    n_new: number of newest frames that do their first step together: 1 in a stream, all in a batch run;
+        default: 1.
     """
     if type(update).__module__ == Update.__module__:  # of others, what a step does may change at any time
         return _kept(update, n_open, n_new)
@@ -78,7 +78,7 @@ def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
 
 
 def why_none(update: Update, n_open: int, n_new: int = 1) -> str:
-    """Why a rule has no table, in words; empty if it has one."""
+    """Return the reason why a rule has no table, in words; empty if it has one."""
     try:
         _read(update, n_open, n_new)
     except NoTable as error:
@@ -129,13 +129,13 @@ Step = Callable[[State, Projection, Projection], State]
 
 
 def _steps(update: Update, n_open: int, n_new: int) -> tuple[Step, Step]:
-    """What a rule does in any step, and in the first one of the newest frames."""
+    """Return two functions: any step of a rule, and the first step of the newest frames."""
     is_new = (torch.arange(n_open, device="cpu") >= n_open - n_new).view(-1, 1, 1)
     return update.step, lambda state, p_m, p_c: update.first_step(state, p_m, p_c, is_new)
 
 
 class _Observed:
-    """A pair of projections that remember what they are given."""
+    """A pair of fake projections that record their arguments."""
 
     def __init__(self, of_magnitude: Tensor, consistent: Tensor) -> None:
         self.order, self.given = "", list[Tensor]()
@@ -152,7 +152,7 @@ class _Observed:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a step and an estimate do: all rows, the order of projections in the estimate, and its result."""
+    """Record of one step and one estimate: all rows, the order of projections in the estimate, its result."""
 
     rows: list[Tensor]
     estimate: str
@@ -160,7 +160,7 @@ class _Run:
 
 
 def _run(update: Update, step: Step, vectors: list[Tensor]) -> _Run:
-    """Run a rule where `P_C` and `P_M` give the first two of some vectors, the others being its state."""
+    """Run a rule on vectors: `P_C` returns the first, `P_M` the second, and the others are its state."""
     s, a, state = vectors[CONSISTENT], vectors[OF_MAGNITUDE], tuple(vectors[STATE:])
     one, last = _Observed(a, s), _Observed(a, s)
     new = step(state, one.p_m, one.p_c)
@@ -182,13 +182,13 @@ def _spelled(order: str) -> str:
 
 
 def _stacked(rows: list[Tensor], unit: Tensor) -> Tensor:
-    """Table `(n_open, row, axis)` of the rows `(axis, n_open, 1, 1)`; one copy of frames that are alike."""
+    """Return the table `(n_open, row, axis)` of rows `(axis, n_open, 1, 1)`; equal frames are stored once."""
     table = torch.stack([row.expand_as(unit)[..., 0, 0].mT for row in rows], 1)
     return table[:1].clone().expand_as(table) if (table == table[:1]).all() else table
 
 
 def _check(found: Table, update: Update, steps: tuple[Step, Step]) -> None:
-    """Raise where the rule and its table do different things to random spectra."""
+    """Raise if the rule and its table give different results on random spectra."""
     generator = torch.Generator("cpu").manual_seed(0)
     n_open, _, n_axes = found.step.shape
     scales = torch.tensor(SCALES, dtype=torch.float64, device="cpu").view(-1, 1)
@@ -213,7 +213,7 @@ def _check(found: Table, update: Update, steps: tuple[Step, Step]) -> None:
 
 
 def _of_difference_map(beta: float, n_open: int) -> Table:
-    """Table of the difference map with two `P_C`: `c' = c + beta (P_C(f_M) - P_M(f_C))`."""
+    """Return the table of the difference map with two `P_C`: `c' = c + beta (P_C(f_M) - P_M(f_C))`."""
     rows = [
         [1 - 1 / beta, 0.0, 1 / beta],  # f_C, of P_C(c) and c
         [0.0, 1 + 1 / beta, -1 / beta],  # f_M, of P_M(c) and c

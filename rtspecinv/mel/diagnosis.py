@@ -1,7 +1,7 @@
 """Diagnosis of an array that should be a spectrogram: claims in words, each with its conditions.
 
-A claim is made only if the values show it for any sound. If the values fit several explanations, the
-diagnosis names all of them and what would decide between them, because wrong advice is worse than none.
+A claim is made only if the values prove it whatever the sound is. If the values fit several explanations, the
+diagnosis names all of them, and says how to decide between them, because wrong advice is worse than none.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ BANDS = frozenset({config.n_mels for config in CONFIGS.values()} | {40, 64, 96, 
 
 @dataclass(frozen=True)
 class Claim:
-    """A kind of values, its words, and what shows it."""
+    """A kind of values: its description, and the test that recognizes it."""
 
     words: str
     shown: Callable[[Evidence], bool]
 
 
 def _floored(e: Evidence, unit: float, least: float) -> bool:
-    """Return whether the least value is repeated, negative, and a round number in this unit."""
+    """Return whether the least value is repeated, negative, and a whole multiple of `unit`."""
     steps = e.low / unit
     return e.repeated and e.low <= least and abs(e.low - unit * round(steps)) < e.tolerance
 
@@ -112,12 +112,12 @@ class Diagnosis:
             it is unknown.
         n_bands: number of mel bands or frequencies; None if it is unknown.
         values: kind of values, a key of `CLAIMS` or "spectrum"; "unknown" if it is unknown.
-        power: 1 for magnitudes, 2 for powers; None if no recording is given, because values do not show it.
-        area_norm: whether bands have equal area; None if no recording is given, because values do not show
+        power: 1 for magnitudes, 2 for powers; None without a recording, because values alone do not show it.
+        area_norm: whether bands have equal area; None without a recording, because values alone do not show
             it.
         presets: names of the presets that can have made these values, or that made them from the recording.
         problems: errors and contradictions to the given preset, each with a remedy.
-        unsure: questions that the array leaves open, each with what would decide it.
+        unsure: questions that the values leave open, each with a way to decide it.
     """
 
     shape: tuple[int, ...]
@@ -217,7 +217,7 @@ def diagnose(
 
 
 def _numbers(array: Tensor | Array) -> tuple[Array, float, bool]:
-    """Values in float64, their relative spacing, and whether they were complex."""
+    """Return the values in float64, the relative spacing of their dtype, and whether they were complex."""
     values: object = array
     eps = 0.0
     if isinstance(array, Tensor):
@@ -234,7 +234,7 @@ def _numbers(array: Tensor | Array) -> tuple[Array, float, bool]:
 
 
 def _samples(samples: Tensor | Array, sample_rate: float | None) -> Tensor:
-    """Samples `(n_samples,)` in float32."""
+    """Return the samples `(n_samples,)` in float32, after checks."""
     tensor: object = samples
     if isinstance(samples, np.ndarray):
         tensor = as_magnitude(samples, torch.zeros((), dtype=torch.float32, device="cpu"), "samples")
@@ -251,7 +251,7 @@ def _samples(samples: Tensor | Array, sample_rate: float | None) -> Tensor:
 
 
 def _layout(shape: tuple[int, ...], wanted: int | None) -> tuple[str, int | None, list[str]]:
-    """Layout, number of bands, and what cannot be told of them."""
+    """Return the layout, the number of bands, and open questions about them."""
     if len(shape) < 2:
         return "", None, []
     named = {axis: name for axis in (-2, -1) if (name := _name(shape[axis]))}
@@ -282,7 +282,7 @@ def _name(size: int) -> str | None:
 
 
 def _plain_problems(e: Evidence, kind: str, layout: str) -> list[str]:
-    """What is wrong whatever it should be."""
+    """Return the problems that do not depend on the preset."""
     problems = [WAYS_OUT[kind]] if kind in WAYS_OUT else []
     if e.n_bad:
         problems.append(f"{e.n_bad} values are NaN or infinite: a logarithm of 0 needs a floor")
@@ -296,7 +296,7 @@ def _plain_problems(e: Evidence, kind: str, layout: str) -> list[str]:
 
 
 def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], list[str]]:
-    """A claim that the first band is the highest, or that it cannot be told."""
+    """Return the problem that the first band is the highest, or the question whether it is."""
     lies = layout.startswith("(..., frames")
     bands = np.moveaxis(e.values, -1, -2) if lies else e.values
     levels = bands.reshape(-1, *bands.shape[-2:])[0]
@@ -316,7 +316,7 @@ def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], lis
 
 
 def _of_presets(found: tuple[str, ...], sample_rate: float | None, layout: str) -> list[str]:
-    """What the values do not say of the sound."""
+    """Return the open questions about the sound, such as its sample rate."""
     if "freq" in layout:
         return [
             "sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length); "
@@ -342,7 +342,7 @@ def _against(
     sample_rate: float | None,
     tensor: bool,
 ) -> list[str]:
-    """What cannot be as the preset has it."""
+    """Return the contradictions between the array and the preset."""
     config = CONFIGS[preset]
     problems = []
     if sample_rate not in (None, config.sample_rate):

@@ -1,7 +1,8 @@
 """Measurements of an array that may be a spectrogram: its axes, its values, the order of its bands.
 
-Nothing here says what an array is; `diagnosis` does. Thresholds were set on the sounds of
-`tests/support/features.py` with seeds 0 and 1 and on the demo clip; docs/mel.md reports others.
+This module only measures; `diagnosis` draws the conclusions. The thresholds were chosen on the sounds of
+`tests/support/features.py` with seeds 0 and 1 and on the demo clip. docs/mel.md reports results on other
+sounds.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 
 from rtspecinv.inputs import Array
 
-MOST_VALUES = 2**20  # that percentiles are taken of
+MOST_VALUES = 2**20  # values that medians and percentiles are computed from, at most
 NEAR = 2e-3  # how near a value must be to count as another
-SKEWED = 30.0  # the largest over the median: magnitudes have more, logarithms less
-REPEATED = 1e-3  # share of values at the least one, from which on it is a floor
+SKEWED = 30.0  # ratio of the largest value to the median: magnitudes are above it, logarithms below
+REPEATED = 1e-3  # least share of values equal to the minimum that makes it a floor
 FEWEST_FRAMES = 40  # that say how bands lie
 
 # Of how bands lie: levels of the upper third over the lower third, in standard deviations of all values, and
@@ -28,13 +29,13 @@ TURNED = (0.7, 2.2)  # recordings of music and speech lie within; lone whistles 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Measures of the finite values of an array.
+    """Measurements of the finite values of an array.
 
     Attributes:
         values: float64, of the array's shape.
-        eps: relative spacing of its numbers.
-        low, high: least and largest finite value, nan without one.
-        n_bad: values that are NaN or infinite.
+        eps: relative spacing of the numbers of its dtype.
+        low, high: least and largest finite value; NaN if there is none.
+        n_bad: number of values that are NaN or infinite.
     """
 
     values: Array
@@ -45,49 +46,49 @@ class Evidence:
 
     @property
     def tolerance(self) -> float:
-        """How near the least value must be to a floor; half precision may have rounded it."""
+        """Largest distance of the least value from a floor; half precision may have rounded the value."""
         return max(NEAR, max(self.eps, 2.0**-10) * abs(self.low))
 
     @cached_property
     def some(self) -> Array:
-        """Finite values, not more than `MOST_VALUES`."""
+        """At most `MOST_VALUES` of the finite values."""
         flat = self.values.ravel()[:: max(1, self.values.size // MOST_VALUES)]
         return flat[np.isfinite(flat)]
 
     @cached_property
     def repeated(self) -> bool:
-        """Whether many values are the least one: it is a floor, that of a logarithm or of clipping."""
+        """True if many values equal the least one, which is then the floor of a logarithm or of clipping."""
         n_low = int((self.some <= self.low + 1e-6 * abs(self.low)).sum())
         share = REPEATED if self.eps < 1e-4 else 10 * REPEATED  # coarse numbers meet by chance
         return self.low < self.high and n_low >= max(3, share * len(self.some))
 
     @cached_property
     def skewed(self) -> bool:
-        """Whether most values are near 0 beside the largest, as of magnitudes, and none is negative."""
+        """True if most values are far smaller than the largest, as in magnitudes, and none is negative."""
         return self.low >= 0 and self.high > 0 and float(np.median(self.some)) < self.high / SKEWED
 
     @cached_property
     def whole(self) -> bool:
-        """Whether nearly all values are whole numbers."""
+        """True if nearly all values are whole numbers."""
         return bool((np.rint(self.some) == self.some).mean() > 0.9)
 
     @cached_property
     def rows(self) -> Array:
-        """The array with its shorter axis first, leading axes joined to the other one, `(n, m)`."""
+        """The array as `(n, m)`: its shorter axis first, and leading axes merged into the longer one."""
         values = (
             self.values if self.values.shape[-2] <= self.values.shape[-1] else self.values.swapaxes(-1, -2)
         )
         return np.moveaxis(values, -2, 0).reshape(values.shape[-2], -1)
 
     def standard(self) -> bool:
-        """Return whether mean and variance are exactly 0 and 1, of all values or of every row."""
+        """Return whether mean and deviation, of all values or of every row, are 0 and 1 within 0.01."""
         if self.n_bad:
             return False
         whole = _is_standard(self.some[None])
         return whole or (self.values.ndim > 1 and min(self.rows.shape) > 1 and _is_standard(self.rows))
 
     def cepstral(self) -> bool:
-        """Return whether the first of few rows is far larger, and moves far more, than the others do."""
+        """Return whether there are few rows, the first of which is far larger and varies far more."""
         if (
             self.n_bad
             or self.values.ndim < 2
@@ -100,13 +101,13 @@ class Evidence:
         return bool(mean[0] > 15 * np.median(mean[1:]) and moves[0] > 2.5 * np.median(moves[1:]))
 
     def chromatic(self) -> bool:
-        """Return whether there are twelve rows from 0 to 1, and most frames reach 1."""
+        """Return whether there are twelve rows of values from 0 to 1, and the largest of most frames is 1."""
         if self.values.ndim < 2 or len(self.rows) != 12 or self.low < 0 or self.high > 1 + NEAR:
             return False
         return bool((self.rows.max(0) > 1 - NEAR).mean() > 0.9)
 
     def waves(self) -> bool:
-        """Return whether it can be samples: values of both signs about 0 in one axis, or in two at most."""
+        """Return whether the array can be samples: one or two axes, and values of both signs around 0."""
         few = self.values.ndim < 2 or min(self.values.shape[-2:]) <= 2 < max(self.values.shape[-2:]) / 100
         return (
             few and self.low < 0 < self.high and abs(float(self.some.mean())) < 0.3 * float(self.some.std())
@@ -114,7 +115,7 @@ class Evidence:
 
 
 def measure(values: Array, eps: float = 2.0**-23) -> Evidence:
-    """Evidence of real numbers of any shape."""
+    """Return the evidence of an array of real numbers of any shape."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
     return Evidence(values, eps, low, high, values.size - finite.size)
@@ -126,21 +127,24 @@ def _is_standard(rows: Array) -> bool:
 
 
 def tilt(levels: Array) -> float:
-    """How far the upper third of levels `(n_mels, n_frames)` is over the lower, in standard deviations."""
+    """Return how much louder the upper third of levels `(n_mels, n_frames)` is, in standard deviations."""
     third = max(1, len(levels) // 3)
     deviation = float(levels.std())
     return float(levels[-third:].mean() - levels[:third].mean()) / deviation if deviation else 0.0
 
 
 def turned(levels: Array) -> float:
-    """How much a mel spectrogram in levels `(n_mels, n_frames)` looks as if its first band were the highest.
+    """Return a score that is high if levels `(n_mels, n_frames)` seem to have their highest band first.
 
-    Low bands are narrower than a window's lobe, high bands are wide. So of any sound, whatever its spectrum,
-    levels differ more from band to band where bands are low (partials are told apart there, and a band is the
-    mean of few frequencies), while changes from frame to frame are more alike in neighbours. The measure is
-    `log2(upper / lower)` of the median bend `|x[m-1] - 2 x[m] + x[m+1]|`, plus twice the difference of the
-    correlations of changes, less what five bands on either side have in common. Pre-emphasis and gains move
-    neither. Negative is upright; nan is what cannot be told.
+    Low bands are narrower than the main lobe of the window, and high bands are wide. So for any sound, low
+    bands have two properties. Levels differ more from band to band, because partials are resolved there and a
+    band is the mean of few frequencies. Changes from frame to frame are more alike in neighbouring bands.
+
+    The score is `log2(upper / lower)` of the median second difference `|x[m-1] - 2 x[m] + x[m+1]|`, plus
+    twice the difference of the correlations between the changes of neighbouring bands. Before the
+    correlation, the mean change of each band and five bands on either side is subtracted. Pre-emphasis and
+    gains change neither term. The score is negative if the lowest band is first, and NaN if the order cannot
+    be determined.
     """
     n_mels, n_frames = levels.shape
     if n_mels < 30 or n_frames < FEWEST_FRAMES:
@@ -160,7 +164,7 @@ def turned(levels: Array) -> float:
 
 
 def _medians(rows: Array, counts: Array) -> Array:
-    """Median of each row over what counts; nan where that is less than a quarter."""
+    """Return the median of each row where `counts` is True; NaN if that is less than a quarter of the row."""
     return np.array(
         [
             np.median(row[at]) if 4 * at.sum() >= len(at) else np.nan
@@ -170,7 +174,9 @@ def _medians(rows: Array, counts: Array) -> Array:
 
 
 def _neighbours(changes: Array, counts: Array) -> Array:
-    """Correlation of each row with the next, less the mean of eleven rows; nan where too little counts."""
+    """Return the correlation of each row with the next, after the mean of eleven rows is subtracted.
+
+    It is NaN if `counts` is True for less than a quarter of the entries."""
     reach = 5
     total = np.cumsum(np.pad(changes, ((reach + 1, reach), (0, 0)), mode="reflect"), 0)
     own = np.where(counts, changes - (total[2 * reach + 1 :] - total[: -2 * reach - 1]) / (2 * reach + 1), 0)

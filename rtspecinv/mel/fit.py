@@ -1,4 +1,4 @@
-"""Tests which presets can have made an array, and how to convert it to the format of a preset."""
+"""Presets that can have made an array, and the conversion of an array to the format of a preset."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _mel(name: str) -> Mel:
 
 @cache
 def _ends(name: str) -> tuple[float, float, float]:
-    """Value that silence has, least and largest of the bands, and largest of samples within -1 to 1."""
+    """Return a preset's least value, its largest value of silence, and its largest value for full scale."""
     mel = _mel(name)
     silent = mel.filters.new_zeros(mel.stft.n_freq, 1)
     loud = silent + (1 + mel.config.preemphasis) * mel.stft.window.abs().sum() * mel.stft.scale
@@ -42,7 +42,7 @@ def _ends(name: str) -> tuple[float, float, float]:
 
 
 def at_floor(name: str, e: Evidence) -> bool:
-    """Return whether the least value is that of silence, or of the preset's range of levels."""
+    """Return whether the least value is the preset's value of silence or the lower end of its range."""
     compression, (least, most, _) = CONFIGS[name].compression, _ends(name)
     if compression.dynamic_range is not None:
         least = most = max(least, e.high - compression.dynamic_range * compression.gain)
@@ -50,7 +50,7 @@ def at_floor(name: str, e: Evidence) -> bool:
 
 
 def fits(name: str, e: Evidence) -> bool:
-    """Whether a preset can make these values of samples within -1 to 1, whatever their least one is."""
+    """Return whether a preset can make these values from samples in -1 to 1; the floor is not compared."""
     config, (low, _, high) = CONFIGS[name], _ends(name)
     if e.low < low - e.tolerance or e.high > high + e.tolerance:
         return False
@@ -65,7 +65,7 @@ def fits(name: str, e: Evidence) -> bool:
 
 
 def _span(name: str, low: float, high: float) -> float:
-    """Difference of two values in dB of sound."""
+    """Return the level difference in dB between two values of a preset."""
     mel = _mel(name)
     ends = mel.filters.new_tensor([[low], [high]]).expand(2, mel.config.n_mels)
     sound = mel.bank.undo(ends).clamp_min(1e-30).log10().amax(-1)
@@ -73,7 +73,7 @@ def _span(name: str, low: float, high: float) -> float:
 
 
 def able(e: Evidence, n_bands: int | None, sample_rate: float | None) -> tuple[str, ...]:
-    """Presets that can make such values, and have their floor if there is one; the likelier ones first."""
+    """Return the presets that can make such values, with their floor if any; the likelier ones first."""
     sizes = e.values.shape[-2:] if n_bands is None else (n_bands,)
     names = [
         name
@@ -87,7 +87,10 @@ def able(e: Evidence, n_bands: int | None, sample_rate: float | None) -> tuple[s
 
 
 def made_by(values: Array, names: tuple[str, ...], sound: Tensor) -> tuple[str, ...]:
-    """Those presets that make this array of samples `(n_samples,)`, within a twentieth of its deviation."""
+    """Return the presets whose output for `sound`, `(n_samples,)`, is the array.
+
+    The root mean square error may be at most a twentieth of the array's standard deviation.
+    """
     found = []
     for name in names:
         mel = _mel(name)(sound).double().numpy()
@@ -101,7 +104,7 @@ def made_by(values: Array, names: tuple[str, ...], sound: Tensor) -> tuple[str, 
 
 
 def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
-    """Lines that say what tells presets apart, those that are alike in one."""
+    """Return lines that describe the differences of presets; presets without a difference share a line."""
     lines: dict[str, list[str]] = {}
     for name in names:
         c = CONFIGS[name]
@@ -116,12 +119,12 @@ def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
 
 
 def against(preset: str, e: Evidence, words: str, others: tuple[str, ...], tensor: bool) -> list[str]:
-    """That a preset cannot have made these values, with what would make them its own; or nothing.
+    """Return a problem if a preset cannot have made these values, with the conversion; otherwise nothing.
 
     Args:
-        words: what the values are.
-        others: presets that can.
-        tensor: whether the array is one of torch's.
+        words: description of the values.
+        others: presets that can have made them.
+        tensor: whether the array is a torch tensor rather than a NumPy array.
     """
     if fits(preset, e) and not (e.repeated and not at_floor(preset, e)):
         return []
@@ -133,7 +136,7 @@ def against(preset: str, e: Evidence, words: str, others: tuple[str, ...], tenso
 
 
 def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
-    """What makes values of the preset: said flatly where the floor shows it, else with its condition."""
+    """Return the conversion to values of the preset, with its condition unless the floor proves it."""
     config = CONFIGS[preset]
     c = config.compression
     if c.curve not in BASES or replace(c, curve="power", floor=0, reference=1) != Compression():
@@ -162,7 +165,7 @@ def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
 
 
 def _logarithm(config: MelConfig, tensor: bool) -> str:
-    """How magnitudes become logarithms of a configuration."""
+    """Return the code that converts magnitudes to the logarithms of a configuration."""
     c = config.compression
     function = {"ln": "log", "log10": "log10"}.get(c.curve)
     if function is None or config.power != 1:

@@ -37,27 +37,27 @@ class MelInverter(StreamingInverter):
 
     A mel frame has fewer values than there are frequencies, so many magnitudes have the same mel frame. The
     inverter estimates the magnitudes together with the phase; see `bank` of `StreamingInverter`. With
-    `joint=False` each frame is first converted to magnitudes by itself (`MelBank.inverse`). No signal has
-    magnitudes near these, so update rules differ little and more iterations improve little.
+    `joint=False`, each frame is first converted to magnitudes on its own (`MelBank.inverse`). These are not
+    close to the magnitudes of any signal, so that the choice of the rule and more iterations improve little.
 
     Args:
         config: parameters of the mel frames.
         extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
         joint: as in `StreamingInverter`.
         update: update rule, as in `StreamingInverter`; default: "raar", or "admm" with `joint=False`.
-        device, dtype: device and type of the state.
+        device, dtype: device and dtype of the state.
         options: other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
             `batch_shape`, `engine`.
 
     Attributes:
         stft: transform of the samples: that of `config`, without zeros around the window where possible.
-        latency: number of samples to drop from the beginning; the mel frames of the rest are the given ones.
+        latency: number of samples to drop from the beginning, so that the rest is aligned with the frames.
         bank: filters, a `MelBank`.
 
     Raises:
         ValueError, TypeError, ImportError: as in `StreamingInverter`.
 
-    Pre-emphasis is undone by `x[n] = y[n] + a x[n-1]`; gradients pass through this filter within a hop only.
+    The filter `x[n] = y[n] + a x[n-1]` undoes pre-emphasis; gradients pass through it only within a hop.
     """
 
     bank: MelBank

@@ -1,1 +1,1 @@
-"""The engine for the CPU: compiled by numba, one stream after the other."""
+"""The engine for the CPU: code compiled by numba that advances one stream after the other."""

@@ -1,4 +1,4 @@
-"""Iterations of whole spectrograms in compiled code; what they are is for `EagerBatch` to say."""
+"""The CPU engine of batch runs: iterations of whole spectrograms in compiled code; see `EagerBatch`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ BLOCK_FRAMES = 16
 
 
 class NumbaBatch:
-    """Iterates in compiled code that releases the GIL.
+    """Iterates whole spectrograms in compiled code that releases the GIL.
 
-    Blocks of frames are spread over at most `torch.get_num_threads()` threads; samples have the same bits in
-    any number of them. The arguments are those of `EagerBatch`; there are no gradients.
+    Blocks of frames are distributed over at most `torch.get_num_threads()` threads. The number of threads
+    does not change the bits of the samples. The arguments are those of `EagerBatch`; gradients are not
+    supported.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class NumbaBatch:
         sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles, if need be
 
     def begin(self, rule: Update) -> None:
-        """Iterate by this rule; see `BatchEngine`."""
+        """Use this rule in the next iterations; see `BatchEngine`."""
         if self.begun:
             self.spectra[0] = self.spectra[self.plan.kept]
         self.begun = self.is_new = True
@@ -93,7 +94,7 @@ class NumbaBatch:
             spectra[:] = share * self.spectra[0]
 
     def iterate(self, n_iter: int) -> None:
-        """Do iterations, one at least."""
+        """Do `n_iter` iterations, at least 1."""
         if self.is_new:
             self._set_numbers(self.rule.numbers[0])
             self._iterate(1)
@@ -113,7 +114,7 @@ class NumbaBatch:
             self._sweep(take, give, slot=1)
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """Samples `(n_items, n_samples)` of the estimate, and their magnitude."""
+        """Return samples `(n_items, n_samples)` of the estimate, and their magnitude."""
         self._sweep(NOTHING, MIXED_ESTIMATE if self.begun and self.rule.mixes else ESTIMATE)
         if self.begun and self.rule.looks_again:
             self._settle()
@@ -125,7 +126,7 @@ class NumbaBatch:
         return self.signals[:, begin : begin + self.n_samples].clone(), actual
 
     def _set(self, rule: Update) -> None:
-        """Let compiled code iterate by a rule."""
+        """Set the rule that compiled code uses."""
         n_frames = self.plan.n_frames
         found = rule_of(rule, n_frames, n_new=n_frames)
         assert found is not None, "see `suits`"
@@ -147,7 +148,7 @@ class NumbaBatch:
             self.calls.append((np.array(of_thread, np.int64), np.array(memory, np.int64)))
 
     def _set_numbers(self, numbers: Array) -> None:
-        """Let all items have these numbers, `(n_frames or 1, N_NUMBERS)`."""
+        """Set the numbers of the rule for all items, `(n_frames or 1, N_NUMBERS)`."""
         self.arrays["numbers"].reshape(self.shape[0], self.shape[1], N_NUMBERS)[:] = numbers
 
     def _sweep(self, take: int, give: int, *, slot: int = 0, actual: int = 0) -> None:
@@ -167,7 +168,7 @@ class NumbaBatch:
 
 
 def suits(stft: STFT, rules: tuple[Update, ...], n_frames: int) -> bool:
-    """Whether there is compiled code for these rules and this device."""
+    """Return whether there is compiled code for these rules and this device."""
     on_cpu = stft.device.type == "cpu"
     return on_cpu and all(rule_of(rule, n_frames, n_new=n_frames) is not None for rule in rules)
 
@@ -220,7 +221,7 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
 
 
 def _room(n: int) -> int:
-    """Numbers that lanes may reach when they go through n."""
+    """Return the array length that vectors (`Lanes`) may access when they process n numbers."""
     return fft.pad(n) + WIDTH
 
 
@@ -238,7 +239,7 @@ def _constants(transform: BatchTransform) -> dict[str, Array]:
 
 
 def _padded_with(transform: BatchTransform) -> Array:
-    """Which sample, from 1 on, each sample of the padding repeats, `(2 * padding,)`; 0 is silence."""
+    """Return the sample, counted from 1, that each padding sample repeats, `(2 * padding,)`; 0 is silence."""
     padding = transform.stft.padding
     if not padding:
         return np.zeros(0, np.int64)

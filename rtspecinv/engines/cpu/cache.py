@@ -1,11 +1,11 @@
-"""Compiled code on disk: a convenience, so whatever is wrong with it costs time and nothing else.
+"""Cache of compiled code on disk; if a file of it is damaged, the code is compiled again.
 
-Numba's own cache believes what it reads: a file that a power cut has emptied ends every program that meets
-it, and one in which a few bytes are wrong may be run. A file here begins with a hash of the rest (`kept`).
+Numba's own cache does not check its files: a file that a power cut has emptied makes every program fail that
+reads it, and a damaged one may be executed. A file of this cache begins with a hash of the rest (`kept`).
 
-Folders are tried in this order, up to the first that can be written to: the one that NUMBA_CACHE_DIR names,
-the package's own, one of the user's. The files hold pickles, so what others may write to is none of them,
-unless the user has named it.
+The cache uses the first of these folders that can be written to: the one that NUMBA_CACHE_DIR names, the
+package's own, one of the user's. The files are pickles, which can execute code. So a folder that other users
+may write to is not used, unless NUMBA_CACHE_DIR names it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sy
 
 
 class CodeCache:
-    """Where a compiled function is kept, for a dispatcher of numba in place of numba's own cache.
+    """Cache of one compiled function, which replaces numba's own cache in a dispatcher of numba.
 
-    function: in Python.
-    sources: a hash of all that it is made of.
-    label: what it is, for the log; without one nothing is said.
+    function: Python function that is compiled.
+    sources: hash of all source files that the compiled code depends on.
+    label: name of the function in log messages; if it is empty, nothing is logged.
 
-    Says so in the log when code has to be compiled, before that, and what it cost, afterwards.
+    It logs a message before code is compiled, and the time that this took afterwards.
     """
 
     def __init__(self, function: Callable[..., Any], sources: str, label: str = "") -> None:
@@ -55,7 +55,7 @@ class CodeCache:
     cache_path = property(lambda self: None if self._folder is None else str(self._folder))
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Compiled code for types of arguments; None if there is none, which will be compiled then."""
+        """Return the compiled code for these argument types; None, so that numba compiles it, if absent."""
         target.refresh()
         name = self._file_name(signature, target.codegen())
         self._folder = None
@@ -70,7 +70,7 @@ class CodeCache:
         return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Keep what was compiled, if that is possible."""
+        """Save compiled code; do nothing if no folder can be written to."""
         if self._label:
             log.info("compiled %s in %.1f s", self._what(signature), time.perf_counter() - self._begin)
         if self._folder is None:
@@ -83,13 +83,13 @@ class CodeCache:
             log.warning("compiled code was not kept (%s), the next process compiles again; %s", reason, HINT)
 
     def enable(self) -> None:
-        """Do nothing: it is always enabled."""
+        """Do nothing, because the cache is always enabled."""
 
     def disable(self) -> None:
-        """Do nothing: it is always enabled."""
+        """Do nothing, because the cache is always enabled."""
 
     def flush(self) -> None:
-        """Do nothing: other code has another name."""
+        """Do nothing, because changed code is saved under another name."""
 
     def _file_name(self, signature: Any, codegen: Any) -> str:
         key = repr((str(signature), codegen.magic_tuple(), self._sources, _VERSIONS))
@@ -110,7 +110,7 @@ HINT = "set NUMBA_CACHE_DIR to a folder of yours that has room"
 
 
 def folders() -> Iterator[Path]:
-    """Folders that compiled code may be in, the best one first."""
+    """Return the folders that compiled code may be in, in the order in which they are tried."""
     if numba.config.CACHE_DIR:
         yield Path(numba.config.CACHE_DIR) / "rtspecinv"
     yield PACKAGE / "__pycache__"
@@ -120,7 +120,7 @@ def folders() -> Iterator[Path]:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether the code will fit, which is known once something as large has been written."""
+    """Return whether a folder has space for the code, by writing a file of that size."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{uuid.uuid4().hex}.tmp"
@@ -134,7 +134,7 @@ def _has_room(folder: Path) -> bool:
 
 
 def _load(path: Path, target: Any) -> Any:
-    """Code in a file; None if there is none. A file that cannot be used is removed."""
+    """Return the code in a file; None if there is none. A file that cannot be used is removed."""
     content = kept.read(path)
     if content is None:
         return None

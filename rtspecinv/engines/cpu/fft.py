@@ -1,11 +1,12 @@
 """Real Fourier transforms for compiled code, one frame at a time.
 
-Powers of two from 128 on: the even and the odd samples of a frame are the real and the imaginary part of half
-as many complex numbers, whose transform is made of radix 8 and 4 steps (Stockham's, decimation in frequency:
-in order without a permutation). Everything else: rocket-fft.
+Powers of two from 128 on use the code of this module; other lengths use rocket-fft. The even and the odd
+samples of a frame are taken as the real and the imaginary parts of half as many complex numbers. Their
+transform consists of steps of radix 8, 4 and 2 (Stockham's, decimation in frequency), which need no
+permutation.
 
-Real and imaginary parts are apart, in one flat array `work` that positions point into: a complex sequence of
-length n at position p has its real parts at p ..., its imaginary parts at p + n ....
+Real and imaginary parts are separate, in one flat array `work`: a complex sequence of length n at position p
+has its real parts from p on, and its imaginary parts from p + n on.
 """
 
 from __future__ import annotations
@@ -31,22 +32,24 @@ from rtspecinv.engines.cpu.lanes import (
 Array = np.ndarray[Any, Any]
 
 SHORTEST = 2 * WIDTH * WIDTH  # frame with a transform of our own
-GAP = 2 * WIDTH  # a distance of a power of two looks like the same place to a processor in a hurry
+GAP = 2 * WIDTH  # avoids distances of powers of two, which processors can mistake for the same address
 AXES = np.zeros(1, np.int64)
 
 
 def pad(n: int) -> int:
-    """Next multiple of WIDTH."""
+    """Return n rounded up to a multiple of WIDTH."""
     return -(-n // WIDTH) * WIDTH
 
 
 def suits(n_fft: int) -> bool:
-    """Whether frames of this length have a transform of our own."""
+    """Return whether this module can transform frames of this length without rocket-fft."""
     return n_fft >= SHORTEST and n_fft & (n_fft - 1) == 0
 
 
 def tables(n_fft: int) -> Array:
-    """Square root of 1/2, and twiddle factors: those between half and full length, then step by step."""
+    """Return an array of constants: the square root of 1/2, then the twiddle factors.
+
+    The first factors are those between the transforms of half and full length; those of each step follow."""
     if not suits(n_fft):
         return np.zeros(0)
     n = n_fft // 2
@@ -67,13 +70,13 @@ def _twiddles(n: int, radix: int) -> Array:
 
 
 def odd_radix(n_fft: int) -> int:
-    """Radix of the second step, 2 or 4, so that all others can have radix 8; 8 if that has it, too."""
+    """Return the radix of the second step, 2, 4 or 8, with which all other steps have radix 8."""
     return {0: 8, 1: 2, 2: 4}[(n_fft.bit_length() - 2) % 3]
 
 
 @numba.njit(forceinline=True)
 def _dft4(ar, ai, br, bi, cr, ci, dr, di):
-    """Transform of length 4."""
+    """Return the transform of length 4."""
     er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
     gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
     return er + gr, ei + gi, fr + hi, fi - hr, er - gr, ei - gi, fr - hi, fi + hr
@@ -81,7 +84,7 @@ def _dft4(ar, ai, br, bi, cr, ci, dr, di):
 
 @numba.njit(forceinline=True)
 def _dft8(half, a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H):
-    """Transform of length 8 of a + iA, b + iB, ...; `half` is the square root of 1/2."""
+    """Return the transform of length 8 of a + iA, b + iB, ...; `half` is the square root of 1/2."""
     a, A, c, C, e, E, g, G = _dft4(a, A, c, C, e, E, g, G)
     b, B, d, D, f, F, h, H = _dft4(b, B, d, D, f, F, h, H)
     d, D = half * (d + D), half * (D - d)  # turned by exp(-i pi / 4)
@@ -94,7 +97,7 @@ def _dft8(half, a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H):
 
 @numba.njit(forceinline=True)
 def _get(work, at, n):
-    """Complex lanes at position `at` of a sequence of length n."""
+    """Return the complex lanes at position `at` of a sequence of length n."""
     return load(work, at), load(work, at + n)
 
 
@@ -106,14 +109,14 @@ def _put(work, at, n, a, A):
 
 @numba.njit(forceinline=True)
 def _turn(a, A, factor):
-    """(a + iA) (w + iW)."""
+    """Return (a + iA) (w + iW)."""
     w, W = factor
     return a * w - A * W, a * W + A * w
 
 
 @numba.njit(forceinline=True)
 def _butterfly8(work, x, n, step, half):
-    """Transform of length 8 of complex lanes `step` apart."""
+    """Return the transform of length 8 of complex lanes that are `step` apart."""
     a, A = _get(work, x, n)
     b, B = _get(work, x + step, n)
     c, C = _get(work, x + 2 * step, n)
@@ -139,7 +142,7 @@ def _put8(work, y, n, step, a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H):
 
 @numba.njit
 def _first8(work, source, target, n, tables, at):
-    """Radix 8 step on a whole sequence: eight butterflies at once, whose results have to be transposed."""
+    """Do a radix 8 step on a whole sequence: eight butterflies at once, whose results are transposed."""
     m, half = n >> 3, load(tables, 0)
     for p in range(0, m, WIDTH):
         a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H = _butterfly8(work, source + p, n, m, half)
@@ -163,7 +166,7 @@ def _twiddle(tables, at):
 
 @numba.njit(forceinline=True)
 def _next8(work, source, target, m, stride, tables, at):
-    """Radix 8 step on `stride` interleaved sequences of length 8 m."""
+    """Do a radix 8 step on `stride` interleaved sequences of length 8 m."""
     n, half = 8 * m * stride, load(tables, 0)
     for p in range(m):
         w = at + 14 * p
@@ -191,7 +194,7 @@ def _next8(work, source, target, m, stride, tables, at):
 
 @numba.njit
 def _last8(work, source, target, stride, tables):
-    """Radix 8 step on `stride` interleaved sequences of length 8, where all twiddle factors are 1."""
+    """Do a radix 8 step on `stride` interleaved sequences of length 8, where all twiddle factors are 1."""
     half = load(tables, 0)
     for q in range(0, stride, WIDTH):
         a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H = _butterfly8(
@@ -203,7 +206,7 @@ def _last8(work, source, target, stride, tables):
 
 @numba.njit
 def _second4(work, source, target, m, tables, at):
-    """Radix 4 step on 8 interleaved sequences of length 4 m."""
+    """Do a radix 4 step on 8 interleaved sequences of length 4 m."""
     n, step = 32 * m, 8 * m
     for p in range(m):
         w, x, y = at + 6 * p, source + 8 * p, target + 32 * p
@@ -223,7 +226,7 @@ def _second4(work, source, target, m, tables, at):
 
 @numba.njit
 def _second2(work, source, target, m, tables, at):
-    """Radix 2 step on 8 interleaved sequences of length 2 m."""
+    """Do a radix 2 step on 8 interleaved sequences of length 2 m."""
     n = 16 * m
     for p in range(m):
         x, y = source + 8 * p, target + 16 * p
@@ -236,14 +239,14 @@ def _second2(work, source, target, m, tables, at):
 
 @numba.njit
 def _transform(work, at, n, second, tables):
-    """Transform n complex numbers at `at`, with as much room after them; returns where the result is.
+    """Transform n complex numbers at `at` and return the position of the result.
 
-    second: radix of the second step.
+    The space of n complex numbers behind them is overwritten. second: radix of the second step.
     """
     source, target, w = at, at + 2 * n + GAP, WIDTH + n
     _first8(work, source, target, n, tables, w)
     source, target, m, stride, w = target, source, n >> 3, 8, w + 14 * (n >> 3)
-    if m > 8:  # The stride being known, these steps are much faster.
+    if m > 8:  # These steps are much faster because their stride is a constant.
         if second == 2:
             m, stride = m >> 1, 16
             _second2(work, source, target, m, tables, w)
@@ -267,13 +270,13 @@ def _transform(work, at, n, second, tables):
 
 @numba.extending.register_jitable
 def _arrays(plan, memory):
-    """Real frame and half spectrum, for rocket-fft."""
+    """Return arrays for rocket-fft: the real frame and its half spectrum."""
     half = numba.carray(memory.half, (2 * (plan.n_fft // 2 + 1),))
     return numba.carray(memory.real, (plan.n_fft,)), _complex(half)
 
 
 def _complex(pairs):
-    """Array of complex numbers over an array of their real and imaginary parts."""
+    """Return a view of pairs of reals as complex numbers."""
 
 
 @numba.extending.overload(_complex)
@@ -290,7 +293,10 @@ def _(pairs):
 
 @numba.njit
 def analyze(plan, memory, window, at, samples, spectrum):
-    """Spectrum of n_fft samples times the window at `window[at]`; twice that for transforms of our own."""
+    """Compute the spectrum of n_fft samples times the window at `window[at]`.
+
+    The transform of this module gives twice the spectrum, rocket-fft the spectrum itself.
+    """
     n, padded, work, tables, z = plan.n_fft >> 1, plan.padded, memory.work, memory.tables, plan.room
     if not plan.own_fft:
         for i in range(0, plan.n_fft, WIDTH):
@@ -322,9 +328,9 @@ def analyze(plan, memory, window, at, samples, spectrum):
 
 @numba.njit
 def synthesize(plan, memory, spectrum, samples):
-    """Add the frame of a spectrum to samples, times the dual window and n_fft.
+    """Add the frame of a spectrum, multiplied by the dual window and n_fft, to samples.
 
-    The imaginary parts at 0 Hz and at the Nyquist frequency do not count.
+    The imaginary parts at 0 Hz and at the Nyquist frequency are ignored.
     """
     n, padded, work, tables, z = plan.n_fft >> 1, plan.padded, memory.work, memory.tables, plan.room
     window, x = memory.dual_window, spectrum

@@ -1,4 +1,4 @@
-"""What compiled code needs from Python: the numbers of a rule, memory, and threads."""
+"""Python side of compiled code: the numbers of a rule, aligned memory, and threads."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from rtspecinv.updates import Update
 
 Array = np.ndarray[Any, Any]
 
-# Samples through a transform and back that are worth a thread: about 0.3 ms; to wake it takes 0.1.
+# Least work per thread, in samples transformed and back: about 0.3 ms; waking a thread takes 0.1 ms.
 WORK_OF_A_THREAD = 200_000
 
-SHARES = 4  # parts of a thread's tasks, of which others may take some
+SHARES = 4  # parts into which a thread's tasks are divided; other threads may take some of them
 
 LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule as compiled code takes it.
+    """A rule in the form that compiled code uses.
 
     Attributes:
-        numbers: `(2, n_open, N_NUMBERS)`, of the first step and of others; `(2, 1, N_NUMBERS)` if all frames
-            have the same.
+        numbers: `(2, n_open, N_NUMBERS)`, of the first step and of later ones; `(2, 1, N_NUMBERS)` if all
+            frames have the same.
         start, n_slots, looks_again: as in `Table`.
-        kind: which loops do it, see `memory`.
-        uses_iterate: whether the new state has a part of the iterate as it was.
-        n_kept: slots up to the last one that has a part of anything but s.
-        mixes: whether the estimate is made of anything but the iterate.
+        kind: loops that compute the rule, a constant of `memory`.
+        uses_iterate: True if the new state depends on the previous iterate.
+        n_kept: number of slots up to the last one that depends on more than s.
+        mixes: True if the estimate depends on more than the iterate.
     """
 
     numbers: Array
@@ -70,7 +70,7 @@ class Rule:
 
 
 def rule_of(update: Update, n_open: int, n_new: int = 1) -> Rule | None:
-    """What compiled code needs of a rule, None if it has no table; see `table_of`."""
+    """Return the rule for compiled code; None if it has no table, see `table_of`."""
     table = table_of(update, n_open, n_new)
     return None if table is None else _rule_of(table)
 
@@ -97,7 +97,7 @@ def _rule_of(table: Table) -> Rule:
 
 
 def _kind(table: Table, numbers: Array) -> int:
-    """Loops that do a rule, by the zeros in its numbers, `(2, n_open, n_rows, n_axes)`; see `memory`."""
+    """Return the kind of loops for a rule, from the zeros in its numbers `(2, n_open, n_rows, n_axes)`."""
     if table.projects_twice:
         return TWICE
     of_iterate = (numbers[..., INTO_P_M, :] == _only(STATE, numbers)).all()
@@ -115,13 +115,13 @@ def _kind(table: Table, numbers: Array) -> int:
 
 
 def _only(column: int, numbers: Array) -> Array:
-    """Row with 1 in one column."""
+    """Return a row that is 1 in one column and 0 elsewhere."""
     row: Array = np.eye(numbers.shape[-1])[column]
     return row
 
 
 def _multiples(numbers: Array) -> Array:
-    """What A is multiplied by in each part of the new state, relative to the argument of P_C."""
+    """Return the factor of A in each part of the new state, divided by its factor in the argument of P_C."""
     multiples: Array = (
         numbers[..., NEW_STATE:-1, OF_MAGNITUDE] / numbers[..., INTO_P_C : INTO_P_C + 1, OF_MAGNITUDE]
     )
@@ -129,18 +129,18 @@ def _multiples(numbers: Array) -> Array:
 
 
 def scales(stft: STFT) -> tuple[float, float]:
-    """Factors of windows before a transform and after an inverse transform."""
+    """Return the factors of the window before a transform and of the dual window after an inverse one."""
     return stft.scale * (0.5 if fft.suits(stft.n_fft) else 1.0), 1 / (stft.n_fft * stft.scale)
 
 
 def padded_signs(n_half: int) -> Array:
-    """The directions of 0, `signs`, `(padded,)`; in the padding, where magnitudes are 0, any is right."""
+    """Return `signs`, padded to `(padded,)`; padding has magnitude 0, so its signs have no effect."""
     values = signs(n_half, torch.float64, torch.device("cpu")).numpy()
     return np.pad(values, (0, fft.pad(n_half) - n_half), constant_values=1.0)
 
 
 def bands_of(measurement: Magnitudes | Bands, n_half: int) -> dict[str, Array]:
-    """Constants of what is measured: filters in vectors of WIDTH, see `memory`."""
+    """Return the constants of the measurement, with filters in vectors of WIDTH; see `memory`."""
     padded, numbers = fft.pad(n_half), np.array([0.0, PULL, 1 - PULL])
     if isinstance(measurement, Magnitudes):
         return dict.fromkeys(("ranges", "filters", "shares", "beyond"), np.zeros(0)) | {"limits": numbers}
@@ -164,7 +164,10 @@ def bands_of(measurement: Magnitudes | Bands, n_half: int) -> dict[str, Array]:
 
 
 def aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
-    """Zeros, or values, that begin where a cache line does: lanes that cross two lines take twice as long."""
+    """Return an array of zeros or of values, aligned to a cache line.
+
+    Access to lanes that cross two cache lines takes twice as long.
+    """
     room = np.zeros(size * dtype.itemsize + LINE, np.uint8)
     begin = -room.ctypes.data % LINE
     array: Array = room[begin : begin + size * dtype.itemsize].view(dtype)
@@ -174,16 +177,16 @@ def aligned(size: int, dtype: Any, values: Array | None = None) -> Array:
 
 
 def threads_for(n_tasks: int, work: int) -> int:
-    """Threads that tasks are worth, `work` being the samples that all of them transform there and back."""
+    """Return the number of threads to use for tasks that transform `work` samples in total."""
     return max(1, min(n_tasks, work // WORK_OF_A_THREAD, os.cpu_count() or 1))
 
 
 def parallel_for(part: Callable[[int, int, int], None], n_tasks: int, n_threads: int) -> None:
-    """Call `part(thread, first, last)` in at most this many threads, and at most torch's, for all tasks.
+    """Run all tasks by calls of `part(thread, first, last)`, in at most `n_threads` and torch's threads.
 
-    A thread that has done its own tasks, which are the same every time and so in its cache, takes those that
-    others have not begun. It comes back when all are done, even if it is interrupted: they work on memory
-    that the caller owns.
+    Each thread gets the same tasks in every call, so that their data is in its cache. A thread that has
+    finished its own tasks takes tasks that others have not begun. The function returns when all tasks are
+    done, even if it is interrupted, because they work on memory of the caller.
     """
     if n_threads == 1 or (n_threads := min(n_threads, torch.get_num_threads())) == 1:
         return part(0, 0, n_tasks)
@@ -209,7 +212,7 @@ def parallel_for(part: Callable[[int, int, int], None], n_tasks: int, n_threads:
 
 
 def _finish(tasks: list[Future[None]]) -> None:
-    """Wait for all, however often that is interrupted."""
+    """Wait until all tasks are done, even if that is interrupted several times."""
     try:
         for task in tasks:
             task.exception()

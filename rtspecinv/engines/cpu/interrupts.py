@@ -1,4 +1,4 @@
-"""Long calls into compiled code, in which Python does not hear Ctrl-C until they are over."""
+"""Interruption of long calls into compiled code, during which Python cannot react to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-LONG = 2**24  # samples through a transform and back: some 25 ms, to start a thread takes 0.1
-_POLL_SECONDS = 0.1  # between looks for a signal, where the system does not interrupt a wait
+LONG = 2**24  # samples transformed and back, about 25 ms of work; starting a thread takes 0.1 ms
+_POLL_SECONDS = 0.1  # interval of signal checks, on systems where a signal does not end a wait
 
 
 def aside(work: Callable[[], object], stop: Any) -> None:
-    """Do long work in another thread while this one, the main thread, waits and hears signals.
+    """Run long work in another thread, while the main thread waits and reacts to signals.
 
-    work: looks at `stop` now and then, and ends early when it is not 0.
-    stop: an array of one number, 0.
+    work: function that reads `stop` regularly and returns early when it is not 0.
+    stop: array of one number, initially 0; a signal sets it to 1.
 
     Raises:
-        KeyboardInterrupt, SystemExit: what a signal raises here, once the work has ended early.
+        KeyboardInterrupt, SystemExit: a signal raised it while the work ran; it is raised when the work has
+            ended.
     """
     if threading.current_thread() is not threading.main_thread():  # which signals do not reach
         work()
         return
-    # Locks and lists alone: a Thread and its events are in disorder after an exception in the wrong moment.
+    # Locks and lists only: an exception at the wrong moment would leave a Thread and its events inconsistent.
     begun, ended = _thread.allocate_lock(), _thread.allocate_lock()
     ended.acquire()
     outcome: list[BaseException | None] = []
@@ -55,7 +56,7 @@ def aside(work: Callable[[], object], stop: Any) -> None:
 
 
 def _finish(outcome: list[BaseException | None], ended: Any) -> None:
-    """Wait for the work, however often that is interrupted."""
+    """Wait until the work has ended, even if that is interrupted several times."""
     try:
         while not outcome:
             ended.acquire(timeout=_POLL_SECONDS)

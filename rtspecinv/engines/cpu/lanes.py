@@ -1,10 +1,10 @@
-"""Eight numbers at once: vectors for compiled code.
+"""Vectors of eight numbers (SIMD) for compiled code.
 
-LLVM finds vector instructions in simple loops only; transforms have to spell them out. `Lanes` holds WIDTH
-numbers of one precision, in however many registers the machine needs for them, and does what numbers do.
+LLVM vectorizes simple loops only, so the transforms use explicit vectors. `Lanes` holds WIDTH numbers of one
+precision, in as many registers as the machine needs for them, and supports the arithmetic of numbers.
 
-Compiled code gets memory as plain addresses (`pointers`), nothing of which is checked or counted: counting
-the references to arrays takes longer than a tenth of the arithmetic.
+Compiled code gets memory as plain addresses (`pointers`), without bounds checks and reference counts:
+counting references to arrays takes more than a tenth of the time of the arithmetic.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FLAGS = ("contract", "nsz")
 
 
 class Lanes(types.Type):
-    """WIDTH numbers of `dtype`."""
+    """Numba type of a vector: WIDTH numbers of `dtype`."""
 
     def __init__(self, dtype: types.Float) -> None:
         self.dtype = dtype
@@ -43,7 +43,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _register(op: Callable[..., Any], instruction: str) -> None:
-    """Let `op` of two Lanes be one instruction."""
+    """Compile `op` of two Lanes to one vector instruction."""
 
     @infer_global(op)
     class _Template(AbstractTemplate):
@@ -63,7 +63,7 @@ _register(operator.mul, "fmul")
 
 @intrinsic
 def unpack(typingctx: Any, kind: Any, numbers: Any) -> Any:
-    """Named tuple `kind` of the first numbers of an array."""
+    """Return a named tuple `kind` of the first numbers of an array."""
     result = types.NamedTuple([numbers.dtype] * len(kind.instance_class._fields), kind.instance_class)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -76,7 +76,7 @@ def unpack(typingctx: Any, kind: Any, numbers: Any) -> Any:
 
 @intrinsic
 def pointers(typingctx: Any, addresses: Any, number: Any) -> Any:
-    """Named tuple of addresses as pointers to numbers of the precision of `number`."""
+    """Return a named tuple of addresses as pointers to numbers of the precision of `number`."""
     result = types.NamedTuple([types.CPointer(number)] * len(addresses), addresses.instance_class)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -89,7 +89,7 @@ def pointers(typingctx: Any, addresses: Any, number: Any) -> Any:
 
 @intrinsic
 def load(typingctx: Any, pointer: Any, index: Any) -> Any:
-    """Lanes at positions `index`, `index + 1`, ... from a pointer on."""
+    """Return the lanes at positions `index`, `index + 1`, ... from a pointer on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, align = _place(context, builder, sig.args[0], *args)
@@ -100,7 +100,7 @@ def load(typingctx: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Put lanes at positions `index`, `index + 1`, ... from a pointer on."""
+    """Write lanes to positions `index`, `index + 1`, ... from a pointer on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, align = _place(context, builder, sig.args[0], *args[:2])
@@ -112,7 +112,7 @@ def store(typingctx: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 @intrinsic
 def broadcast(typingctx: Any, value: Any) -> Any:
-    """One number in all lanes."""
+    """Return lanes that all hold one number."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         nothing = ir.Constant(context.get_value_type(sig.return_type), ir.Undefined)
@@ -124,7 +124,7 @@ def broadcast(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def total(typingctx: Any, value: Any) -> Any:
-    """Sum of all lanes, by halves."""
+    """Return the sum of all lanes, computed by repeatedly adding one half to the other."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         (lanes,), n = args, WIDTH
@@ -139,7 +139,7 @@ def total(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def root(typingctx: Any, value: Any) -> Any:
-    """Square roots."""
+    """Return the square roots of lanes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = args[0].type
@@ -154,7 +154,7 @@ def root(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def reverse(typingctx: Any, value: Any) -> Any:
-    """Lanes from last to first."""
+    """Return the lanes in reverse order."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.shuffle_vector(args[0], args[0], _places(range(WIDTH - 1, -1, -1)))
@@ -164,7 +164,7 @@ def reverse(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def interleave(typingctx: Any, even: Any, odd: Any) -> Any:
-    """`(e0 o0 e1 o1 ...)`, in two halves."""
+    """Return `(e0 o0 e1 o1 ...)`, in two halves."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return cgutils.pack_array(builder, _zip(builder, *args))
@@ -174,7 +174,7 @@ def interleave(typingctx: Any, even: Any, odd: Any) -> Any:
 
 @intrinsic
 def deinterleave(typingctx: Any, low: Any, high: Any) -> Any:
-    """Even and odd positions of two lanes in a row; the inverse of `interleave`."""
+    """Return the even and the odd positions of two consecutive lanes; the inverse of `interleave`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         parts = [builder.shuffle_vector(*args, _places(range(first, 2 * WIDTH, 2))) for first in (0, 1)]
@@ -185,7 +185,7 @@ def deinterleave(typingctx: Any, low: Any, high: Any) -> Any:
 
 @intrinsic
 def transpose(typingctx: Any, rows: Any) -> Any:
-    """Tuple of WIDTH lanes, as a matrix transposed: lane i of row j becomes lane j of row i."""
+    """Return a tuple of WIDTH lanes, transposed as a matrix: lane i of row j becomes lane j of row i."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows = cgutils.unpack_tuple(builder, args[0])
@@ -200,9 +200,9 @@ def transpose(typingctx: Any, rows: Any) -> Any:
 
 @intrinsic
 def direction(typingctx: Any, real: Any, imag: Any, sign: Any) -> Any:
-    """`c / |c|` as real and imaginary part, the sign where |c| is below the smallest normal number.
+    """Return real and imaginary part of `c / |c|`, or the sign if |c| is below the smallest normal number.
 
-    Scaled by a power of two first, so that squares neither overflow nor vanish.
+    c is first scaled by a power of two, so that its squares neither overflow nor underflow.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -239,7 +239,7 @@ def direction(typingctx: Any, real: Any, imag: Any, sign: Any) -> Any:
 
 
 def _place(context: Any, builder: Any, kind: Any, pointer: Any, index: Any) -> Any:
-    """Address of lanes, and how it is aligned: like any one number."""
+    """Return the address of lanes, and its alignment, which is that of a single number."""
     number = context.get_value_type(kind.dtype)
     place = builder.bitcast(builder.gep(pointer, [index]), ir.VectorType(number, WIDTH).as_pointer())
     return place, context.get_abi_sizeof(number)

@@ -1,10 +1,10 @@
 """Magnitudes of mel values in compiled code: the steps of `FilterBank.unmix`, which is the reference.
 
-Pre-emphasis is undone here, too: a product of matrices, as in `mel.stream.DeEmphasis`, is rounded differently
-when there are more streams.
+At most two bands, which are neighbours, have a weight at any frequency. So a step costs a few operations per
+frequency, rather than one per band and frequency. The loops visit frequencies in the order of the lower band.
 
-A frequency is heard by at most two bands, which are neighbours, so a step costs a few operations for each
-frequency rather than one for each band and frequency. Frequencies are visited by the lower of the two.
+This module also undoes pre-emphasis. `mel.stream.DeEmphasis` uses a matrix product, whose rounding depends on
+the number of streams; the compiled code gives each stream the same bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Tables(NamedTuple):
-    """What `unmix` needs of a bank; of the bands that hear a frequency, one is the lower, one the upper."""
+    """Constants of a bank for `unmix`; at each frequency, one band is the lower and one the upper."""
 
     begin: Array  # (n_mels + 1,): from begin[m] to begin[m + 1], m is the lower band
     filters: Array  # (2, n_freq)
@@ -43,7 +43,7 @@ def tables(
     at_least: Array,
     floor: Array,
 ) -> Tables:
-    """Tables of the constants of a bank, filters being `(n_mels, n_freq)`, shares its like transposed."""
+    """Return the tables of a bank's constants; filters are `(n_mels, n_freq)`, shares `(n_freq, n_mels)`."""
     n_mels, n_freq = filters.shape
     band = np.maximum.accumulate(np.where((filters > 0).any(0), (filters > 0).argmax(0), 0))
     pairs = np.stack([band, band + 1]), np.arange(n_freq)
@@ -64,7 +64,7 @@ def tables(
 
 
 def is_narrow(filters: Array) -> bool:
-    """Whether every frequency is heard by two neighbouring bands at most, in the order of the bands."""
+    """Return whether at most two neighbouring bands have a weight at each frequency, in ascending order."""
     heard = filters > 0
     first, last = heard.argmax(0), len(heard) - 1 - heard[::-1].argmax(0)
     first, last = (band[heard.any(0)] for band in (first, last))
@@ -72,7 +72,9 @@ def is_narrow(filters: Array) -> bool:
 
 
 class Unmixer:
-    """`bank.unmix` in compiled code, for the constants that the bank has now; see `FilterBank.unmixing`."""
+    """Function like `bank.unmix` in compiled code, with the bank's present constants.
+
+    See `FilterBank.unmixing`."""
 
     def __init__(self, bank: Any) -> None:
         constants, *self._options = bank.unmixing()
@@ -80,7 +82,7 @@ class Unmixer:
         self._tables = tables(**{name: tensor.numpy() for name, tensor in constants.items()})
 
     def __call__(self, mel: Tensor) -> Tensor:
-        """Magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
+        """Return magnitudes `(*batch, n_freq)` of mel values `(*batch, n_mels)`."""
         if mel.requires_grad:
             found: Tensor = self._bank.unmix(mel)
             return found
@@ -133,10 +135,10 @@ def unmix(
 
 
 def undo_preemphasis(samples: Tensor, last: Tensor, streams: Tensor | None, a: float) -> Tensor:
-    """Samples `x[n] = y[n] + a x[n-1]` of y `(*batch, n_samples)`, and the last of them in `last`.
+    """Return samples `x[n] = y[n] + a x[n-1]` of y `(*batch, n_samples)`, and write the last ones to `last`.
 
-    last: last sample of all streams, of any shape.
-    streams: positions of the streams that y belongs to; None is all.
+    last: last sample of every stream, of any shape.
+    streams: positions of the streams that y belongs to; None means all.
     """
     found = samples.clone(memory_format=torch.contiguous_format)
     positions = np.arange(last.numel()) if streams is None else streams.numpy()

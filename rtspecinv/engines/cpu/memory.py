@@ -1,19 +1,20 @@
-"""What compiled code works on: a plan, memory, and how numbers are moved in it.
+"""Memory of compiled code: plan, addresses, layout of the work array, and functions that copy numbers in it.
 
-Everything happens in one flat array `work`, which positions point into. Its layout, every spectrum being
-`padded` real parts and as many imaginary ones, where `padded` is n_half up to the next multiple of WIDTH:
+All computation takes place in one flat array `work`; a position is an index of it. A spectrum is stored as
+`padded` real parts, then `padded` imaginary parts, where `padded` is n_half rounded up to a multiple of
+WIDTH. The layout of `work`:
 
     0            magnitudes (n_open, padded)
     spectra      the iterate c, what the rule carries and, if it projects twice, P_C(c):
                  (n_slots, n_open, 2 * padded)
-    y            spectrum of one frame on its way through P_C
+    y            spectrum of one frame that P_C is applied to
     values       values of bands (n_open, n_values)
-    found        magnitudes of one frame that has values of bands, and what they are multiplied by
-    room         for its transforms
-    samples      committed samples and what the frames add to them
-    others       the same without the newest frame, when windows are made
+    found        magnitudes estimated from the values of bands of one frame, and their factors
+    room         temporary memory of the transforms
+    samples      committed samples plus the samples of the frames
+    others       the same without the newest frame, used when windows are computed
 
-Padding holds zeros, which every step maps to zeros.
+Padding holds zeros, and every step maps zeros to zeros.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdige
 
 
 def jit_cached(label: str = "", **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile code that releases the GIL, and keep it on disk; see `CodeCache`."""
+    """Decorator that compiles a function, which releases the GIL, and caches it on disk; see `CodeCache`."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, **options)(function)
@@ -65,7 +66,7 @@ OVERLAP, ZEROS, GRADIENT = range(3)
 
 
 class Plan(NamedTuple):
-    """Numbers that stay as they are from push to push."""
+    """Numbers that do not change from push to push."""
 
     n_fft: int
     n_half: int
@@ -101,7 +102,7 @@ class Plan(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Addresses of what stays where it is from push to push; windows go up to `padded_frame`."""
+    """Addresses that do not change from push to push; windows have `padded_frame` numbers."""
 
     # State as in `FrameBuffer`, of all streams.
     magnitude: int
@@ -143,7 +144,7 @@ class Memory(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Addresses of what one push takes and gives."""
+    """Addresses of the input and the output of one push."""
 
     magnitude: int
     spectrum: int
@@ -152,19 +153,19 @@ class Call(NamedTuple):
 
 @numba.njit(forceinline=True)
 def numbers_at(plan, is_later, frame):
-    """Position of the numbers of a frame, in the first iteration or in later ones."""
+    """Return the position of the numbers of a frame, in the first iteration or in later ones."""
     return N_NUMBERS * (is_later * plan.n_open + frame)
 
 
 @numba.njit(forceinline=True)
 def spectrum_at(plan, slot, frame):
-    """Position of a spectrum."""
+    """Return the position of a spectrum in `work`."""
     return plan.spectra + 2 * (slot * plan.n_open + frame) * plan.padded
 
 
 @numba.njit
 def move(target, to, source, at, n):
-    """Copy n numbers, from left to right: the target may overlap the source if it is to the left of it."""
+    """Copy n numbers from left to right; the target may overlap the source if it lies to the left of it."""
     whole = n - n % WIDTH
     for i in range(0, whole, WIDTH):
         store(target, to + i, load(source, at + i))
@@ -174,14 +175,14 @@ def move(target, to, source, at, n):
 
 @numba.njit
 def fill(target, to, n, value):
-    """Put a value n times."""
+    """Write a value n times."""
     for i in range(to, to + n):
         target[i] = value
 
 
 @numba.njit
 def split(work, to, padded, pairs, at, n):
-    """Real and imaginary parts of n pairs at `at`."""
+    """Write the real and the imaginary parts of the n pairs at `at` to `work`, at position `to`."""
     whole = n - n % WIDTH
     for k in range(0, whole, WIDTH):
         a, A = deinterleave(load(pairs, at + 2 * k), load(pairs, at + 2 * k + WIDTH))
@@ -193,7 +194,7 @@ def split(work, to, padded, pairs, at, n):
 
 @numba.njit
 def join(pairs, to, work, at, padded, n):
-    """Do the inverse of `split`."""
+    """Write real and imaginary parts from `work` as n pairs; the inverse of `split`."""
     whole = n - n % WIDTH
     for k in range(0, whole, WIDTH):
         low, high = interleave(load(work, at + k), load(work, at + padded + k))

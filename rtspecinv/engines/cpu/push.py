@@ -1,7 +1,7 @@
-"""One push of one stream, compiled: what `FrameBuffer`, the projections and the rules say, in one pass.
+"""One push of one stream in compiled code: `FrameBuffer`, the projections and the rules in one function.
 
-A sweep visits every frame twice: P_M, what the rule makes of it, inverse transform, overlap-add; then, the
-samples being complete, transform and the rest of the rule.
+An iteration visits every frame twice. The first visit computes P_M, the rule up to P_C, the inverse transform
+and overlap-add. When the samples are complete, the second computes the transform and the rest of the rule.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
 @numba.njit
 def _take_in(state, first, n_open, n, frame, at, is_frame):
-    """Shift n numbers of every frame by one, and put those of the newest, or zeros."""
+    """Shift n numbers of every frame by one frame, and write those of the newest frame, or zeros."""
     newest = first + (n_open - 1) * n
     move(state, first, state, first + n, newest - first)
     if is_frame:
@@ -65,7 +65,7 @@ def _shift(plan, memory, stream, magnitude, is_frame):
 
 @numba.njit
 def _load(plan, memory, stream):
-    """Magnitudes, values, and spectra shifted by one frame; the newest is zero."""
+    """Copy magnitudes, values and spectra to `work`; spectra are shifted by one frame, the newest is zero."""
     n_open, n_half, padded, work = plan.n_open, plan.n_half, plan.padded, memory.work
     for frame in range(n_open):
         move(work, frame * padded, memory.magnitude, (stream * plan.n_known + frame) * n_half, n_half)
@@ -91,7 +91,7 @@ def _save(plan, memory, stream):
 
 @numba.njit
 def _begin(plan, memory, stream, n):
-    """Put the first n committed samples where frames are added to them."""
+    """Copy the first n committed samples to `work`, where frames are added to them."""
     move(memory.work, plan.samples, memory.committed, stream * plan.n_samples, n)
 
 
@@ -112,7 +112,7 @@ ITERATE, TARGET, FIRST, LATER = range(4)
 
 @numba.njit
 def _overlap_add(plan, memory, stream, n_frames, what):
-    """Samples of the first frames on top of the committed ones; the heard ones stay."""
+    """Add the samples of the first frames to the committed ones; samples that were heard do not change."""
     _begin(plan, memory, stream, plan.n_samples)
     for frame in range(n_frames):
         if memory.stop[0]:
@@ -131,7 +131,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
 
 @numba.njit
 def _iterate(plan, memory, stream, is_later):
-    """One step of the rule; frames that are not there are zeros and stay zeros."""
+    """Do one step of the rule; absent frames are zeros and remain zeros."""
     if plan.kind == TWICE:  # P_C(c) first
         _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
@@ -153,7 +153,7 @@ def _iterate(plan, memory, stream, is_later):
 
 @numba.njit
 def _start(plan, memory, stream, spectrum, is_given):
-    """Spectra of the newest frame."""
+    """Compute the start of the newest frame and write its spectra."""
     newest, work = plan.n_open - 1, memory.work
     if not memory.present[stream * plan.n_known + newest]:
         return
@@ -175,7 +175,7 @@ def _start(plan, memory, stream, spectrum, is_given):
 
 @numba.njit
 def _estimate(plan, memory, stream, n_frames):
-    """Spectra to commit, of the first frames, in place of the iterate."""
+    """Replace the iterate of the first frames by the spectra to commit."""
     looks_again = plan.n_iter and plan.looks_again
     if plan.n_iter and plan.mixes:
         for frame in range(plan.n_open):
@@ -193,7 +193,7 @@ def _estimate(plan, memory, stream, n_frames):
 
 @numba.njit
 def _commit(plan, memory, stream, hops):
-    """Put the hop that is final now into `hops`; the oldest frame leaves."""
+    """Write the final hop to `hops`, and remove the oldest frame from the buffer."""
     hop_length, n_fade, n_samples, work = plan.hop_length, plan.n_fade, plan.n_samples, memory.work
     n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_known
     n_final, n_pairs, committed = n_heard + hop_length, 2 * plan.n_half, stream * n_samples
@@ -228,7 +228,7 @@ def _commit(plan, memory, stream, hops):
 
 @numba.njit
 def _retire_coverage(plan, memory, stream):
-    """Window sum of the committed samples; they are complete where they were heard."""
+    """Update the window sum of the committed samples; it is 1 for samples that were heard."""
     coverage, at, hop_length = memory.coverage, stream * plan.n_samples, plan.hop_length
     n_heard = plan.n_revised * hop_length
     if memory.present[stream * plan.n_known]:
@@ -242,7 +242,7 @@ def _retire_coverage(plan, memory, stream):
 
 @numba.njit
 def _make_windows(plan, memory, stream):
-    """See `FrameBuffer._make_windows`."""
+    """Compute the windows of the present frames; see `FrameBuffer._make_windows`."""
     n_open, n_fft, hop_length, work = plan.n_open, plan.n_fft, plan.hop_length, memory.work
     n_heard, newest, total, others = plan.n_revised * hop_length, n_open - 1, plan.samples, plan.others
     for i in range(plan.n_samples):
@@ -281,11 +281,11 @@ def _make_windows(plan, memory, stream):
 def push(plan, memory, magnitude, spectrum, hops, number, first, last):
     """Advance streams `first` to `last - 1` by one frame.
 
-    plan, memory: arrays of the integers of `Plan` and `Memory`, which are passed on much faster.
-    magnitude, spectrum, hops: addresses of frames and of starts, 0 if there are none, and for the samples
-        that are final now: `(n_streams, n_half + n_values)`, `(n_streams, n_half, 2)`, `(n_streams,
-        hop_length)`.
-    number: zero, of the precision of everything.
+    plan, memory: integers of `Plan` and `Memory` as arrays, which numba passes much faster than tuples.
+    magnitude: address of the frames, `(n_streams, n_half + n_values)`, 0 if there are none.
+    spectrum: address of the starts, `(n_streams, n_half, 2)`, 0 if there are none.
+    hops: address of the output, `(n_streams, hop_length)`.
+    number: a zero whose type is the precision of all numbers.
     """
     plan, memory = unpack(Plan, plan), pointers(unpack(Memory, memory), number)
     is_frame, is_given = magnitude != 0, spectrum != 0

@@ -1,7 +1,8 @@
-"""P_M and the update rules, compiled, frame by frame: what is done to a spectrum before and after P_C.
+"""P_M and the update rules in compiled code, frame by frame: the operations before and after P_C.
 
-Rules are numbers, see `engines.table`; the loops differ only in which numbers they leave out, because they
-are zeros. Frames are counted through: those that are open in a stream, those of all items of a batch.
+A rule is a table of numbers, see `engines.table`. Each of several loops computes a kind of rules, and skips
+the numbers that are zero in it. `frame` is the number of an open frame of a stream, or of a frame among those
+of all items of a batch.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from rtspecinv.engines.table import (
 
 @numba.njit(forceinline=True)
 def _number(memory, at, row, column):
-    """Number of a table, in all lanes."""
+    """Return lanes that all hold one number of a table."""
     return broadcast(memory.numbers[at + N_COLUMNS * row + column])
 
 
 @numba.njit(forceinline=True)
 def _row(memory, at, row):
-    """Numbers of s, A, x_0, x_1 and x_2."""
+    """Return the numbers of s, A, x_0, x_1 and x_2 in a row."""
     return (
         _number(memory, at, row, CONSISTENT),
         _number(memory, at, row, OF_MAGNITUDE),
@@ -41,7 +42,7 @@ def _row(memory, at, row):
 
 @numba.njit(forceinline=True)
 def _p_m(memory, magnitude, re, im, k):
-    """Lanes of P_M of a spectrum, whose lanes are given."""
+    """Return P_M of lanes of a spectrum."""
     m = load(memory.work, magnitude + k)
     a, A = direction(re, im, load(memory.signs, k))
     return m * a, m * A
@@ -49,9 +50,9 @@ def _p_m(memory, magnitude, re, im, k):
 
 @numba.njit
 def measure(plan, memory, frame, c):
-    """Position of the magnitudes that P_M gives the spectrum at `c`: the target's, or of its bands.
+    """Return the position of the magnitudes that P_M gives to the spectrum at `c`.
 
-    See `bands.Bands.project`.
+    They are the target, or they are computed from values of bands; see `bands.Bands.project`.
     """
     padded, work, magnitude = plan.padded, memory.work, frame * plan.padded
     if not plan.n_values:
@@ -95,7 +96,7 @@ def measure(plan, memory, frame, c):
 
 @numba.njit
 def to_magnitude(plan, memory, magnitude, c, to):
-    """Spectrum of the magnitude at `magnitude` with the phase of the spectrum at `c`."""
+    """Write to `to` the magnitude at `magnitude` with the phase of the spectrum at `c`."""
     padded, work = plan.padded, memory.work
     for k in range(0, padded, WIDTH):
         a, A = _p_m(memory, magnitude, load(work, c + k), load(work, c + padded + k), k)
@@ -105,7 +106,7 @@ def to_magnitude(plan, memory, magnitude, c, to):
 
 @numba.njit
 def mix(plan, memory, frame, at, row, to):
-    """Sum of the state of a frame, weighted by a row of the table at `at`."""
+    """Write to `to` the sum of the spectra of a frame's state, weighted by a row of the table at `at`."""
     work = memory.work
     x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
     _, _, n0, n1, n2 = _row(memory, at, row)
@@ -120,7 +121,7 @@ def mix(plan, memory, frame, at, row, to):
 
 @numba.njit
 def scale(work, to, source, factor, n):
-    """Put n numbers times a factor."""
+    """Write n numbers, multiplied by a factor."""
     factors = broadcast(factor)
     for i in range(0, n, WIDTH):
         store(work, to + i, factors * load(work, source + i))
@@ -128,7 +129,7 @@ def scale(work, to, source, factor, n):
 
 @numba.njit
 def before(plan, memory, frame, at):
-    """Spectrum y that P_C is applied to; what the rule makes of the rest takes the place of the state.
+    """Compute the argument y of P_C; the terms of the new state without s replace the state.
 
     at: position of the numbers of the frame.
     """
@@ -184,7 +185,7 @@ def _before_twice(plan, memory, frame, at, magnitude):
 
 @numba.njit
 def _before_multiples(plan, memory, frame, at, magnitude):
-    """Two or three slots."""
+    """Do `before` for a rule of kind MULTIPLES with two or three slots."""
     padded, work, y, last = plan.padded, memory.work, plan.y, spectrum_at(plan, plan.n_slots - 1, frame)
     x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
     _, _, m0, m1, m2 = _row(memory, at, INTO_P_M)
@@ -207,7 +208,7 @@ def _before_multiples(plan, memory, frame, at, magnitude):
 
 @numba.njit
 def _before_any(plan, memory, frame, at, magnitude):
-    """Two or three slots."""
+    """Do `before` for any other rule with two or three slots."""
     padded, work, y = plan.padded, memory.work, plan.y
     x0, x1, x2 = spectrum_at(plan, 0, frame), spectrum_at(plan, 1, frame), spectrum_at(plan, 2, frame)
     _, _, m0, m1, m2 = _row(memory, at, INTO_P_M)
@@ -243,7 +244,7 @@ def _before_any(plan, memory, frame, at, magnitude):
 
 @numba.njit
 def after(plan, memory, frame, at, s):
-    """Find the new state, `s = P_C(y)` being known."""
+    """Complete the new state with `s = P_C(y)`."""
     if plan.kind == TARGET_ONLY:
         _after_target(plan, memory, frame, at, s)
     elif plan.kind == MULTIPLES:

@@ -1,4 +1,4 @@
-"""The phase gradient, compiled: what `rtspecinv.phase.Gradient` does, for one stream."""
+"""The start `rtspecinv.phase.Gradient` (phase gradient) in compiled code, for one stream."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rtspecinv.stft import STFT
 
 
 def gradient_numbers(stft: STFT, init: Gradient) -> np.ndarray[Any, Any]:
-    """Own advance of the bins and turn of the window, each `(n_half,)`, then four numbers.
+    """Return the constants of the start as one array.
 
-    The last four: factors of the differences over bins and over time, the logarithm of the tolerance, and
-    the least magnitude.
+    It holds the phase advance of each bin at its own frequency, `(n_half,)`, the phase that the position of
+    the window causes, `(n_half,)`, the factors of the differences over bins and over time, the logarithm of
+    the tolerance, and the least magnitude.
     """
     own_advance, turn, to_frame, to_bin = init.constants(stft)
     least = np.finfo(stft.window.numpy().dtype).tiny
@@ -29,9 +30,9 @@ def gradient_numbers(stft: STFT, init: Gradient) -> np.ndarray[Any, Any]:
 
 @numba.njit
 def _log_magnitude(plan, memory, stream, age, to, otherwise):
-    """Log magnitudes of a frame, `age` before the newest open one, or those at `otherwise` if it is silent.
+    """Write log magnitudes of the frame `age` frames before the newest open one; return whether it sounds.
 
-    Returns whether it sounds.
+    If it is silent, the log magnitudes at `otherwise` are written instead.
     """
     n_half, work, least = plan.n_half, memory.work, memory.gradient[2 * plan.n_half + 3]
     frame, sounds = plan.n_open - 1 - age, False
@@ -56,7 +57,7 @@ def _log_magnitude(plan, memory, stream, age, to, otherwise):
 
 @numba.njit
 def _previous_phase(plan, memory, stream, k):
-    """Phase of bin k of the frame before the newest, that of `signs` where it is 0."""
+    """Return the phase of bin k of the frame before the newest; that of `signs` if the bin is 0."""
     frame, least = plan.n_open - 2, memory.gradient[2 * plan.n_half + 3]
     if frame >= 0:
         c, magnitude = (
@@ -75,7 +76,7 @@ def _previous_phase(plan, memory, stream, k):
 
 @numba.njit
 def phase_gradient(plan, memory, stream):
-    """Give the newest frame its magnitudes, with phases of `phase._integrate`."""
+    """Write the start of the newest frame: its magnitudes, with the phases of `phase._integrate`."""
     n_half, padded, work = plan.n_half, plan.padded, memory.work
     advance, turn, last = 0, n_half, 2 * n_half  # in `memory.gradient`
     to_frame, to_bin = memory.gradient[last], memory.gradient[last + 1]

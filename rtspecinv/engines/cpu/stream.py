@@ -1,7 +1,7 @@
-"""The engine for the CPU: a whole push in one compiled call.
+"""The CPU engine of streams: a whole push in one compiled call.
 
-All state is where `Eager` has it, in the buffers of a `FrameBuffer`, whose memory compiled code reads and
-writes. So what it cannot do, the reference does in its place, in mid-stream: gradients, and other devices
+All state is in the buffers of a `FrameBuffer`, as in `Eager`; compiled code reads and writes their memory.
+So `Eager` can replace compiled code at any push, for what it does not support: gradients, and other devices
 after a `.to()`.
 """
 
@@ -50,7 +50,7 @@ STARTS = {Overlap: OVERLAP, Zeros: ZEROS, Gradient: GRADIENT}  # those that are 
 
 
 class _Ready(NamedTuple):
-    """What a push needs: a plan, and for each thread the addresses of the buffers and of its own room."""
+    """Data of a push: the plan, and for each thread the addresses of the buffers and of its work memory."""
 
     plan: Array
     memories: list[Array]
@@ -67,8 +67,9 @@ class _Ready(NamedTuple):
 class NumbaCPU(Eager):
     """Advances all streams by one frame in compiled code that releases the GIL.
 
-    Streams are spread over at most `torch.get_num_threads()` threads; a stream has the same bits in any.
-    The arguments are those of `Eager`. Compilation, of one precision, takes place here and is kept on disk.
+    Streams are distributed over at most `torch.get_num_threads()` threads; the number of threads does not
+    change their bits. The arguments are those of `Eager`. The constructor compiles the code for one
+    precision, and caches it on disk.
     """
 
     name = "numba"
@@ -85,7 +86,7 @@ class NumbaCPU(Eager):
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+        """Take in a frame, or None after the last one, and return the next hop; see `Engine`."""
         requires = self._has_gradients or (magnitude is not None and magnitude.requires_grad)
         if requires or self._ready is None:
             if self.buffer.committed.device.type != "cpu" or (requires and torch.is_grad_enabled()):
@@ -101,24 +102,24 @@ class NumbaCPU(Eager):
         return self._push(self._ready, magnitude, spectrum, streams)
 
     def detach(self) -> None:
-        """Cut the state off from the gradients of the frames so far."""
+        """Detach the state from the gradients of earlier frames."""
         super().detach()
         self._has_gradients = False
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Forget everything, in all streams or where the bool mask `streams` is true."""
+        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
         super().reset(streams)
         self.changed()
 
     def changed(self) -> None:
-        """Look at the buffers anew, after somebody else has written to them."""
+        """Update what is derived from the buffers, after other code has written to them."""
         self._has_gradients = self.buffer.spectra.requires_grad
         if self._ready is not None:
             self._ready.unchanged[:] = 0  # the windows are made of them
 
     @contextmanager
     def preserved(self, n_pushes: int = 1) -> Iterator[None]:
-        """Put the state back if so many pushes are interrupted, where that takes long enough to matter."""
+        """Restore the state if `n_pushes` pushes are interrupted, unless they are too short for that."""
         if self._ready is not None and not self._is_long(self._ready, n_pushes):
             yield
             return
@@ -140,7 +141,7 @@ class NumbaCPU(Eager):
     def _push(
         self, ready: _Ready, magnitude: Tensor | None, spectrum: Tensor | None, streams: Tensor | None
     ) -> Tensor:
-        """Advance streams, some of them in other threads if there is enough to do."""
+        """Advance streams, in several threads if there is enough work."""
         ready.plan[N_ITER] = self.n_iter
         shape = ready.shape if streams is None else (len(streams), ready.shape[-1])
         hops = torch.empty(shape, dtype=ready.dtype, device="cpu")
@@ -170,7 +171,7 @@ class NumbaCPU(Eager):
     def _part(
         self, ready: _Ready, addresses: tuple[int, int, int], streams: list[int]
     ) -> Callable[[int, int, int], None]:
-        """Task of `parallel_for` that advances the streams at some places of a list."""
+        """Return a task for `parallel_for` that advances the streams at given positions of a list."""
         n_bytes, n_half = ready.number.itemsize, self.buffer.stft.n_fft // 2 + 1
         rows = (
             (n_half + self.measurement.n_values) * n_bytes,
@@ -188,14 +189,14 @@ class NumbaCPU(Eager):
 
     @property
     def _work(self) -> int:
-        """Values that a push of one stream passes over."""
+        """Number of samples that a push of one stream transforms, as a measure of its work."""
         return self.buffer.stft.n_fft * self.buffer.n_open * (self.n_iter + 2)
 
     def _is_long(self, ready: _Ready, n_pushes: int = 1) -> bool:
         return n_pushes * ready.n_values * (self.n_iter + 2) > LONG
 
     def _prepare(self) -> _Ready:
-        """Compile for the precision of the buffers, or load what was compiled, and lay out the memory."""
+        """Compile for the precision of the buffers, or load compiled code, and allocate the work memory."""
         buffer, stft = self.buffer, self.buffer.stft
         n_streams, n_open, hop_length = math.prod(buffer.batch_shape), buffer.n_open, stft.hop_length
         plan, size = _plan(buffer, self._rule, self.init, self.n_iter, self.measurement)
@@ -242,7 +243,7 @@ ENGINE = NumbaCPU
 
 
 def _runs(streams: Sequence[int]) -> Iterator[tuple[int, range]]:
-    """Runs of streams that lie side by side, each with the position of its first one in the list."""
+    """Return runs of consecutive streams, each with the position of its first stream in the list."""
     first = 0
     for i in range(1, len(streams) + 1):
         if i == len(streams) or streams[i] != streams[i - 1] + 1:
@@ -251,14 +252,14 @@ def _runs(streams: Sequence[int]) -> Iterator[tuple[int, range]]:
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
-    """Whether there is compiled code for this rule, this start and this device."""
+    """Return whether there is compiled code for this rule, this start and this device."""
     return (
         type(init) in (*STARTS, Peaks) and stft.device.type == "cpu" and rule_of(update, n_open) is not None
     )
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:
-    """Whether values of bands cannot be measured: rules that project twice have other loops."""
+    """Return whether values of bands are unsupported, as in rules that project twice."""
     rule = rule_of(update, n_open)
     return rule is None or rule.kind == TWICE
 
@@ -266,7 +267,7 @@ def lacks_bands(update: Update, n_open: int) -> bool:
 def _plan(
     buffer: FrameBuffer, rule: Rule, init: Start, n_iter: int, measurement: Magnitudes | Bands
 ) -> tuple[Plan, int]:
-    """Plan, and how many numbers a thread works on."""
+    """Return the plan, and the size of a thread's work memory in numbers."""
     stft, n_open, n_samples = buffer.stft, buffer.n_open, buffer.committed.shape[-1]
     n_half = stft.n_fft // 2 + 1
     padded = fft.pad(n_half)
@@ -315,7 +316,7 @@ def _plan(
 
 
 def _numbers(rule: Rule, n_open: int) -> Array:
-    """Numbers of all frames in the first iteration and in later ones, then shares of the start."""
+    """Return the rule's numbers in the first iteration, those in later ones, and the factors of the start."""
     tables = np.broadcast_to(rule.numbers, (2, n_open, rule.numbers.shape[-1]))
     return np.concatenate([tables.ravel(), rule.start])
 

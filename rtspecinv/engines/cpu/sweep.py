@@ -1,11 +1,12 @@
-"""Iterations of whole spectrograms, compiled.
+"""Iterations of whole spectrograms in compiled code.
 
-A sweep takes every frame once: its transform, the samples being complete, the end of one iteration, the
-beginning of the next, inverse transform, overlap-add. So each frame goes through the cache once an iteration.
+A sweep visits every frame once. It transforms the samples of the last iteration, finishes that iteration,
+begins the next one, transforms back, and overlap-adds. So each frame is loaded into the cache once per
+iteration.
 
-Frames of all items of a batch are counted through. A few of them in a row are a block, which adds them to
-samples of its own; so threads can take different blocks, and sums are the same whoever takes which.
-`settle` joins what blocks have added:
+Frames of all items of a batch are numbered consecutively. A block is a few consecutive frames, with memory of
+its own to which they are added. So threads can work on different blocks, and the sums do not depend on which
+thread computes which block. `settle` adds the samples of the blocks:
 
     block 0   [---- hops ----|- tail -]
     block 1                  [---- hops ----|- tail -]
@@ -26,17 +27,17 @@ from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spe
 from rtspecinv.engines.cpu.rules import after, before, measure, mix, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
 
-# What a sweep makes of the spectrum s of the samples: nothing; the end of an iteration, s being P_C(y); s
-# itself, in a slot; |s|.
+# Values of `take`, what a sweep does with the spectrum s of the samples: nothing; finish an iteration, where
+# s is P_C(y); store s in a slot; store |s|.
 NOTHING, RULE, SPECTRUM, ACTUAL = range(4)
 
-# What it then adds to the samples of the next one: nothing; the y of the rule; the iterate c; P_M of what is
-# in a slot, or of what the rule takes for its estimate, which is kept.
+# Values of `give`, the spectrum whose frame a sweep adds to the next samples: none; y of the rule; the
+# iterate c; P_M of a slot, or P_M of the rule's estimate. Both of the latter are stored.
 ITERATE, ESTIMATE, MIXED_ESTIMATE = 2, 3, 4
 
 
 class SweepPlan(NamedTuple):
-    """Numbers of one rule; positions are in `work`, which is laid out much as for a push (`memory`)."""
+    """Numbers of one rule; positions are indices of `work`, whose layout is similar to that in `memory`."""
 
     n_fft: int
     n_half: int
@@ -73,7 +74,7 @@ class SweepPlan(NamedTuple):
 
 
 class SweepMemory(NamedTuple):
-    """Addresses; windows go up to the next multiple of WIDTH."""
+    """Addresses of the arrays of a batch run; windows are padded to a multiple of WIDTH."""
 
     work: int
     gain: int  # (2, n_covered): of iterations, of the result
@@ -94,14 +95,14 @@ class SweepMemory(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Address of what a sweep gives."""
+    """Address of the result of a sweep."""
 
     actual: int  # (n_items, n_frames, n_half)
 
 
 @numba.njit
 def _take(plan, memory, frame, samples, what, slot, actual):
-    """Transform a frame of samples, and make of it what is wanted."""
+    """Transform a frame of samples, and use its spectrum as `what`, a value of `take`, says."""
     work, y = memory.work, spectrum_at(plan, slot, frame) if what == SPECTRUM else plan.y
     analyze(plan, memory, memory.window, 0, samples, y)
     if what == RULE:
@@ -115,7 +116,7 @@ def _take(plan, memory, frame, samples, what, slot, actual):
 
 @numba.njit
 def _give(plan, memory, frame, samples, what, slot):
-    """Add a frame to samples."""
+    """Transform a frame back, and add it to the samples of its block."""
     y = plan.y
     if what == RULE:
         before(plan, memory, frame, numbers_at(plan, 0, frame))
@@ -144,7 +145,7 @@ def _add(work, to, at, n):
 
 @numba.njit
 def _join(plan, work, item):
-    """Samples of an item from those of its blocks."""
+    """Add up the samples of an item from those of its blocks."""
     own = plan.n_block * plan.hop_length
     for block in range(plan.n_blocks):
         to = plan.samples + item * plan.n_signal + block * own
@@ -159,10 +160,12 @@ def _join(plan, work, item):
 def sweep(plan, memory, actual, number, take, give, slot, first, last):
     """Sweep over blocks `first` to `last - 1` of all items.
 
-    plan, memory: arrays of the integers of `SweepPlan` and `SweepMemory`.
-    actual: address of what ACTUAL gives.
-    number: zero, of the precision of everything.
-    take, give, slot: what to make and to add, see above, and the slot that is meant.
+    plan, memory: integers of `SweepPlan` and `SweepMemory` as arrays.
+    actual: address of the result of `take=ACTUAL`.
+    number: a zero whose type is the precision of all numbers.
+    take: what to do after the transform, one of the constants above.
+    give: which spectrum to transform back and add, one of the constants above.
+    slot: slot of the state that `take` and `give` use.
     """
     plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
     result = pointers(Result(actual), number)
@@ -185,8 +188,8 @@ def sweep(plan, memory, actual, number, take, give, slot, first, last):
 def settle(plan, memory, number, padded_with, fading, first, last):
     """Complete the samples of items `first` to `last - 1`: sum, edges, known samples, padding.
 
-    padded_with: which sample, from 1 on, each sample of the padding repeats; 0 is silence.
-    fading: 1 if edges fade in and out, as they do in the result.
+    padded_with: sample, counted from 1, that each sample of the padding repeats; 0 is silence.
+    fading: 1 if the edges fade in and out, as in the result; otherwise 0.
     """
     plan, memory = unpack(SweepPlan, plan), pointers(unpack(SweepMemory, memory), number)
     work, padding, n_edge = memory.work, plan.padding, plan.n_fft - plan.hop_length

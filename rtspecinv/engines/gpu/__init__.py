@@ -1,1 +1,1 @@
-"""The engines for a GPU: a replayed CUDA graph, and a kernel that does a whole push."""
+"""The engines for a GPU: a CUDA kernel that does a whole push, and a push recorded as CUDA graphs."""

@@ -1,7 +1,8 @@
-"""The engine for a GPU: a whole push of a stream is one block of threads, in a kernel compiled for its sizes.
+"""The CUDA engine: one kernel, compiled for the sizes of the stream, does a whole push.
 
-All state is where `Eager` has it, in the buffers of a `FrameBuffer`; what the kernel cannot do (float64,
-gradients, a CPU), `CudaGraph` and `Eager` do in its place, in mid-stream.
+Each stream is one block of threads. All state is in the buffers of a `FrameBuffer`, as in `Eager`. So
+`CudaGraph` and `Eager` can replace the kernel at any push, for what it does not support: float64, gradients,
+tensors on a CPU.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ STATE = tuple(name for name in FrameBuffer.STATE if name != "values")  # see `la
 
 
 class Arguments(ctypes.Structure):
-    """What the kernels are given, as in push.cu; all tensors by address."""
+    """Arguments of the kernels, the struct of push.cu; tensors are passed by address."""
 
     POINTERS = (
         *("frame", "start", "hops", "streams"),
@@ -56,21 +57,21 @@ class Arguments(ctypes.Structure):
 
 
 class Kernels(Protocol):
-    """Compiled code on a device."""
+    """Interface of the compiled kernels on a device."""
 
     def check(self, n_streams: int, arguments: Arguments) -> None:
-        """Look at the frames of so many streams."""
+        """Check the frames of `n_streams` streams."""
 
     def push(self, n_streams: int, arguments: Arguments) -> None:
-        """Advance so many streams."""
+        """Advance `n_streams` streams by one frame."""
 
 
 class Verdict(NamedTuple):
-    """What became of the check of a push, once the device has come that far.
+    """Result of the check of a push; it is valid once the device has finished the check.
 
     Attributes:
         report: int32 `(1,)` in memory of the host, number of the last push that had a bad frame.
-        flags: int32 `(n_streams,)` on the device, the same of each stream.
+        flags: int32 `(n_streams,)` on the device, the same for each stream.
         serial: number of this push.
     """
 
@@ -80,12 +81,12 @@ class Verdict(NamedTuple):
 
     @property
     def is_bad(self) -> bool:
-        """Whether a frame of this push was bad; wrong before the device has come that far."""
+        """True if a frame of this push was bad; the value is valid once the device has finished the check."""
         return int(self.report[0]) == self.serial
 
 
 class _Ready(NamedTuple):
-    """What every push hands to the kernel beside the state."""
+    """Kernels and constants that every push needs beside the state."""
 
     kernels: Kernels
     arguments: Arguments
@@ -95,9 +96,9 @@ class _Ready(NamedTuple):
 
 
 class Cuda(CudaGraph):
-    """Advances all streams by one frame in one kernel, a block of threads, or a cluster, for each stream.
+    """Advances all streams by one frame in one kernel; each stream has a block or a cluster of threads.
 
-    The arguments are those of `Eager`. Compilation takes place here, and is kept on disk.
+    The arguments are those of `Eager`. The constructor compiles the kernel, and caches it on disk.
     """
 
     name = "cuda"
@@ -113,7 +114,7 @@ class Cuda(CudaGraph):
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`."""
+        """Take in a frame, or None after the last one, and return the next hop; see `Engine`."""
         if self._ready is None or self._needs_graph(magnitude):
             return super().push(magnitude, spectrum, streams)
         return self.launch(magnitude, spectrum, streams)[0]
@@ -121,7 +122,7 @@ class Cuda(CudaGraph):
     def offer(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """Take in a frame whose values nobody has looked at; see `Engine`. The kernel holds bad ones back."""
+        """Compute the next hop of an unchecked frame; the kernel rejects bad frames. See `Engine`."""
         self._is_done = self._ready is not None and magnitude is not None and not self._needs_graph(magnitude)
         if not self._is_done:
             return super().offer(magnitude, spectrum, each=each)
@@ -130,13 +131,13 @@ class Cuda(CudaGraph):
         return hops, torch.stack(torch.aminmax(magnitude.detach(), dim=-1))
 
     def accept(self) -> None:
-        """Let the state be what came of the frame offered last; the kernel has seen to it. See `Engine`."""
+        """Make the result of the last `offer` the state, unless the kernel has done so; see `Engine`."""
         if not self._is_done:
             super().accept()
 
     @property
     def judges(self) -> bool:
-        """Whether `offer` takes frames, those that require gradients apart."""
+        """True if `offer` accepts frames; it never accepts frames that require gradients."""
         return self._ready is not None or super().judges
 
     def launch(
@@ -150,13 +151,13 @@ class Cuda(CudaGraph):
         """Push without waiting for the device.
 
         Args:
-            magnitude, spectrum, streams: as in `Engine.push`, on the device; each stream once.
-            check: "all": one frame that is not finite, is negative or too large refuses the push of all
-                streams; "each": it refuses that of its own stream. A push that is refused changes nothing and
-                its hop is silent. None: the frames have been checked.
+            magnitude, spectrum, streams: as in `Engine.push`, on the device, with each stream at most once.
+            check: "all": a frame that is not finite, negative or too large makes the kernel reject the push
+                of all streams; "each": only of its own stream. A rejected push does not change the state and
+                its hop is silent. None: the caller has checked the frames.
 
         Returns:
-            Hops `(*batch, hop_length)`, and what became of the check.
+            Hops `(*batch, hop_length)`, and the `Verdict` of the check.
         """
         ready, buffer = self._ready, self.buffer
         assert ready is not None, "see `push`"
@@ -198,7 +199,7 @@ class Cuda(CudaGraph):
         return self
 
     def _needs_graph(self, magnitude: Tensor | None) -> bool:
-        """Return whether a gradient is wanted; if there only was one, cut it off."""
+        """Return whether this push needs gradients; if only earlier pushes did, detach the state."""
         requires = self.buffer.spectra.requires_grad or (magnitude is not None and magnitude.requires_grad)
         if not requires or torch.is_grad_enabled():
             return requires
@@ -208,7 +209,7 @@ class Cuda(CudaGraph):
         return False
 
     def _prepare(self) -> _Ready | None:
-        """Compile, or load what was compiled, and put constants on the device; None without a kernel."""
+        """Return the kernels, compiled or loaded, and constants on the device; None if there is no kernel."""
         buffer, stft, table = self.buffer, self.buffer.stft, self._table
         if table is None or stft.dtype != torch.float32 or stft.device.type != nvrtc.DEVICE:
             return None
@@ -251,12 +252,12 @@ def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:
-    """Return whether values of bands cannot be measured: the kernel has magnitudes only."""
+    """Return True: this engine does not support values of bands, only magnitudes."""
     return True
 
 
 def layout_of(buffer: FrameBuffer, clusters: bool) -> nvrtc.Layout:
-    """Threads of a block, blocks of a stream, and bytes of shared memory of a block, as in push.cu."""
+    """Return the launch layout of push.cu: threads per block, blocks per stream, bytes of shared memory."""
     stft, n_open = buffer.stft, buffer.n_open
     half = stft.n_fft // 2
     row = half + half // (4 if half == 128 else 8 if half <= 512 else 16)
@@ -271,12 +272,12 @@ def layout_of(buffer: FrameBuffer, clusters: bool) -> nvrtc.Layout:
 
 
 def values_of_a_thread(n_fft: int) -> int:
-    """Complex values of a frame that a thread has in registers."""
+    """Return the number of complex values of a frame that a thread holds in registers."""
     return max(RADICES[n_fft])
 
 
 def constants_of(buffer: FrameBuffer, table: Table, init: Start, clusters: bool) -> tuple[str, Tensor]:
-    """Beginning of the source, all that is known when it is compiled, and the numbers that it reads."""
+    """Return the constants that begin the source, as text, and the table of numbers that the kernel reads."""
     stft, n_open, n_slots = buffer.stft, buffer.n_open, table.n_slots
     of_a_thread = values_of_a_thread(stft.n_fft)
     n_threads = stft.n_fft // 2 // of_a_thread
@@ -329,7 +330,7 @@ def constants_of(buffer: FrameBuffer, table: Table, init: Start, clusters: bool)
 
 
 def _float(value: float) -> str:
-    """A number of single precision, exactly."""
+    """Return the exact single-precision number, as C++ source."""
     return f"{ctypes.c_float(value).value.hex()}f"
 
 
@@ -338,7 +339,7 @@ def _braced(values: Any) -> str:
 
 
 def _roots(n_fft: int) -> Tensor:
-    """`exp(-2 pi i k / n_fft)` for k below n_fft / 2, as pairs."""
+    """Return `exp(-2 pi i k / n_fft)` for k below n_fft / 2, as pairs of reals."""
     angle = torch.arange(n_fft // 2, dtype=torch.float64, device="cpu") * (-2 * torch.pi / n_fft)
     return torch.stack([angle.cos(), angle.sin()], -1).float()
 

@@ -1,5 +1,5 @@
-// What only a GPU has: threads that wait for each other, and the inverse square root.
-// tests/support/cuda_on_cpu.h has the same names for g++, so that the rest of the source runs on a CPU.
+// Functions that only a GPU has: barriers, shared memory, and the inverse square root.
+// tests/support/cuda_on_cpu.h defines the same names for g++, so that the other source files also run on a CPU.
 
 #define DEVICE __device__ __forceinline__
 
@@ -37,7 +37,7 @@ DEVICE void stream_barrier() {
     }
 }
 
-// Of shared memory of this block, the same in the block of another frame; only in a cluster.
+// Returns the address, in the block of another frame, of the same variable as `here`; only in a cluster.
 DEVICE const float2* in_block_of(int frame, const float2* here) {
     unsigned long long there;
     asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(here), "r"(frame));

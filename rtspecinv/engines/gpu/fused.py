@@ -1,12 +1,12 @@
-"""What lies between the Fourier transforms of a push, in three operations of one launch each.
+"""Fused operations: everything between the Fourier transforms of a push, in three kernels.
 
-    rule      what an iteration adds to what, and P_M
-    overlap   overlap-add on the committed samples, window, frames
-    commit    the hop that leaves, and the samples that remain
+    rule      the linear combinations of the update rule, and P_M
+    overlap   overlap-add on the committed samples, cut into windowed frames
+    commit    the hop that is now final, and the samples that remain
 
-They are operations of torch, `torch.ops.rtspecinv.*`, so that whoever watches torch's operations sees each as
-one. On a GPU they are kernels of Triton (`engines.gpu.kernels`), elsewhere, and where Triton does not work,
-plain torch; that is also what says which numbers are right.
+They are registered as torch operations, `torch.ops.rtspecinv.*`, so that torch's profiler shows each as one.
+On a GPU they run as Triton kernels (`engines.gpu.kernels`). Elsewhere, and if Triton does not work, they run
+in plain torch. The plain torch code is the reference for the kernels.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _SCHEMAS = (
 def rule(
     x: Tensor, a: Tensor, y: Tensor, s: Tensor | None, goal: Tensor, signs: Tensor, numbers: Tensor
 ) -> None:
-    """`x <- b (s, a, x)` if there is an s, then `a <- P_M(m x)` and `y <- n (a, x)`, in place.
+    """Set `x <- b (s, a, x)` if s is given, then `a <- P_M(m x)` and `y <- n (a, x)`, in place.
 
     Args:
         x: state of the rule, `(*batch, n_slots, n_open, n_half, 2)`.
         a, y, s: `(*batch, n_open, n_half, 2)`.
         goal: magnitudes, `(*batch, n_open, n_half)`.
-        signs: of bins that are 0, `(n_half,)`.
-        numbers: `(n_open, n_rows, 2 + n_slots)`, columns as in `engines.table`; rows are those of b, if there
-            is an s, then m and n.
+        signs: signs that bins of value 0 get, `(n_half,)`.
+        numbers: `(n_open, n_rows, 2 + n_slots)`, columns as in `engines.table`; rows are those of b, if s is
+            given, then m and n.
     """
     kernels = _kernels(x)
     if kernels is not None:
@@ -85,22 +85,22 @@ def overlap(
     compensated: bool,
     newest_only: bool,
 ) -> Tensor:
-    """Frames of the samples that frames stand for, windowed, to be transformed.
+    """Return the overlap-added samples of the frames, cut into windowed frames to be transformed.
 
     Args:
-        frames: what the inverse transform gives, without window, `(*batch, n_open, n_fft)`.
+        frames: result of the inverse transform, not windowed, `(*batch, n_open, n_fft)`.
         committed, coverage: samples and their window sums, `(*batch, n_samples)`.
         present: 1 for a frame, 0 for none, `(*batch, n_open)`.
         windows: `(5, n_fft)`: the window, its dual, both with the scale of their transforms, the envelope,
-            and those of the newest frame before and after it adds itself.
-        floors: least window sums, of all frames and of the newest before it adds itself, `(2,)`.
+            and the windows of the newest frame without and with its own samples in the sum.
+        floors: least window sums, of all frames and of the newest without its own samples, `(2,)`.
         hop_length: samples from frame to frame.
-        n_heard: samples that no frame changes any more.
-        compensated: divide by the window sum.
-        newest_only: the newest frame from the others.
+        n_heard: number of samples that are final, so that no frame changes them.
+        compensated: whether to divide by the window sum.
+        newest_only: whether to return the newest frame only, from the samples of the others.
 
     Returns:
-        `(*batch, n_open, n_fft)`, or `(*batch, n_fft)` of the newest alone.
+        Frames `(*batch, n_open, n_fft)`, or with `newest_only` `(*batch, n_fft)`.
     """
     kernels = _kernels(frames)
     if kernels is not None:
@@ -152,14 +152,14 @@ def commit(
     new_expected: Tensor,
     hop: Tensor,
 ) -> None:
-    """Write the hop that is now final, silence where `good` is false, and what remains; see `FrameBuffer`.
+    """Write the final hop, silence where `good` is False, and the remaining samples; see `FrameBuffer`.
 
     Args:
-        expected: how the hop was to begin, `(*batch, n_fade)`.
-        fade: from that to what it became, `(n_fade,)`.
-        good: whether there is anything to hear of a stream, bool `(*batch,)`.
-        new_committed, new_coverage, new_expected: of the shapes of those without "new".
-        hop: `(*batch, hop_length)`.
+        expected: beginning of the hop as the previous push predicted it, `(*batch, n_fade)`.
+        fade: weights of the fade from the expected to the actual samples, `(n_fade,)`.
+        good: False for streams whose hop is to be silent, bool `(*batch,)`.
+        new_committed, new_coverage, new_expected: outputs, of the shapes of those without "new".
+        hop: output, `(*batch, hop_length)`.
 
     The other arguments are those of `overlap`.
     """
@@ -212,7 +212,7 @@ def _sums(
     hop_length: int,
     n_heard: int,
 ) -> tuple[Tensor, Tensor]:
-    """Samples and window sums `(*batch, n_samples)`, those of frames on top of the committed ones."""
+    """Return samples and window sums `(*batch, n_samples)`, frames added to the committed ones."""
     found = []
     for base, parts in (
         (committed, windows[DUAL] * frames),
@@ -227,7 +227,7 @@ def _sums(
 
 
 def _kernels(like: Tensor) -> Any:
-    """Where kernels for the device of a tensor are; None where plain torch does it."""
+    """Return the module of Triton kernels for a tensor's device; None if plain torch is used there."""
     return _on_a_gpu() if like.device.type == "cuda" else None
 
 

@@ -1,13 +1,13 @@
-"""The engine for a GPU without a kernel of its own: a push in pieces, each recorded once and replayed.
+"""The CUDA graph engine: torch operations of a push, in pieces that are recorded once and replayed.
 
-    begin     the frame is judged and taken in, and gets its start
-    iterate   one iteration, replayed n_iter times
-    finish    a hop leaves
-    accept    what came of it becomes the state
+    begin     checks the frame, takes it in, and computes its start
+    iterate   does one iteration; it is replayed n_iter times
+    finish    computes the hop
+    accept    makes the result the state
 
-What lies between the Fourier transforms is fused (`engines.gpu.fused`). A push reads the state and writes to
-a second set of it, and only `accept` touches the state: a frame that turns out to be bad has changed nothing,
-so nobody has to wait for the GPU before a push.
+The operations between the Fourier transforms are fused (`engines.gpu.fused`). A push reads the state and
+writes to a copy of it, and only `accept` changes the state. A bad frame therefore changes nothing, and the
+CPU need not wait for the GPU's check before the next push.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ Piece = Callable[[], object]
 
 
 class Recorder:
-    """Records functions that work on tensors which stay where they are, in one pool of memory.
+    """Records functions as CUDA graphs in one memory pool; their tensors must keep their addresses.
 
-    Other threads may use the GPU meanwhile, and nobody's cache is emptied.
+    Other threads may use the GPU during the recording. Torch's memory cache is not emptied.
     """
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class Recorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, pieces: dict[str, Piece], state: tuple[Tensor, ...]) -> dict[str, Piece]:
-        """What replays each piece; the state is afterwards what it was.
+        """Record pieces and return the function that replays each; the state does not change.
 
         Raises:
-            torch.cuda.OutOfMemoryError: there is no room.
+            torch.cuda.OutOfMemoryError: the memory of the GPU does not suffice.
         """
         before = [tensor.clone() for tensor in state]
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -82,9 +82,9 @@ class Recorder:
 
 
 class Replayed:
-    """A function of one tensor, recorded on its first call and replayed on every other of that shape.
+    """A function of one tensor, recorded on its first call and replayed on later calls with the same shape.
 
-    Where a gradient is wanted, it is called.
+    If a gradient is needed, the function itself is called.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -92,7 +92,7 @@ class Replayed:
         self._given: Tensor | None = None
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Call the function; what it returns is the caller's."""
+        """Return the result of the function; later calls do not overwrite it."""
         if value.requires_grad and torch.is_grad_enabled():
             return self._function(value)
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(value.device):
@@ -111,14 +111,14 @@ class Replayed:
 
 
 class Pushes:
-    """Pushes to one buffer, recorded; the arguments are those of `Eager`.
+    """Recorded pushes to one buffer; the arguments are those of `Eager`.
 
     Attributes:
         frame, spectrum: the frame to take in, and the spectrum that it starts from.
         extremes: smallest and largest magnitude of the frame of every stream, `(2, *batch)`.
-        good: whether it can be inverted, bool `(*batch,)`.
-        hop: what the push gives, silence where the frame is bad.
-        replay: the pieces by name.
+        good: False for streams whose frame is bad, bool `(*batch,)`.
+        hop: samples that the push returns, silent where the frame is bad.
+        replay: functions that replay the pieces, by name.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Pushes:
         self.replay = Recorder().record(pieces, self.state)
 
     def offer(self, magnitude: Tensor | None, spectrum: Tensor | None, n_iter: int) -> Tensor:
-        """Make a hop of a frame, which is the caller's; the state stays as it is until a piece accepts."""
+        """Return the hop of a frame, in memory of its own; the state does not change until `accept`."""
         if magnitude is None:
             self.replay["begin without frame"]()
         else:
@@ -177,7 +177,7 @@ class Pushes:
     # -- what is recorded --------------------------------------------------------------------------------
 
     def _make_constants(self) -> None:
-        """Windows with the scale of their transforms, and the numbers of the rule."""
+        """Compute the windows, with the scale of their transforms, and the numbers of the rule."""
         stft, buffer, update = self.stft, self.buffer, self.update
         before, after = asymmetric_windows(stft)
         # The transforms here are without scale: n_fft of them go into the dual window.
@@ -210,7 +210,7 @@ class Pushes:
         self.p_c = lambda pairs: self._consistent(pairs)
 
     def _begin(self, magnitude: Tensor | None, spectrum: Tensor | None) -> None:
-        """Judge a frame and take it in."""
+        """Check a frame and take it in."""
         old, new = self.buffer, self.new
         n_half = new.magnitude.shape[-1]
         new.magnitude[..., :-1, :].copy_(old.magnitude[..., 1:, :])
@@ -298,18 +298,18 @@ class Pushes:
         OPERATIONS.rule(x, self.a, self.y, s, self.new.magnitude, self.signs, numbers)
 
     def _overlap(self) -> Tensor:
-        """Spectrum `(*batch, n_half)` that the other frames leave in the newest."""
+        """Return the spectrum `(*batch, n_half)` of the other frames' samples within the newest frame."""
         return torch.view_as_complex(self._consistent(self._projected(), newest_only=True))
 
     def _projected(self) -> Tensor:
-        """`P_M` of the iterate."""
+        """Return `P_M` of the iterate."""
         if isinstance(self.measurement, Magnitudes):
             self._rule(self.new.spectra, None, self.only_x)
             return self.a
         return self.p_m(self.new.load()[0])
 
     def _consistent(self, pairs: Tensor, newest_only: bool = False) -> Tensor:
-        """`P_C` of pairs `(*batch, n_open, n_half, 2)`."""
+        """Return `P_C` of pairs of reals `(*batch, n_open, n_half, 2)`."""
         old = self.buffer
         frames = OPERATIONS.overlap(
             self._frames(pairs),
@@ -326,23 +326,23 @@ class Pushes:
         return torch.view_as_real(torch.fft.rfft(frames))
 
     def _frames(self, pairs: Tensor) -> Tensor:
-        """Inverse transform without window or scale, `(*batch, n_open, n_fft)`."""
+        """Return the inverse transform without window or scale, `(*batch, n_open, n_fft)`."""
         frames: Tensor = torch.fft.irfft(torch.view_as_complex(pairs), n=self.stft.n_fft, norm="forward")
         return frames
 
 
 def _identity(n_open: int, n_slots: int) -> Tensor:
-    """Numbers of the operation `rule` that give `P_M` of the iterate, `(n_open, 2, 2 + n_slots)`."""
+    """Return numbers `(n_open, 2, 2 + n_slots)` with which operation `rule` computes `P_M` of the iterate."""
     numbers = torch.zeros(n_open, 2, STATE + n_slots, dtype=torch.float64, device="cpu")
     numbers[:, 0, STATE] = numbers[:, 1, OF_MAGNITUDE] = 1
     return numbers
 
 
 class CudaGraph(Eager):
-    """Advances all streams by one frame by replaying what was recorded when the engine was made.
+    """Advances all streams by one frame by replaying CUDA graphs that the constructor recorded.
 
-    The arguments are those of `Eager`. After a `.to()` and in a copy, the first push records anew. Pushes
-    with gradients are those of `Eager`.
+    The arguments are those of `Eager`. After a `.to()` and in a copy, the first push records the graphs
+    again. Pushes with gradients run in `Eager`.
     """
 
     name = "cuda_graph"
@@ -358,7 +358,7 @@ class CudaGraph(Eager):
     def offer(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """Take in a frame whose values nobody has looked at; see `Engine`."""
+        """Compute the next hop of a frame that has not been checked; see `Engine`."""
         if not self._can_record():
             return None
         pushes = self._pushes = self._pushes or self._recorded()
@@ -373,7 +373,7 @@ class CudaGraph(Eager):
             return pushes.offer(magnitude, spectrum, self.n_iter), pushes.extremes
 
     def accept(self) -> None:
-        """Make what came of the frame offered last the state; see `Engine`."""
+        """Make the result of the last `offer` the state; see `Engine`."""
         pushes = self._pushes
         assert pushes is not None
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
@@ -382,9 +382,9 @@ class CudaGraph(Eager):
     def push(
         self, magnitude: Tensor | None, spectrum: Tensor | None = None, streams: Tensor | None = None
     ) -> Tensor:
-        """Take in a frame, or its absence, and return the next hop of samples; see `Engine`.
+        """Take in a frame, or None after the last one, and return the next hop; see `Engine`.
 
-        A push of some streams is not recorded: their number changes.
+        A push of some of the streams runs in `Eager`: it is not recorded, because their number varies.
         """
         offered = None
         if streams is None:
@@ -396,7 +396,7 @@ class CudaGraph(Eager):
 
     @property
     def judges(self) -> bool:
-        """Whether `offer` takes frames, those that require gradients apart."""
+        """True if `offer` accepts frames; it never accepts frames that require gradients."""
         return self._can_record()
 
     def _can_record(self) -> bool:
@@ -419,10 +419,10 @@ ENGINE = CudaGraph
 
 
 def suits(stft: STFT, update: Update, init: Start, n_open: int) -> bool:
-    """Return whether a push can be recorded: frames must not wait for their start."""
+    """Return whether a push can be recorded: starts with `delay` cannot."""
     return stft.device.type == DEVICE and not init.n_waiting
 
 
 def lacks_bands(update: Update, n_open: int) -> bool:
-    """Return whether values of bands cannot be measured; what torch does is recorded, whatever it is."""
+    """Return False: this engine supports values of bands, because any torch operation can be recorded."""
     return False

@@ -1,4 +1,4 @@
-"""The operations of `engines.gpu.fused` as kernels of Triton, of one precision or the other."""
+"""The operations of `engines.gpu.fused` as Triton kernels, in single and double precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ tl_state = tl.constexpr(STATE)
 
 @triton.jit
 def _added(numbers, s, a, x0, x1, x2, N_SLOTS: tl.constexpr):
-    """Sum of vectors, each times its number of a row of the table."""
+    """Return the sum of vectors, each multiplied by its number in a row of the table."""
     found = tl.load(numbers) * s + tl.load(numbers + 1) * a + tl.load(numbers + tl_state) * x0
     if N_SLOTS > 1:
         found += tl.load(numbers + tl_state + 1) * x1
@@ -93,7 +93,7 @@ def _sums(
     frames, present, windows, at, sample, total, inside, n_counted, hop_length, n_fft, n_heard,
     N_OVERLAPS: tl.constexpr,
 ):  # fmt: skip
-    """Committed samples `sample` and window sums `total` at places `at`, with the frames on top of them."""
+    """Return `sample` and `total`, committed samples and window sums at `at`, with the frames added."""
     open_ = inside & (at >= n_heard)
     for q in range(N_OVERLAPS):  # from the oldest frame to the newest
         frame = at // hop_length - (N_OVERLAPS - 1) + q
@@ -229,7 +229,7 @@ def launch_commit(
 
 
 def try_out() -> None:
-    """Compile and run a kernel on the current device; raises what Triton raises."""
+    """Compile and run a kernel on the current device; raises Triton's error if that fails."""
     zeros = torch.zeros(1, 1, 1, 2, device="cuda", dtype=torch.float32)
     numbers = torch.zeros(1, 2, STATE + 1, device="cuda", dtype=torch.float32)
     launch_rule(zeros, zeros[0].clone(), zeros[0].clone(), None, zeros[0, ..., 0], zeros[0, 0, :, 0], numbers)

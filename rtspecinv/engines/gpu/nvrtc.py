@@ -1,4 +1,4 @@
-"""Kernels compiled by NVRTC, NVIDIA's compiler in a library, at run time, kept on disk, loaded, launched."""
+"""Run-time compilation of the CUDA kernels with NVRTC (NVIDIA's compiler library), their cache and launch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPTIONS = ("--std=c++17", "--fmad=false")
 
 
 class Layout(NamedTuple):
-    """How a push is launched: threads of a block, blocks of a stream, bytes of shared memory of a block."""
+    """Launch parameters: threads per block, blocks per stream, bytes of shared memory per block."""
 
     n_threads: int
     n_blocks: int
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
 
 
 class Loaded:
-    """Kernels on one device; launched on torch's current stream there."""
+    """Kernels loaded on one device; they are launched on torch's current CUDA stream."""
 
     def __init__(self, code: bytes, device: torch.device, layout: Layout) -> None:
         self._device, self._layout = device, layout
@@ -43,11 +43,11 @@ class Loaded:
             _checked(driver.cuFuncSetAttribute(self._push, limit, layout.n_bytes))
 
     def check(self, n_streams: int, arguments: ctypes.Structure) -> None:
-        """Look at the frames of so many streams."""
+        """Check the frames of `n_streams` streams."""
         self._launch(self._check, n_streams, self._layout.n_checking, 0, arguments)
 
     def push(self, n_streams: int, arguments: ctypes.Structure) -> None:
-        """Advance so many streams."""
+        """Advance `n_streams` streams by one frame."""
         layout = self._layout
         self._launch(self._push, n_streams * layout.n_blocks, layout.n_threads, layout.n_bytes, arguments)
 
@@ -63,24 +63,24 @@ class Loaded:
 
 
 def load(constants: str, device: torch.device, layout: Layout) -> Any:
-    """Kernels for these constants on a device."""
+    """Return the kernels for these constants, loaded on a device."""
     major, minor = torch.cuda.get_device_capability(device)
     return Loaded(compiled(constants, f"sm_{major}{minor}"), device, layout)
 
 
 def has_clusters(device: torch.device) -> bool:
-    """Return whether blocks of a device can read each other's shared memory."""
+    """Return whether the device has clusters: blocks that can read each other's shared memory."""
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def source() -> str:
-    """Source of all kernels, without the constants that it begins with."""
+    """Return the source of all kernels, without the constants at its beginning."""
     return "".join((HERE / name).read_text() for name in FILES)
 
 
 @lru_cache(64)
 def compiled(constants: str, architecture: str) -> bytes:
-    """Machine code; compiles in about two seconds, unless it is kept on disk."""
+    """Return machine code, from the cache on disk or compiled in about two seconds."""
     try:
         version = "{}.{}".format(*_checked(library.nvrtcVersion()))
     except Exception as error:  # of cuda.bindings, which says where it has looked
@@ -98,7 +98,7 @@ def compiled(constants: str, architecture: str) -> bytes:
 
 
 def built(constants: str, architecture: str, *more: str) -> tuple[bytes, str]:
-    """Machine code and the compiler's log, with more options."""
+    """Compile with more options, and return machine code and the compiler's log."""
     program = _checked(library.nvrtcCreateProgram((constants + source()).encode(), b"push.cu", 0, [], []))
     options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={architecture}", *more)]
     try:
@@ -116,7 +116,7 @@ def built(constants: str, architecture: str, *more: str) -> tuple[bytes, str]:
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
-    """Results of a call of the driver or of NVRTC, without its status, which must be 0."""
+    """Return the results of a call of the driver or of NVRTC; raise if its status is not 0."""
     status, *results = answer
     if status != 0:
         raise RuntimeError(f"{status!r} of the CUDA driver or of NVRTC")

@@ -1,16 +1,17 @@
 // A whole push of one stream: `Eager.push` and `FrameBuffer`, with the same names where they have the same meaning.
 //
-// A stream is one block, P threads a frame; or, for few streams, a cluster of blocks, one a frame. Spectra, targets
-// and windows are in registers (thread t of a frame has the slots that transform.cu says). Frames meet where they
-// overlap: each puts its windowed samples into shared memory, and each adds up those that overlap with it, oldest
-// first, so that all have the same sums. All of a stream is computed by its threads alone and in one order.
+// A stream runs in one block, with P threads per frame; or, if there are few streams, in a cluster with one block per
+// frame. Spectra, targets and windows are in registers (transform.cu defines the slots of thread t of a frame). For
+// overlap-add, each frame writes its windowed samples to shared memory, and each frame sums those that overlap with
+// it, oldest first, so that all frames get the same sums. The threads of a stream work on no other stream, and add in
+// a fixed order, so that results do not depend on other streams.
 //
-// State is read at the beginning and written, a frame further to the left, after the last barrier: a thread reads the
-// bins of frame f + 1 and writes those of frame f. A push that is refused writes nothing but silence.
+// State is read at the beginning. It is written after the last barrier, one frame further to the left: a thread reads
+// the bins of frame f + 1 and writes those of frame f. A rejected push writes only a silent hop.
 
 struct Arguments {
     const float* frame;   // (n, n_half) of the n streams that are pushed, null after the last frame
-    const float2* start;  // (n, n_half), null where `init` starts the frame
+    const float2* start;  // (n, n_half), null if `init` computes the start
     float* hops;          // (n, HOP), the result
     const long long* streams;  // (n,), each once, null: all
     // State of all streams, as in FrameBuffer.
@@ -25,10 +26,10 @@ struct Arguments {
     const float* numbers;   // (2, N_OPEN, N_ROWS, N_COLUMNS), of the first iteration and of others
     // Checks: `check` writes the number of the push where a frame is bad.
     int *flags, *verdict;   // (n_streams,) and (1,), of any stream
-    int* report;            // (1,), verdict in memory of the host
+    int* report;            // (1,), copy of verdict in memory of the host
     int n_iter, serial;     // of the push
-    int is_checked;         // 0: no; 1: one bad frame refuses all; 2: each stream for itself
-    float limit;            // of magnitudes
+    int is_checked;         // 0: no check; 1: one bad frame rejects the push of all streams; 2: of its own stream
+    float limit;            // largest magnitude that is accepted
 };
 
 constexpr int N_HALF = M + 1;
@@ -68,7 +69,7 @@ constexpr float LEAST_SQUARE = 2.220446049250313e-16f;  // 2^-52, of the smalles
 
 DEVICE float square(float2 c) { return fmaf(c.x, c.x, c.y * c.y); }
 
-// How far the square of a number is above FINE, as far as can be where it is below, or NaN.
+// Difference of the bits of a square m and of FINE; it is huge if m is NaN or, as it wraps around, below FINE.
 DEVICE unsigned above_fine(float m) { return bits_of(m) - bits_of(FINE); }
 
 DEVICE bool is_in_range(unsigned above) { return above <= bits_of(COARSE) - bits_of(FINE); }

@@ -1,19 +1,20 @@
-// The real Fourier transform of a frame, by the threads of that frame, in registers.
+// The real Fourier transform of a frame, computed in registers by the threads of that frame.
 //
-// N real samples are M = N / 2 complex ones, z[n] = x[2n] + i x[2n + 1]. With Z their transform, and E and O
-// those of the even and the odd samples, X being the spectrum and W = exp(-2 pi i / N),
+// N real samples are treated as M = N / 2 complex ones, z[n] = x[2n] + i x[2n + 1]. Let Z be their transform, E and
+// O the transforms of the even and the odd samples, X the spectrum of x, and W = exp(-2 pi i / N). Then
 //
 //     E[k] = (Z[k] + conj Z[M - k]) / 2      X[k]     = E[k] + W^k O[k]
 //     O[k] = (Z[k] - conj Z[M - k]) / 2i     X[M - k] = conj(E[k] - W^k O[k])          k = 0 ... M / 2
 //
-// (Cooley, Lewis & Welch 1970). Z is found in passes of radix R (Stockham 1966), which sort as they go: with
-// N_DONE the product of the radices before, butterfly j takes the values j + r M / R, turns them by
-// exp(-2 pi i r (j mod N_DONE) / (N_DONE R)) and puts its results to (j - j mod N_DONE) R + j mod N_DONE + r N_DONE.
+// (Cooley, Lewis & Welch 1970). Z is computed in passes of radix R that need no bit reversal (Stockham 1966). Let
+// N_DONE be the product of the earlier radices. Butterfly j reads the values j + r M / R, multiplies them by
+// exp(-2 pi i r (j mod N_DONE) / (N_DONE R)), and writes its results to
+// (j - j mod N_DONE) R + j mod N_DONE + r N_DONE.
 //
-// A thread t of P has E = M / P complex values of its frame, `t + P i` for i = 0 ... E - 1, before and after a
-// transform. Of a spectrum it has E *slots*: for j = 0 ... E / 2 - 1, slot j is bin k = t + P j and slot
-// E / 2 + j is bin M - k; but thread 0 has bins 0 and M, whose imaginary parts do not count, as the two parts
-// of slot 0, and bin M / 2 in slot E / 2.
+// Each frame has P threads. Thread t holds E = M / P complex values of its frame, `t + P i` for i = 0 ... E - 1,
+// before and after a transform. Of a spectrum it holds E *slots*: for j = 0 ... E / 2 - 1, slot j is bin k = t + P j
+// and slot E / 2 + j is bin M - k. Thread 0 differs: the two parts of its slot 0 are bins 0 and M, whose imaginary
+// parts are ignored, and its slot E / 2 is bin M / 2.
 
 constexpr int M = N_FFT / 2;
 constexpr int E = N_OF_A_THREAD;
@@ -21,7 +22,7 @@ constexpr int P = N_THREADS_OF_A_FRAME;
 constexpr int ROW = M + M / (M == 128 ? 4 : M <= 512 ? 8 : 16);  // complex values a frame, with gaps (`place`)
 static_assert(P * E == M && P % 32 == 0, "threads");
 
-// One rounding or two is said here, not left to a compiler: any two builds give the same bits.
+// Every fused multiply-add is explicit, not left to the compiler, so that any two builds give the same bits.
 DEVICE float2 operator+(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
 DEVICE float2 operator-(float2 a, float2 b) { return make_float2(a.x - b.x, a.y - b.y); }
 DEVICE float2 operator*(float a, float2 b) { return make_float2(a * b.x, a * b.y); }
