@@ -58,7 +58,7 @@ compiled: $(STAMP)all,test
 
 # The tests of sound devices where there is neither PortAudio nor JACK.
 silent: $(STAMP)all,test compiled
-	PYTHONPATH=tests/without_sound $(PYTEST) --numprocesses auto $(SOUND)
+	PYTHONPATH=$(CURDIR)/tests/without_sound $(PYTEST) --numprocesses auto $(SOUND)
 
 bare: $(STAMP)all,test
 	rm -rf build/bare build/wheel
