@@ -138,7 +138,7 @@ def file_name(**parameter: Any) -> Path:
     """Return one named parameter, a file name, as a `Path`; anything else raises TypeError."""
     ((name, value),) = parameter.items()
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file's name")
+        raise TypeError(f"Parameter {name} is a {type(value).__name__}, {shown(value)}: pass a file name")
     return Path(value)
 
 

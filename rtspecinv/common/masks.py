@@ -19,7 +19,7 @@ def unmasked(values: T, name: str) -> T:
         return values
     if n_hidden := int(np.ma.getmaskarray(values).sum()):
         raise ValueError(
-            f"Parameter {name} has a mask that hides {n_hidden} of {values.size} values: say what they are, "
-            f"{name}.filled(0) for zeros"
+            f"Parameter {name} has a mask that hides {n_hidden} of {values.size} values: replace them "
+            f"by numbers, such as zeros: {name}.filled(0)"
         )
     return cast(T, values.data)

@@ -45,7 +45,7 @@ def left() -> Iterator[None]:
             stack.enter_context(torch.autocast(device, enabled=False))
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())  # leaving inference mode switches gradients on
+            stack.enter_context(torch.no_grad())  # leaving inference mode enables gradients
         yield
 
 
@@ -65,7 +65,7 @@ class Module(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for name, tensor in self._buffers.items():
-            if tensor is not None and tensor.is_inference():  # made by copy or pickle within inference mode
+            if tensor is not None and tensor.is_inference():  # copy and pickle make these in inference mode
                 self._buffers[name] = tensor.clone()
 
 

@@ -19,7 +19,7 @@ def printable(text: object, most: int = LONGEST) -> str:
     more than `most` characters loses its middle.
     """
     whole = str(text)
-    if len(whole) > most:  # before escaping, so that even a gigabyte of text takes no time
+    if len(whole) > most:  # before escaping, because escaping a long text takes long
         half = (most - 1) // 2
         whole = f"{whole[:half]}…{whole[len(whole) - half :]}"
     return _OTHER.sub(_escaped, whole)

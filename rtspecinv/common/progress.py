@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Text = str | Callable[[], str]  # a text, or a function that returns it and may wait for a GPU
-Show = Callable[[int, Text], None]  # takes the number of steps since the last call and a text beside the bar
+Text = str | Callable[[], str]  # a function that returns the text may wait for a GPU
+Show = Callable[[int, Text], None]  # arguments: number of steps since the last call; text
 
 
 @contextmanager

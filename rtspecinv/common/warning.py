@@ -16,4 +16,4 @@ def warn(message: str) -> None:
 
 def _is_passed(module: str) -> bool:
     is_library = module.split(".")[0] == "rtspecinv" and not module.startswith("rtspecinv.cli")
-    return is_library or module == "contextlib"  # it calls the library when a context ends
+    return is_library or module == "contextlib"  # contextlib calls the library when a `with` block ends

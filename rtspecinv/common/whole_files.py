@@ -21,21 +21,21 @@ from typing import Any, BinaryIO
 
 from rtspecinv.common.printable import printable
 
-if sys.platform != "win32":  # Windows has no fcntl, and neither removes nor renames an open file
+if sys.platform != "win32":  # Windows has no fcntl, and cannot remove or rename an open file
     import fcntl
 
 
-# Beginnings of names of open files, such as /dev/stdout, which may be regular files but cannot be replaced.
+# Prefixes of the names of open files, such as /dev/stdout. These may be regular files but cannot be replaced.
 _OPEN_FILES = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 def check_place(path: Path) -> None:
     """Raise `IsADirectoryError` if the path is a folder, `FileNotFoundError` if its folder does not exist."""
     if path.is_dir():
-        raise IsADirectoryError(f"Cannot write {printable(path)}: it is a folder")
+        raise IsADirectoryError(f"Cannot write {printable(path)}: it is a folder, pass a file name in it")
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"Cannot write {printable(path)}: there is no folder {printable(path.parent)}"
+            f"Cannot write {printable(path)}: create the folder {printable(path.parent)} first"
         )
 
 
@@ -159,7 +159,7 @@ class WholeFile(Guarded):
         """Remove what was written; an earlier file of the same name stays unchanged."""
         if not self._done:
             self._done = True
-            with suppress(OSError):  # a full disk raises the same error again
+            with suppress(OSError):  # if the disk is full, `close` raises the same error again
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
 
@@ -239,7 +239,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
     """
     file = WholeFile(Path(path))
     try:
-        write(file)  # type: ignore[arg-type]  # it has all methods that encoders call
+        write(file)  # type: ignore[arg-type]  # a WholeFile has all methods that encoders call
     except BaseException:
         file.drop()
         file.check()
@@ -256,7 +256,7 @@ def _create(path: Path) -> tuple[Path, io.FileIO]:
         with suppress(OSError):
             _remove_unless_locked(temporary)
         if made is None:
-            with suppress(FileExistsError):  # another process is writing the same file
+            with suppress(FileExistsError):  # another process writes the same file
                 made = _locked(temporary)
     return made
 
@@ -284,7 +284,7 @@ def _locked(temporary: Path) -> tuple[Path, io.FileIO] | None:
     file = io.FileIO(temporary, "x+")
     if sys.platform == "win32":
         return temporary, file
-    with suppress(OSError):  # file systems without locks: no file is ever removed as stale
+    with suppress(OSError):  # a file system without locks: no stale file is ever removed
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with suppress(OSError):
         if os.path.samestat(os.fstat(file.fileno()), os.stat(temporary)):
@@ -304,7 +304,7 @@ def _sync(file: io.FileIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # these cannot be synchronized
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # the file system has no fsync
             raise
 
 

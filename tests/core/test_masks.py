@@ -90,7 +90,7 @@ def test_nothing_is_hidden_in_silence(door, tmp_path):
     assert_same(call(np.ma.MaskedArray(values), tmp_path), expected)
     mask.flat[3 % mask.size] = True
     hiding = np.ma.MaskedArray(values, mask)
-    with pytest.raises(ValueError, match=r"has a mask that hides 1 of \d+ values: say .*\.filled\(0\)"):
+    with pytest.raises(ValueError, match=r"has a mask that hides 1 of \d+ values: replace .*\.filled\(0\)"):
         call(hiding, tmp_path)
     call(hiding.filled(0 if door != "window" else 0.5), tmp_path)  # the way out
 

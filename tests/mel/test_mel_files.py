@@ -56,7 +56,7 @@ def test_toml(tmp_path):
 
 @pytest.mark.skipif(sys.version_info >= (3, 11), reason="Python has tomllib")
 def test_toml_needs_a_newer_python(tmp_path):
-    with pytest.raises(ImportError, match=r"Python 3\.11 or later, use the same parameters as \.json"):
+    with pytest.raises(ImportError, match=r"Python 3\.11 or newer; write the parameters to a \.json"):
         MelConfig.load(write(tmp_path / "a.toml", "sample_rate = 8000"))
 
 
@@ -81,15 +81,15 @@ def test_everything_that_takes_a_preset_takes_a_file(tmp_path, kind):
     ("content", "says"),
     [
         ({**SMALL, "hop_lenght": 16}, "no parameter hop_lenght: did you mean hop_length?"),
-        ({**SMALL, "xyz": 16}, "no parameter xyz: there are sample_rate, n_fft"),
+        ({**SMALL, "xyz": 16}, "no parameter xyz: the parameters are sample_rate, n_fft"),
         (
             {**SMALL, "compression": {"flor": 1e-5}},
             "no parameter compression.flor: did you mean compression.floor?",
         ),
-        ({**SMALL, "compression": "ln"}, "Parameter compression is a str, not parameters by name"),
+        ({**SMALL, "compression": "ln"}, "Parameter compression is a str, not a mapping of names to values"),
         ({**SMALL, "compression": {"curve": "log"}}, "curve='log' is not one of"),
         ({"n_mels": 8}, "sample_rate is missing"),
-        ([SMALL], "What is given is a list, not parameters by name"),
+        ([SMALL], "The content is a list, not a mapping of names to values"),
         ({**SMALL, "n_fft": "64"}, "n_fft='64' is not an integer >= 1"),
         ({**SMALL, "n_fft": 64.5}, "n_fft=64.5"),
         ({**SMALL, "hop_length": None}, "hop_length=None"),
