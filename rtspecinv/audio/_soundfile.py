@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from rtspecinv.common.printable import printable
 
-# Samples handed to libsndfile at once: always the same number, because the first ones of an OGG file depend
-# on it, and few, because its Vorbis encoder needs stack in proportion.
+# Number of samples per write to libsndfile. It is constant, because the first samples of an OGG file depend
+# on it, and small, because the Vorbis encoder needs stack memory in proportion to it.
 _WRITE_LENGTH = 8192
 
 
@@ -32,9 +32,9 @@ def soundfile(what: str = "Audio files other than plain WAV need") -> Any:
         import soundfile as module
     except ImportError as error:
         raise ImportError(f'{what} soundfile: pip install "rtspecinv[files]"') from error
-    except OSError as error:  # the wheel for this machine has no libsndfile in it
+    except OSError as error:  # soundfile was installed without libsndfile
         raise ImportError(
-            f"{what} soundfile, which finds no libsndfile ({error}): apt-get install libsndfile1"
+            f"{what} soundfile, which does not find libsndfile ({error}): apt-get install libsndfile1"
         ) from error
     return module
 
@@ -49,10 +49,10 @@ class SoundfileReader:
         self._sf, self._name = soundfile(), printable(path)
         try:
             self._file = self._sf.SoundFile(os.fspath(path))
-        except (self._sf.LibsndfileError, TypeError) as error:  # TypeError: .raw
-            raise ValueError(f"{self._name} is not audio (WAV, FLAC, OGG, MP3)") from error
-        # soundfile seeks to where it is after each read of a seekable file, which makes the MP3 decoder lose
-        # its state: what follows comes out wrong (seen with soundfile 0.14, libsndfile 1.2.2).
+        except (self._sf.LibsndfileError, TypeError) as error:  # TypeError for .raw
+            raise ValueError(f"{self._name} is not audio: expected a WAV, FLAC, OGG or MP3 file") from error
+        # After each read of a seekable file, soundfile seeks to the current position. This resets the MP3
+        # decoder, and the samples that follow are wrong (seen with soundfile 0.14, libsndfile 1.2.2).
         self._file.seekable = lambda: False
         self.sample_rate: int = self._file.samplerate
         self.channels: int = self._file.channels
@@ -86,13 +86,13 @@ class SoundfileWriter:
         sf = soundfile(f"{container} files with {subtype} need")
         if not sf.check_format(container, subtype):
             known = ", ".join(sf.available_subtypes(container))
-            raise ValueError(f"{container} has no subtype {subtype!r}, only {known}")
+            raise ValueError(f"{container} has no subtype {subtype!r}: use one of {known}")
         try:
             with signals_wait():
                 self._file = sf.SoundFile(file, "w", sample_rate, channels, subtype, format=container)
         except (sf.LibsndfileError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"libsndfile takes no {container} with {subtype}, {sample_rate=}, {channels=}: {error}"
+                f"libsndfile cannot write {container} with {subtype}, {sample_rate=}, {channels=}: {error}"
             ) from error
         self._buffer = np.empty((_WRITE_LENGTH, channels), np.float32)
         self._filled = 0

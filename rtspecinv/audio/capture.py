@@ -13,9 +13,9 @@ import numpy as np
 from rtspecinv.audio.portaudio import undisturbed
 from rtspecinv.audio.sinks import Block
 
-MAX_SAMPLES = 2**27  # of a ring, in all channels: half a gigabyte
+MAX_SAMPLES = 2**27  # largest number of samples in a ring, over all channels: 512 MiB
 QUEUE_SECONDS = 0.5
-_UNREAD_SECONDS = 8.0  # that the device has to go on if nobody reads
+_UNREAD_SECONDS = 8.0  # length of the buffer beyond the queue; if it is full, rtmixer stops
 
 
 def ring_memory(length: int, channels: int) -> Block:
@@ -27,8 +27,8 @@ def ring_memory(length: int, channels: int) -> Block:
     length = 1 << (length - 1).bit_length()
     if length * channels > MAX_SAMPLES:
         raise ValueError(
-            f"the queue takes {length:.3g} samples of memory in each of {channels} channels, "
-            f"more than {MAX_SAMPLES}: use a smaller queue_seconds or sample_rate, or fewer channels"
+            f"the buffer of the queue would have {length:.3g} samples in each of {channels} channels, more "
+            f"than {MAX_SAMPLES} in total: use a smaller queue_seconds or sample_rate, or fewer channels"
         )
     return np.zeros((length, int(channels)), np.float32)
 
@@ -48,16 +48,16 @@ class Count:
 class Capture:
     """Buffers the last `queue_seconds` of the sound that a device records in `channels` channels."""
 
-    count: Counter  # from `_base`, samples that the device has recorded
+    count: Counter  # number of samples that the device has recorded since position `_base`
 
     def __init__(self, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS) -> None:
         self.channels = channels
         self._base = 0  # position at which the device was last armed
         self._most = max(1, round(queue_seconds * sample_rate))
         self.samples = ring_memory(self._most + round(_UNREAD_SECONDS * sample_rate), channels)
-        self._taken = 0  # position up to which it has been read
-        self._lost = 0  # times that samples were lost because nobody read them
-        self._goes_on = False  # something was read, so that what the device loses now is missing
+        self._taken = 0  # position up to which samples were read or dropped
+        self._lost = 0  # number of times that samples were dropped because they were not read
+        self._goes_on = False  # whether samples were read, so that samples lost now leave a gap
         self._device_lost_before = 0
 
     @property

@@ -79,7 +79,7 @@ class Device:
         if self.ring.error is not None:
             raise DeviceError(f"Playing failed: {self.ring.error!r}") from self.ring.error
         if self.closed:
-            raise ValueError("The sound device is closed")
+            raise ValueError("The sound device is closed: open a new sink")
         if self.running and not self.ring.exhausted:
             self._watchdog.look()
 
@@ -101,7 +101,7 @@ class Device:
         """Stop the stream when it has played the samples that it has taken."""
         self.running = False
         with undisturbed():
-            self.ring.stream.stop()  # PortAudio returns when its own buffers have been played, too
+            self.ring.stream.stop()  # returns when PortAudio's own buffers have been played, too
 
     def recycle(self, enough: int = 0) -> None:
         """Erase the played part of the ring for reuse; stop the stream if it has played the whole ring.

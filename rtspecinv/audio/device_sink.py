@@ -16,7 +16,7 @@ from rtspecinv.audio.sinks import Block, Sink, as_block
 from rtspecinv.audio.timeline import Timeline
 from rtspecinv.common.checks import count, finite
 
-_RING_SECONDS = 8.0  # of silence, after which a device that is left alone rests
+_RING_SECONDS = 8.0  # length of the ring beyond the queue; without new samples the device stops after it
 
 
 class SoundDeviceSink(Sink):
@@ -76,7 +76,9 @@ class SoundDeviceSink(Sink):
         queue_seconds = queue_of(sample_rate, queue_seconds)
         prefill_seconds = finite(0, prefill_seconds=prefill_seconds)
         if prefill_seconds > queue_seconds:
-            raise ValueError(f"It must be 0 <= {prefill_seconds=} <= {queue_seconds=}")
+            raise ValueError(
+                f"Parameter {prefill_seconds=} is more than {queue_seconds=}: use a smaller prefill_seconds"
+            )
         input_channels = count(0, MOST_CHANNELS, input_channels=input_channels)
         options = stream_options(device, channels, latency, block_length)
         self.channels: int = options["channels"]
@@ -108,7 +110,7 @@ class SoundDeviceSink(Sink):
                 raise DeviceError(f"The device plays only at {self.device_rate} Hz. {error}") from error
             raise
 
-    # -- what there is to know -----------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------
 
     @property
     def device_rate(self) -> int:
@@ -279,7 +281,5 @@ class SoundDeviceSink(Sink):
         play, the device plays silence.
         """
         if self._microphone is None:
-            raise ValueError(
-                "The sink was opened without input_channels: SoundDeviceSink(..., input_channels=1)"
-            )
+            raise ValueError("The sink does not record: open it with SoundDeviceSink(..., input_channels=1)")
         return self._microphone

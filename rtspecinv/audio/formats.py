@@ -9,9 +9,9 @@ from rtspecinv.common.checks import count, shown
 from rtspecinv.common.printable import printable
 
 SUFFIXES = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
-LARGEST_WAV = 2**32 - 2**16  # bytes: the length field of a WAV file has 32 bits
-SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # of WAV
-MOST_CHANNELS = 1024  # of libsndfile, and so of what others can read
+LARGEST_WAV = 2**32 - 2**16  # bytes; the length field of a WAV file has 32 bits
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # in WAV files
+MOST_CHANNELS = 1024  # limit of libsndfile, which many programs use to read files
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Format:
         """Text for messages that states the allowed sample rates."""
         if self.rates:
             return f"{', '.join(map(str, self.rates))} Hz"
-        step = f", above 65535 multiples of {self.step_hertz}" if self.step_hertz > 1 else ""
+        step = f", above 65535 only multiples of {self.step_hertz}" if self.step_hertz > 1 else ""
         return f"1 to {self.most_rate} Hz{step}"
 
 
-# FLAC: RFC 9639, and its streamable subset, which libFLAC keeps to. Vorbis: libvorbis has settings up to
-# 200 kHz, and libsndfile ends the process beyond. Opus: RFC 6716.
+# FLAC: RFC 9639 and its streamable subset, which libFLAC enforces. Vorbis: libvorbis has settings up to
+# 200 kHz; above this rate, libsndfile ends the process. Opus: RFC 6716.
 FORMATS = (
     Format("WAV", "PCM_16", 2**31 - 1, MOST_CHANNELS),
     Format("FLAC", "PCM_16", 655350, 8, step_hertz=10, most_samples=2**36 - 1),
@@ -107,11 +107,11 @@ def check(
     if format.fits(rate, n_channels, length):
         return rate, n_channels
     if not format.holds_rate(rate):
-        reason = f"{container} with {subtype} holds {format.rates_text}"
+        reason = f"{container} with {subtype} supports {format.rates_text}"
     elif n_channels > format.most_channels:
-        reason = f"{container} with {subtype} holds at most {format.most_channels} channels"
+        reason = f"{container} with {subtype} supports at most {format.most_channels} channels"
     else:
-        reason = f"{length} samples are more than {container} with {subtype} holds"
+        reason = f"{length} samples are more than {container} with {subtype} can contain"
         reason += " (4 GiB)" if container == "WAV" else ""
     others = [
         f"{suffix} ({other.subtype})"
@@ -119,7 +119,8 @@ def check(
         for other in FORMATS
         if other.container == held and other.fits(rate, n_channels, length)
     ]
-    raise ValueError(f"{begin}: {reason}; {' or '.join(others) or 'no format here'} can hold it")
+    way_out = f"use {' or '.join(others)}" if others else "no format supports this sound"
+    raise ValueError(f"{begin}: {reason}; {way_out}")
 
 
 def _count(begin: str, **parameter: Any) -> int:

@@ -42,7 +42,7 @@ class Level:
             share = self.clipped / self.n_samples
             warn(
                 f"{self.clipped} of {self.n_samples} samples ({share:.2%}) were beyond full scale and are "
-                f"clipped in {where}: multiplied by {self.factor:.3g}, the sound would fit"
+                f"clipped in {where}: multiply the samples by {self.factor:.3g} to avoid this"
             )
 
     @property

@@ -33,7 +33,7 @@ from rtspecinv.audio.sinks import Block
 from rtspecinv.audio.timeline import Timeline
 
 _POLL_SECONDS = 0.001
-_PAUSE_SECONDS = 1.0  # a device that gives nothing for so long is closed with care
+_PAUSE_SECONDS = 1.0  # a device that delivers no samples for this time is closed in another thread
 
 
 class Recording:
@@ -69,7 +69,7 @@ class Recording:
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         if self._closed:
-            raise ValueError("The microphone is closed")
+            raise ValueError("The microphone is closed: open a new one")
         self._begin()
         while (block := self._take()) is not None:
             if len(block):
@@ -219,7 +219,7 @@ class DuplexMicrophone(Recording):
                 return None
             device.check()
             device.recycle(len(device.ring.samples) // 4)
-            device.start()  # if nobody has written or taken anything for so long that it came to its end
+            device.start()  # it may have played the whole ring, because nothing was written or read
             return self._capture.read()
 
     def _end(self) -> None:

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from rtspecinv.common.checks import choice, count, finite, real, shown
 
-STALL_SECONDS = 3.0  # a started device that takes nothing for so long is gone
+STALL_SECONDS = 3.0  # a started device that moves no samples for this time counts as vanished
 LONGEST_LATENCY = 60.0  # seconds
 _LONGEST_QUEUE = 1e7  # seconds
 LATENCIES = ("low", "high")
-_MOST_DEVICES = 2**31 - 1  # PortAudio counts them with 32 bits
+_MOST_DEVICES = 2**31 - 1  # PortAudio numbers devices with 32 bits
 HIGHEST_RATE = 2**31 - 1  # Hz
 MOST_CHANNELS = 1024
 _LONGEST_BLOCK = 2**24  # samples
@@ -58,7 +58,7 @@ def rtmixer_for(backend: str) -> Any | None:
         import rtmixer
     except ImportError as error:
         if backend == "rtmixer":
-            raise ImportError('backend="rtmixer" needs it: pip install "rtspecinv[live]"') from error
+            raise ImportError('backend="rtmixer" needs rtmixer: pip install "rtspecinv[live]"') from error
         return None
     return rtmixer
 
@@ -83,7 +83,7 @@ def stream_options(
     given = latency
     if not (isinstance(latency, str) and latency in LATENCIES):
         latency = real(latency)
-        if not 0 <= latency <= LONGEST_LATENCY:  # nor NaN
+        if not 0 <= latency <= LONGEST_LATENCY:  # also rejects NaN
             names = ", ".join(map(repr, LATENCIES))
             raise ValueError(
                 f"Parameter latency={shown(given)} is not {names} or seconds from 0 to {LONGEST_LATENCY:g}"
@@ -112,7 +112,7 @@ def refused(
     name = device if device is not None else "default"
     return DeviceError(
         f"Cannot {to_do} device {name!r} with {sample_rate=}, {channels=}: {' '.join(str(why).split())}; "
-        "`rtspecinv devices` lists what there is"
+        "`rtspecinv devices` lists all devices"
     )
 
 
@@ -131,7 +131,7 @@ def device_table() -> str:
     """Return a text with a line for each sound device; raises `DeviceError` if there is none."""
     devices = sounddevice().query_devices()
     if not devices:
-        raise DeviceError("PortAudio finds no sound device")
+        raise DeviceError("PortAudio finds no sound device: connect one, or write to a file with -o FILE")
     return str(devices)
 
 
@@ -233,7 +233,7 @@ class Watchdog:
     def look(self) -> None:
         """Raise `DeviceError` if the stream has stopped, or has moved no samples for `STALL_SECONDS`."""
         now, position = time.monotonic(), self._position()
-        was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this program itself
+        was_asleep, self._looked = now - self._looked > STALL_SECONDS / 2, now  # this process was suspended
         if position != self._seen:
             self._seen, self._moved = position, now
         elif not self.active:
@@ -246,7 +246,7 @@ class Watchdog:
     def _lose(self, how: str) -> None:
         self.gone = True
         _leave_at_exit(self._module)
-        raise DeviceError(f"The sound device {how}")
+        raise DeviceError(f"The sound device {how}: check its connection and open it again")
 
 
 def _leave_at_exit(module: Any) -> None:

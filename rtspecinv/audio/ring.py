@@ -28,18 +28,18 @@ class Ring:
     Its subclasses connect the buffer to a stream of sounddevice or rtmixer.
     """
 
-    stream: Any  # of PortAudio
-    claim: Counter  # from `_base`, samples up to which the device has copied or is copying
-    done: Counter  # from `_base`, samples up to which it has copied
-    error: BaseException | None = None  # why it stopped
-    capture: Capture | None = None  # what the stream records, if it does
+    stream: Any  # stream of PortAudio
+    claim: Counter  # samples since `_base` that the device has copied or copies now
+    done: Counter  # samples since `_base` that it has copied
+    error: BaseException | None = None  # exception that stopped the device
+    capture: Capture | None = None  # buffer of the recorded sound of a duplex stream
 
     def __init__(self, length: int, channels: int) -> None:
         self.samples = ring_memory(length, channels)
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
         self._base = 0  # position at which the device was last armed
         self._erased = 0
-        self._spent = False  # it may have stopped at the end of what it had, although it was lent more then
+        self._spent = False  # whether the device may have stopped at the limit just before the limit moved
 
     @property
     def block_length(self) -> int:
@@ -98,7 +98,7 @@ class Ring:
             with undisturbed():
                 self._erased += count
                 self._extend(count)
-                # A block that was short just before is rtmixer's last one, and may not be counted yet.
+                # rtmixer stops after an incomplete block, and may not have counted that block yet.
                 self._spent = self._spent or self.claimed + self.block_length >= limit
 
     def read(self, begin: int, count: int) -> Block:
@@ -121,8 +121,8 @@ class Ring:
         n_first = min(len(new), len(self._bytes) - place)
         n_second = len(new) - n_first
         first, second = new[:n_first], new[n_first:]
-        # No call from here to `in_time`: since Python 3.11 only calls and loops let another thread or Ctrl-C
-        # come in between, and copies of memoryviews keep the GIL, unlike numpy's.
+        # There must be no call from here to `in_time`. Since Python 3.11, another thread or Ctrl-C can
+        # interrupt only at calls and loops; copies of memoryviews keep the GIL, copies in numpy release it.
         stored = self._base + self.claim.done_frames <= begin
         if stored:
             self._bytes[place : place + n_first] = first
@@ -168,10 +168,10 @@ class CallbackRing(Ring):
     def _callback(self, *arguments: Any) -> None:
         *recorded, out, n_samples, clock, status = arguments
         try:
-            for block in recorded:  # one, or none
+            for block in recorded:  # one block of a duplex stream, else none
                 self._put(block, n_samples, clock, status)
             begin = self.done.done_frames
-            self._late_blocks += bool(status.output_underflow and begin)  # before that nothing is heard
+            self._late_blocks += bool(status.output_underflow and begin)  # earlier ones are not heard
             self._block_length = max(self._block_length, n_samples)
             end = self.claim.done_frames = min(begin + n_samples, self._lent)
             place = (self._base + begin) % len(self.samples)
@@ -225,7 +225,7 @@ class RtmixerRing(Ring):
             self._late_before, self._longest_before = self.late_blocks, self.block_length
         for action in self._actions:
             if action in self.stream.actions:
-                self.stream.cancel(action)  # served before the new ones
+                self.stream.cancel(action)  # rtmixer would execute it before the new ones
         for ring in self._rings:
             ring.flush()
             ring.advance_write_index(self._base % len(self.samples))
@@ -234,7 +234,7 @@ class RtmixerRing(Ring):
         self.claim, self.done = self._actions = [self.stream.play_ringbuffer(ring) for ring in self._rings]
 
     def _extend(self, count: int) -> None:
-        for ring in reversed(self._rings):  # what counts must not run ahead
+        for ring in reversed(self._rings):  # the sound first: its counter must not exceed it
             ring.advance_write_index(count)
 
 
@@ -278,6 +278,8 @@ def open_ring(
             return open_at(own_rate)
     except (ValueError, sd.PortAudioError) as error:
         if device is None and not any(each["max_output_channels"] for each in sd.query_devices()):
-            raise DeviceError("There is no sound device to play on") from error
+            raise DeviceError(
+                "There is no sound device to play on: connect one, or write to a file"
+            ) from error
         to_do = f"play and record {input_channels} channels on" if input_channels else "play on"
         raise refused(to_do, device, sample_rate, options["channels"], error) from error

@@ -68,28 +68,32 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
 
     channels: required number of channels; None accepts any number.
     """
-    if hasattr(samples, "detach"):  # a torch tensor, perhaps on another device or part of a graph
+    if hasattr(samples, "detach"):  # a torch tensor may be on a GPU or require gradients
         try:
             samples = samples.detach().cpu().numpy()
-        except (TypeError, RuntimeError) as error:  # sparse, bfloat16, or without values
-            raise TypeError(f"Samples must be a plain tensor of floats: {_first_line(error)}") from error
+        except (TypeError, RuntimeError) as error:  # sparse, bfloat16 or meta tensors
+            raise TypeError(
+                f"Samples must be a dense tensor of float32 or float64: {_first_line(error)}"
+            ) from error
     given = np.asarray(unmasked(samples, "samples"))
     if given.dtype.kind != "f":
         raise TypeError(
-            f"Samples must be floats in -1 to 1, got {given.dtype}: divide integers by their full scale"
+            f"Samples must be floats from -1 to 1, not {given.dtype}: divide integers by their full scale"
         )
     block: Block = given.astype(np.float32, copy=False)
     if block.ndim == 1:
         block = block[np.newaxis]
     if block.ndim != 2 or not len(block):
         raise ValueError(
-            f"Samples must be (n_samples,) or (channels, n_samples) with a channel, got shape {given.shape}"
+            f"Samples have shape {given.shape}: pass (n_samples,), or (channels, n_samples) with a channel"
         )
     if channels is not None and len(block) != channels:
-        transposed = ": it looks transposed" if given.ndim == 2 and given.shape[1] == channels else ""
-        raise ValueError(f"This sink has {channels=}, got samples of shape {given.shape}{transposed}")
+        is_transposed = given.ndim == 2 and given.shape[1] == channels
+        way_out = "pass samples.T" if is_transposed else f"open a sink with channels={len(block)}"
+        raise ValueError(f"The sink has {channels=}, but samples have shape {given.shape}: {way_out}")
     if not np.isfinite(block).all():
-        raise ValueError(f"Samples must be finite, got {np.count_nonzero(~np.isfinite(block))} NaN or Inf")
+        n_odd = np.count_nonzero(~np.isfinite(block))
+        raise ValueError(f"Samples must be finite, but {n_odd} of {block.size} are NaN or infinite")
     return block
 
 
@@ -151,7 +155,7 @@ class FileSink(Sink):
     ) -> None:
         self.path = Path(path) if isinstance(path, str | os.PathLike) else None
         if self.path is None:
-            able(("write",), "pass the name of a file, or a file that is open for bytes", path=path)
+            able(("write",), "pass a file name, or a file that is open for writing bytes", path=path)
         self._name = "the stream" if self.path is None else printable(self.path)
         container = self._container()
         subtype_name = (
@@ -163,7 +167,7 @@ class FileSink(Sink):
             self._name, container, self._subtype, sample_rate, channels, 0 if self._is_stream else length
         )
         self.level = Level()
-        self.n_samples = 0  # samples per channel so far
+        self.n_samples = 0  # number of samples per channel so far
         self._keeps_any_value = self._subtype in ("FLOAT", "DOUBLE")
         self._closed = False
         plain_wav = container == "WAV" and self._subtype in SAMPLE_BYTES
@@ -180,7 +184,7 @@ class FileSink(Sink):
                 )
         except BaseException:
             self._file.drop()
-            self._file.check()  # the disk's reason comes before what an encoder makes of it
+            self._file.check()  # an error of the disk replaces that of the encoder
             raise
         try:
             self._file.check()
@@ -210,7 +214,7 @@ class FileSink(Sink):
         """Append `samples`; raises `ValueError` if the file is closed and when a WAV file passes 4 GiB."""
         block = as_block(samples, self.channels)
         if self._closed:
-            raise ValueError(f"{self._name} is closed")
+            raise ValueError(f"{self._name} is closed: open a new FileSink")
         if self._keeps_any_value:
             self.level.measure(block)
         else:
@@ -221,7 +225,7 @@ class FileSink(Sink):
         except OverflowError as error:
             raise ValueError(f"Cannot write {self._name}: {error}; write .flac instead") from error
         finally:
-            self._file.check()  # encoders hide what the disk says, or say something else
+            self._file.check()  # encoders hide or replace errors of the disk
 
     @property
     def clipped(self) -> int:
@@ -270,7 +274,7 @@ class TeeSink(Sink):
             able(("write", "drain"), "pass sinks, such as ArraySink()", **{f"sinks[{i}]": sink})
         rates = {sink.sample_rate for sink in sinks if hasattr(sink, "sample_rate")}
         if len(rates) > 1:
-            raise ValueError(f"It must be one sample_rate, these sinks have {sorted(rates)}")
+            raise ValueError(f"All sinks must have one sample_rate, but they have {sorted(rates)}")
         self.sinks = sinks
 
     def __getattr__(self, name: str) -> Any:

@@ -39,15 +39,15 @@ class AudioReader:
             raise FileNotFoundError(f"There is no file {self._name}")
         if not self.path.is_file():
             raise ValueError(
-                f"{self._name} is a pipe or a device, which is read only once: expected a file, or an "
-                "AudioStream of it"
+                f"{self._name} is a pipe or a device, which can be read only once: open it, and pass it "
+                "to AudioStream"
             )
         with self._open() as file:
             self.sample_rate: int = file.sample_rate
             self.channels: int = file.channels
             self.n_samples: int = file.n_samples
         if self.n_samples == 0:
-            raise ValueError(f"{self._name} holds no samples")
+            raise ValueError(f"{self._name} contains no samples")
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
@@ -95,7 +95,10 @@ class AudioStream:
         try:
             self._wav = WavReader(file) if form is None else WavReader.raw(file, *form)
         except ValueError as error:
-            raise ValueError(f"{self._name} is not a WAV stream: {error}") from error
+            raise ValueError(
+                f"{self._name} is not a WAV stream: {error}; for PCM without a header, pass "
+                "raw=(sample_rate, channels)"
+            ) from error
         self.sample_rate, self.channels = self._wav.sample_rate, self._wav.channels
         self.n_samples = self._wav.n_samples
 
@@ -129,7 +132,7 @@ def _plain_wav(file: IO[bytes]) -> WavReader | None:
 def _blocks(file: Any, n_samples: int, name: str) -> Iterator[npt.NDArray[np.float32]]:
     while len(block := file.read(n_samples)):
         if not np.isfinite(block).all():
-            raise ValueError(f"{name} has samples that are NaN or infinite: only finite ones are sound")
+            raise ValueError(f"{name} contains samples that are NaN or infinite: all must be finite")
         yield np.ascontiguousarray(block.T)
 
 

@@ -11,7 +11,7 @@ from rtspecinv.audio.device import Device
 from rtspecinv.audio.sinks import Block
 
 _FADE_SECONDS = 0.005
-_AUDIBLE = 1e-3  # a jump between silence and less than this, -60 dB, does not click
+_AUDIBLE = 1e-3  # a smaller step from or to silence (-60 dB) does not click
 
 
 class Timeline:
@@ -45,7 +45,7 @@ class Timeline:
         self.sounding = False
         self.underflows = self.late_blocks = self.underflow_samples = 0
         self.underflow_seconds: deque[float] = deque(maxlen=10000)
-        self._late_blocks_seen = 0  # in silence, too
+        self._late_blocks_seen = 0  # including those in silence
 
     @property
     def goes_on(self) -> bool:
@@ -55,7 +55,7 @@ class Timeline:
     @property
     def ahead(self) -> int:
         """Number of samples that the device plays before the next sample written."""
-        ahead = self.end - self._ring.claimed  # one look, as the device goes on
+        ahead = self.end - self._ring.claimed  # read once, because the device runs meanwhile
         if self.sounding and ahead >= 0:
             return ahead
         return self._lead if self._device.running else 0
@@ -83,7 +83,7 @@ class Timeline:
         It gives the writer time to store the samples before the device reaches them.
         """
         fade_length = len(self._fade_out)
-        most = len(self._ring.samples) - self.queue_length - 3 * fade_length  # or a full queue does not fit
+        most = len(self._ring.samples) - self.queue_length - 3 * fade_length  # leaves room for a full queue
         lead = min(self.prefill, self.queue_length // 2)
         return min(max(lead, self._ring.block_length), most) + fade_length
 
@@ -100,7 +100,7 @@ class Timeline:
                 if np.abs(block[0]).max() > _AUDIBLE:
                     parts.insert(0, self._edge(block[0])[::-1])
             whole = np.concatenate(parts)
-            self.used = begin + len(whole)  # before it is, in case Ctrl-C comes in between
+            self.used = begin + len(whole)  # set before `store`, because Ctrl-C may come in between
             stored, in_time = self._ring.store(begin, whole)
             if stored:
                 break
@@ -109,7 +109,7 @@ class Timeline:
         if self.sounding and not goes_on:
             self._count_underflow(self.end, end - len(block) - self.end)
             self.prefill = min(2 * self.prefill, max(self.prefill, self.queue_length // 2))
-        if not in_time:  # they came at the same moment, and the device may have played some of the fade
+        if not in_time:  # the device passed `begin` during the copy: it may have played part of the fade
             self._count_underflow(begin, 0)
         self.end, self.sounding = end, True
 

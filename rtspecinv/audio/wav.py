@@ -20,12 +20,12 @@ from rtspecinv.audio.formats import LARGEST_WAV, MOST_CHANNELS, SAMPLE_BYTES
 Block = npt.NDArray[np.float32]
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _UNKNOWN = 0xFFFFFFFF
-_AT_ONCE = 2**16  # bytes, or samples, converted at a time
-_LONGEST_FORMAT = 2**12  # bytes of the chunk that says what the samples are
-_KINDS = {  # (format, bytes of a sample): type of numpy
+_AT_ONCE = 2**16  # bytes read, or samples converted, at a time
+_LONGEST_FORMAT = 2**12  # most bytes read of the chunk "fmt "
+_KINDS = {  # dtype of numpy by (format, bytes per sample)
     (_PCM, 1): "u1",
     (_PCM, 2): "<i2",
-    (_PCM, 3): "u1",  # three of them
+    (_PCM, 3): "u1",  # three bytes per sample
     (_PCM, 4): "<i4",
     (_FLOAT, 4): "<f4",
     (_FLOAT, 8): "<f8",
@@ -43,7 +43,7 @@ class WavReader:
         self._file = file
         begin = _exactly(file, 12)
         if begin[:4] != b"RIFF" or begin[8:] != b"WAVE":
-            raise ValueError("it does not begin as a WAV file does")
+            raise ValueError("it does not begin with the header of a WAV file")
         endless = begin[4:8] in (b"\0\0\0\0", b"\xff\xff\xff\xff")
         found = b""
         while True:
@@ -85,7 +85,7 @@ class WavReader:
 
 def _decoded(values: npt.NDArray[Any], format: int, width: int) -> Block:
     if format == _FLOAT:
-        with np.errstate(over="ignore"):  # becomes infinite, which is then reported
+        with np.errstate(over="ignore"):  # too large a float64 becomes infinite; the caller raises an error
             return values.astype(np.float32)
     if width == 1:
         return (values.astype(np.float32) - 128) / np.float32(128)
@@ -99,7 +99,7 @@ def _decoded(values: npt.NDArray[Any], format: int, width: int) -> Block:
 def _format(chunk: bytes) -> tuple[int, int, int, int]:
     """Return sample rate, channels, format code and bytes per sample from the chunk "fmt "."""
     if len(chunk) < 16:
-        raise ValueError("it does not say what its samples are")
+        raise ValueError("its header does not state the format of the samples")
     format, channels, rate, _, align, bits = struct.unpack("<HHIIHH", chunk[:16])
     if format == _EXTENSIBLE and len(chunk) >= 26:
         format = struct.unpack("<H", chunk[24:26])[0]
@@ -108,7 +108,7 @@ def _format(chunk: bytes) -> tuple[int, int, int, int]:
     if not plain or not rate or not 1 <= channels <= MOST_CHANNELS:
         raise ValueError(
             f"its samples (format {format}, {bits} bits, {channels} channels, {rate} Hz) are not integers of "
-            "8, 16, 24 or 32 bits or floats of 32 or 64"
+            "8, 16, 24 or 32 bits or floats of 32 or 64 bits"
         )
     return rate, channels, format, width
 
@@ -168,7 +168,7 @@ class WavWriter:
         """Append samples `(n, channels)`; raises `OverflowError` when a file, not a stream, passes 4 GiB."""
         content = _encoded(samples, self._subtype)
         if not self._endless and self._n_bytes + len(content) > LARGEST_WAV:
-            raise OverflowError("it would pass the 4 GiB that WAV can hold")
+            raise OverflowError("it would exceed 4 GiB, the limit of WAV")
         self._file.write(content)
         self._n_bytes += len(content)
 

@@ -43,7 +43,7 @@ def test_import_opens_no_sound_or_file_library():
     assert out.stdout.strip() == "[]"
 
 
-# -- what every sink accepts --
+# -- input of sinks --
 
 
 @given(SPLITS)
@@ -70,10 +70,10 @@ def test_array_sink_copies_and_takes_torch():
         (np.zeros(4, np.int16), TypeError, "int16: divide integers"),
         (np.zeros((1, 2, 4), np.float32), ValueError, r"\(1, 2, 4\)"),
         (np.zeros((0, 4), np.float32), ValueError, r"\(0, 4\)"),
-        (np.zeros(4, np.float32), ValueError, r"channels=2, got samples of shape \(4,\)"),
-        (np.zeros((3, 4), np.float32), ValueError, r"channels=2, got samples of shape \(3, 4\)"),
-        (np.zeros((4, 2), np.float32), ValueError, "looks transposed"),
-        (np.array([[0, np.nan], [np.inf, 0]], np.float32), ValueError, "2 NaN or Inf"),
+        (np.zeros(4, np.float32), ValueError, r"channels=2, but samples have shape \(4,\)"),
+        (np.zeros((3, 4), np.float32), ValueError, r"channels=2, but samples have shape \(3, 4\)"),
+        (np.zeros((4, 2), np.float32), ValueError, "pass samples.T"),
+        (np.array([[0, np.nan], [np.inf, 0]], np.float32), ValueError, "2 of 4 are NaN or infinite"),
     ],
 )
 def test_sinks_refuse_what_is_not_samples(tmp_path, samples, error, message):
@@ -177,7 +177,7 @@ def test_reader_gives_the_same_in_any_blocks(tmp_path, suffix, channels):
     assert (reader.channels, reader.n_samples) == whole.shape
     for n in (1000, 7777, 10**6):
         np.testing.assert_array_equal(np.concatenate(list(reader.blocks(n)), -1), whole)
-    if suffix != ".mp3":  # which adds silence at the beginning
+    if suffix != ".mp3":  # MP3 adds silence at the beginning
         assert np.abs(whole - samples.T).max() < 0.02
 
 
@@ -246,7 +246,7 @@ class Delay:
 def test_play_gives_exactly_what_was_pushed(batch, latency):
     frames = noise(20, *batch, 16)
     inverter, sink, seen = Delay(10, latency, batch), ArraySink(), []
-    inverter.push(frames[0])  # play starts afresh
+    inverter.push(frames[0])  # play resets the inverter
     last = play(iter(frames), inverter, sink, progress=seen.append)
     np.testing.assert_array_equal(sink.samples, np.concatenate(list(frames[..., :10]), -1))
     assert seen[-1] == last

@@ -37,7 +37,7 @@ def test_what_is_written_is_played_and_every_gap_is_counted(backend, steps, inte
     while stream.active and sink.queued:
         stream.ask(50)
     written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)  # type: ignore[assignment]
-    # Written samples are told from fades by their values.
+    # Written samples and fades differ by their values.
     ours = np.isin(heard[0], written[0])
     np.testing.assert_array_equal(heard[:, ours], written)
     if written.size:  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def test_what_is_written_is_played_and_every_gap_is_counted(backend, steps, inte
         ours = ours[first : last + 1]
         assert sink.underflow_samples == np.count_nonzero(~ours)
         gaps = np.count_nonzero(np.diff(ours.astype(int)) == -1)
-        # Where the device came at the very moment of a write, that may count although no gap came of it.
+        # A block of the device during a write may be counted as an underflow without a gap.
         assert gaps <= sink.underflows == len(sink.underflow_seconds)
         if not any(interrupts):
             assert gaps == sink.underflows
@@ -56,7 +56,7 @@ def test_underflow_is_timed_and_delays_what_follows_by_its_length():
     first, second, third = noise(3, 100)
     sink.write(first)
     stream.ask(180)
-    assert sink.underflows == 0  # it may have been the end
+    assert sink.underflows == 0  # the gap may have been the end
     sink.write(second)
     sink.write(third)
     stream.ask(500)
@@ -156,7 +156,7 @@ def test_clear_ends_a_drain_and_what_is_written_then_is_played_whole():
     assert drainer.is_alive()
     stream.ask(10)
     sink.clear()
-    stream.ask(10)  # the fade; of the 5 s nothing else is waited for
+    stream.ask(10)  # only the fade is played, not the remaining 5 s
     drainer.join(1)
     assert not drainer.is_alive()
     samples = noise(100, seed=1)
@@ -204,7 +204,7 @@ def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     samples = noise(2, 400)
-    for _ in range(20):  # through the ring many times
+    for _ in range(20):  # many times the length of the ring
         sink.write(samples[0])
         stream.ask(400)
         assert sink.underflows == 0
@@ -229,7 +229,7 @@ def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left
     stopped, stop = [], stream.stop
     monkeypatch.setattr(stream, "stop", lambda: stopped.append(sink._device.ring.claimed) or stop())
     sink.write(noise(10, seed=1))
-    assert stopped == ([length - n_left] if n_left < 50 else [])  # within a block of the end
+    assert stopped == ([length - n_left] if n_left < 50 else [])  # within one block before the end
     heard = stream.ask(100)[0]
     assert np.isin(noise(10, seed=1), heard).all()
     assert sink.underflows == 1
@@ -286,7 +286,7 @@ def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_befo
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
-    stream.ask(700)  # so much that the next write lends it again
+    stream.ask(700)  # after so many samples the next write extends the limit
     stream.presses = iter([False] * n_before + [True])  # type: ignore[attr-defined]
     with pytest.raises(KeyboardInterrupt):
         sink.write(noise(60, seed=1))
@@ -319,7 +319,7 @@ def test_a_device_has_at_least_a_block_of_latency_whatever_it_tells():
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(100))
-    stream.ask(200, late=True)  # before the first sound: not heard
+    stream.ask(200, late=True)  # not heard before the first sound
     sink.drain()
     sink.write(noise(100))
     stream.ask(100)
@@ -335,7 +335,8 @@ def test_room_is_what_write_takes_at_once():
     for n_ask in (1, 30, 7, 500, 64):
         begin = time.monotonic()
         sink.write(noise(sink.room))
-        assert time.monotonic() - begin < 0.5  # nobody asks: a longer one would wait for ever
+        # The device requests nothing, so a longer block would wait for ever.
+        assert time.monotonic() - begin < 0.5
         assert sink.room == 0
         stream.ask(n_ask)
 

@@ -18,7 +18,7 @@ from busy_machine import gil_held
 from rtspecinv.audio import DeviceError, FileSink, SoundDeviceSink, TeeSink, device_table, read_audio
 from rtspecinv.live import play
 
-RESAMPLED = 1e-6  # float32 of a block at a time against all at once
+RESAMPLED = 1e-6  # difference of float32 between block by block and all at once
 BACKENDS = pytest.mark.parametrize("backend", ["rtmixer", "callback"])
 
 
@@ -63,7 +63,8 @@ def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, chann
     recorded = recorder.stop()
     begin = jackd.place_of(samples, recorded)
     np.testing.assert_array_equal(recorded[:, begin : begin + 40000], samples)
-    assert np.count_nonzero(recorded.any(0)) <= 40000 + 2 * 0.005 * rate + 1  # the fades, and nothing else
+    # Only the fades besides the samples.
+    assert np.count_nonzero(recorded.any(0)) <= 40000 + 2 * 0.005 * rate + 1
     assert largest_jump(recorded) == largest_jump(samples)
     assert gaps(sink) == sink.underflow_samples == 0
 
@@ -102,7 +103,7 @@ def test_lateness_is_counted_to_the_sample_heals_and_does_not_click(card, tmp_pa
         recorder.connect()
         for i, block in enumerate(np.split(samples, n_late + 1, -1)):
             if i:
-                while sink.queued:  # all of it has been taken, and then it is late
+                while sink.queued:  # until the device has taken all samples and an underflow begins
                     time.sleep(0.005)
                 time.sleep(0.1)
                 late_at.append(i * block.shape[1])
@@ -110,7 +111,7 @@ def test_lateness_is_counted_to_the_sample_heals_and_does_not_click(card, tmp_pa
     recorded = np.trim_zeros(recorder.stop()[0])
     assert gaps(sink) == n_late
     fade = round(0.005 * jackd.SAMPLE_RATE)
-    # Every sample is where the gaps before it have put it: nothing is lost and nothing drifts.
+    # Every sample is delayed by exactly the gaps before it, so no sample is lost.
     place, lengths = fade, []
     for block in np.split(samples[0], n_late + 1):
         found = place + jackd.place_of(block[np.newaxis], recorded[np.newaxis, place:])
@@ -153,15 +154,16 @@ def test_clear_cuts_within_a_block_without_a_click(card, tmp_path, backend):
 class Loss(NamedTuple):
     """What was written and not heard."""
 
-    held_up: int  # periods for which the player's callback was running and did not come to its end
-    gaps: int  # because the writer was late
-    samples: int  # all that are missing in the recording
-    periods: int  # that the server lost for any reason, such as a recorder that was late
+    held_up: int  # periods during which the callback of the player did not finish
+    gaps: int  # number of gaps caused by the writer
+    samples: int  # number of samples that are missing in the recording
+    periods: int  # number of periods lost by the server for any reason, such as a late recorder
 
 
 def loss_while_gil_is_held(card: str, path: Path, backend: str, seconds: float) -> Loss:
     n_samples, hop, before = round(seconds * jackd.SAMPLE_RATE), 256, jackd.late_clients(card)
-    samples = (np.arange(1, n_samples + 1) / 2**24).astype(np.float32)[np.newaxis]  # each tells its place
+    # Each value encodes its position.
+    samples = (np.arange(1, n_samples + 1) / 2**24).astype(np.float32)[np.newaxis]
     recorder = jackd.Recorder(card, 1, path)
     options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.5, "backend": backend}
     with SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, **options) as sink:
@@ -190,9 +192,10 @@ def test_a_held_gil_loses_nothing_with_rtmixer_for_half_a_minute(card, tmp_path)
     with_callback = loss_while_gil_is_held(card, tmp_path / "recorded.npy", "callback", 30)
     with_rtmixer = loss_while_gil_is_held(card, tmp_path / "recorded.npy", "rtmixer", 30)
     print(f"in 30 s: callback {with_callback}, rtmixer {with_rtmixer}, load {os.getloadavg()[0]:.1f}")
-    assert with_callback.held_up > 0  # or nothing was shown
+    assert with_callback.held_up > 0  # otherwise the test shows nothing
     assert (with_rtmixer.held_up, with_rtmixer.gaps) == (0, 0)
-    assert with_rtmixer.samples <= period * with_rtmixer.periods  # what is missing is the machine's
+    # The missing samples are those that the server lost.
+    assert with_rtmixer.samples <= period * with_rtmixer.periods
 
 
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
@@ -259,7 +262,7 @@ def test_play_through_a_device_to_a_file_at_once(card, tmp_path: Path):
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0], expected)
 
 
-# -- rough handling, in a process of its own, which must end well --
+# -- interruptions, in a separate process, which must exit without an error --
 
 
 def roughly(what: str, n_rounds: int, backend: str, seed: int = 0) -> None:

@@ -77,7 +77,7 @@ def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch)
         SoundDeviceSink(RATE, backend="callback")
 
 
-# -- what goes wrong --
+# -- errors --
 
 
 def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
@@ -120,7 +120,7 @@ def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, records, 
             super().__init__(**options)
             opening.set()
             assert pressed.wait(5) if by_thread else not press()
-            happened.append("opened")  # no exception comes before
+            happened.append("opened")  # no exception is raised before
 
         def close(self, ignore_errors=True):
             happened.append("closed")
@@ -144,7 +144,7 @@ def test_a_program_that_was_stopped_itself_does_not_blame_the_device(monkeypatch
     monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
     sink, _ = hand_sink(100, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(5))
-    time.sleep(0.2)  # as after Ctrl-Z; the device has not come to ask yet
+    time.sleep(0.2)  # as after Ctrl-Z, before the device requests samples
     sink.write(noise(5))
     with pytest.raises(DeviceError, match="taken no samples"):
         sink.drain()
@@ -166,7 +166,7 @@ def test_options_reach_the_device():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"prefill_seconds": 1.0}, "0 <= prefill_seconds=1.0 <= queue_seconds=0.5"),
+        ({"prefill_seconds": 1.0}, "prefill_seconds=1.0 is more than queue_seconds=0.5"),
         ({"prefill_seconds": -1}, "prefill_seconds=-1 is not a finite number >= 0"),
         ({"queue_seconds": 0, "prefill_seconds": 0}, "queue_seconds=0 is not a finite number from 0.001 to"),
         ({"queue_seconds": math.inf}, "queue_seconds=inf is not a finite number"),

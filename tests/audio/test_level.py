@@ -34,7 +34,7 @@ def told(call) -> list[str]:
 
 
 def factor_of(message: str) -> float:
-    return float(re.search(r"multiplied by ([\d.e+-]+), the sound would fit", message).group(1))
+    return float(re.search(r"multiply the samples by ([\d.e+-]+) to avoid this", message).group(1))
 
 
 @settings(deadline=None)
@@ -143,7 +143,7 @@ def test_the_command_line_says_it_once(tmp_path, capsys, command):
     assert err.count("beyond full scale") == err.count("rtspecinv: warning: ") == 1
 
 
-# -- too quiet, silent, nothing ------------------------------------------------------------------------------
+# -- quiet, silent and empty sounds --------------------------------------------------------------------------
 
 
 def test_far_too_quiet_is_said_with_what_explains_it():
@@ -193,7 +193,7 @@ def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
     one = STFT.magnitude(LOUD / 16)[:, :1]
     sound = [one[:, 0]] if as_frames else one
     how: dict[str, Any] = {"stft": STFT, "sample_rate": 8000}
-    with pytest.raises(ValueError, match=r"nothing to hear: 1 frame became no samples.*it takes two"):
+    with pytest.raises(ValueError, match=r"too short: no samples result from 1 frame.*at least two"):
         listen(sound, output=tmp_path / "a.wav", **how)
     assert not list(tmp_path.iterdir())
     assert listen(torch.cat([one, one], -1), output=ArraySink(), **how).samples.shape == (128,)
@@ -221,7 +221,7 @@ def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
 )
 def test_one_centred_frame_is_said_to_become_no_samples(call):
     (said,) = told(lambda: call(STFT.magnitude(LOUD)[:, :1]))
-    assert re.match(r"1 frame became no samples.*it takes two.*length=", said)
+    assert re.match(r"no samples result from 1 frame.*at least two.*length=", said)
 
 
 def test_a_length_or_frames_that_stand_for_samples_say_nothing():
@@ -306,7 +306,7 @@ def test_a_player_says_nothing_of_frames_that_were_cut():
 
 def test_play_warns_of_frames_that_become_nothing():
     frame = STFT.magnitude(LOUD)[:, 0]
-    with pytest.warns(UserWarning, match=r"1 frame became no samples.*length=") as remarks:
+    with pytest.warns(UserWarning, match=r"no samples result from 1 frame.*length=") as remarks:
         play([frame], StreamingInverter(STFT), ArraySink())
     assert remarks[0].filename == __file__
     sink = ArraySink()

@@ -105,7 +105,7 @@ def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, step
     steps_between = np.diff(whole[0], prepend=0)
     assert (steps_between > 0).all()
     n_breaks = np.count_nonzero(steps_between > 1)
-    assert n_breaks <= microphone.overflows <= 2 * n_breaks  # two losses may lie side by side
+    assert n_breaks <= microphone.overflows <= 2 * n_breaks  # two losses may be adjacent
     assert longest == sorted(longest)
 
 
@@ -126,7 +126,7 @@ def test_a_ring_that_fills_while_the_program_stands_still_is_read_and_goes_on(op
         stream.ask(50)
         taken.append(microphone._take())
     np.testing.assert_array_equal(np.concatenate(taken).T[:, -300:], numbers(300, 2251))
-    assert microphone.overflows == 2  # the oldest of the full ring, and what came after it
+    assert microphone.overflows == 2  # the oldest samples of the full ring, and later ones
 
 
 @BACKENDS
@@ -135,7 +135,7 @@ def test_samples_that_nobody_takes_make_room_for_newer_ones_and_are_counted(open
     microphone, stream = opened(backend)
     assert microphone.latency_seconds == 0.01
     taken = iter(microphone)
-    threading.Timer(0.02, stream.ask, [10], {"lost": True}).start()  # before anything was heard
+    threading.Timer(0.02, stream.ask, [10], {"lost": True}).start()  # before the first sample
     next(taken)
     assert (microphone.latency_seconds, microphone.overflows) == (0.01, 0)
     for _ in range(10):
@@ -206,7 +206,7 @@ def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, stops,
     monkeypatch.setattr(stream, "close", lambda **_: closers.append(threading.current_thread().name))
     with bounded():
         microphone.close() if opened is alone else stream.sink.abort()
-    assert closers == ["close"]  # not this thread, which might wait for minutes
+    assert closers == ["close"]  # another thread, because closing may take minutes
 
 
 def test_options_reach_the_device():
@@ -245,7 +245,7 @@ def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
     microphone._begin()
     first = 1
     for _ in range(5):
-        for _ in range(30):  # round the ring many times
+        for _ in range(30):  # many times the length of the ring
             assert not stream.ask(100)[0, FADE:].any()
             np.testing.assert_array_equal(microphone._take().T, numbers(100, first, 1))
             first += 100
@@ -397,7 +397,7 @@ def test_a_microphone_records_what_is_played_to_it(card, backend):
     numbers = np.concatenate(recorded, -1)[0] * 2**20
     heard = numbers[np.argmax(numbers > 0) :]
     assert len(heard) > 10 * jackd.CARDS["patient"]["period"]
-    np.testing.assert_array_equal(np.diff(heard), 1)  # nothing lost, nothing twice
+    np.testing.assert_array_equal(np.diff(heard), 1)  # no sample is lost or repeated
 
 
 @BACKENDS
@@ -423,7 +423,7 @@ def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
     played = np.concatenate(heard).astype(np.float64) * 2**20
     places = np.nonzero((played == np.round(played)) & (played > 0))[0]
     later = places + 1 - played[places]
-    whole = later == np.median(later)  # a fade may hold a number by chance
+    whole = later == np.median(later)  # a fade may contain a number by chance
     assert np.count_nonzero(whole) >= n_written - jackd.CARDS["patient"]["period"]
     np.testing.assert_array_equal(np.diff(played[places[whole]]), 1)
 
@@ -443,7 +443,7 @@ def periods_held_up(card: str, backend: str) -> int:
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
 def test_a_held_gil_does_not_hold_up_a_stream_of_rtmixer(card):
     pytest.importorskip("_rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
-    assert periods_held_up(card, "callback") > 0  # or nothing was shown
+    assert periods_held_up(card, "callback") > 0  # otherwise the test shows nothing
     assert periods_held_up(card, "rtmixer") == 0
 
 

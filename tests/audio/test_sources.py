@@ -13,7 +13,7 @@ def test_mailbox_gives_the_latest_until_it_is_closed():
     mailbox, frame, seen = Mailbox(), np.zeros(3), []
     threading.Timer(0.02, mailbox.put, [np.full(3, 7.0)]).start()
     frames = iter(mailbox)
-    seen.append(next(frames)[0])  # waits for the first
+    seen.append(next(frames)[0])  # waits for the first frame
     for value in (1.0, 2.0, 3.0):
         frame[:] = value
         mailbox.put(frame)

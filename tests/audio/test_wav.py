@@ -90,7 +90,7 @@ def test_a_stream_without_a_header_is_integers_of_16_bits():
 @pytest.mark.parametrize(
     ("format", "message"),
     [
-        ((1, 2, 8000, 32000, 4, 12), None),  # 12 bits in two bytes, as the standard has them
+        ((1, 2, 8000, 32000, 4, 12), None),  # 12 bits in two bytes, as in the standard
         ((1, 0, 8000, 0, 0, 16), "0 channels"),
         ((1, 60000, 8000, 8000, 2, 16), "60000 channels"),
         ((1, 1, 0, 0, 2, 16), "0 Hz"),
@@ -122,11 +122,11 @@ REFUSED = [
     ("a.ogg", 200001, 1, "VORBIS holds 1 to 200000 Hz; .wav"),
     ("a.ogg", 384000, 1, r"\.wav \(PCM_16\) or \.flac"),
     ("a.ogg", 44100, 256, r"at most 255 channels; \.wav"),
-    ("a.flac", 65537, 1, "above 65535 multiples of 10"),
+    ("a.flac", 65537, 1, "above 65535 only multiples of 10"),
     ("a.flac", 192001, 2, r"\.wav \(PCM_16\) or \.ogg"),
     ("a.flac", 655360, 1, "1 to 655350 Hz"),
     ("a.flac", 44100, 9, "at most 8 channels"),
-    ("a.wav", 2**31, 1, "no format here can hold it"),
+    ("a.wav", 2**31, 1, "no format supports this sound"),
     ("a.wav", 8000, 1025, "at most 1024 channels"),
     *[("a.wav", rate, 1, "sample_rate is not an integer >= 1") for rate in (0, -1, 8000.0, True, None)],
     ("a.flac", 8000, 0, "channels is not an integer >= 1"),
@@ -142,7 +142,7 @@ def test_what_a_format_cannot_hold_is_refused_before_the_first_sample(
     assert f"sample_rate={rate!r}" in str(refusal.value)
     assert not list(tmp_path.iterdir())
     offered = str(refusal.value).split("; ")[-1]
-    for suffix in (".wav", ".flac", ".ogg"):  # what is said to hold it does
+    for suffix in (".wav", ".flac", ".ogg"):  # the named formats can contain the sound
         if suffix in offered and "can hold it" in offered:
             subtype = "VORBIS" if suffix == ".ogg" else "PCM_16"
             with FileSink(tmp_path / f"b{suffix}", rate, channels, subtype=subtype) as sink:
