@@ -27,10 +27,10 @@ class StreamingAnalysis:
 
     def __init__(self, stft: STFT) -> None:
         self.stft = check_stft(stft)
-        self._pending: Tensor | None = None  # (*channels, n): from the next frame's first sample on
-        self._tail: Tensor | None = None  # the last padding + 1 samples, which the padding at the end mirrors
+        self._pending: Tensor | None = None  # (*channels, n), from the first sample of the next frame
+        self._tail: Tensor | None = None  # the last padding + 1 samples, from which the end is padded
         self._n_samples = 0
-        self._padded = False  # at the beginning
+        self._padded = False  # whether the beginning is padded
 
     def push(self, block: Block) -> Tensor:
         """Take a block `(*channels, n_samples)`, return complete frames `(*channels, n_freq, n_frames)`.
@@ -59,8 +59,7 @@ class StreamingAnalysis:
         if self._pending is None or self._tail is None or self._n_samples < self.stft.n_needed:
             raise ValueError(
                 f"{self._n_samples} samples are too few for n_fft={self.stft.n_fft}, "
-                f"which needs {self.stft.n_needed}: "
-                "use a smaller n_fft"
+                f"which needs {self.stft.n_needed}: push more samples, or use a smaller n_fft"
             )
         padding = self.stft.padding
         if self._is_circular:
@@ -90,8 +89,8 @@ class StreamingAnalysis:
             )
         if block.shape[:-1] != channels:
             raise ValueError(
-                f"Parameter block has shape {tuple(block.shape)}, not {(*channels, 'n_samples')}, as all of "
-                "a signal have it"
+                f"Parameter block has shape {tuple(block.shape)}, but earlier blocks have shape "
+                f"{(*channels, 'n_samples')}: use the same channels, or a new StreamingAnalysis"
             )
         return block.to(self.stft.device, self.stft.dtype)
 

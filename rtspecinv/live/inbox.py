@@ -28,7 +28,7 @@ class Bell:
 
     def ring(self) -> None:
         """Set the bell: wake the waiting thread, or the next one that calls `wait`."""
-        with suppress(RuntimeError):  # it has been rung already
+        with suppress(RuntimeError):  # the bell is set already
             self._lock.release()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -43,16 +43,16 @@ def is_held_here(lock: Any) -> bool:
     threads that wait for the lock continue only after the handler has returned, so the handler must not wait
     for them.
     """
-    return bool(lock._is_owned())  # which `threading.Condition` asks of it, too
+    return bool(lock._is_owned())  # a private method that `threading.Condition` calls, too
 
 
 class End:
     """Marker in the queue: all frames before it are played to the end, independently of those after it."""
 
     def __init__(self, n_before: int) -> None:
-        self.n_before = n_before  # frames that wait before it
-        self.wakes: list[Wake] = []  # called once it is reached
-        self.is_reached = False  # so that nobody joins those who wait for it
+        self.n_before = n_before  # number of frames that wait before it
+        self.wakes: list[Wake] = []  # called when it is reached
+        self.is_reached = False  # afterwards no callback may be added to `wakes`
 
 
 class Taken(NamedTuple):
@@ -77,8 +77,8 @@ class Inbox:
     def __init__(self, max_frames: int, full: str) -> None:
         self.max_frames, self.full = max_frames, full
         self.n_dropped = 0
-        self.bell = Bell()  # rung when there is something new for the worker
-        self.is_closed = False  # the last end has been asked for: no more frames
+        self.bell = Bell()  # rung when there is a frame or an end for the worker
+        self.is_closed = False  # whether further frames are rejected
         self._lock = threading.RLock()
         self._frames: deque[Any] = deque()
         self._ends: deque[End] = deque()
@@ -115,8 +115,8 @@ class Inbox:
                         return False
                     if self.full == "raise":
                         raise queue.Full(
-                            f"{self.max_frames} frames wait already: push later, or use full='block' or "
-                            "'drop_oldest'"
+                            f"max_frames={self.max_frames} frames wait already: push later, or use "
+                            "full='block' or 'drop_oldest'"
                         )
                     self._pop()
                     self.n_dropped += 1
@@ -165,7 +165,7 @@ class Inbox:
     def _pop(self) -> Any:
         for end in self._ends.copy():
             end.n_before -= 1
-        with suppress(IndexError):  # a signal handler was here first
+        with suppress(IndexError):  # a signal handler has removed it
             return self._frames.popleft()
         return None
 
@@ -188,7 +188,7 @@ class Inbox:
         with self._lock:
             end.is_reached = True
         _call(end.wakes)
-        with suppress(ValueError):  # another thread was here first
+        with suppress(ValueError):  # another thread has removed it
             self._ends.remove(end)
 
     def shut(self) -> None:
@@ -216,7 +216,7 @@ class Inbox:
 
 def _call(wakes: list[Wake]) -> None:
     for wake in wakes:
-        with suppress(RuntimeError):  # the event loop of one who waited is closed
+        with suppress(RuntimeError):  # the event loop of a waiting caller is closed
             wake()
 
 
@@ -254,5 +254,5 @@ def arrived(frame: Any) -> Any:
 
     stream = torch.cuda.current_stream(frame.frame.device)
     stream.wait_event(frame.event)
-    frame.frame.record_stream(stream)  # which reads it after its owner may have let it go
+    frame.frame.record_stream(stream)  # keeps its memory until this stream has read it
     return frame.frame

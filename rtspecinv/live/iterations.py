@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-AIM = 0.7  # share of a hop's time that inverting it should take where time is short
-LATE = 0.5  # a push that took less than this share is not what made the sound late
-PATIENCE = 32  # pushes in time before one more iteration is tried
+AIM = 0.7  # real-time factor to reach after the sound was late
+LATE = 0.5  # a push with a smaller real-time factor did not make the sound late
+PATIENCE = 32  # number of pushes in time before one more iteration is tried
 
 
 class IterationControl:

@@ -35,6 +35,6 @@ class Mailbox:
     def __iter__(self) -> Iterator[Any]:
         if self._latest is None and not self._closed:
             self._first.wait()
-            self._first.ring()  # for others who wait
+            self._first.ring()  # other threads may wait, too
         while not self._closed:
-            yield copy_of(self._latest)  # who takes it may write to it
+            yield copy_of(self._latest)  # the receiver may write to it

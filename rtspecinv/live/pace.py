@@ -44,9 +44,9 @@ class Pace:
         self._hop_length = count(1, hop_length=hop_length)
         seconds = finite(0, 3600, wanted_seconds=wanted_seconds)
         self._wanted = round(seconds * microphone.sample_rate)
-        self._surplus = 0  # samples of the microphone to leave out
+        self._surplus = 0  # number of samples of the microphone to skip
         self._has_begun = False
-        self._before, self._least = 0, math.inf  # in the queue at the last frame; since the last look
+        self._before, self._least = 0, math.inf  # queue at the last frame; its minimum since the last look
         self._frames_to_look = 0
         self.n_skipped = 0
 
@@ -66,7 +66,8 @@ class Pace:
             self._before = queued
             if not self._has_begun:
                 return queued <= most
-            self._frames_to_look = 4 + 4 * block_length // self._hop_length  # long blocks bring many
+            # A long block completes many frames.
+            self._frames_to_look = 4 + 4 * block_length // self._hop_length
         self._least = min(self._least, queued)
         self._frames_to_look -= 1
         if self._frames_to_look < 0:
@@ -74,7 +75,7 @@ class Pace:
             self._surplus = max(0, int((self._least - enough) // block_length)) * block_length
             self._least = math.inf
             self._frames_to_look = self._microphone.sample_rate // self._hop_length
-        elif queued >= most and not self._surplus:  # frames were made up: no later than needed
+        elif queued >= most and not self._surplus:  # the player has made up frames for late ones
             self.n_skipped += 1
             return False
         return True

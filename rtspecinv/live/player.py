@@ -27,7 +27,7 @@ from rtspecinv.live.pump import LATE, LiveInverter, Pump
 from rtspecinv.live.stream import Inverter, Length, Progress, Stream, checked_length
 from rtspecinv.live.worker import Worker
 
-INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that they have at least
+INVERTER, SINK = ("push", "flush", "reset"), ("write", "drain")  # methods that are required
 MOST_FRAMES = 2**24
 MOST_SECONDS = 3600.0
 _PlayerType = TypeVar("_PlayerType", bound="Player")
@@ -91,18 +91,18 @@ def play_through(
 class PlayerStats:
     """Statistics of a `Player` at one moment."""
 
-    n_frames: int  # frames that came and were inverted
-    n_samples: int  # samples given to the sink, per channel
+    n_frames: int  # frames pushed and inverted
+    n_samples: int  # samples written to the sink, per channel
     n_waiting: int  # frames pushed but not inverted yet
-    n_dropped: int  # frames that had to make room for newer ones
-    n_held: int  # frames made up because none had come: the last one held, or silence
-    n_late: int  # times that frames came late, each of which is one or more made up
-    n_iter: int  # iterations in use
-    underflows: int  # gaps that were heard: the device had nothing to play
+    n_dropped: int  # frames dropped because max_frames frames waited
+    n_held: int  # frames that replaced late ones: the last frame, repeated or faded
+    n_late: int  # times that a frame was late; each time, one or more frames replaced it
+    n_iter: int  # iterations per push at this moment
+    underflows: int  # gaps in the output of the device, which had no samples to play
     real_time_factor_p50: float  # seconds of work per second of sound, median of the last 1000 pushes
     real_time_factor_p99: float
-    queue_ms: float  # sound that waits in the sink
-    latency_ms: float  # from a push now until it is heard: waiting frames, inverter, sink and device
+    queue_ms: float  # length of the sink's queue
+    latency_ms: float  # delay of a frame pushed now: waiting frames, inverter, sink and device
 
 
 class Player:
@@ -170,7 +170,9 @@ class Player:
             reserve_seconds = queue_seconds / 2
         reserve_seconds = finite(0, MOST_SECONDS, reserve_seconds=reserve_seconds)
         if not 0 < reserve_seconds <= queue_seconds:
-            raise ValueError(f"It must be 0 < {reserve_seconds=} <= {queue_seconds=}")
+            raise ValueError(
+                f"Parameter {reserve_seconds=} is not > 0 and <= {queue_seconds=}: use None for half of it"
+            )
         self._inverter, self._sink = inverter, sink
         self._inbox = Inbox(count(1, MOST_FRAMES, max_frames=max_frames), choice(FULL, full=full))
         most_iter = max(1, inverter.n_iter)
@@ -187,10 +189,10 @@ class Player:
             length=checked_length(length),
         )
         self._worker = Worker("rtspecinv player", self._pump.step, self._inbox.bell, self._pump.end)
-        # For a player that nobody closes: the thread, which does not know it, ends with it.
+        # If a player is not closed, its thread ends when it is collected; the thread has no reference to it.
         weakref.finalize(self, self._worker.leave).atexit = False
 
-    # -- what callers do, from any thread ------------------------------------------------------------------
+    # -- methods for callers in any thread -----------------------------------------------------------------
 
     def push(self, magnitude: Any, *, timeout: float | None = None) -> None:
         """Queue a copy of one frame, `(n_freq,)` or `(channels, n_freq)`, numpy or torch.
@@ -204,9 +206,11 @@ class Player:
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self._inbox.offer(frame, (room := Bell()).ring):
             self._check()
-            self._refuse_to_wait("push() with full='block'", "take another `full`")
+            self._refuse_to_wait("push() with full='block'", "use another value of full")
             if not room.wait(None if timeout is None else end - time.monotonic()):
-                raise TimeoutError(f"There was no room for another frame in {timeout:g} seconds")
+                raise TimeoutError(
+                    f"There was no room for the frame within {timeout=:g} seconds: use a longer one"
+                )
             self._check()
 
     async def push_async(self, magnitude: Any) -> None:
@@ -215,7 +219,7 @@ class Player:
         loop = asyncio.get_running_loop()
         while not self._inbox.offer(frame, partial(loop.call_soon_threadsafe, (room := asyncio.Event()).set)):
             self._check()
-            self._refuse_to_wait("push_async() with full='block'", "take another `full`")
+            self._refuse_to_wait("push_async() with full='block'", "use another value of full")
             await room.wait()
             self._check()
 
@@ -272,7 +276,7 @@ class Player:
             return
         was_stopping, self._worker.is_stopping = self._worker.is_stopping, True
         if not was_stopping:
-            with suppress(Exception):  # of a sink that is closed or whose device is gone
+            with suppress(Exception):  # the sink may be closed, or its device may have vanished
                 self._pump.cut()
         if self._waits_for_itself:
             self._worker.leave()
@@ -287,7 +291,7 @@ class Player:
     @n_iter.setter
     def n_iter(self, n_iter: int) -> None:
         n_iter = count(n_iter=n_iter)
-        self._inverter.n_iter = n_iter  # which may refuse it
+        self._inverter.n_iter = n_iter  # may raise an error
         self._iterations.wanted = n_iter
 
     @property
@@ -342,7 +346,7 @@ class Player:
         finally:
             await asyncio.to_thread(self.abort)
 
-    # -- the thread ----------------------------------------------------------------------------------------
+    # -- calls of the player's thread ----------------------------------------------------------------------
 
     def _accepted(self, magnitude: Any) -> Any:
         """Return a checked copy of a frame, and start the thread; the caller may change the original."""
@@ -377,15 +381,15 @@ class Player:
     def _refuse_to_wait(self, what: str, way_out: str) -> None:
         if self._waits_for_itself:
             raise RuntimeError(
-                f"{what} would wait for ever: it was called by the sink, the inverter or a signal handler, "
-                f"for which the player waits; {way_out}, or call it from another thread"
+                f"{what} would wait for ever, because the player waits for its caller: the sink, the "
+                f"inverter or a signal handler; {way_out}, or call it from another thread"
             )
 
     def _check(self) -> None:
         self._check_process()
         self._check_failure()
         if self._worker.is_stopping or self._inbox.is_closed:
-            raise ValueError("The player is closed")
+            raise ValueError("The player is closed: make a new Player")
 
     def _check_failure(self) -> None:
         if self._worker.failure is not None:
@@ -394,6 +398,6 @@ class Player:
     def _check_process(self) -> None:
         if self._worker.is_elsewhere:
             raise RuntimeError(
-                "The player was started in another process, of which this one is a fork, where its thread "
-                "stayed: make a Player in each process"
+                "The player was started in another process, and a fork does not copy its thread: make a new "
+                "Player in this process"
             )

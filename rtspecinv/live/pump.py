@@ -24,10 +24,10 @@ from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.stream import Inverter, Length, Stream
 
 LATE = ("silence", "hold")
-FADE, FADE_FRAMES = 0.5, 8  # silence begins with frames that each have so much of the one before
-REMEMBERED = 1000  # pushes that the real-time factor is taken over
+FADE, FADE_FRAMES = 0.5, 8  # gain from one faded frame to the next, and their number
+REMEMBERED = 1000  # number of pushes in the statistics of the real-time factor
 SHORTEST_WAIT, LONGEST_WAIT = 0.001, 0.05  # seconds
-STANDSTILL = 0.1  # seconds without a frame, after which a device that waits for more need not wait any longer
+STANDSTILL = 0.1  # seconds without a frame, after which the device starts with a shorter queue
 
 
 class LiveInverter(Inverter, Protocol):
@@ -82,20 +82,20 @@ class Pump:
         self._wait = inbox.bell.wait if wait is None else wait
         self._clock = clock
         self._one_thread = getattr(inverter, "one_thread", nullcontext)
-        self._at_sink = threading.RLock()  # held for a write, and for a clear by the one who cuts
+        self._at_sink = threading.RLock()  # held during a write to the sink and during its `clear`
         self._cutter: int | None = None  # thread that clears the sink
-        self._uncleared = False  # there was a cut, but the sink has not been cleared yet
+        self._uncleared = False  # whether the sink must be cleared after a cut
         self.factors: deque[float] = deque(maxlen=REMEMBERED)
         self.n_frames = self.n_held = self.n_late = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._last: Any = None  # frame
-        self._tail: deque[Any] = deque()  # hops that were owed at the end
-        self._begun = False  # the sink has had its reserve once
-        self._n_missing = 0  # frames made up since the last one came
-        self._written_at = 0.0  # seconds of the clock
-        self._n_made_up = 0  # frames
+        self._last: Any = None  # last frame pushed
+        self._tail: deque[Any] = deque()  # remaining hops at the end of a sound
+        self._begun = False  # whether the queue has reached `_least` samples
+        self._n_missing = 0  # frames made up since the last frame arrived
+        self._written_at = 0.0  # time of the last write, by the clock
+        self._n_made_up = 0  # frames made up in this sound
 
     def _with_made_up(self) -> int | None:
         """Return the length of the sound in samples, including repeated or faded frames; None if unknown."""
@@ -122,7 +122,7 @@ class Pump:
             self._make_up()
         else:
             if self._begun and (not has_room or self._clock() - self._written_at >= STANDSTILL):
-                self.sink.start()  # which may wait for more than it will be given now
+                self.sink.start()  # the sink may wait for more samples than it will receive
             self._wait(self._seconds_to_wait(queued))
 
     def cut(self) -> None:
@@ -132,7 +132,7 @@ class Pump:
         after the write.
         """
         self.inbox.cut()
-        if self._cutter is None:  # or another thread clears what there is now
+        if self._cutter is None:  # otherwise another thread is clearing it now
             self._uncleared = True
         self._clear()
 
@@ -184,7 +184,7 @@ class Pump:
         self._n_made_up += 1
         self._n_missing += 1
         gain = 1.0 if self._holds else FADE**self._n_missing if self._n_missing <= FADE_FRAMES else 0.0
-        self._invert(abs(self._last) * gain)  # abs: of a complex frame, the phase is that of another time
+        self._invert(abs(self._last) * gain)  # abs: the phase of a complex frame belongs to another time
 
     def _invert(self, frame: Any) -> None:
         before = self.stream.work_seconds
@@ -209,7 +209,7 @@ class Pump:
             if self.inbox.is_cut:
                 return
             self.stream.write(samples)
-        self._clear()  # if it was cut meanwhile
+        self._clear()  # `cut` may have been called meanwhile
         self._written_at = self._clock()
         if self.is_paced and not self._begun:
             self._begun = self._queued() >= self._least

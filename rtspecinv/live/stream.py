@@ -11,7 +11,7 @@ from rtspecinv.audio.sinks import Sink
 from rtspecinv.common.checks import LONGEST_SOUND, count
 from rtspecinv.levels import warn_of_peak
 
-# Number of samples, or a function that returns it (None while unknown); default: what the frames cover.
+# Number of samples, or a function that returns it (None while unknown); default: all that the frames cover.
 Length = int | Callable[[], int | None] | None
 
 
@@ -41,9 +41,9 @@ class Inverter(Protocol):
 class Progress:
     """State of the playback: numbers of frames and samples, and the time of the inverter."""
 
-    n_frames: int = 0  # pushed
-    n_samples: int = 0  # written, per channel
-    work_seconds: float = 0.0  # spent in the inverter
+    n_frames: int = 0  # number of frames pushed
+    n_samples: int = 0  # samples written, per channel
+    work_seconds: float = 0.0  # time spent in the inverter
 
 
 class Stream:
@@ -71,7 +71,7 @@ class Stream:
     ) -> None:
         self.inverter, self.sink, self.length = inverter, sink, length
         self.n_frames = self.n_samples = 0
-        self.hop_length = 0  # samples of a push, known after the first
+        self.hop_length = 0  # number of samples that a push returns; 0 before the first push
         self.work_seconds = 0.0
         self.is_asked = self.is_heard = False
         self._clock = clock
@@ -85,12 +85,12 @@ class Stream:
     def restart(self) -> None:
         """Reset the inverter, so that the next frame begins a new sound; `progress` is not reset."""
         self.inverter.reset()
-        self.is_asked = False  # by a frame that is still to be heard
+        self.is_asked = False  # set by the first frame that is not silent
         self._begin()
 
     def _begin(self) -> None:
         self._to_drop = self.inverter.latency
-        self._n_given = 0  # samples of this sound
+        self._n_given = 0  # samples of this sound so far, per channel
 
     def push(self, frame: Any) -> Any:
         """Push a frame and return the samples `(*batch, n)` it completes; `n` is 0 during the latency."""

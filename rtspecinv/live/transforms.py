@@ -32,24 +32,24 @@ Array = np.ndarray[Any, Any]
 Frame = TypeVar("Frame", Tensor, Array)
 T = TypeVar("T")
 
-# An envelope reaches so far below the loudest bin: what lies under that is noise, nothing to make loud.
+# Lowest value of an envelope relative to its loudest bin; weaker bins are noise and are not amplified.
 RANGE = 1e-3
 
-RATES = (1e-3, 1e3)  # least and largest of `Stretch`, but for 0
+RATES = (1e-3, 1e3)  # smallest and largest rate of `Stretch`, apart from 0
 _MOST_MEMORY = 2**24  # frames
-_MOST_DB = 600.0  # 10**30: more would leave the range of float32
-_IS_NO_GAIN = f"not a number or (n_freq,), each up to {_MOST_DB:g}, with -inf for silence"
+_MOST_DB = 600.0  # a factor of 10**30; larger ones exceed the range of float32
+_IS_NO_GAIN = f"not a number or an array (n_freq,) of numbers <= {_MOST_DB:g}; use -inf for silence"
 
 
 def _own(frame: Any) -> Any:
-    """Copy of a tensor, with its graph, or of an array: the caller may write to the one or the other."""
+    """Return a copy of a tensor, with its graph, or of an array, so that the caller may write to either."""
     return frame.clone() if isinstance(frame, Tensor) else np.array(frame)
 
 
 class _Checked(Generic[T]):
     """An attribute that is checked when it is set.
 
-    check: takes the value as one named parameter, as the functions of `checks` do, and returns it.
+    check: function that takes the value as one named parameter, as in `checks`, and returns it.
     """
 
     def __init__(self, check: Callable[..., T]) -> None:
@@ -69,18 +69,18 @@ class _Checked(Generic[T]):
 
 
 def _number(low: float = -math.inf, high: float = math.inf) -> Callable[..., float]:
-    """Give a check for a finite number from `low` to `high`."""
+    """Return a check for a finite number from `low` to `high`."""
     return lambda **parameter: float(finite(low, high, **parameter))
 
 
 def _rate(**parameter: Any) -> float:
-    """Value of one named parameter, a rate of `Stretch`; anything else is a ValueError."""
+    """Return one named parameter, a rate of `Stretch`; anything else raises ValueError."""
     ((name, value),) = parameter.items()
     rate, (least, most) = float(real(value)), RATES
     if rate and not least <= abs(rate) <= most:
         raise ValueError(
-            f"Parameter {name}={shown(value)} is not a finite number that is 0, or from {least:g} to "
-            f"{most:g}, or from {-most:g} to {-least:g}"
+            f"Parameter {name}={shown(value)} is not 0, a number from {least:g} to {most:g}, "
+            f"or a number from {-most:g} to {-least:g}"
         )
     return rate
 
@@ -105,16 +105,16 @@ class Stretch(Iterator[Any]):
     def __init__(self, frames: Iterable[Frame], rate: float = 1.0, *, memory: int = 1024) -> None:
         if isinstance(frames, (Tensor, np.ndarray)):
             raise TypeError(
-                f"Parameter frames is an array of shape {tuple(frames.shape)}: pass its frames, of a tensor "
-                "frames.unbind(-1)"
+                f"Parameter frames is an array of shape {tuple(frames.shape)}: pass a list of frames, "
+                "such as frames.unbind(-1) of a tensor"
             )
         memory = count(2, _MOST_MEMORY, memory=memory)
         self.rate = rate
-        self.position = 0.0  # p of the frame that came out last
+        self.position = 0.0  # p of the last output frame
         self._frames: Iterator[Any] = iter(iterable(frames=frames))
         self._kept: deque[Any] = deque(maxlen=memory)
         self._n_read = 0
-        # p is from + steps * rate, not a sum that gathers rounding errors.
+        # p is `_from + _steps * rate`, because a running sum would accumulate rounding errors.
         self._from, self._steps, self._rate = 0.0, 0, self.rate
 
     def __next__(self) -> Any:
@@ -137,13 +137,15 @@ class Stretch(Iterator[Any]):
         return _own(frame)
 
     def _read(self, index: int) -> bool:
-        """Read on up to frame `index`; False if there are not so many."""
+        """Read up to frame `index`; return False if there are fewer frames."""
         while self._n_read <= index:
             try:
                 frame = next(self._frames)
             except StopIteration:
                 return False
-            self._kept.append(_own(able(("__array__",), "pass tensors or arrays in it", frames=frame)))
+            self._kept.append(
+                _own(able(("__array__",), "pass an iterable of tensors or arrays", frames=frame))
+            )
             self._n_read += 1
         return True
 
@@ -160,8 +162,8 @@ class Transform(ABC):
             raise TypeError(f"Parameter frame is a {type(frame).__name__}: pass a tensor or an array")
         if not frame.is_floating_point() or frame.layout != torch.strided or frame.is_meta:
             raise TypeError(
-                f"Parameter frame is {frame.dtype}, {frame.layout} on {frame.device}: pass magnitudes in"
-                " floats, abs() of complex frames"
+                f"Parameter frame is {frame.dtype}, {frame.layout} on {frame.device}: pass a dense "
+                "tensor of floats, such as frame.abs() of a complex one"
             )
         if not frame.ndim or not frame.numel():
             raise ValueError(f"Parameter frame has shape {tuple(frame.shape)}, not (*batch, n_freq)")
@@ -173,10 +175,10 @@ class Transform(ABC):
 
 
 class _Moving(Transform):
-    """A function of frames that moves what is in them to other frequencies.
+    """A transform that moves magnitudes to other frequencies.
 
-    onesided: frames have `n_fft // 2 + 1` frequencies rather than `n_fft`. Of two-sided ones, the lower half
-        is changed, and mirrored.
+    onesided: whether frames have `n_fft // 2 + 1` frequencies rather than `n_fft`. The lower half of
+        two-sided frames is changed and mirrored.
     """
 
     def __init__(self, onesided: bool) -> None:
@@ -257,18 +259,18 @@ class Gain(Transform):
             values = torch.as_tensor(decibels, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(f"Parameter decibels={shown(decibels)} is {_IS_NO_GAIN}") from error
-        if values.ndim > 1 or not values.numel() or not bool((values <= _MOST_DB).all()):  # NaN is not
+        if values.ndim > 1 or not values.numel() or not bool((values <= _MOST_DB).all()):  # also rejects NaN
             shape = f" of shape {tuple(values.shape)}" if values.ndim else ""
             raise ValueError(f"Parameter decibels={shown(decibels)}{shape} is {_IS_NO_GAIN}")
         self._decibels = _own(decibels) if values.ndim else float(values)
         self._factor = 10 ** (values / 20)
-        self._at_hand = self._factor  # where frames are, in their precision
+        self._at_hand = self._factor  # copy with the device and dtype of the frames
 
     def _of(self, frame: Tensor) -> Tensor:
         factor = self._factor
         if factor.ndim and factor.shape != frame.shape[-1:]:
             raise ValueError(
-                f"Parameter decibels has {len(factor)} values, but a frame {frame.shape[-1]}: one for each"
+                f"Parameter decibels has {len(factor)} values, the frame has {frame.shape[-1]}: pass as many"
             )
         if not factor.ndim:
             return frame * float(factor)
@@ -316,7 +318,8 @@ class Pitch(_Moving):
         peak = nearest[..., source.round().clamp_max(last).long()]
         place = bins - (ratio - 1) * _refined(frame, nearest).gather(-1, peak)
         place = torch.minimum(torch.maximum(place, first.gather(-1, peak)), end.gather(-1, peak))
-        shifted = _cubic(frame.sqrt(), place).clamp_min(0).square()  # roots: lobes are nearer to a cubic
+        # A cubic fits the square root of a lobe better than the lobe itself.
+        shifted = _cubic(frame.sqrt(), place).clamp_min(0).square()
         return torch.where(source <= last, shifted, 0)
 
 
@@ -338,7 +341,7 @@ class Formants(_Moving):
         self.ratio, self.width = ratio, width
 
     def envelope(self, frame: Tensor) -> Tensor:
-        """E of a frame `(*batch, n_freq)`, of the same shape; 0 for silence."""
+        """Return E of a frame `(*batch, n_freq)`, of the same shape; 0 for silence."""
         loudest = frame.amax(-1, keepdim=True)
         floor = (RANGE * loudest).clamp_min(torch.finfo(frame.dtype).tiny)
         reach = min(math.ceil(self.width / 2), frame.shape[-1] - 1)
@@ -361,21 +364,21 @@ class Formants(_Moving):
 
 
 def _regions(frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every bin the nearest peak; for every peak where its region ends, half way to the next ones."""
+    """Return the nearest peak of every bin, and the ends of its region, half way to the next peaks."""
     n = frame.shape[-1]
     bins = torch.arange(n, device=frame.device)
     beside = F.pad(frame, (1, 1), value=-1.0)
     is_peak = (frame >= beside[..., :-2]) & (frame > beside[..., 2:])
-    before = torch.where(is_peak, bins, -2 * n).cummax(-1).values  # far away where there is none
+    before = torch.where(is_peak, bins, -2 * n).cummax(-1).values  # far away if there is no peak
     after = torch.where(is_peak, bins, 4 * n).flip(-1).cummin(-1).values.flip(-1)
-    nearest = torch.where(bins - before <= after - bins, before, after).clamp(0, n - 1)  # none: of NaN
+    nearest = torch.where(bins - before <= after - bins, before, after).clamp(0, n - 1)  # NaN has no peak
     first = (bins + F.pad(before[..., :-1], (1, 0), value=-2 * n)) / 2
     end = (bins + F.pad(after[..., 1:], (0, 1), value=4 * n)) / 2
     return nearest, first.clamp_min(0), end.clamp_max(n - 1)
 
 
 def _refined(frame: Tensor, nearest: Tensor) -> Tensor:
-    """Frequency of the peak in each bin, in bins: the top of a parabola through three logarithms."""
+    """Return the frequency of the peak in each bin, in bins, by a parabola through three logarithms."""
     n, tiny = frame.shape[-1], torch.finfo(frame.dtype).tiny
     log = frame.clamp_min(tiny).log()
     beside = F.pad(log, (1, 1), value=math.inf)
@@ -388,14 +391,14 @@ def _refined(frame: Tensor, nearest: Tensor) -> Tensor:
 
 
 def _linear(values: Tensor, place: Tensor) -> Tensor:
-    """Values `(..., n_freq)` at places `(n_freq,)` between bins."""
+    """Return values `(..., n_freq)` interpolated linearly at places `(n_freq,)` between bins."""
     low = place.floor().long()
     a = (place - low).to(values.dtype)
     return (1 - a) * values[..., low] + a * values[..., (low + 1).clamp_max(values.shape[-1] - 1)]
 
 
 def _cubic(values: Tensor, place: Tensor) -> Tensor:
-    """Values `(..., n_freq)` at places of the same shape, on the cubic through four bins."""
+    """Return values `(..., n_freq)` interpolated at places of the same shape by a cubic through four bins."""
     low = place.floor().long()
     a = (place - low).to(values.dtype)
     v0, v1, v2, v3 = (values.gather(-1, (low + i).clamp(0, values.shape[-1] - 1)) for i in (-1, 0, 1, 2))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from rtspecinv.live.inbox import Bell, is_held_here
 
-_EXIT_SECONDS = 2.0  # that Python's exit waits for steps that threads are at
+_EXIT_SECONDS = 2.0  # longest time that Python's exit waits for the current steps
 
 
 class Worker:
@@ -31,7 +31,7 @@ class Worker:
         self._starting = threading.RLock()
         self._ended = Bell()
         self._name, self._thread = name, None
-        self._process = 0  # that it was started in
+        self._process = 0  # id of the process that started it
 
     _thread: threading.Thread | None
 
@@ -66,7 +66,7 @@ class Worker:
                 _leave_at_exit(self)
                 try:
                     self._thread.start()
-                except RuntimeError:  # there are too many threads, or Python is ending
+                except RuntimeError:  # there are too many threads, or Python is exiting
                     self._thread = None
                     raise
 
@@ -84,7 +84,7 @@ class Worker:
         if self._thread is not None and not self.is_current:
             try:
                 self._thread.join()
-            except RuntimeError:  # Ctrl-C came while it started, so that Python does not know it yet
+            except RuntimeError:  # Ctrl-C interrupted its start, so Python cannot join it
                 self._ended.wait(1.0)
 
     def _run(self) -> None:

@@ -45,7 +45,7 @@ class Stage:
         self.sink, self.stream = hand_sink(
             rate, input_channels=1, prefill_seconds=full, queue_seconds=4 * full, backend="callback"
         )
-        self.sample_rate = rate  # of the microphone, which this is, too
+        self.sample_rate = rate  # sample rate of the fake microphone
         self.inbox = Inbox(2 + int(queue_seconds / hop_seconds), "drop_oldest")
         self.n_blocks = 0
         self.pump = Pump(
@@ -59,7 +59,7 @@ class Stage:
         )
         self.pace = Pace(self, self.sink, wanted_seconds, hop_length)  # type: ignore[arg-type]
         self.blocks, self.waiting = self.pace.blocks(), 0
-        self.queued: list[int] = []  # when a frame came
+        self.queued: list[int] = []  # queue lengths at the arrival of frames
 
     def idle(self, seconds):
         raise Idle
@@ -104,7 +104,7 @@ def test_no_frame_is_made_up_or_left_out_where_none_is_late(hop_length, rate, bl
     n_held, n_skipped, n_before = stage.pump.n_held, stage.pace.n_skipped, len(stage.queued)
     stage.live(4)
     wanted = max(round(queue_blocks * block_length), hop_length // 2)
-    if wanted >= block_length:  # less cannot hold
+    if wanted >= block_length:  # a shorter queue would underflow
         assert (stage.pump.n_held, stage.pace.n_skipped, stage.sink.underflows) == (n_held, n_skipped, 0)
         assert wanted / 2 < min(stage.queued[n_before:]) <= wanted + 1.5 * block_length
 
@@ -114,7 +114,7 @@ def test_what_waits_too_long_after_a_gap_is_made_up_for(block_length):
     stage = Stage(48000, 256, 0.02, block_length)
     stage.live(2)
     settled = min(stage.queued[-100:])
-    stage.sink.write(np.zeros((1, 200), np.float32))  # as if the player had made something up
+    stage.sink.write(np.zeros((1, 200), np.float32))  # as if the player had replaced late frames
     stage.live(2.1)
     assert min(stage.queued[-10:]) == settled + 200
     stage.live(6)

@@ -181,7 +181,10 @@ def test_bad_frames_are_refused_at_once_and_change_nothing():
         ({"least_iter": -1}, "least_iter=-1"),
         ({"queue_seconds": 0}, "queue_seconds=0"),
         ({"queue_seconds": math.nan}, "queue_seconds=nan"),
-        ({"queue_seconds": 0.1, "reserve_seconds": 0.2}, "reserve_seconds=0.2 <= queue_seconds=0.1"),
+        (
+            {"queue_seconds": 0.1, "reserve_seconds": 0.2},
+            "reserve_seconds=0.2 is not > 0 and <= queue_seconds=0.1",
+        ),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -219,7 +222,7 @@ def test_reset_lets_go_who_waits_for_the_end():
         drainer = threading.Thread(target=player.drain)
         drainer.start()
         time.sleep(0.02)
-        resetter = threading.Thread(target=player.reset)  # waits for the write in progress
+        resetter = threading.Thread(target=player.reset)  # waits for the current write
         resetter.start()
         sink.open.set()
         drainer.join(PATIENT)
@@ -245,13 +248,13 @@ def test_a_crash_of_the_thread_is_raised_by_the_next_call(error):
         with pytest.raises(type(error), match=str(error)):
             call(player)
         with pytest.raises(type(error), match=str(error)):
-            player.push(np.zeros(HOP))  # and by every other
+            player.push(np.zeros(HOP))  # and so does every other value
         player.abort()
 
     def push_many() -> None:
         with Player(Echo(), Broken(), max_frames=1) as player:
             for _ in range(10):
-                player.push(np.zeros(HOP))  # one that waits for room is woken
+                player.push(np.zeros(HOP))  # a waiting call continues
 
     with pytest.raises(type(error), match=str(error)):
         push_many()
@@ -306,7 +309,7 @@ def test_stats_of_a_card():
         assert stats.queue_ms == 1000 * card.queued / RATE >= 50
         waiting = 1000 * (stats.n_waiting * HOP + 25) / RATE
         assert stats.latency_ms == pytest.approx(waiting + 1000 * card.latency_seconds)
-        player.abort()  # the clock does not go
+        player.abort()  # the clock does not advance
 
 
 def test_iterations_may_be_set_while_it_plays_and_are_as_before_at_the_end():
@@ -326,13 +329,13 @@ def test_tee_with_a_device_is_paced_by_it():
     with Player(Echo(), tee, queue_seconds=0.05) as player:
         for _ in range(5):
             player.push(np.ones(HOP))
-        while other.began is None:  # it has all that waits in the sink at most
+        while other.began is None:  # the sink contains the whole queue
             time.sleep(0.001)
         assert (card.began, other.began) == (0.0, 0.0)
         player.reset()
     assert (card.cleared, other.cleared) == (1, 1)
     assert not hasattr(TeeSink(memory), "queued")
-    with pytest.raises(ValueError, match=r"one sample_rate, these sinks have \[1000, 2000\]"):
+    with pytest.raises(ValueError, match=r"one sample_rate, but they have \[1000, 2000\]"):
         TeeSink(memory, card, Card(Clock(), rate=2 * RATE))
 
 

@@ -25,8 +25,8 @@ import rtspecinv
 from rtspecinv.audio import ArraySink, Sink, SoundDeviceSink, TeeSink
 from rtspecinv.live import Player, play
 
-PERIOD, FRAME = 1000, 256  # frames of FRAME samples are numbered from 1 to PERIOD, and again
-GROWTH = 2**22  # bytes: an hour's frames kept in any form would take more, at six bytes each
+PERIOD, FRAME = 1000, 256  # frames of FRAME samples have numbers from 1 to PERIOD, repeated
+GROWTH = 2**22  # bytes; storing an hour of frames at six bytes each would need more
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def no_orphan_thread() -> Iterator[None]:
     assert not workers()
 
 
-# -- ends of all kinds --
+# -- ends --
 
 
 def in_use(player: Player, generator: np.random.Generator) -> None:
@@ -84,7 +84,8 @@ def kill_at_random(seed: int) -> None:
 
     def trace(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal n_calls
-        inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_run"  # the handler
+        # The signal handler.
+        inside = "rtspecinv" in frame.f_code.co_filename and frame.f_code.co_name != "_run"
         if event == "call" and inside:
             n_calls -= 1
             if n_calls == 0:
@@ -146,7 +147,7 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
     magnitude, expected = stft.magnitude(samples).unbind(-1), ArraySink()
     play(magnitude, inverter, expected)
     recorder = jackd.Recorder(card, 2, tmp_path / "recorded.npy")
-    # All is queued before it begins, so that a busy machine does not make frames late.
+    # All frames are queued before playback, so that a busy machine does not make frames late.
     options: dict[str, Any] = {"device": jackd.DEVICE, "queue_seconds": 1.0, "prefill_seconds": 0.5}
     with SoundDeviceSink(jackd.SAMPLE_RATE, 2, **options) as sink:
         recorder.connect()
@@ -155,7 +156,8 @@ def test_what_is_played_is_what_play_writes(card, tmp_path):
                 player.push(frame)
     recorded, n = recorder.stop(), expected.samples.shape[-1]
     assert (player.stats.n_frames, player.stats.n_held) == (len(magnitude), 0)
-    begins = np.flatnonzero((recorded[:, : 1 - n] == expected.samples[:, :1]).all(0))  # behind a fade, if any
+    # After a fade, if there is one.
+    begins = np.flatnonzero((recorded[:, : 1 - n] == expected.samples[:, :1]).all(0))
     assert any(np.array_equal(recorded[:, begin : begin + n], expected.samples) for begin in begins)
 
 
@@ -176,9 +178,9 @@ def test_a_minute_live_without_an_underflow(card):
         seconds, stats = time.monotonic() - begun, player.stats
     load, late = os.getloadavg()[0], jackd.late_clients(card)
     print(f"{stats}, {sink.late_blocks=}, {dict(late)}, {fewest=}, {seconds:.1f} s, {load=:.1f}")
-    assert 59 < seconds < 63  # as long as it sounds
+    assert 59 < seconds < 63  # the duration of the sound
     assert (stats.n_held, stats.n_late, stats.n_frames, fewest) == (0, 0, n_frames, 8)
-    assert stats.underflows == sink.late_blocks  # the player had it all in time
+    assert stats.underflows == sink.late_blocks  # the player was never late
     assert late["PortAudio", "Running"] == 0
     assert sink.late_blocks == 0 or load > 2, "the machine was idle"
 
@@ -238,7 +240,7 @@ def play_numbers(server: str, seconds: int) -> None:
     ):
         for i in range(n_frames):
             if i % 1000 == 0:
-                time.sleep(0.01)  # the card does not wait
+                time.sleep(0.01)  # the card does not make the writer wait
             player.push(np.full(FRAME, i % PERIOD + 1, np.float32))
             if i == n_frames // 10:
                 begun = memory()
@@ -249,7 +251,7 @@ def play_numbers(server: str, seconds: int) -> None:
     assert stats.n_held == witness.n_again
     assert stats.n_samples == (n_frames + stats.n_held) * FRAME
     assert stats.underflows == device.underflows
-    assert stats.n_late > 0  # or nothing was shown
+    assert stats.n_late > 0  # otherwise the test shows nothing
 
 
 def test_a_minute_in_freewheel_mode(card):
@@ -280,5 +282,5 @@ def test_an_hour_of_inversion_in_freewheel_mode(card):
         stats = player.stats
         assert memory() - begun < GROWTH
     assert (stats.n_frames, stats.n_dropped) == (n_frames, 0)
-    owed = stft.n_fft - FRAME - 2 * stft.padding  # beyond the hop of each frame
+    owed = stft.n_fft - FRAME - 2 * stft.padding  # samples after the hop of the last frame
     assert stats.n_samples == (n_frames + stats.n_held) * FRAME + owed

@@ -49,7 +49,7 @@ def in_time(call: Callable[[], object]) -> None:
         raise errors[0]
 
 
-# -- an end is a place in the queue --
+# -- ends are positions in the queue --
 
 
 class Producers:
@@ -135,7 +135,8 @@ def test_what_is_pushed_while_another_drains_waits_behind_the_end():
         player.push(OTHER)
         with pytest.raises(TimeoutError):
             player.push(OTHER, timeout=0.01)
-        assert sink.samples.tolist() == OWN.tolist()  # with the latency's samples, which the end owed
+        # Including the samples of the latency, which the end flushes.
+        assert sink.samples.tolist() == OWN.tolist()
         sink.go_on.set()
         for thread in drains:
             thread.join(PATIENT)
@@ -188,7 +189,7 @@ def test_closing_lets_go_who_waits_for_room_and_abort_who_waits_for_the_end():
         thread.start()
     closer = threading.Thread(target=player.close, daemon=True)
     closer.start()
-    for thread in producers:  # before anything is heard
+    for thread in producers:  # before the first sample
         thread.join(PATIENT)
         assert not thread.is_alive()
     aborter = threading.Thread(target=player.abort, daemon=True)
@@ -285,7 +286,7 @@ def test_calls_of_the_sink_and_of_the_inverter_end(where, name):
     ended = name in ("abort", "close", "exit")
 
     def use() -> None:
-        with suppress(ValueError):  # closed meanwhile
+        with suppress(ValueError):  # the player may be closed by now
             player.push(OWN)
             player.push(OWN)
             if where == "clear":
@@ -304,7 +305,7 @@ def test_calls_of_the_sink_and_of_the_inverter_end(where, name):
 
     in_time(use)
     if name in WAITS:
-        with pytest.raises(RuntimeError, match=rf"^{name}\(\).* would wait for ever: it was called by the"):
+        with pytest.raises(RuntimeError, match=rf"^{name}\(\).* would wait for ever, because the player"):
             raise sink.error or AssertionError("nothing was refused")
     else:
         assert sink.error is None or "The player is closed" in str(sink.error)
@@ -368,7 +369,7 @@ class Interrupted(collections.deque):
         return collections.deque(self)
 
 
-PLACES = {  # where it is interrupted: the deque, its method, and the call of the player that gets there
+PLACES = {  # place of the interruption: the deque, its method, and the call of the player that reaches it
     "push": ("_frames", "append", lambda player: player.push(OWN)),
     "drop": ("_frames", "popleft", lambda player: [player.push(OWN) for _ in range(9)]),
     "drain": ("_ends", "append", Player.drain),
@@ -385,7 +386,7 @@ def test_a_signal_handler_may_call_the_player_where_its_locks_are_held(name, pla
 
     def use() -> None:
         player = Player(Echo(), sink, max_frames=4, full="drop_oldest", queue_seconds=0.01)
-        if place == "drop":  # the thread holds on, so that there is no room
+        if place == "drop":  # the thread waits, so that there is no room
             sink.call = lambda: held.wait(PATIENT)
         player.push(OWN)
         if place == "drop":
@@ -394,7 +395,7 @@ def test_a_signal_handler_may_call_the_player_where_its_locks_are_held(name, pla
         places = Interrupted(f"{when} {method}", getattr(player._inbox, kind))
         setattr(player._inbox, kind, places)
         places.call = lambda: CALLS[name](player)
-        with suppress(ValueError, RuntimeError):  # closed meanwhile, or it would wait
+        with suppress(ValueError, RuntimeError):  # the player may be closed by now, or the call would wait
             interrupted(player)
         assert places.call is None
         held.set()
@@ -420,12 +421,12 @@ def test_a_signal_handler_may_call_the_player_where_its_thread_starts(name, monk
         def interrupted_start(thread) -> None:
             if thread.name == "rtspecinv player" and not called:
                 called.append(thread)
-                with suppress(RuntimeError):  # it would wait
+                with suppress(RuntimeError):  # the call would wait
                     CALLS[name](player)
             start(thread)
 
         monkeypatch.setattr(threading.Thread, "start", interrupted_start)
-        with suppress(ValueError):  # closed meanwhile
+        with suppress(ValueError):  # the player may be closed by now
             player.push(OWN)
         player.close()
 
@@ -448,7 +449,7 @@ def test_closed_by_a_signal_handler_it_plays_what_was_pushed():
     assert sink.samples.tolist() == OWN.tolist()
 
 
-# -- nobody closes it --
+# -- players that are not closed --
 
 
 @pytest.mark.parametrize("lock", ["_inbox._lock", "_pump._at_sink", "_worker._starting"])

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import rtspecinv
 from rtspecinv.live.iterations import AIM, PATIENCE, IterationControl
 
-STEADY_DB = 3.0  # how much a held sound may swell and fade
+STEADY_DB = 3.0  # largest change of level of a held sound
 STEADY = [0.01 * i for i in range(200)]
 
 
-# -- late frames, on a clock made by hand --
+# -- late frames, on a fake clock --
 
 
 @pytest.mark.parametrize("late", ["hold", "silence"])
@@ -46,7 +46,7 @@ def test_lateness_is_counted_exactly_and_heals_by_itself(late):
     n_first = stage.heard.index(100.0) + 1
     n_after = len(stage.heard) - n_first - n_held
     assert stage.heard == [*range(1, 101), *made_up, *range(101, 101 + n_after)]
-    assert n_after > 80  # it went on, and was never late again
+    assert n_after > 80  # playback continued and was never late again
     assert stage.card.underflows == 0
 
 
@@ -68,14 +68,14 @@ def test_every_frame_sounds_once_and_every_other_is_counted(gaps, block, late, l
     stage.run(stage.clock.now + 1.0)
     samples = stage.card.samples
     assert len(samples) == HOP * (len(arrivals) + stage.pump.n_held)
-    hops = samples.reshape(-1, HOP)  # the latency is off: hops are whole again
+    hops = samples.reshape(-1, HOP)  # without the latency, hops are complete
     assert (hops == hops[:, :1]).all()
-    # Frames are numbered upwards, and those made up are not above the last that came.
+    # The numbers of frames increase, and those of repeated frames do not exceed the last one that arrived.
     loudest = np.maximum.accumulate(hops[:, 0])
     assert np.unique(loudest).tolist() == list(range(1, len(arrivals) + 1))
     if late == "hold":
         np.testing.assert_array_equal(hops[:, 0], loudest)
-    # Once after each pause, and again until the queue is fuller by what the card takes at once.
+    # Once after each pause, and again until the queue has grown by a block of the card.
     assert stage.pump.n_late <= len(gaps) * (1 + math.ceil(block / HOP))
     assert stage.card.underflows == 0
 
@@ -103,7 +103,7 @@ def test_latency_stays_bounded_however_much_comes():
     assert stage.inbox.n_dropped > 150
     assert stage.heard == sorted(set(stage.heard))
     assert stage.card.queued <= 0.05 * RATE + HOP
-    assert n_arrived - stage.heard[-1] <= 3  # the newest that sounds is one of the last
+    assert n_arrived - stage.heard[-1] <= 3  # the newest frame played is one of the last that arrived
 
 
 def test_a_card_that_wants_more_than_it_is_given_begins_at_once():
@@ -137,8 +137,8 @@ def test_iterations_go_down_when_inverting_is_late_and_come_back():
     assert {n for t, n in iterations if t < 0.5} == {8}
     fewest = min(n for t, n in iterations)
     assert 1 <= fewest <= 0.01 / 0.0025
-    assert all(n * 0.0025 <= 0.01 for t, n in iterations if 0.7 < t < 2.5)  # it keeps up
-    assert iterations[-1][1] == 8  # and is as good as before, once it can
+    assert all(n * 0.0025 <= 0.01 for t, n in iterations if 0.7 < t < 2.5)  # inversion is in time
+    assert iterations[-1][1] == 8  # the number of iterations returns to its first value
     assert stage.card.underflows == 0
     assert stage.pump.n_held == 0
 
@@ -167,11 +167,11 @@ def test_one_more_iteration_is_tried_only_where_there_is_room():
     assert iterations.next(4, False, 0.1) == 2
 
 
-# -- what it sounds like, with the inverter itself --
+# -- sound with the real inverter --
 
 
 PARTIALS = [(f * k, 0.15 / k) for f in (220.0, 277.0, 330.0) for k in range(1, 6)]
-# From sample to sample, where all partials rise at once: magnitudes do not say whether they do.
+# Largest step between samples if all partials rise at the same time, which magnitudes do not exclude.
 STEEPEST = sum(2 * math.pi * frequency / 22050 * level for frequency, level in PARTIALS)
 
 
@@ -206,9 +206,9 @@ def test_late_frames_leave_no_click_and_a_hold_is_steady(late, options):
     plain = rtspecinv.ArraySink()
     rtspecinv.play(magnitude, inverter, plain)
     assert np.abs(np.diff(samples)).max() <= 1.05 * STEEPEST
-    assert np.abs(np.diff(plain.samples)).max() > 0.5 * STEEPEST  # as steep is the sound itself
+    assert np.abs(np.diff(plain.samples)).max() > 0.5 * STEEPEST  # the sound itself has such steps
 
-    begin = 60 * 256 + 1024  # the frames around the gap have sounded by then
+    begin = 60 * 256 + 1024  # the frames around the gap were played before
     bridge = samples[begin : begin + (n_held - 8) * 256]
     if late == "silence":
         assert bridge[:2048].any()
@@ -220,4 +220,4 @@ def test_late_frames_leave_no_click_and_a_hold_is_steady(late, options):
     assert abs(20 * np.log10(loudness.mean() / before)) < STEADY_DB
     hops = bridge[: len(bridge) // 256 * 256].reshape(-1, 256)
     distance = np.linalg.norm(hops[:, None] - hops[None], axis=-1) + 1e9 * np.eye(len(hops))
-    assert distance.min() > 0.01 * np.linalg.norm(hops, axis=-1).mean()  # no hop comes back as it was
+    assert distance.min() > 0.01 * np.linalg.norm(hops, axis=-1).mean()  # no hop is repeated exactly

@@ -146,7 +146,7 @@ def test_frames_come_out_as_they_went_in(kind, setting, dtype):
     for frame in (first, torch.zeros_like(first), 1e-30 * first, 1e30 * first):
         before = frame.clone()
         out = transform(frame)
-        if not isinstance(transform, (Freeze, Smear)):  # which remember
+        if not isinstance(transform, (Freeze, Smear)):  # these two have a memory
             assert out.any() == frame.any()
         assert (out.shape, out.dtype) == (frame.shape, dtype)
         assert out.isfinite().all()
@@ -159,7 +159,7 @@ def test_frames_come_out_as_they_went_in(kind, setting, dtype):
     ):
         with pytest.raises(TypeError, match=rf"Parameter frame is .*{says}.*: pass"):
             transform(bad)
-    assert transform(torch.full_like(first, math.nan)).shape == first.shape  # refused by the inverter
+    assert transform(torch.full_like(first, math.nan)).shape == first.shape  # the inverter rejects it
     if not isinstance(transform, Freeze):
         assert transform(first).isfinite().all()
 
@@ -269,8 +269,10 @@ def test_pitch_moves_every_partial_of_a_chord(ratio):
     found = (spectrum > 0.3 * spectrum.max()).nonzero() * SAMPLE_RATE / len(samples)
     distance = (found - ratio * partials).abs()
     resolution = SAMPLE_RATE / len(samples)  # about 0.7 Hz
-    assert (distance.amin(0) < TOLERANCE_BINS * BIN + resolution).all()  # all are where they belong ...
-    assert (distance.amin(1) < TOLERANCE_BINS * BIN + 3 * resolution).all()  # ... and nothing is elsewhere
+    assert (
+        distance.amin(0) < TOLERANCE_BINS * BIN + resolution
+    ).all()  # all partials are at their frequencies ...
+    assert (distance.amin(1) < TOLERANCE_BINS * BIN + 3 * resolution).all()  # ... and there are no others
 
 
 def test_pitch_by_whole_bins_moves_a_lobe_as_it_is():
@@ -310,7 +312,7 @@ def test_formants_move_and_harmonics_stay(ratio, pitch):
 
     for peaks in (harmonics(frame), harmonics(moved)):
         offset = peaks / pitch - (peaks / pitch).round()
-        assert (offset.abs() * pitch < 1.01).all()  # on the comb, to a bin
+        assert (offset.abs() * pitch < 1.01).all()  # at multiples of the pitch, within a bin
         assert len(peaks) >= 5
     centre = [float((f * torch.arange(513)).sum() / f.sum()) for f in (frame**2, moved**2)]
     assert centre[1] / centre[0] == pytest.approx(ratio, rel=0.05)
@@ -321,7 +323,7 @@ def test_envelope_touches_the_tops_of_the_harmonics():
     envelope = Formants().envelope(frame)
     tops = torch.arange(12, 40) * 12
     difference = 20 * torch.log10(envelope[tops] / frame[tops])
-    assert difference.abs().max() < 3  # dB, where the valleys between are 60 dB down
+    assert difference.abs().max() < 3  # dB; the valleys between are at -60 dB
 
 
 def test_formants_after_pitch_put_the_envelope_back():
@@ -475,6 +477,6 @@ def test_a_signal_without_channels_is_refused():
 
 def test_a_file_is_a_source_of_frames(tmp_path):
     soundfile.write(tmp_path / "a.wav", sine(440, 0.3).numpy(), SAMPLE_RATE, subtype="FLOAT")
-    stft = rtspecinv.STFT(512, 128, dtype=torch.float64)  # blocks are taken to its precision
+    stft = rtspecinv.STFT(512, 128, dtype=torch.float64)  # blocks are converted to its precision
     frames = torch.stack(list(magnitude_frames(AudioReader(tmp_path / "a.wav"), stft)), -1)
     torch.testing.assert_close(frames[0], stft.magnitude(sine(440, 0.3).double()))
