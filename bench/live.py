@@ -104,7 +104,7 @@ def measure(setting: Setting, samples: np.ndarray) -> Lateness:
         recording = np.load(heard)
     stated, silence, made_up = (
         float(re.search(pattern, said.stdout)[1])  # type: ignore[index]
-        for pattern in (r"playback +([\d.]+) ms", r"\((\d+) ms of silence\)", r"(\d+) frames made up")
+        for pattern in (r"playback +([\d.]+) ms", r"\((\d+) ms of silence\)", r"(\d+) frames replaced")
     )
     queue_ms = stated - setting.algorithmic_ms - 2 * setting.period_ms
     whole = delay(np.resize(samples, len(recording)), recording)

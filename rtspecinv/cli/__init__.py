@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(argv)
     except KeyboardInterrupt:
-        if argv is None:  # called as a program, which ends now
+        if argv is None:  # the process ends now
             _leave_when_interrupted_again()
         say_interrupted()
         return INTERRUPTED

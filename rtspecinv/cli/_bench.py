@@ -29,22 +29,22 @@ from rtspecinv.measure.table import COLUMNS, Result, limit_text, measure, point
 from rtspecinv.measure.timing import Limit, Record, Setting
 
 _ENGINE_WIDTH = 18
-_MOST_PUSHES = 10**7  # their times take 80 MB
+_MOST_PUSHES = 10**7  # their times need 80 MB of memory
 
 
 def bench(args: argparse.Namespace) -> None:
     """Time pushes and print a table; writes the numbers and a plot if the arguments name files for them."""
     draw = _plot_if_wanted(args)
     if args.device and args.device not in timing.devices():
-        raise ValueError(f"Parameter device={args.device!r} is not there: torch finds {timing.devices()}")
+        raise ValueError(f"Parameter device={args.device!r} is not available: torch finds {timing.devices()}")
     if not args.engines:
-        raise ValueError("Parameter engines is empty: leave it out, or name one")
+        raise ValueError("Parameter engines is empty: leave out --engines, or name an engine")
     for n_iter in args.n_iter:
         iterations(n_iter=n_iter)
     for name, least in (("pushes", 1), ("streams", 1), ("look_ahead", 0)):
         value = getattr(args, name)
         if np.min(value) < least:
-            raise ValueError(f"Parameter {name}={value} is not made of integers >= {least}")
+            raise ValueError(f"Parameter {name}={value} needs integers >= {least}")
     count(1, _MOST_PUSHES, pushes=args.pushes)
     if args.threads > (cores := os.cpu_count() or 1):
         raise ValueError(f"Parameter threads={args.threads} is more than the {cores} cores of this machine")
@@ -93,7 +93,7 @@ def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], by
         is_file_or_free = path.is_file() or not path.exists()
         if not (is_file_or_free and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
             raise OSError(
-                f"{printable(path)} cannot be written: it must be a file in a folder that may be written to"
+                f"{printable(path)} cannot be written: name a file in a folder that you can write to"
             )
         if args.audio is not None:
             refuse_same_file(args.audio, path)
@@ -104,7 +104,7 @@ def _plot_if_wanted(args: argparse.Namespace) -> Callable[[Sequence[Record]], by
     if args.plot is None:
         return None
     if args.plot.suffix.lower() != ".png":
-        raise ValueError(f"{printable(args.plot)} does not end in .png, as a plot must: give --plot FILE.png")
+        raise ValueError(f"{printable(args.plot)} is not a name of a .png file: give --plot FILE.png")
     from rtspecinv.measure.plots import push_plot  # needs the extra plot
 
     return lambda records: push_plot(list(map(point, records)))
@@ -114,7 +114,7 @@ def _recording(args: argparse.Namespace) -> tuple[Tensor, int, str]:
     if args.audio is None:
         demo = torch.from_numpy(render()).float()
         return demo[: round(names.BENCH_SECONDS * SAMPLE_RATE)], SAMPLE_RATE, "the demo clip"
-    sound_file(args.audio)  # raises an error with advice if it is no sound file
+    sound_file(args.audio)  # raises an error that names the right command for other files
     return *read_mono(args.audio, names.BENCH_SECONDS), args.audio.name
 
 

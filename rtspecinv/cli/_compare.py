@@ -68,18 +68,18 @@ def _chosen(names: str | None) -> list[Contestant]:
         if name not in known:
             raise ValueError(f"Parameter methods has {name!r}, which is not one of {', '.join(known)}")
     if not wanted:
-        raise ValueError(f"Parameter methods is empty: choose of {', '.join(known)}")
+        raise ValueError(f"Parameter methods is empty: choose from {', '.join(known)}")
     return [contestant for contestant in CONTESTANTS if contestant.name in wanted]
 
 
 def _contest(args: argparse.Namespace) -> Contest:
     iterations(n_iter=args.n_iter)
     if args.seconds is not None and not (math.isfinite(args.seconds) and args.seconds > 0):
-        raise ValueError(f"Parameter seconds={args.seconds} is not a number above 0")
+        raise ValueError(f"Parameter seconds={args.seconds} is not a finite number > 0")
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     if args.output.exists() and not args.output.is_dir():
-        raise NotADirectoryError(f"{printable(args.output)} is a file: the report needs a folder")
-    reader = sound_file(args.audio)  # raises an error with advice if it is no sound file
+        raise NotADirectoryError(f"{printable(args.output)} is a file: name a folder for the report")
+    reader = sound_file(args.audio)  # raises an error that names the right command for other files
     mono, rate = read_mono(args.audio, args.seconds)
     n_samples = len(mono) // stft.hop_length * stft.hop_length  # every method returns whole hops
     needed = samples_needed(stft)
@@ -93,9 +93,9 @@ def _contest(args: argparse.Namespace) -> Contest:
             way_out = "give --n-fft {} --hop-length {} or less".format(*fitting)
         raise ValueError(f"{said}: {way_out}")
     if n_samples / rate > LONG_SECONDS:
-        note(f"{n_samples / rate:.0f} seconds will take many minutes; --seconds 20 is enough to compare")
+        note(f"{n_samples / rate:.0f} seconds of sound take many minutes; --seconds 20 is enough")
     if not mono[:n_samples].any():
-        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to compare")
+        raise ValueError(f"{printable(args.audio)} is silent: choose another recording")
     return Contest(mono[:n_samples], rate, stft, args.n_iter)
 
 

@@ -30,7 +30,7 @@ def demo(args: argparse.Namespace) -> None:
     try:
         from rtspecinv.measure.plots import before_and_after
     except ImportError as error:
-        note(f"{error}; no picture drawn")
+        note(f"{error}; the picture is not drawn")
         return
     stft = rtspecinv.STFT(args.n_fft, args.hop_length)
     first, second = (torch.from_numpy(read_audio(path)[0][0]) for path in (original, inverted))

@@ -32,7 +32,7 @@ def image(args: argparse.Namespace) -> None:
     """Convert a picture to sound: rows are frequencies, columns are times, and bright pixels are loud."""
     levels, texts = read_image(args.picture)
     if MEL in texts:
-        raise ValueError(f"{printable(args.picture)} is a mel spectrogram: rtspecinv invert can play it")
+        raise ValueError(f"{printable(args.picture)} is a mel spectrogram: use `rtspecinv invert`")
     try:
         known = understand(texts)
     except ValueError as error:
@@ -49,7 +49,7 @@ def image(args: argparse.Namespace) -> None:
     levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
     magnitude = torch.from_numpy(scale.magnitude(levels))
     if not magnitude.any():
-        raise ValueError(f"{printable(args.picture)} is black all over: there is nothing to hear")
+        raise ValueError(f"{printable(args.picture)} is black: the sound would be silent")
     if "white" not in texts:
         magnitude *= _gain(magnitude, stft)
     with one_thread():
@@ -91,7 +91,7 @@ def _transform(args: argparse.Namespace, known: Mapping[str, object]) -> tuple[r
             check_frames(n_fft, hop_length, 1, rate)
         except ValueError as error:
             unsaid = args.hop_length is None and "hop_length" not in whole
-            why = ", hop_length being a quarter of n_fft where none is given" if unsaid else ""
+            why = ", and hop_length is n_fft / 4 by default" if unsaid else ""
             larger = 4 * -(-rate // MOST_FRAMES)
             more = f": use --n-fft {larger} or more" if unsaid and n_fft < larger else ""
             raise ValueError(
@@ -131,11 +131,11 @@ def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) ->
     if seconds is None:
         return
     if not 0 < seconds < math.inf:
-        raise ValueError(f"Parameter seconds={seconds} is not a number above 0")
+        raise ValueError(f"Parameter seconds={seconds} is not a finite number > 0")
     if seconds * rate < 1:
         raise ValueError(
-            f"--seconds {seconds:g} is less than a sample at {rate} Hz: give --seconds "
-            f"{stft.hop_length / rate:.9g}, which is a hop, or more"
+            f"--seconds {seconds:g} is shorter than a sample at {rate} Hz: give --seconds "
+            f"{stft.hop_length / rate:.9g}, the length of a hop, or more"
         )
     if seconds * rate > LONGEST_SOUND:
         raise ValueError(
@@ -165,12 +165,12 @@ def _columns(
     """Return the picture with one column for each frame, resized if `--seconds` is given."""
     if args.seconds is None:
         if not timed:
-            raise ValueError(f"{printable(args.picture)} does not say how long it lasts: give --seconds")
+            raise ValueError(f"{printable(args.picture)} does not state its duration: give --seconds")
         n_frames = levels.shape[1]
     else:
         n_frames = max(2, 1 + round(args.seconds * rate / stft.hop_length))
     if n_frames < 2 and stft.padding:
-        raise ValueError(f"{printable(args.picture)} has one frame: there is sound only between two")
+        raise ValueError(f"{printable(args.picture)} has one frame, but sound needs two: give --seconds")
     if n_frames * max(stft.n_freq, len(levels)) > MOST_VALUES:
         raise ValueError(
             f"{n_frames} frames of {stft.n_freq} frequencies are more than {MOST_VALUES} values: use fewer "

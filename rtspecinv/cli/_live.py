@@ -40,7 +40,7 @@ def live(args: argparse.Namespace) -> None:
         with _file(args, microphone.sample_rate) as file:
             try:
                 _play(args, inverter, microphone, sink, file)
-            except (DeviceError, SystemExit) as error:  # the file keeps the sound so far
+            except (DeviceError, SystemExit) as error:  # the file is written with the sound so far
                 failure = error
                 sink.abort()
     if args.output:
@@ -116,7 +116,7 @@ def _play(
         with player, view:
             perform(_frames(args, microphone, stft, sink, view), player, view)
     except KeyboardInterrupt:
-        pass  # the usual end of the command
+        pass  # the command usually ends by Ctrl-C
     stats = player.stats
     print(f"played        {stats.n_samples / rate:.2f} s")
     print_performance(stats, view, sink)
@@ -126,8 +126,8 @@ def _check(args: argparse.Namespace) -> None:
     least = STRETCH_RATES[0]
     if not least <= args.stretch <= 1:
         raise ValueError(
-            f"--stretch {args.stretch:g} is not from {least:g} to 1: what a microphone hears can be slowed "
-            "down, not hurried; for a file, `rtspecinv play --rate`"
+            f"--stretch {args.stretch:g} is not from {least:g} to 1: the sound of a microphone can only be "
+            "slowed down; for a file, use `rtspecinv play --rate`"
         )
     for option, low, high, unit in (
         ("queue", 0, 2, "seconds"),
@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.sample_rate is not None:
         count(1, sample_rate=args.sample_rate)
     if args.seconds == 0:
-        raise ValueError("--seconds 0 is not over 0")
+        raise ValueError("--seconds 0 is not > 0")
 
 
 def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:
@@ -162,8 +162,8 @@ def _print_start(
         "device": microphone.latency_seconds + sink.latency_seconds,
     }
     each = " + ".join(f"{1000 * seconds:.1f} {name}" for name, seconds in parts.items())
-    resampled = "" if sink.device_rate == rate else f", and what resampling to {sink.device_rate} Hz takes"
-    untold = "" if parts["device"] else ", and the device's periods, which it does not tell before it plays"
+    resampled = "" if sink.device_rate == rate else f" + resampling to {sink.device_rate} Hz"
+    untold = "" if parts["device"] else " + the device's blocks, which it reports when it plays"
     print(f"latency       {1000 * sum(parts.values()):.1f} ms = {each}{resampled}{untold}")
     streams = "two, for microphone and for speakers"
     if not isinstance(microphone, Microphone):
@@ -171,8 +171,8 @@ def _print_start(
     print(f"streams       {streams}")
     setting = f"n_fft {stft.n_fft}, hop {stft.hop_length}, look-ahead {inverter.look_ahead} frames"
     print(f"inverter      {setting}, {inverter.n_iter} iterations, at {rate} Hz")
-    print("headphones    wear some, or the microphone hears the speakers and it howls")
-    print(f"keys          {'Enter holds the sound and lets it go, ' if _has_keys() else ''}Ctrl-C ends")
+    print("headphones    use them: otherwise the microphone records the speakers, and feedback howls")
+    print(f"keys          {'Enter freezes and unfreezes the sound, ' if _has_keys() else ''}Ctrl-C ends")
     sys.stdout.flush()
 
 
@@ -202,12 +202,12 @@ def _frames(
             return
         if n == freeze_at or _enter_pressed():
             freeze.on = not freeze.on
-            view.remark = "   held" if freeze.on else ""
+            view.remark = "   frozen" if freeze.on else ""
         takes_frame = pace.takes_frame()
         view.n_skipped = pace.n_skipped
         if not takes_frame:
             continue
-        if n * stft.hop_length < stft.n_fft:  # begin with silence, which needs no fade-in of 5 ms
+        if n * stft.hop_length < stft.n_fft:  # silence first, so that the sink adds no fade-in
             frame = torch.zeros_like(frame)
         yield pitch(freeze(frame))
 

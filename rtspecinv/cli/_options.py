@@ -21,7 +21,7 @@ def raw_format(text: str) -> tuple[int, int]:
 def file_name(text: str) -> Path:
     """Return the path of a file or folder; an empty name, as of an unset shell variable, is an error."""
     if not text:
-        raise argparse.ArgumentTypeError("the name is empty: is a variable not set?")
+        raise argparse.ArgumentTypeError("the file name is empty: is a shell variable not set?")
     return Path(text)
 
 
@@ -30,9 +30,9 @@ def preset(text: str) -> str:
     if text in names.PRESETS or Path(text).suffix.lower() in names.CONFIG_FILES:
         return text
     near = difflib.get_close_matches(text, names.PRESETS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names.PRESETS)}"
+    hint = f"did you mean {near[0]}?" if near else f"the presets are {', '.join(names.PRESETS)}"
     raise argparse.ArgumentTypeError(
-        f"{text!r} is no preset and no {' or '.join(names.CONFIG_FILES)} file; {hint}"
+        f"{text!r} is neither a preset nor a {' or '.join(names.CONFIG_FILES)} file; {hint}"
     )
 
 
@@ -59,9 +59,7 @@ def counts(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not integers between commas, such as 1,4,16"
-        ) from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers, such as 1,4,16") from error
 
 
 def transforms(text: str) -> list[tuple[int, int]]:
@@ -71,7 +69,7 @@ def transforms(text: str) -> list[tuple[int, int]]:
         return list(dict.fromkeys((int(n_fft), int(hop_length)) for n_fft, hop_length in pairs))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not n_fft/hop_length, such as 1024/256, or several between commas"
+            f"{text!r} is not n_fft/hop_length, such as 1024/256, or a list such as 512/128,1024/256"
         ) from error
 
 

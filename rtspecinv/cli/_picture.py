@@ -22,14 +22,14 @@ def picture(args: argparse.Namespace) -> None:
     n_frames = stft.count_frames(sound_file(args.audio).n_samples)
     if n_frames * max(height, stft.n_freq) > MOST_PIXELS:
         raise ValueError(
-            f"{printable(args.audio)} would take {n_frames} x {height} pixels, more than {MOST_PIXELS}: "
-            "use a larger --hop-length, or a part of it"
+            f"{printable(args.audio)} needs {n_frames} x {height} pixels, more than {MOST_PIXELS}: "
+            "use a larger --hop-length, or a shorter file"
         )
     samples, rate = read_audio(args.audio)
     magnitude = stft.magnitude(torch.from_numpy(samples.mean(0)))
     white = float(magnitude.max())
     if not white:
-        raise ValueError(f"{printable(args.audio)} is silent: there is nothing to see")
+        raise ValueError(f"{printable(args.audio)} is silent: the picture would be black")
     scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
     rtspecinv.save_spectrogram(
         args.output,

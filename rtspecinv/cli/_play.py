@@ -29,7 +29,7 @@ from rtspecinv.cli._view import View
 from rtspecinv.live import Player, PlayerStats, Progress
 
 _NO_LENGTH = 2**40  # samples; libsndfile reports more if a file does not contain its length
-_QUEUE_SECONDS = 0.4  # queue for a recording, where delay does not matter: nearly all that the sink holds
+_QUEUE_SECONDS = 0.4  # nearly the sink's whole queue, as delay does not matter for a recording
 
 
 def play(args: argparse.Namespace) -> None:
@@ -115,7 +115,7 @@ def _perform(args: argparse.Namespace, source: Source, device: SoundDeviceSink) 
     assert stats is not None
     print_stream(source, inverter, stats.n_samples)
     if stats.n_held:
-        print("convergence   not to be had: frames came late, and others were made up for them")
+        print("convergence   n/a: late frames were replaced by copies of earlier ones")
     else:
         print_convergence(outcome)
     print_performance(stats, view, device)
@@ -137,7 +137,7 @@ def _device(args: argparse.Namespace, source: Source) -> Iterator[SoundDeviceSin
     except DeviceError as error:
         if args.device is not None:
             raise
-        note(f"{error}; writing a file instead of playing")
+        note(f"{error}; the sound is written to a file instead")
         yield None
         return
     with sink:

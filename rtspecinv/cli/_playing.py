@@ -26,9 +26,9 @@ def print_performance(stats: PlayerStats, view: View, device: SoundDeviceSink) -
     n_dropped = stats.n_dropped + view.n_skipped
     latencies = view.latencies_ms or [math.nan]
     silence = 1000 * device.underflow_samples / device.device_rate
-    told = f", {device.late_blocks} of them the device's own" if device.late_blocks else ""
+    told = f", {device.late_blocks} of them reported by the device" if device.late_blocks else ""
     print(f"playback      {statistics.median(latencies):.1f} ms of latency, at most {max(latencies):.0f}")
-    print(f"late          {stats.n_late} times: {stats.n_held} frames made up, {n_dropped} dropped")
+    print(f"late          {stats.n_late} times: {stats.n_held} frames replaced, {n_dropped} dropped")
     print(f"underflows    {stats.underflows} ({silence:.0f} ms of silence){told}")
     factors = f"{stats.real_time_factor_p50:.3f}, 99 of 100 under {stats.real_time_factor_p99:.3f}"
     print(f"speed         real-time factor {factors}: seconds of work per second of sound")

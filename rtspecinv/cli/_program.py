@@ -75,7 +75,7 @@ def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | No
                 importlib.import_module(f"rtspecinv.cli.{module}"), function
             )
         except Exception as error:
-            raise ImportError(f"{error}; `rtspecinv doctor` says what is missing") from error
+            raise ImportError(f"{error}; `rtspecinv doctor` lists what is missing") from error
     return subcommand
 
 

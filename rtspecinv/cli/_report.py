@@ -184,7 +184,7 @@ def clock(seconds: float) -> str:
 class Tally:
     """Prints lines and, on a terminal, shows a progress bar below them.
 
-    Without tqdm there is no bar, and a note tells how to install it.
+    Without tqdm there is no bar, and a note with the install command is printed.
 
     total: number of items.
     unit: name of an item.
@@ -196,7 +196,7 @@ class Tally:
             try:
                 from tqdm import tqdm
             except ImportError:
-                note('there is no progress bar without tqdm: pip install "rtspecinv[progress]"')
+                note('the progress bar needs tqdm: pip install "rtspecinv[progress]"')
             else:
                 self._bar = tqdm(total=total, unit=unit, leave=False, dynamic_ncols=True)
 

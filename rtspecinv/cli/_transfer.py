@@ -110,7 +110,7 @@ def print_source(source: Source, n_samples: int, how: str) -> None:
 def print_convergence(outcome: Outcome) -> None:
     """Print the spectral convergence of the sound against the input."""
     known = not math.isnan(outcome.convergence)
-    convergence = f"{outcome.convergence:.1f} dB" if known else "not to be had: silent or too short;"
+    convergence = f"{outcome.convergence:.1f} dB" if known else "n/a (silent or too short):"
     print(f"convergence   {convergence} spectral convergence against the input")
 
 

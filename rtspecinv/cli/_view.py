@@ -133,7 +133,7 @@ class View:
                 from rich.console import Console
                 from rich.live import Live
             except ImportError:
-                note('there are no meters without rich: pip install "rtspecinv[live]"')
+                note('the meters need rich: pip install "rtspecinv[live]"')
             else:
                 console = Console(stderr=True)
                 self._live = Live(console=console, auto_refresh=False, transient=True)

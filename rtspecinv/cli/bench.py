@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"recording, the first {names.BENCH_SECONDS:g} seconds of which are inverted (default: the demo "
         "clip)",
     )
-    group = parser.add_argument_group("what is measured, lists being separated by commas")
+    group = parser.add_argument_group("settings; commas separate the values of a list")
     group.add_argument(
         "--engines",
         metavar="A,B",
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="measure every setting with every number of streams; otherwise, the first setting is measured "
         "with every number of streams, and the others with the first number",
     )
-    group = parser.add_argument_group("how")
+    group = parser.add_argument_group("measurement")
     group.add_argument(
         "--threads", metavar="N", type=int, default=1, help="CPU threads (default: %(default)s)"
     )

@@ -18,14 +18,14 @@ EXAMPLE = "rtspecinv live --look-ahead 1 --queue 0.01 --pitch -5 -o voice.wav"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `rtspecinv live`."""
-    group = parser.add_argument_group("what happens to the sound")
+    group = parser.add_argument_group("effects")
     group.add_argument(
         "--freeze",
         metavar="S",
         type=float,
         nargs="?",
         const=1.0,
-        help="hold the sound after S seconds (default: 1 second); Enter releases it, and holds it again",
+        help="freeze the sound after S seconds (default: 1 second); Enter unfreezes it, and freezes it again",
     )
     group.add_argument(
         "--stretch",

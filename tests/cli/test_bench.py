@@ -25,7 +25,7 @@ from rtspecinv.measure.timing import Runner, Setting
 
 SMALL = Setting(22050, 256, 64, 3, 1)
 QUICK = ["bench", "--engines", "eager", "--transforms", "256/64", "--pushes", "20", "--streams", "1,2"]
-TOLERANCE_DB = 1e-3  # between two ways to find the same convergence
+TOLERANCE_DB = 1e-3  # largest difference between two computations of the convergence
 
 
 @pytest.fixture(autouse=True)
@@ -160,15 +160,15 @@ def test_every_setting_with_every_number_of_streams(capsys):
         (["--json", "{folder}/none/bench.json"], "cannot be written"),
         (["--json", "{folder}"], "cannot be written"),
         (["--json", os.devnull], "cannot be written"),
-        (["--plot", "{folder}/bench.jpg"], "does not end in .png"),
-        (["--pushes", "0"], "pushes=0 is not made of integers >= 1"),
+        (["--plot", "{folder}/bench.jpg"], "is not a name of a .png file"),
+        (["--pushes", "0"], "pushes=0 needs integers >= 1"),
         (["--pushes", "1" + "0" * 15], "pushes=1000000000000000 is more than 10000000"),
         (["--threads", "0"], "threads=0 is not an integer >= 1"),
         (["--threads", "1000000"], "threads=1000000 is more than the"),
-        (["--streams", "0"], "streams=[0] is not made of integers >= 1"),
+        (["--streams", "0"], "streams=[0] needs integers >= 1"),
         (["--n-iter", "-1"], "n_iter=-1"),
         (["--engines", "eagre"], "eagre"),
-        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device='cuda' is not there")]),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "device='cuda' is not available")]),
         (["--engines", ""], "engines is empty"),
         (["--transforms", "256/512"], "hop_length"),
         (["--transforms", "262144/65536"], "too few"),
@@ -230,14 +230,14 @@ def test_c_reference(monkeypatch, tmp_path):
             program.seconds(1024, 256, 3, 100)
     assert not program.program.exists()
     source.write_text("int main( { }")
-    with pytest.raises(OSError, match=r"reference.c cannot be built.*error"), c_reference.built(source):
+    with pytest.raises(OSError, match=r"reference.c cannot be compiled.*error"), c_reference.built(source):
         pass
 
 
 def test_c_reference_without_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(c_reference.shutil, "which", lambda name: None)  # type: ignore[attr-defined]
     (tmp_path / "reference.c").touch()
-    with pytest.raises(OSError, match="No C compiler"), c_reference.built(tmp_path / "reference.c"):
+    with pytest.raises(OSError, match="There is no C compiler"), c_reference.built(tmp_path / "reference.c"):
         pass
 
 

@@ -103,7 +103,8 @@ def test_play_writes_what_the_stream_gives(tmp_path, capsys, suffix):
     np.testing.assert_allclose(written, inverted(target, stft, samples.shape[1], n_iter=2), atol=1e-4)
 
     out, err = lines(capsys)
-    assert not [line for line in err if line.startswith("rtspecinv")]  # progress, if the machine is slow
+    # There are progress lines if the machine is slow.
+    assert not [line for line in err if line.startswith("rtspecinv")]
     assert out[-1] == f"written       {result}"
     stated = float(re.search(r"convergence +(-\d+\.\d) dB", "\n".join(out)).group(1))
     difference = stft.magnitude(torch.from_numpy(written)) - target
@@ -165,7 +166,7 @@ def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
         start(device)
 
     monkeypatch.setattr(Device, "start", start_connected)
-    # All of it is queued before the device starts, so that a busy machine does not make the inverter late.
+    # All samples are queued before the device starts, so that a busy machine does not make the inverter late.
     patient = partial(SoundDeviceSink, queue_seconds=1, prefill_seconds=1)
     monkeypatch.setattr("rtspecinv.cli._play.SoundDeviceSink", patient)
     monkeypatch.setattr("rtspecinv.cli._play._QUEUE_SECONDS", 1)
@@ -180,7 +181,7 @@ def test_play_plays_what_it_writes(card, tmp_path, capsys, monkeypatch):
     ]
     assert main(["play", *args, *FAST]) == 0
     written = read_audio(tmp_path / "b.wav")[0]
-    fade = round(0.005 * jackd.SAMPLE_RATE)  # before sound that does not begin in silence
+    fade = round(0.005 * jackd.SAMPLE_RATE)  # a fade precedes sound that does not begin in silence
     recorded = jackd.sound_in(recorder.stop(), fade + written.shape[1])[:, fade:]
     np.testing.assert_allclose(recorded, written, atol=1 / 2**15)
     assert re.search(r"underflows    \d+ \(0 ms of silence\)", capsys.readouterr().out)
@@ -218,7 +219,7 @@ def test_progress_is_one_line_on_a_terminal_and_some_lines_elsewhere(capsys, mon
 def test_interrupted_run_leaves_nothing(tmp_path, number, status):
     source = tmp_path / "long.wav"
     soundfile.write(source, np.tile(tone(22050).T, (600, 1)), 22050)
-    # A parent in the background may have made Ctrl-C ignored for its children.
+    # A parent process in the background may make its children ignore Ctrl-C.
     code = (
         "import signal, sys\n"
         "from rtspecinv.cli import main\n"
@@ -447,12 +448,14 @@ def test_demo_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypa
     monkeypatch.delitem(sys.modules, "rtspecinv.measure.plots", raising=False)
     assert main(["demo", "--no-device", *FAST, "-o", str(tmp_path)]) == 0
     err = lines(capsys)[1]
-    assert err == ['rtspecinv: Pictures need matplotlib: pip install "rtspecinv[plot]"; no picture drawn']
+    assert err == [
+        'rtspecinv: Pictures need matplotlib: pip install "rtspecinv[plot]"; the picture is not drawn'
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inverted.wav", "original.wav"]
 
 
 def test_picture_needs_two_of_one_shape(tmp_path):
-    with pytest.raises(ValueError, match=r"got \(3, 4\) and \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"not \(3, 4\) and \(3, 5\)"):
         before_and_after(tmp_path / "a.png", np.ones((3, 4)), np.ones((3, 5)), sample_rate=8000, hop_length=2)
 
 

@@ -207,9 +207,9 @@ def test_missing_extra_is_said_first(tmp_path, capsys, monkeypatch, module, line
         ("a.wav --seconds nan", "seconds=nan"),
         ("a.wav --n-iter -1", "n_iter=-1"),
         ("a.wav --seconds 0.01", "220 samples are too few for n_fft=1024"),
-        ("a.wav -o a.wav", "a.wav is a file: the report needs a folder"),
+        ("a.wav -o a.wav", "a.wav is a file: name a folder for the report"),
         ("silence.wav", "silence.wav is silent"),
-        ("long.wav", "5 minutes are the most that can be compared: take the beginning of long.wav"),
+        ("long.wav", "long.wav is longer than 5 minutes: use its beginning"),
     ],
 )
 def test_refused_in_one_line(tmp_path, capsys, monkeypatch, command, message):

@@ -243,7 +243,8 @@ def test_blocks_are_what_invert_blocks_gives_and_warn_once(tmp_path, capsys, mon
     expected = torch.cat(pieces, -1).clamp(-1, 1)
     np.testing.assert_allclose(read_audio(tmp_path / "b.wav")[0], expected, atol=1e-4)
     err = capsys.readouterr().err
-    assert 1 <= err.count("if they are powers") <= 2  # the stream's and the batch's, not every block's
+    # Warnings of the stream and of the batch run, not of every block.
+    assert 1 <= err.count("if they are powers") <= 2
     assert "beyond full scale" in err
 
 
@@ -295,12 +296,10 @@ def test_bar_on_a_terminal(folder, capsys, monkeypatch, with_tqdm):
     if with_tqdm:
         assert re.search(r"\d/3 \[", err)
     else:
-        assert err == (
-            'rtspecinv: there is no progress bar without tqdm: pip install "rtspecinv[progress]"\n'
-        )
+        assert err == ('rtspecinv: the progress bar needs tqdm: pip install "rtspecinv[progress]"\n')
 
 
-# -- what is refused --
+# -- errors --
 
 
 @pytest.mark.parametrize(

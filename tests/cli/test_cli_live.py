@@ -30,7 +30,7 @@ from rtspecinv.live.transforms import Stretch
 
 SINGER = "singer, JACK"  # PortAudio's name for the microphone
 TONE = 440.0
-CENTS = 15.0  # a held or shifted tone may be off by so much
+CENTS = 15.0  # largest error of a held or shifted tone
 LIVE = ["live", "-d", jackd.DEVICE, "-i", SINGER, "--queue", "0.1", "--n-iter", "2"]
 STATS = PlayerStats(
     n_frames=100,
@@ -184,7 +184,7 @@ def test_however_live_ends_what_was_heard_is_kept(
         (["--stretch", "2"], "--stretch 2 is not from 0.001 to 1"),
         (["--stretch", "nan"], "--stretch nan"),
         (["--queue", "-1"], "--queue -1 is not from 0 to 2 seconds"),
-        (["--seconds", "0"], "--seconds 0 is not over 0"),
+        (["--seconds", "0"], "--seconds 0 is not > 0"),
         (["-i", "no such device"], "Cannot record from device 'no such device'"),
         (["--n-fft", "7"], "hop_length=256 is larger than n_fft=7"),
     ],
@@ -245,7 +245,7 @@ def test_play_at_another_rate_inverts_stretched_frames(tmp_path, rate):
     np.testing.assert_allclose(written, expected.clamp(-1, 1), atol=1e-4)
 
 
-# -- what is seen --
+# -- display --
 
 
 def shown(capsys, monkeypatch, n: int = 1, terminal: bool = True, **options) -> str:
@@ -292,7 +292,7 @@ def test_elsewhere_it_is_lines(capsys, monkeypatch):
 def test_without_rich_it_is_one_line_and_a_hint(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.live", None)
     hint, line = shown(capsys, monkeypatch).split("\n")
-    assert hint == 'rtspecinv: there are no meters without rich: pip install "rtspecinv[live]"'
+    assert hint == 'rtspecinv: the meters need rich: pip install "rtspecinv[live]"'
     assert line.startswith("\r\033[K0:01.2   level")
 
 

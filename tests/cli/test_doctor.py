@@ -61,7 +61,7 @@ def test_what_playing_needs_is_named_and_the_status_is_1(tmp_path, module, error
 def test_without_torch_a_command_that_needs_it_says_so(tmp_path):
     done = lacking("torch", "ImportError('no torch')", tmp_path, "demo", "--no-device")
     assert done.returncode == 1
-    assert done.stderr == "rtspecinv: error: no torch; `rtspecinv doctor` says what is missing\n"
+    assert done.stderr == "rtspecinv: error: no torch; `rtspecinv doctor` lists what is missing\n"
 
 
 def test_a_missing_extra_is_no_reason_not_to_play(capsys, monkeypatch):
@@ -119,7 +119,7 @@ def test_nothing_makes_it_crash(capsys, monkeypatch):
     monkeypatch.setattr("platform.platform", broken)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert out.count("could not be checked: something odd") == len(clinic.CHECKS) - 1  # torch is there
+    assert out.count("could not be checked: something odd") == len(clinic.CHECKS) - 1  # torch is installed
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_terminal_gets_no_sound(clip):
 def test_a_reader_that_leaves_ends_it_quietly(clip):
     command = [sys.executable, "-m", "rtspecinv", "play", "-", "--raw", "8000", "-o", "-", *FAST]
     reading, writing = os.pipe()
-    os.close(reading)  # nobody reads
+    os.close(reading)  # without a reader
     with open(writing, "wb") as output:
         done = subprocess.run(
             forked(command), input=bytes(10**6), stdout=output, stderr=subprocess.PIPE, timeout=100
@@ -151,7 +151,7 @@ def test_a_reader_that_leaves_ends_it_quietly(clip):
 def test_a_full_standard_output_is_an_error_of_its_own(clip):
     """The sound is there all the same."""
     for args in (["--help"], ["invert", "m.npz", "-o", "a.wav", "--n-iter", "1"]):
-        for unbuffered in ("", "1"):  # in a buffer, the text is written again when Python ends
+        for unbuffered in ("", "1"):  # Python writes buffered text again at exit
             environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
             with open("/dev/full", "w") as full:
                 command = [sys.executable, "-m", "rtspecinv", *args]
@@ -198,5 +198,5 @@ def test_an_empty_name_is_refused(clip, command, capsys):
     with pytest.raises(SystemExit) as exit:
         main(command.split(" "))
     assert exit.value.code == 2
-    assert "the name is empty: is a variable not set?" in capsys.readouterr().err
+    assert "the file name is empty: is a shell variable not set?" in capsys.readouterr().err
     assert sorted(os.listdir()) == ["clip.wav", "m.npy", "m.npz"]

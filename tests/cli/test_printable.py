@@ -128,7 +128,7 @@ def test_the_command_line_is_safe(tmp_path, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) < 2000
 
 
-RUNS = {  # what is refused, with the name in the message
+RUNS = {  # invalid arguments, whose names appear in the message
     "bench plot": ["bench", "--plot", "{name}.gif"],
     "bench json": ["bench", "--json", "no{name}/a.json"],
     "bench both": ["bench", "--json", "{name}.png", "--plot", "{name}.png"],
@@ -196,7 +196,7 @@ def test_a_terminal_with_a_bar_is_safe(tmp_path):
     path = tmp_path / "in" / f"{NAMED}.npz"
     rtspecinv.save_spectrogram(path, torch.rand(33, 9), rtspecinv.STFT(64, 16), sample_rate=8000)
     here, there = os.openpty()
-    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # else a bar has no room
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a bar needs this width
     command = [sys.executable, "-m", "rtspecinv", "invert", "in", "-o", "out", "--n-iter", "1"]
     subprocess.run(forked(command), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there, check=True)
     shown = os.read(here, 10**6)
