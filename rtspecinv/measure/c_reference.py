@@ -36,8 +36,8 @@ class CReference:
             microseconds = math.nan
         if done.returncode or not microseconds > 0:
             raise OSError(
-                f"The C reference, called with {' '.join(command[1:])}, gave status {done.returncode} and "
-                f"{done.stdout[:60]!r}: it must print the microseconds of a push"
+                f"The C reference called with {' '.join(command[1:])} returned {done.returncode} and printed "
+                f"{done.stdout[:60]!r}: it must print a push's microseconds"
             )
         return microseconds * 1e-6
 
@@ -52,11 +52,11 @@ def built(source: Path) -> Iterator[CReference]:
         OSError: the file does not exist or does not compile, or there is no compiler.
     """
     if not source.is_file():
-        raise FileNotFoundError(f"{printable(source)} does not exist: the C reference is a program in C")
+        raise FileNotFoundError(f"{printable(source)} does not exist: name a C source file")
     compiler = shutil.which("cc")
     if compiler is None:
         raise FileNotFoundError(
-            "No C compiler (cc): install one (apt-get install gcc), or leave the C reference out"
+            "There is no C compiler (cc): install one (apt-get install gcc), or leave out --c-reference"
         )
     with TemporaryDirectory() as folder:
         program = Path(folder) / "c_reference"
@@ -67,7 +67,7 @@ def built(source: Path) -> Iterator[CReference]:
                 (line for line in done.stderr.splitlines() if "error" in line or "cannot" in line), ""
             )
             raise OSError(
-                f"{printable(source)} cannot be built ({printable(reason.strip())}): is FFTW there "
-                "(apt-get install libfftw3-dev)?"
+                f"{printable(source)} cannot be compiled ({printable(reason.strip())}): if FFTW is missing, "
+                "apt-get install libfftw3-dev"
             )
         yield CReference(program)

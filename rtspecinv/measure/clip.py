@@ -71,7 +71,7 @@ def pluck(frequency: float, n_samples: int, random: np.random.Generator) -> Samp
     delay = int(period - damping)
     fraction = period - damping - delay
     taps = np.convolve([1 - damping, damping], [1 - fraction, fraction])
-    # A string reaches -60 dB after 1.2 s, a low one later.
+    # A high string reaches -60 dB after 1.2 s, a low one later.
     decay = 0.001 ** (period / SAMPLE_RATE / (1.2 + 250 / frequency))
 
     burst = random.uniform(-1, 1, delay)
@@ -79,7 +79,7 @@ def pluck(frequency: float, n_samples: int, random: np.random.Generator) -> Samp
     burst = (burst + np.roll(burst, 1) + np.roll(burst, 2)) / 3
     string = np.zeros(n_samples + delay + 2)
     string[2 : delay + 2] = burst - burst.mean()
-    for begin in range(delay + 2, len(string), delay):  # one period at a time depends only on the one before
+    for begin in range(delay + 2, len(string), delay):  # each period depends only on the one before
         end = min(begin + delay, len(string))
         for k, tap in enumerate(taps):
             string[begin:end] += decay * tap * string[begin - delay - k : end - delay - k]
@@ -110,7 +110,8 @@ def sing(phrase: Sequence[tuple[float, float, str]]) -> Samples:
     voice = np.zeros(n_samples)
     for harmonic in range(1, int(0.45 * SAMPLE_RATE / pitch.min())):
         frequency = harmonic * pitch
-        response = _resonators(frequency, formants) / harmonic**2 * (1j * harmonic)  # the lips differentiate
+        # The factor 1j * harmonic: the lips act as a differentiator.
+        response = _resonators(frequency, formants) / harmonic**2 * (1j * harmonic)
         response *= np.clip((0.47 * SAMPLE_RATE - frequency) / 500, 0, 1)
         real, imaginary = np.interp(at, controls, response.real), np.interp(at, controls, response.imag)
         voice += real * np.cos(harmonic * angle) - imaginary * np.sin(harmonic * angle)

@@ -38,7 +38,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # fails in an unrelated repository
+        git("ls-files", "--error-unmatch", "__init__.py")  # raises an error in an unrelated repository
         changes = git("status", "--porcelain", "--", ".")
         return git("rev-parse", "--short", "HEAD") + (" and changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):

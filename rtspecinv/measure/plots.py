@@ -53,9 +53,7 @@ def before_and_after(
     """
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if before.shape != after.shape or before.ndim != 2:
-        raise ValueError(
-            f"Both must be (n_freq, n_frames) of one shape, got {before.shape} and {after.shape}"
-        )
+        raise ValueError(f"Both must have one shape (n_freq, n_frames), not {before.shape} and {after.shape}")
     difference = np.abs(after - before)
     with np.errstate(divide="ignore"):
         convergence = 20 * np.log10(
@@ -111,7 +109,7 @@ def envelope(samples: npt.ArrayLike, width: int) -> tuple[npt.NDArray[np.float64
     """
     wave = np.asarray(samples, np.float64)
     if wave.ndim != 1 or not wave.size:
-        raise ValueError(f"A waveform must be (n_samples,) with samples in it, got {wave.shape}")
+        raise ValueError(f"A waveform must have shape (n_samples,) and samples, not {wave.shape}")
     begins = np.linspace(0, wave.size, min(width, wave.size), endpoint=False).astype(int)
     return np.minimum.reduceat(wave, begins), np.maximum.reduceat(wave, begins)
 

@@ -36,8 +36,8 @@ def read_mono(audio: Path, seconds: float | None) -> tuple[Tensor, int]:
     mono = torch.cat(blocks)[:wanted]
     if len(mono) > LONGEST_SECONDS * rate:
         raise ValueError(
-            f"{LONGEST_SECONDS / 60:g} minutes are the most that can be compared: "
-            f"take the beginning of {printable(audio)} with --seconds 20"
+            f"{printable(audio)} is longer than {LONGEST_SECONDS / 60:g} minutes: use its beginning, such as "
+            "with --seconds 20"
         )
     return mono, rate
 
