@@ -98,7 +98,7 @@ __all__ = [
     "updates",
 ]
 
-# Names are loaded when they are first used: torch takes a second or two, which not every command needs.
+# Names are imported on first use: importing torch takes a second or two, and some commands do not need it.
 _HOMES = {
     "STFT": "stft",
     "FilterBank": "bands",
@@ -142,7 +142,7 @@ _HOMES = {
 }
 
 
-# Where names are that were here before the first release; with a warning until then.
+# Modules of names that have moved from here; using such a name warns until the first release.
 _MOVED = {
     **dict.fromkeys(("ADMM", "L_BFGS", "RTISI_LA", "griffin_lim", "phase_init"), "torch_specinv"),
     "methods": "torch_specinv",
@@ -155,7 +155,7 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f"{__name__}.{_MOVED[name]}")
         found = getattr(module, name, module)
         place = module.__name__ if found is module else f"{module.__name__}.{name}"
-        warnings.warn(f"rtspecinv.{name} is {place} now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"rtspecinv.{name} has moved: use {place}", DeprecationWarning, stacklevel=2)
         return found
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -53,11 +53,11 @@ from rtspecinv.updates import RAAR, RULES, Update, find
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-STREAM_ITER = 32  # per frame, of the stream that a batch run starts with
+STREAM_ITER = 32  # iterations per frame of the stream that a batch run starts with
 
 INITS = ("stream", "peaks", "random", "zeros")
 
-# Items of a batch are iterated together up to this many values of a spectrum: more leave the cache of a CPU.
+# Largest number of values of a spectrum that is iterated at once; more exceed the cache of a CPU.
 CACHE_VALUES = 2**18
 
 
@@ -289,7 +289,9 @@ def invert_many(
     if lengths is not None:
         wanted = [None if each is None else count(1, lengths=each) for each in iterable(lengths=lengths)]
     if len(wanted) != len(tensors):
-        raise ValueError(f"Parameter lengths has {len(wanted)} values for {len(tensors)} magnitudes")
+        raise ValueError(
+            f"Parameter lengths has {len(wanted)} values for {len(tensors)} magnitudes: pass one for each"
+        )
     alike: dict[Any, list[int]] = {}
     for i, (tensor, length) in enumerate(zip(tensors, wanted, strict=True)):
         alike.setdefault((tensor.shape, tensor.dtype, length), []).append(i)
@@ -372,11 +374,14 @@ def _check(
     if not isinstance(init, str):
         start = as_magnitude(init, stft.window, "init")
         if value.is_complex():
-            raise ValueError("Parameter init is a spectrum, and so is magnitude: its phase is the start")
+            raise ValueError(
+                "Parameter init is a spectrum, but the initial phase is that of the complex magnitude: leave "
+                "init out, or pass magnitude.abs()"
+            )
         if not start.is_complex() or start.shape not in (value.shape, value.shape[-2:]):
             raise ValueError(
-                f"Parameter init has {start.dtype} and shape {tuple(start.shape)}: it must be complex and of "
-                f"the shape {tuple(value.shape)} of magnitude"
+                f"Parameter init has {start.dtype} and shape {tuple(start.shape)}: it must be complex "
+                f"and have the shape {tuple(value.shape)} of magnitude"
             )
         check_finite(start, "init")
         start = start.expand(value.shape)
@@ -405,8 +410,8 @@ def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engin
     fits = samples.ndim and samples.shape[:-1] == batch_shape and samples.shape[-1] <= n_most
     if samples.is_complex() or not fits:
         raise ValueError(
-            f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real and of "
-            f"shape {batch_shape} + (n_known,), n_known <= {n_most}"
+            f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real "
+            f"and have the shape {batch_shape} + (n_known,) with n_known <= {n_most}"
         )
     check_finite(samples, "known")
     return samples.reshape(math.prod(batch_shape), samples.shape[-1])

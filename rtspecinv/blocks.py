@@ -13,7 +13,7 @@ from torch import Tensor
 from rtspecinv.batch import BlockOptions, invert, start_stream
 from rtspecinv.common.checks import count, iterable, unknown_name
 from rtspecinv.inputs import Array, as_magnitude
-from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, Balance
+from rtspecinv.levels import MORE_ITERATIONS, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT, check_stft
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 BLOCK_FRAMES = 1024
 OVERLAP_FRAMES = 32
-_AT_ONCE = 32  # frames that the stream takes in, whose values a GPU is asked for once
-_MOST_SILENCE = 2**16  # samples at once
+_AT_ONCE = 32  # number of frames per call of the stream; the program waits for a GPU once per call
+_MOST_SILENCE = 2**16  # largest number of zeros yielded at once
 _MOST_FRAMES = 2**20
 
 
@@ -68,14 +68,14 @@ def invert_blocks(
     if length is not None:
         length = count(1, 2**48, length=length)
     if unfit := sorted({"init", "generator", "known"} & set(options)):
-        raise TypeError(f"Parameter {unfit[0]} has no meaning here: blocks start with the stream")
+        raise TypeError(f"Parameter {unfit[0]} is not supported: blocks start from the stream; leave it out")
     known_options = tuple(BlockOptions.__annotations__)
     if unknown := [name for name in options if name not in known_options]:
         raise TypeError(str(unknown_name("options", unknown[0], known_options)))
     source = (_magnitude(frame, stft) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
-        raise ValueError("Parameter frames is empty: there is nothing to invert")
+        raise ValueError("Parameter frames is empty: pass at least one frame")
     if len(first) < block_frames:
         yield invert(torch.stack(first, -1), stft.with_center(stft.center), length=length, **options)
         return
@@ -85,7 +85,7 @@ def invert_blocks(
     for part in _trimmed(parts, stft.padding) if length is None else _cut(parts, stft.padding, length):
         balance.add_samples(part)
         yield part
-    balance.warn(ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
+    balance.warn(MORE_ITERATIONS + ("" if stft.center else SILENCE_AROUND))
 
 
 def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:
@@ -98,7 +98,7 @@ def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
     """Return a copy of a magnitude `(*batch, n_half)`, so that the caller may reuse its memory."""
     magnitude = as_magnitude(frame, stft.window, "frames")
     if magnitude.is_complex():
-        raise TypeError("Parameter frames is complex, but blocks start with the stream: pass frame.abs()")
+        raise TypeError("Parameter frames is complex, but blocks start from the stream: pass frame.abs()")
     if magnitude.shape[-1:] != (stft.n_freq,):
         raise ValueError(f"Parameter frames has shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq})")
     return magnitude[..., : stft.n_fft // 2 + 1].clone()
@@ -116,7 +116,7 @@ def _blocks(
     """Yield all samples that the frames cover, including those of the padding.
 
     samples, frames      |<-------------------- block -------------------->|
-    of the stream        ................................................... -------- not there yet
+    of the stream        ................................................... -------- not computed yet
     already final        |------|
     weight of the run    ########################################\\__________
     then final           |-------------------------------------|<- shared with the next block ->|
@@ -125,20 +125,20 @@ def _blocks(
     hop_length, n_fft = stft.hop_length, stft.n_fft
     n_block = (block_frames - 1) * hop_length + n_fft
     n_shared = (overlap_frames - 1) * hop_length + n_fft
-    # The run fades into the stream around the middle of the frames that blocks share, over a frame.
+    # The run is crossfaded into the stream over one frame, around the middle of the shared frames.
     n_sure = (n_shared - n_fft) // 2
     fall = (torch.arange(n_shared, dtype=torch.float64, device="cpu") - n_sure) / n_fft
     fade = (0.5 + 0.5 * torch.cos(torch.pi * fall.clamp(0, 1))).to(stft.device, stft.dtype)
 
     def improve(magnitudes: list[Tensor], samples: Tensor, n_final: int, last: bool) -> Tensor:
-        # Padding tells something about the outermost frames. Elsewhere it is wrong, but there either the
-        # samples are known or the stream is heard.
+        # The padding of the transform is right only at the two ends of the sound. At other edges of a block
+        # it is wrong, but there the samples are known or are replaced by those of the stream.
         at_edge = padded if not n_final or last else stft
         inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding + (n_further if last else 0))
         better = samples.clone()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has said so, once
-            warnings.filterwarnings("ignore", "the result is")  # its end may be for the next block to tell
+            warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has warned of it
+            warnings.filterwarnings("ignore", "the result is")  # `balance` compares the levels
             better[..., inside] = invert(
                 torch.stack(magnitudes, -1),
                 at_edge,
@@ -158,7 +158,8 @@ def _blocks(
     samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency
     frames = iter(frames)
     while True:
-        n_missing = -(-(n_block - samples.shape[-1] + n_late) // hop_length)  # until the block is there
+        # Number of frames that complete the block.
+        n_missing = -(-(n_block - samples.shape[-1] + n_late) // hop_length)
         if not (part := list(islice(frames, min(n_missing, _AT_ONCE)))):
             break
         known += part
@@ -173,7 +174,7 @@ def _blocks(
             known, n_final = known[block_frames - overlap_frames :], n_sure
             n_left += block_frames - overlap_frames
     samples = torch.cat([samples, stream.flush()], -1)[..., : (len(known) - 1) * hop_length + n_fft]
-    # What is wanted of the samples beyond the last whole hop, which the last frames reach.
+    # Number of samples of `length` beyond the last whole hop; the last frames cover them.
     n_covered = (n_left + len(known) - 1) * hop_length + n_fft - 2 * padded.padding
     n_further = min(max(0, (length or 0) - n_covered), padded.padding)
     yield improve(known, samples, n_final, last=True)

@@ -89,7 +89,7 @@ class Checkpointed(Module):
             return
         new = {name: given.get(key) for name, key in names.items()}
         if problem := self._problem(new, state, given.get(prefix + ABOUT)):
-            error_msgs.append(f"{problem} The stream is as it was.")
+            error_msgs.append(f"{problem} The stream was not changed.")
             return
         self._take(state, new)
 
@@ -102,21 +102,23 @@ class Checkpointed(Module):
     def _problem(self, new: dict[str, Any], state: dict[str, Tensor], about: Any) -> str:
         """Return what is wrong with a state, or an empty string."""
         mine, its = self._settings(), _read(about)
-        if its.pop("version", None) != VERSION:
-            return f"It is not a state of version {VERSION}: save it with this version of rtspecinv."
+        if (version := its.pop("version", None)) != VERSION:
+            return f"The state has version {version!r}, not {VERSION}: save it with this rtspecinv."
         for name in {**mine, **its}:
             if its.get(name) != mine.get(name):
                 return (
-                    f"Its stream has {name}={its.get(name)!r}, this one {name}={mine.get(name)!r}: make the "
-                    "inverter with the parameters of the one that was saved."
+                    f"The saved stream has {name}={its.get(name)!r}, this one {name}={mine.get(name)!r}: "
+                    "make the inverter with the parameters of the saved one."
                 )
         for name, tensor in state.items():
             value = new[name]
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != tensor.shape:
                 found = "missing" if value is None else f"of shape {tuple(getattr(value, 'shape', ()))}"
-                return f"Its {name!r} is {found}, not real and of shape {tuple(tensor.shape)}: it is damaged."
+                return (
+                    f"The state is damaged: {name!r} is {found}, not real and of shape {tuple(tensor.shape)}."
+                )
             if not bool(value.isfinite().all()):
-                return f"Its {name!r} has values that are NaN or infinite: it is damaged."
+                return f"The state is damaged: {name!r} contains NaN or infinite values."
         return ""
 
 

@@ -33,9 +33,9 @@ from rtspecinv.stft import STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]
 
-STALLED = 1e-15  # tolerance where none is given: no line search finds anything better any more
+STALLED = 1e-15  # tolerance if none is given: no line search finds an improvement
 
-AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # of noise to start from, where nothing better is known
+AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # levels of the noise that is tried as start
 
 DEFAULTS: dict[str, Any] = {
     "history_size": 20,
@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-# Options of torch.optim.LBFGS, and what each may be.
+# Options of torch.optim.LBFGS, and the check of each value.
 OPTIONS: dict[str, Callable[..., object]] = {
     "lr": partial(finite, 0, above=True),
     "max_iter": partial(count, 1, MOST_ITER),
@@ -144,7 +144,7 @@ def lbfgs(
     if max_evaluations is not None:
         max_evaluations = count(1, max_evaluations=max_evaluations)
     best = Best(tol or STALLED)
-    wanted = target.detach().clone()  # the gradients here are those of the samples alone
+    wanted = target.detach().clone()  # only gradients of the samples are computed
     with torch.enable_grad(), bar(n_iter, "inverting", progress) as show:
         start = _start(wanted, transform, shape_of(length=length), initial, generator)
         search = _Search(start, wanted, transform, {"max_iter": every} | options)
@@ -152,8 +152,8 @@ def lbfgs(
             value, error = search.evaluate()
             if not search.n_iter and not math.isfinite(error):
                 raise ValueError(
-                    "Parameter transform gives values that are not finite at the start: pass another "
-                    "initial, or keep logarithms away from 0"
+                    "Parameter transform returns NaN or infinite values at the start: pass another initial, "
+                    "or limit the arguments of logarithms, such as with clamp_min(1e-5)"
                 )
             n_new = search.n_iter - best.number
             best.offer(search.n_iter, search.samples[None], error[None], search.change(value)[None])
@@ -164,7 +164,7 @@ def lbfgs(
             left = math.inf if max_evaluations is None else max_evaluations - search.n_evaluations
             if stopped or search.n_iter >= n_iter or left <= 0 or not math.isfinite(error):
                 share = least_share(best.energy, search.change(wanted))
-                warn_of_quiet(share, "pass another initial, or let it iterate longer")
+                warn_of_quiet(share, "pass another initial, or a larger n_iter")
                 return best.samples[0]
             search.advance(min(every, n_iter - search.n_iter), left)
 
@@ -195,7 +195,7 @@ def check_target(target: Tensor, name: str) -> None:
         raise TypeError(f"Parameter {name} has {target.dtype}: use real floating-point numbers")
     if target.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(
-            f"Parameter {name} has {target.dtype}, too coarse to search with: make it outside of "
+            f"Parameter {name} has {target.dtype}, which is too coarse: compute it without "
             f"autocast, or use {name}.float()"
         )
 
@@ -207,12 +207,12 @@ def shape_of(**parameter: Any) -> int | tuple[int, ...] | None:
         return None
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         return count(1, LONGEST_SOUND, **parameter)
-    rule = "an integer >= 1, or several"
+    rule = "an integer >= 1, or a list of these"
     shape = sizes(rule, **parameter)
     if not shape:
         raise ValueError(f"Parameter {name}={shown(value)} is not {rule}")
     if math.prod(shape) > LONGEST_SOUND:
-        raise ValueError(f"Parameter {name}={shown(value)} is of more than {LONGEST_SOUND} samples")
+        raise ValueError(f"Parameter {name}={shown(value)} has more than {LONGEST_SOUND} samples")
     return shape
 
 
@@ -263,21 +263,21 @@ class _Search:
             if "Inference tensors" not in str(error):
                 raise
             raise ValueError(
-                "Parameter transform uses tensors that were made in inference mode, through which no "
-                "gradient goes: make them, or a clone() of each, outside of it"
+                "Parameter transform uses tensors that were made in inference mode and support no "
+                "gradients: make them, or clone() them, outside of inference mode"
             ) from error
         difference = (value - self.target) / self.size
-        # Times the number of samples, so that the gradient of one is about 1 too, far above rounding.
+        # Scaled by the number of samples, so that the gradient of each is about 1, far above rounding.
         loss = difference.square().sum() * self.scaled.numel()
-        (self.scaled.grad,) = torch.autograd.grad(loss, self.scaled)  # of the samples, not of the transform
+        (self.scaled.grad,) = torch.autograd.grad(loss, self.scaled)  # of the samples alone
         return loss.detach()
 
 
 def _squared_error(value: Tensor, target: Tensor, samples: Tensor) -> Tensor:
     if value.shape != target.shape:
         raise ValueError(
-            f"Parameter transform makes {tuple(value.shape)} of samples {tuple(samples.shape)}, target is "
-            f"{tuple(target.shape)}: pass the length of the signal"
+            f"Parameter transform returns shape {tuple(value.shape)} for samples of shape "
+            f"{tuple(samples.shape)}, but target has shape {tuple(target.shape)}: pass length"
         )
     return (value - target).double().square().sum()
 
@@ -294,7 +294,7 @@ def _start(
     if initial is not None:
         if length is not None and initial.shape[-1:] != (length,) and initial.shape != length:
             raise ValueError(
-                f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave one out"
+                f"Parameter initial has shape {tuple(initial.shape)}, but {length=}: leave out one"
             )
         if initial.any() or not target.any():
             return initial.detach().to(target)
@@ -303,13 +303,13 @@ def _start(
     owner = getattr(transform, "__self__", None)
     if isinstance(owner, STFT) and transform == owner.magnitude:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the result is")  # it is only the start
+            warnings.filterwarnings("ignore", "the result is")  # the level of a start does not matter
             return invert(target, owner, n_iter=0, length=n_samples)
     way_back: object = transform
     if isinstance(way_back, Invertible):
         return way_back.invert(target, length=n_samples)
     if length is None:
-        raise ValueError("Parameters length and initial are both None: say how many samples there are")
+        raise ValueError("Parameters length and initial are both None: pass length, the number of samples")
     return _noise(target, transform, (length,) if isinstance(length, int) else length, generator)
 
 

@@ -27,17 +27,17 @@ from torch import Tensor
 from rtspecinv.common.modes import Module
 from rtspecinv.stft import STFT
 
-# Where only the tails of windows overlap, dividing by their small sum would amplify what is not known there.
-# Sums are taken as at least this share of the complete sum; half or double costs a few tenths of a dB.
+# Least window sum that samples are divided by, relative to the complete sum. Where only tails of windows
+# overlap, division by their small sum amplifies errors. Half or twice this value costs a few tenths of a dB.
 MIN_COVERAGE = 0.04
-# The start of the newest frame is used once, not iterated, and gains from a sharper division.
+# The same for the start of the newest frame, which is not iterated; a smaller value suits it better.
 MIN_COVERAGE_AT_START = 0.01
 
-# A revision changes what follows the samples that were heard. Over this part of a hop, the next hop fades
-# from what was expected to what it became: without, a pure tone has a seam at every hop, 80 dB under it.
+# A revision changes the samples after those that were heard. Over this share of a hop, the next hop is
+# crossfaded from its expected to its revised samples. Without this, a pure tone has a step of -80 dB per hop.
 FADE = 0.125
 
-N_PAST = 2  # frames remembered after they left the buffer, for starts that look back
+N_PAST = 2  # number of frames kept after they left the buffer, for the starts
 
 
 class FrameBuffer(Module):
@@ -93,7 +93,7 @@ class FrameBuffer(Module):
     ) -> None:
         super().__init__()
         self.stft, self.n_open, self.batch_shape, self.compensated = stft, n_open, batch_shape, compensated
-        self.n_heard = n_revised * stft.hop_length  # samples at the left end that are final
+        self.n_heard = n_revised * stft.hop_length  # number of final samples at the left end
         self.n_fade = min(round(FADE * stft.hop_length), stft.n_fft - stft.hop_length) if n_revised else 0
         n_half, n_samples = stft.n_fft // 2 + 1, (n_open - 1) * stft.hop_length + stft.n_fft
         shapes = {
@@ -137,15 +137,15 @@ class FrameBuffer(Module):
         return _fresh(self.spectra).unbind(-4)
 
     def target(self) -> Tensor:
-        """Target magnitudes of the open frames, `(*batch, n_open, n_half)`."""
+        """Return the target magnitudes of the open frames, `(*batch, n_open, n_half)`."""
         return _fresh(self.magnitude[..., : self.n_open, :])
 
     def measured(self) -> Tensor:
-        """Values of bands of the open frames, `(*batch, n_open, n_values)`."""
+        """Return the values of bands of the open frames, `(*batch, n_open, n_values)`."""
         return _fresh(self.values[..., : self.n_open, :])
 
     def is_newest(self) -> Tensor:
-        """Mask `(n_open, 1, 1)` that is True for the newest frame."""
+        """Return a mask `(n_open, 1, 1)` that is True for the newest frame."""
         return (torch.arange(self.n_open, device=self.stft.device) == self.n_open - 1).view(-1, 1, 1)
 
     def overlap_add(self, spectrum: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class FrameBuffer(Module):
                 state.masked_fill_(streams.reshape(streams.shape + (1,) * (state.ndim - streams.ndim)), 0)
 
     def fade(self) -> Tensor:
-        """Half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""
+        """Return half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""
         phase = torch.linspace(0, torch.pi, self.n_fade + 1, dtype=self.stft.dtype, device=self.stft.device)
         return 0.5 - 0.5 * phase[:-1].cos()
 

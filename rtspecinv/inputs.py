@@ -16,7 +16,7 @@ from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT, check_dense, check_stft
 
 Array = np.ndarray[Any, Any]
-MOST_ITER = 10**6  # no method still improves after so many iterations
+MOST_ITER = 10**6  # no method improves beyond this number of iterations
 # From this size on torch uses its thread pool, whose workers busy-wait for milliseconds and slow down the
 # engine's threads.
 _WAKES_THREADS = 2**15
@@ -35,7 +35,7 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
     if isinstance(value, np.ndarray):
         value = unmasked(value, name)
         if value.dtype.kind not in "fc":
-            raise TypeError(f"Parameter {name} has {value.dtype}: use {name}.astype('float32')")
+            raise TypeError(f"Parameter {name} has {value.dtype}, not floats: use {name}.astype('float32')")
         if value.dtype == np.float32 and dtype == torch.float32 and value.flags.carray:
             return torch.from_numpy(value).to(like.device)
         is_complex = value.dtype.kind == "c"
@@ -45,11 +45,11 @@ def as_magnitude(value: Tensor | Array, like: Tensor, name: str = "magnitude") -
         raise TypeError(f"Parameter {name} is a {type(value).__name__}: pass a tensor or an array")
     if value.dtype != dtype and value.dtype != dtype.to_complex():
         raise TypeError(
-            f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or .to() of STFT and "
-            "inverter for the other precision"
+            f"Parameter {name} has {value.dtype}, not {dtype}: use {name}.to({dtype}), or convert the STFT "
+            "and the inverter with .to()"
         )
     if value.device != like.device:
-        raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move one with .to()")
+        raise ValueError(f"Parameter {name} is on {value.device}, not on {like.device}: move it with .to()")
     check_dense(value, name)
     return value.resolve_conj().resolve_neg()
 
@@ -68,7 +68,7 @@ def as_spectrogram(value: Tensor | Array, stft: STFT, name: str = "magnitude") -
         way_out = f"it looks transposed, pass {name}.mT" if transposed else _other_n_fft(tensor, stft, name)
         raise ValueError(
             f"Parameter {name} has shape {tuple(tensor.shape)}, not (*batch, n_freq, n_frames) with "
-            f"n_freq={stft.n_freq} and frames in it: {way_out}"
+            f"n_freq={stft.n_freq} and n_frames >= 1: {way_out}"
         )
     return tensor
 
@@ -77,7 +77,7 @@ def _other_n_fft(tensor: Tensor, stft: STFT, name: str) -> str:
     """Return advice on the STFT parameters for a spectrogram whose number of rows does not fit."""
     n_rows = tensor.shape[-2] if tensor.ndim >= 2 and tensor.shape[-1] else 0
     if not n_rows:
-        return "give it both axes, and frames"
+        return "pass both axes, and at least one frame"
     if stft.onesided and 2 * n_rows == stft.n_fft:
         row = f"numpy.pad({name}, [(0, 0)] * {tensor.ndim - 2} + [(0, 1), (0, 0)])"
         return f"if the row at the Nyquist frequency is missing, pass {row}, which makes it 0"
@@ -114,20 +114,22 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
             )
         return named
     if named.dtype.is_floating_point or named.dtype.is_complex:
-        raise TypeError(f"Parameter streams has {named.dtype}, not torch.bool: say which streams with True")
+        raise TypeError(
+            f"Parameter streams has {named.dtype}, not torch.bool: pass a bool mask or a list of positions"
+        )
     if len(batch_shape) != 1 or named.ndim != 1:
         raise ValueError(
-            f"Parameter streams has shape {tuple(named.shape)} and {named.dtype}: positions are a list, for "
-            f"a batch_shape of one axis; for batch_shape={batch_shape} use a bool mask of that shape"
+            f"Parameter streams has shape {tuple(named.shape)} and {named.dtype}: positions are one list, "
+            f"for a batch_shape with one axis; for batch_shape={batch_shape} pass a bool mask of that shape"
         )
     listed = named.tolist()
     if len({*listed}) < len(listed):
         raise ValueError(
-            f"Parameter streams={shown(streams)} names a stream twice: name each once, or use a bool mask"
+            f"Parameter streams={shown(streams)} contains a position twice: pass each once, or a bool mask"
         )
     if min(listed) < 0 or max(listed) >= batch_shape[0]:
         raise ValueError(
-            f"Parameter streams={shown(streams)} goes beyond batch_shape={batch_shape}: use positions from "
+            f"Parameter streams={shown(streams)} is not within batch_shape={batch_shape}: use positions from "
             f"0 to {batch_shape[0] - 1}"
         )
     return named.to(torch.int64)
@@ -152,7 +154,7 @@ def as_positions(streams: Tensor) -> Tensor:
 def check_finite(value: Tensor, name: str) -> None:
     """Raise `ValueError` if a value is NaN or infinite."""
     if not bool(value.detach().isfinite().all()):
-        raise ValueError(f"Parameter {name} is NaN or infinite somewhere")
+        raise ValueError(f"Parameter {name} contains NaN or infinite values: all must be finite")
 
 
 def largest_magnitude(dtype: torch.dtype, n_fft: int) -> float:
@@ -190,24 +192,24 @@ def check_range(low: float, high: float, limit: float) -> None:
     """Raise `ValueError` unless magnitudes from `low` to `high` are finite, >= 0 and <= `limit`."""
     if not (math.isfinite(low) and math.isfinite(high)):
         odd = high if math.isfinite(low) else low
-        raise ValueError(f"Parameter magnitude has the value {odd}: only finite ones can be inverted")
+        raise ValueError(f"Parameter magnitude has the value {odd}: all magnitudes must be finite")
     if low < 0:
         raise ValueError(
-            f"Parameter magnitude has the value {low:g} < 0. Convert dB with 10 ** (x / 20), natural "
-            "logarithms with exp(x), those of powers with exp(x / 2)"
+            f"Parameter magnitude has the value {low:g} < 0: convert dB with 10 ** (x / 20), natural "
+            "logarithms of magnitudes with exp(x), natural logarithms of powers with exp(x / 2)"
         )
     if high > limit:
         raise ValueError(
-            f"Parameter magnitude has the value {high:g}, sums would overflow: use < {limit:.1g}"
+            f"Parameter magnitude has the value {high:g}, of which sums overflow: use < {limit:.1g}"
         )
 
 
 def warn_of_power(largest: float, full_scale: float) -> None:
     """Warn that magnitudes up to `largest` exceed twice full scale, and name likely causes."""
     warn(
-        f"magnitudes up to {largest:g} are more than samples within -1 to 1 can have ({full_scale:g}): "
-        "the sound will exceed that; if they are powers, pass magnitude.sqrt(), if of samples up to 32768, "
-        "magnitude / 32768"
+        f"magnitudes up to {largest:g} exceed {full_scale:g}, the largest magnitude of samples from -1 to 1, "
+        "so the sound will exceed full scale: pass magnitude.sqrt() if they are powers, or magnitude / 32768 "
+        "if the samples were 16-bit integers"
     )
 
 

@@ -11,13 +11,16 @@ from rtspecinv.common.warning import warn
 from rtspecinv.stft import STFT
 
 # A result with less than this share of the energy of its target, -20 dB, is too quiet. Magnitudes that no
-# signal has lose less than that: of a single frame or bin, a share of about hop_length / n_fft is left.
+# signal has lose less energy: a single frame or bin keeps a share of about hop_length / n_fft.
 QUIET = 0.01
 
-QUIET_PEAK = 0.01  # a result whose largest sample is smaller is far below a usual level
+QUIET_PEAK = 0.01  # least peak of a sound at a usual level
 
-ANOTHER_START = "let it iterate longer, or start from other phases (init='random')"
-SILENCE_AROUND = "; where all of the sound is in the first or last frame, make them with silence around it"
+MORE_ITERATIONS = "use a larger n_iter"
+ANOTHER_START = f"{MORE_ITERATIONS}, or other initial phases (init='random')"
+SILENCE_AROUND = (
+    "; if the first or last frame contains the whole sound, compute the frames with silence around it"
+)
 
 
 def least_share(found: Tensor, wanted: Tensor) -> float:
@@ -34,7 +37,7 @@ def least_share(found: Tensor, wanted: Tensor) -> float:
 def warn_of_quiet(share: float, way_out: str) -> None:
     """Warn if `share`, the energy of a result relative to that of its target, is less than `QUIET`."""
     if share < QUIET:
-        level = f"is {-10 * math.log10(share):.0f} dB under the level of" if share else "is silent, unlike"
+        level = f"is {-10 * math.log10(share):.0f} dB below the level of" if share else "is silent, unlike"
         warn(f"the result {level} its target: {way_out}")
 
 
@@ -53,15 +56,15 @@ def no_samples(n_frames: int) -> str:
     if not n_frames:
         return "there was no frame, so there is no sound"
     return (
-        f"{n_frames} frame{'' if n_frames == 1 else 's'} became no samples: centred frames stand for "
-        "n_frames - 1 hops, so it takes two of them, or length= to say otherwise"
+        f"no samples result from {n_frames} frame{'' if n_frames == 1 else 's'}: centred frames cover "
+        "n_frames - 1 hops; pass at least two frames, or length="
     )
 
 
 def _why_quiet(peak: float, stft: STFT | None, scaling: str | None) -> str:
     if not peak:
-        return "the sound is silent: every sample of it is 0" + (
-            ", as of magnitudes that are all 0" if stft is not None else ""
+        return "the sound is silent: every sample is 0" + (
+            ", which is the result of magnitudes that are all 0" if stft is not None else ""
         )
     said = (
         f"the largest sample is {peak:.2g}, {-20 * math.log10(peak):.0f} dB below full scale and far below a "
@@ -70,8 +73,8 @@ def _why_quiet(peak: float, stft: STFT | None, scaling: str | None) -> str:
     if stft is None:
         return said
     if scaling is None and QUIET_PEAK <= peak * float(stft.window.sum()) * stft.scale <= 2:
-        said += "; if the magnitudes are of scipy, say so: scaling='spectrum' (--scaling spectrum)"
-    return f"{said}; magnitudes may be too small by a factor, such as that of a window or of a normalization"
+        said += "; for magnitudes of scipy pass scaling='spectrum' (--scaling spectrum)"
+    return f"{said}; the magnitudes may lack a factor, such as that of a window or of a normalization"
 
 
 class Balance:

@@ -50,8 +50,8 @@ from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
-_MOST_CHANNELS = 2  # of an array without a preset: more rows are a spectrogram
-_MANY_CHANNELS = 16  # so many rows of very many values are channels, too, if too many
+_MOST_CHANNELS = 2  # of an array of samples; an array with more rows may be a spectrogram
+_MANY_CHANNELS = 16  # up to so many rows of very many values are samples with too many channels
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ def listen(
         >>> listen("tone.wav")  # doctest: +SKIP
     """
     if preset is not None and stft is not None:
-        raise ValueError("Parameters preset and stft exclude each other: mel frames or magnitudes")
+        raise ValueError(
+            "Parameters preset and stft are both given: pass preset for mel frames, stft for magnitudes"
+        )
     if layout is not None:
         choice(LAYOUTS, layout=layout)
     if length is not None:
@@ -167,7 +169,7 @@ def listen(
         pieces, given, sample_rate, layout, length = _file(
             Path(sound), given, sample_rate, layout, array, scaling, length
         )
-        scaling = None  # is undone
+        scaling = None  # `_file` has undone it
     elif isinstance(sound, Tensor | np.ndarray):
         pieces = iter([_array(sound)])
     elif isinstance(sound, Iterable):
@@ -175,17 +177,21 @@ def listen(
     else:
         raise TypeError(f"Parameter sound is a {type(sound).__name__}: pass a tensor, array or file")
     if array is not None and not isinstance(sound, str | os.PathLike):
-        raise ValueError(f"Parameter {array=} is the name of an array in a file, and this is none")
+        raise ValueError(
+            f"Parameter {array=} names an array in a file, but sound is not a file: leave it out"
+        )
     first = next(pieces, None)
     if first is None:
-        raise ValueError("Parameter sound is empty: there is nothing to hear")
+        raise ValueError("Parameter sound is empty: pass samples or frames")
     most_axes = 2 if given is None else 3
     first = _squeezed(first, most_axes)
     pieces = itertools.chain([first], (_squeezed(piece, most_axes) for piece in pieces))
     if given is None:
         _check_samples(first)
         if scaling is not None:
-            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are samples")
+            raise ValueError(
+                f"Parameter {scaling=} applies to magnitudes, but sound has samples: leave it out"
+            )
         rate = _rate(sample_rate, None)
         return _emit(pieces, None, first, rate, output, device, length=length)
     rate = _rate(sample_rate, given)
@@ -193,7 +199,9 @@ def listen(
     inverter: StreamingInverter
     if isinstance(given, MelConfig):
         if scaling is not None:
-            raise ValueError(f"Parameter {scaling=} is of magnitudes, and these are mel frames")
+            raise ValueError(
+                f"Parameter {scaling=} applies to magnitudes, but sound has mel frames: leave it out"
+            )
         batch_shape = _batch_shape(first, (given.n_mels,), transposed)
         inverter = MelInverter(given, device="cpu", batch_shape=batch_shape, **options)
         frames = _frames(pieces, len(batch_shape) + 1, transposed)
@@ -220,7 +228,7 @@ def _squeezed(piece: Tensor, most_axes: int) -> Tensor:
 def _array(piece: Any) -> Tensor:
     """Return the piece as a float32 tensor on the CPU, detached from its graph."""
     if not isinstance(piece, Tensor | np.ndarray):
-        raise TypeError(f"Parameter sound has a {type(piece).__name__} in it: pass tensors or arrays")
+        raise TypeError(f"Parameter sound contains a {type(piece).__name__}: pass tensors or arrays")
     if isinstance(piece, np.ndarray):
         piece = unmasked(piece, "sound")
         if piece.dtype.kind != "f":
@@ -246,11 +254,11 @@ def _file(
     if path.suffix.lower() not in SUFFIXES:
         reader = _reader(path)
         if given is not None or array is not None or scaling is not None:
-            raise ValueError(
-                f"{printable(path)} is sound, not a spectrogram: leave out preset, stft, array and scaling"
-            )
+            raise ValueError(f"{printable(path)} is a sound file: leave out preset, stft, array and scaling")
         if sample_rate not in (None, reader.sample_rate):
-            raise ValueError(f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}")
+            raise ValueError(
+                f"{printable(path)} has sample_rate={reader.sample_rate}, not {sample_rate}: leave it out"
+            )
         return map(torch.from_numpy, reader.blocks()), None, reader.sample_rate, None, length
     mel = given if isinstance(given, MelConfig) else None
     found = open_spectrogram(path, layout=layout, mel=mel, array=array)
@@ -265,14 +273,16 @@ def _file(
     if isinstance(given, STFT):
         frames = found.magnitudes(given, scaling, rate)
     elif scaling is not None:
-        raise ValueError(f"Parameter {scaling=} is of magnitudes, and {printable(path)} has mel frames")
+        raise ValueError(
+            f"Parameter {scaling=} applies to magnitudes, but {printable(path)} has mel frames: leave it out"
+        )
     else:
         frames = map(torch.from_numpy, found.frames())
     return (frame if found.channels > 1 else frame[0] for frame in frames), given, rate, None, length
 
 
 def _reader(path: Path) -> AudioReader:
-    """Open a sound file; the error for a file of arrays says how to read it."""
+    """Open a sound file; the error for a file of arrays states how to read it."""
     if path.suffix.lower() in LOADERS and path.is_file():
         raise no_spectrogram(path)
     try:
@@ -292,7 +302,7 @@ def _rate(sample_rate: int | None, given: MelConfig | STFT | None) -> int:
             raise ValueError(f"Parameter {sample_rate=} is not {known}, that of the preset: leave it out")
         return known
     if sample_rate is None:
-        raise ValueError("Parameter sample_rate is missing: neither samples nor an STFT know it")
+        raise ValueError("Parameter sample_rate is missing: pass the sample rate of the sound in Hz")
     return count(1, int(MOST_RATE), sample_rate=sample_rate)
 
 
@@ -303,18 +313,18 @@ def _check_samples(piece: Tensor) -> None:
     expected = "(n_samples,) or ([channels,] n_samples)"
     if piece.ndim == 2 and min(shape) <= _MANY_CHANNELS and max(shape) >= 64 * min(shape) > 0:
         turned = ".T" if shape[1] < shape[0] else ""
-        lies = "it lies the other way, as (n_samples, channels)" if turned else f"it has {shape[0]} channels"
+        lies = "it is transposed, (n_samples, channels)" if turned else f"it has {shape[0]} channels"
         few = min(shape) <= _MOST_CHANNELS
         way_out = f"pass sound{turned}" if few else f"pass sound{turned}[:2], or sound{turned}.mean(0)"
         raise ValueError(
             f"Parameter sound has shape {shape}, not {expected} with at most {_MOST_CHANNELS} channels: "
-            f"{lies}: {way_out}; or, of a spectrogram, say preset= or stft="
+            f"{lies}: {way_out}; for a spectrogram pass preset= or stft="
         )
     lines = str(diagnose(piece)).splitlines() if piece.numel() else ["empty"]
     looks = "; ".join(line for line in lines if not line.startswith("cannot tell"))
     raise ValueError(
         f"Parameter sound has shape {shape}, not {expected}: "
-        f"of a spectrogram say preset= or stft=. It is {looks}"
+        f"for a spectrogram pass preset= or stft=. The array is {looks}"
     )
 
 
@@ -333,9 +343,9 @@ def _batch_shape(first: Tensor, row_counts: tuple[int, ...], transposed: bool) -
     raise ValueError(
         f"Parameter sound has shape {shape}, not ([channels,] {n_bands}, n_frames) or frames of {n_bands}: "
         + (
-            f"it lies the other way: say layout={other!r}"
+            f"it is transposed: pass layout={other!r}"
             if turned
-            else "ask rtspecinv.diagnose, or pass one of a batch"
+            else "pass one item of a batch, or find the format with rtspecinv.diagnose"
         )
     )
 
@@ -348,7 +358,7 @@ def _frames(pieces: Iterable[Tensor], n_axes: int, transposed: bool) -> Iterator
             yield from piece.unbind(-2 if transposed else -1)
         else:
             raise ValueError(
-                f"Parameter sound has a piece of shape {tuple(piece.shape)} in it, but a frame of it has "
+                f"Parameter sound contains a piece of shape {tuple(piece.shape)}, but its frames have "
                 f"{n_axes} axes: pass pieces with as many channels as the first"
             )
 
@@ -376,14 +386,14 @@ def _emit(
         if inverter is not None:
             done = play_through(pieces, Stream(inverter, sink, length=length))
             if not done.n_samples:
-                raise ValueError(f"There is nothing to hear: {no_samples(done.n_frames)}")
+                raise ValueError(f"Parameter sound is too short: {no_samples(done.n_frames)}")
         else:
             for piece in _of_length(pieces, length):
                 sink.write(piece)
             sink.drain()
         samples = level.limit(memory.samples)
         if not samples.size:
-            raise ValueError("Parameter sound has no samples: there is nothing to hear")
+            raise ValueError("Parameter sound has no samples: pass at least one")
     if not isinstance(target, FileSink):
         level.warn("the sound")
     stft = inverter.stft if inverter is not None and not isinstance(inverter, MelInverter) else None
@@ -422,7 +432,7 @@ def _target(
         if device is not None:
             raise
         path = next(path for path in map(Path, _names()) if not path.exists())
-        warn(f"{error}; the sound is in {printable(path)}")
+        warn(f"{error}; the sound is written to {printable(path)}")
         return FileSink(path, rate, channels)
 
 

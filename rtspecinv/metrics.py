@@ -22,9 +22,9 @@ from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import modeless
 from rtspecinv.stft import STFT, check_dense, check_stft
 
-MOST_DECIBELS = 600.0  # of a dynamic range: a floor further down would be 0 in float32
-SPEECH_RATE = 16000  # Hz, what PESQ wideband wants
-LONGEST_PESQ = 30 * SPEECH_RATE  # it is made for sentences, and its C code for a limited number of them
+MOST_DECIBELS = 600.0  # largest dynamic range; beyond it, the floor would be 0 in float32
+SPEECH_RATE = 16000  # Hz, as wideband PESQ requires
+LONGEST_PESQ = 30 * SPEECH_RATE  # samples; PESQ is for sentences, and its C code limits their number
 
 
 @modeless
@@ -192,7 +192,7 @@ def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> floa
     if not clean.any() or len(clean) < SPEECH_RATE // 2:
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # too few frames that are not silent
+        warnings.simplefilter("error", RuntimeWarning)  # a warning if too few frames are not silent
         try:
             return float(pystoi.stoi(clean, samples, SPEECH_RATE, extended=True))
         except RuntimeWarning:
@@ -207,7 +207,9 @@ def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
             raise TypeError(f"Parameter {name} is {kind}, not a real floating-point tensor")
         check_dense(value, name)
     if input.device != target.device:
-        raise ValueError(f"Parameters input and target are on {input.device} and {target.device}: use .to()")
+        raise ValueError(
+            f"Parameters input and target are on {input.device} and {target.device}: move one with .to()"
+        )
     if input.shape != target.shape:
         raise ValueError(
             f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}"
@@ -217,7 +219,7 @@ def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
 
 
 def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
-    """Return the Euclidean norm; squares that would overflow or underflow do no harm."""
+    """Return the Euclidean norm, also of values whose squares overflow or underflow."""
     axes = tuple(range(values.ndim)) if dim is None else dim
     peak = values.detach().abs().amax(axes, keepdim=True) if values.numel() else values.new_ones(())
     peak = peak.where(peak > 0, 1)
@@ -226,7 +228,7 @@ def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
 
 
 def _root(values: Tensor) -> Tensor:
-    """Return the square root with gradient 0 at 0, where equal frames, such as silent ones, lie."""
+    """Return the square root, with gradient 0 at 0, as for equal or silent frames."""
     positive = values > 0
     return values.where(positive, 1).sqrt() * positive
 
@@ -262,5 +264,5 @@ def _samples(value: npt.ArrayLike, name: str) -> npt.NDArray[np.float32]:
         )
     samples: npt.NDArray[np.float32] = given.astype(np.float32)
     if not np.isfinite(samples).all():
-        raise ValueError(f"Parameter {name} is NaN or infinite somewhere")
+        raise ValueError(f"Parameter {name} contains NaN or infinite values: all must be finite")
     return samples

@@ -26,7 +26,7 @@ from rtspecinv.stft import STFT
 
 Array = np.ndarray[Any, Any]
 
-# Log magnitudes that differ by less are a plateau: rounding in a transform makes peaks of this height.
+# Log magnitudes that differ by less count as equal: rounding errors cause peaks of this height.
 RIPPLE = 1e-5
 
 
@@ -123,7 +123,7 @@ def single_pass(stft: STFT, magnitude: Tensor) -> Tensor:
     """
     advance, peak = _peaks(stft, magnitude.detach())
     entering, phases = _entering(stft), [torch.zeros_like(magnitude[..., 0, :])]
-    # Nobody knows what was before the first frame; its phases are 0.
+    # The sound before the first frame is unknown; its phases are set to 0.
     is_new = F.pad(magnitude.detach()[..., :-1, :] == 0, (0, 0, 1, 0))
     for step, index, new in zip(*(each.unbind(-2) for each in (advance, peak, is_new)), strict=True):
         phases.append((entering.where(new, phases[-1]) + step).gather(-1, index))
@@ -146,14 +146,14 @@ def _peaks(stft: STFT, magnitude: Tensor) -> tuple[Tensor, Tensor]:
     log = magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny).log()
     n_half = log.shape[-1]
     below, above = _neighbours(log)
-    # Peaks and valleys, plateaus counting once, at their left end.
+    # A plateau is one peak or one valley, at its left end.
     peak = (log - below > RIPPLE) & (above - log <= RIPPLE)
     valley = (below - log > RIPPLE) & (log - above <= RIPPLE)
     curvature = below - 2 * log + above
     vertex = torch.where(peak & curvature.isfinite(), 0.5 * (below - above) / curvature, 0.0)
     bins = torch.arange(n_half, device=log.device)
     advance = 2 * math.pi * stft.hop_length / stft.n_fft * (bins + vertex.clamp(-0.5, 0.5))
-    # Valleys part the bins into regions with one peak each; bins that are no peak write to a spare slot.
+    # Valleys divide the bins into regions with one peak each. Other bins write to a slot that is not read.
     region = valley.long().cumsum(-1)
     slot = torch.where(peak, region, n_half)
     peak_of = bins.new_full((*log.shape[:-1], n_half + 1), n_half).scatter(-1, slot, bins.expand_as(slot))
@@ -205,7 +205,7 @@ class Gradient(Start):
         magnitude = known[..., -1 - self.delay, :]
         own_advance, _, to_frame, to_bin = self.constants(stft)
         log = known.detach().clamp_min(torch.finfo(magnitude.dtype).tiny).log()
-        # A difference over time needs frames that are there; one that is not counts as like the next.
+        # In a difference over time, a missing frame counts as equal to its neighbour.
         last = log.shape[-2] - 1 - self.delay
         now = log[..., last, :]
         before = _where_present(known, log, last - 1, now)
@@ -228,7 +228,7 @@ class Gradient(Start):
 def _constants(stft: STFT, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, float, float]:
     """Return `Gradient.constants` as cached tensors, because a recorded CUDA graph must not create them."""
     gamma, both = gaussian_width(stft.window.detach().double().cpu().numpy()), stft.hop_length * stft.n_fft
-    with torch.inference_mode(False):  # they are used in whatever mode
+    with torch.inference_mode(False):  # the cached tensors are used in any mode
         bins = torch.arange(stft.n_fft // 2 + 1, dtype=torch.float64, device="cpu")
         turns = bins * stft.hop_length / stft.n_fft, bins * _centre(stft) / stft.n_fft
         advance, lost = ((2 * math.pi * turn.remainder(1)).to(device, dtype) for turn in turns)
@@ -294,7 +294,7 @@ def gaussian_width(window: Array) -> float:
     centre = window @ np.arange(len(window)) / window.sum()
     squared = (np.arange(len(window)) - centre) ** 2
     low, high = 1e-3 * len(window) ** 2, 2.0 * len(window) ** 2
-    for _ in range(4):  # each round narrows the range by about 30
+    for _ in range(4):  # each round divides the range by about 30
         gammas = np.geomspace(low, high, 64)
         gaussians = np.exp(-np.pi * squared / gammas[:, None])
         best = int((gaussians @ window / np.linalg.norm(gaussians, axis=1)).argmax())

@@ -68,8 +68,8 @@ class _LBFGSKeywords(TypedDict, total=False):
     line_search_fn: str | None
 
 
-_AT_ONCE = 32  # frames of a stream, between two steps of a bar
-NEVER_NONE = ("center", "pad_mode", "normalized")  # None is the default of the others
+_AT_ONCE = 32  # number of frames of a stream per step of the progress bar
+NEVER_NONE = ("center", "pad_mode", "normalized")  # for the other keywords, None means the default
 
 
 @modeless
@@ -146,7 +146,7 @@ def RTISI_LA(
     names = ("spec", "look_ahead", "asymmetric_window", "max_iter", "alpha", "verbose")
     stft = _stft(spec, stft_kwargs, names)
     if spec.is_complex():
-        raise TypeError("Parameter spec is complex, but RTISI_LA makes the phase: pass spec.abs()")
+        raise TypeError("Parameter spec is complex, but RTISI_LA computes the phase: pass spec.abs()")
     alpha, max_iter = finite(0, 2, alpha=alpha), iterations(max_iter=max_iter)
     textbook = flag(asymmetric_window=asymmetric_window)
     rule = RTISI(momentum=alpha) if textbook else GriffinLim(momentum=alpha)
@@ -259,7 +259,7 @@ def L_BFGS(
     inner = options.get("max_iter", 20)
     if iterations(outer_max_iter=outer_max_iter) * inner > MOST_ITER:
         raise ValueError(
-            f"Parameters {outer_max_iter=}, max_iter={inner} make more than {MOST_ITER} iterations: use fewer"
+            f"Parameters {outer_max_iter=}, max_iter={inner} are more than {MOST_ITER} iterations: use fewer"
         )
     eva_iter = count(1, eva_iter=eva_iter)
     tol = finite(0, tol=tol)
@@ -270,7 +270,7 @@ def L_BFGS(
         instance(Tensor, "pass samples as a tensor", init_x0=init_x0)
         if samples is not None and init_x0.shape[-1:] != (samples,) and init_x0.shape != samples:
             raise ValueError(
-                f"Parameter init_x0 has shape {tuple(init_x0.shape)}, but {samples=}: leave one out"
+                f"Parameter init_x0 has shape {tuple(init_x0.shape)}, but {samples=}: leave out one"
             )
     _check_metric(metric)
     with _bar(outer_max_iter, "L_BFGS", verbose) as show:
@@ -361,16 +361,16 @@ class _Shown:
 
 
 def _bar(total: int, label: str, verbose: bool | int) -> AbstractContextManager[Show]:
-    """Progress bar, unless `verbose` is False or 0; without tqdm, a warning in its place."""
+    """Return a progress bar, unless `verbose` is False or 0; without tqdm, warn instead."""
     verbose = flag(verbose=verbose) if math.isnan(real(verbose)) else bool(verbose)
     missing = verbose and find_spec("tqdm") is None
     if missing:
-        warn('no progress is shown without tqdm: pip install "rtspecinv[progress]", or pass verbose=False')
+        warn('the progress bar needs tqdm: pip install "rtspecinv[progress]", or pass verbose=False')
     return bar(total, label, verbose and not missing)
 
 
 def _stft(spec: Tensor, settings: Mapping[str, Any], names: tuple[str, ...]) -> STFT:
-    """Transform that `torch.stft` would be with these settings."""
+    """Return the transform that `torch.stft` computes with these settings."""
     _refuse_unknown(settings, tuple(_STFTKeywords.__annotations__), names)
     if not isinstance(spec, Tensor):
         raise TypeError(f"Parameter spec is a {type(spec).__name__}: use torch.as_tensor(spec)")
@@ -399,7 +399,7 @@ def _stft(spec: Tensor, settings: Mapping[str, Any], names: tuple[str, ...]) -> 
 
 
 def _guess_n_fft(n_freq: int, given: dict[str, Any]) -> int:
-    """Even n_fft with so many one-sided frequencies, or the odd one, if the window is as long as that."""
+    """Return the even n_fft with `n_freq` frequencies, or the odd one if the window has that length."""
     even, odd = max(1, 2 * (n_freq - 1)), 2 * n_freq - 1
     window = given.get("window")
     win_length = given.get("win_length")
@@ -412,5 +412,5 @@ def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], own: tuple
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known + own, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+            hint = f"did you mean {near[0]}?" if near else f"the keywords are {', '.join(known)}"
             raise TypeError(f"unexpected keyword argument {name!r}: {hint}")

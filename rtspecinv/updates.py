@@ -33,7 +33,7 @@ class Update:
     """Base class of the update rules.
 
     A subclass with a `step` is a rule. It runs in compiled code if all that it adds between its projections
-    is real multiples of spectra; `docs/rules.md` says more.
+    is real multiples of spectra; see `docs/rules.md`.
 
     Attributes:
         n_carried: number of spectra carried from iteration to iteration beside the iterate, default: 0.
@@ -84,7 +84,7 @@ class Update:
         return p_m(p_c(p_m(state[0])))
 
 
-Past = Callable[[Tensor, Tensor], Tensor]  # of s and of what was carried: what momentum counts from
+Past = Callable[[Tensor, Tensor], Tensor]  # returns, from s and a carried spectrum, the reference of momentum
 
 
 class _Moving(Update):
@@ -317,19 +317,19 @@ def _checked(update: Update) -> Update:
         return update
     name = type(update).__name__
     if type(update).step is Update.step:
-        raise TypeError(f"Parameter update={name}() has no step: write step(self, state, p_m, p_c)")
+        raise TypeError(f"Parameter update={name}() has no step: define step(self, state, p_m, p_c)")
     try:
         n_spectra = 1 + count(n_carried=update.n_carried)
     except ValueError as error:
         raise ValueError(
-            f"Parameter update={name}(): {error}: it counts spectra beside the iterate"
+            f"Parameter update={name}(): {error}, the number of spectra beside the iterate"
         ) from None
-    rule = copy.copy(update)  # what a step may change stays as it is
+    rule = copy.copy(update)  # a step may change attributes of its rule
     spectrum = torch.ones(1, 4, 2, dtype=torch.float64, device="cpu")
     start = _checked_state(f"{name}.start", rule.start(spectrum), n_spectra)
     try:
         state = rule.step(start, torch.clone, torch.clone)
-    except Exception:  # a rule may need more than one frame of few frequencies
+    except Exception:  # a rule may need more frames or frequencies
         return update
     _checked_state(f"{name}.step", state, n_spectra)
     return update
@@ -340,7 +340,7 @@ def _checked_state(what: str, state: object, n_spectra: int) -> State:
     if not isinstance(state, tuple) or not all(isinstance(part, Tensor) for part in state):
         raise TypeError(
             f"Parameter update: {what} returns {type(state).__name__}, not a tuple of tensors: "
-            "return (spectrum,) for the iterate alone"
+            "return (spectrum,) if nothing is carried"
         )
     if len(state) != n_spectra:
         raise ValueError(

@@ -36,7 +36,7 @@ def test_a_signal_with_its_true_phase_is_a_fixed_point(update, stft):
     samples = sound((n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding)
     spectrum = stft.analyze(samples)
     seen = told(spectrum, stft, update=update, n_iter=6, evaluate_every=1)
-    # Without centring, the first and last samples are almost unseen and fade.
+    # Without centring, the first and last samples have nearly no window weight and fade.
     worst = max(float(s.convergence) for s in seen)
     assert worst < (-180 if stft.center else -20)
     if stft.center:
@@ -78,7 +78,7 @@ def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: 
             x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft)
             e[t * hop : t * hop + n_fft] += w * d
         x = np.where(e > 1e-12, x / np.maximum(e, max(floor, 1e-12)), 0)
-        x[:padding] = x[n_samples - padding :] = 0  # what "constant" pads with
+        x[:padding] = x[n_samples - padding :] = 0  # as padded by "constant"
         return x
 
     def analyzed(x):
@@ -97,7 +97,7 @@ def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: 
         step, factors, committed = reference.RULES[name]
         carried = [{} if f is None else {t: f * c[t] for t in c} for f in factors]  # type: ignore[attr-defined]
         for _ in range(n):
-            # No frame is older than another here: the middle of the ramp for all.
+            # A batch run has no older frames, so every frame has the middle of the ramp.
             c, carried = step(c, carried, p_m, p_c, lambda t: 0.0)
         c = p_m(p_c(p_m(c))) if committed == "shadow" else p_m(carried[0])
     return np.stack(list(analyzed(samples_of(c, MIN_COVERAGE)).values()), -1)
@@ -107,7 +107,8 @@ def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: 
 @given(seed=st.integers(0, 99), hop_length=st.integers(2, 16))
 def test_griffin_lim_never_increases_the_inconsistency(seed, hop_length):
     stft = STFT(32, hop_length, pad_mode="constant", dtype=torch.float64)
-    magnitude = torch.rand(17, 20, generator=torch.Generator().manual_seed(seed)).double()  # of no signal
+    # No signal has these magnitudes.
+    magnitude = torch.rand(17, 20, generator=torch.Generator().manual_seed(seed)).double()
     seen = told(magnitude, stft, update="gla", n_iter=12, evaluate_every=1, init="random")
     twice = torch.full(
         (17, 1), 2.0, dtype=torch.float64
@@ -131,7 +132,7 @@ def test_items_are_independent_and_different(update, init):
     assert same.tolist() == [[True, False, True], [True, True, True]]
     for i, j in [(0, 0), (1, 2)]:
         alone = invert(magnitude[i, j], SMALL, update=update, init=init, n_iter=9)
-        # Iterating amplifies rounding, which depends on how many streams run at once, in bins of noise.
+        # Iterations amplify rounding errors in bins of noise, and these depend on the number of streams.
         assert torch.allclose(together[i, j], alone, atol=0.05 if init == "stream" else 1e-9)
     assert torch.cdist(together.view(6, -1), together.view(6, -1)).add(torch.eye(6)).min() > 0.5
 
@@ -165,8 +166,8 @@ def test_the_best_is_returned_when_a_rule_diverges():
     }
     seen = told(magnitude, SMALL, **options)
     errors = [float(s.convergence) for s in seen]
-    assert max(errors) > min(errors) + 3  # it does diverge
-    for n, now in enumerate(seen, 1):  # samples are those of the least error so far
+    assert max(errors) > min(errors) + 3  # the rule diverges
+    for n, now in enumerate(seen, 1):  # the samples are those with the smallest error so far
         actual = spectral_convergence(SMALL.magnitude(now.samples[0]), magnitude)
         assert abs(float(actual) - min(errors[:n])) < 1e-6
     assert torch.equal(invert(magnitude, SMALL, **options), seen[-1].samples[0])
@@ -191,7 +192,7 @@ def test_callback_and_tolerance_stop():
 def test_scale_does_not_matter(scale):
     stft = STFT(64, 16)
     magnitude = stft.magnitude(sound(500).float())
-    with pytest.warns(UserWarning, match="more than samples") if scale > 1 else nullcontext():
+    with pytest.warns(UserWarning, match="largest magnitude of samples") if scale > 1 else nullcontext():
         scaled = invert(magnitude * scale, stft, n_iter=10)
     assert torch.equal(scaled, invert(magnitude, stft, n_iter=10) * scale)
 
@@ -201,11 +202,11 @@ def test_scale_does_not_matter(scale):
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 9])
 @settings(deadline=None, max_examples=8)
 @given(stft=transforms())
-@pytest.mark.filterwarnings("ignore:the result is")  # of a sound that is quiet
+@pytest.mark.filterwarnings("ignore:the result is")  # the sound is quiet
 def test_any_setting_is_finite(init, n_frames, stft):
     magnitude = torch.rand(stft.n_freq, n_frames, generator=torch.Generator().manual_seed(0)).double()
     natural = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
-    with nullcontext() if natural else pytest.warns(UserWarning, match="1 frame became no samples"):
+    with nullcontext() if natural else pytest.warns(UserWarning, match="no samples result from 1 frame"):
         samples = invert(magnitude, stft, init=init, n_iter=4)
     assert samples.isfinite().all()
     assert samples.shape == (natural,)
@@ -294,7 +295,7 @@ def test_known_samples_stay():
         known = invert(magnitude, stft, known=samples[:, :200], length=500, init="peaks", n_iter=30)
         free = invert(magnitude, stft, length=500, init="peaks", n_iter=30)
         assert torch.allclose(known[:, :200], samples[:, :200])
-        # What follows them comes out with their sign and phase.
+        # The samples after the known ones continue with their sign and phase.
         assert (known - samples)[:, 200:260].norm() < 0.7 * (free - samples)[:, 200:260].norm()
     with pytest.raises(ValueError, match="known"):
         invert(magnitude, SMALL, known=samples[0])
@@ -318,7 +319,7 @@ GOOD = torch.rand(33, 9)
         (GOOD.mT, {}, ValueError, "magnitude.mT"),
         (GOOD[0], {}, ValueError, "n_freq"),
         (GOOD[:, :0], {}, ValueError, "frames in it"),
-        (-GOOD, {}, ValueError, "Convert dB"),
+        (-GOOD, {}, ValueError, "convert dB"),
         (GOOD * torch.nan, {}, ValueError, "nan"),
         (GOOD.double(), {}, TypeError, "float64"),
         (GOOD.tolist(), {}, TypeError, "tensor or an array"),

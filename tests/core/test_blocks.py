@@ -42,7 +42,7 @@ def test_blocks(center):
     def convergence(samples: Tensor) -> Tensor:
         return spectral_convergence(stft.magnitude(samples), magnitude)
 
-    # Medians: which few frames stay wrong is chance, and one can be most of the error.
+    # Medians, because a few frames stay wrong by chance, and one of them can be most of the error.
     assert (convergence(samples) - convergence(whole)).median() < 3
     assert (convergence(samples) - convergence(stream)).median() < -0.3
     short = torch.cat(list(invert_blocks(magnitude[..., :50].unbind(-1), stft, **options)), -1)

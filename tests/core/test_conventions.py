@@ -155,9 +155,11 @@ def test_the_command_line_undoes_scipys_scaling(tmp_path, capsys, method):
 
 def test_what_has_no_scaling_says_so(tmp_path):
     mel = rtspecinv.presets["hifigan-22k"](CLIP)
-    with pytest.raises(ValueError, match="scaling='spectrum' is of magnitudes, and these are mel frames"):
+    with pytest.raises(
+        ValueError, match="scaling='spectrum' applies to magnitudes, but sound has mel frames"
+    ):
         heard(mel, preset="hifigan-22k", scaling="spectrum")
-    with pytest.raises(ValueError, match="scaling='spectrum' is of magnitudes, and these are samples"):
+    with pytest.raises(ValueError, match="scaling='spectrum' applies to magnitudes, but sound has samples"):
         heard(CLIP, sample_rate=8000, scaling="spectrum")
     with pytest.raises(ValueError, match=r"scaling='spectrun' is not one of.*did you mean 'spectrum'"):
         heard(torch.zeros(33, 5), stft=rtspecinv.STFT(64, 16), sample_rate=8000, scaling="spectrun")
@@ -174,7 +176,7 @@ def test_suggestions_name_the_usual_first():
     )
 
 
-# -- chunks of nothing ---------------------------------------------------------------------------------------
+# -- chunks without frames -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["eager", "numba"])

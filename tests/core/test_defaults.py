@@ -24,7 +24,7 @@ def test_shares_are_those_of_energies(setting):
     window = torch.rand(win_length, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
     stft = STFT(n_fft, hop_length, win_length=win_length, window=window, dtype=torch.float64)
     power, own = stft.window.square(), stft.envelope
-    earlier, later = torch.zeros(2, 3 * n_fft, dtype=torch.float64)  # the frame is in the middle
+    earlier, later = torch.zeros(2, 3 * n_fft, dtype=torch.float64)  # the frame lies in the middle
     for shift in range(hop_length, n_fft, hop_length):
         earlier[n_fft - shift : 2 * n_fft - shift] += own
         later[n_fft + shift : 2 * n_fft + shift] += own
@@ -77,7 +77,7 @@ def test_the_start_is_made_of_magnitudes_where_too_little_overlaps(hop_length, w
 def test_revision_and_iterations():
     revised = {hop: StreamingInverter(STFT(64, hop)).revise for hop in (32, 16, 8, 4)}
     assert revised == {32: 1, 16: 1, 8: 3, 4: 7}
-    assert StreamingInverter(STFT(64, 64, window="hamming")).revise == 0  # nothing overlaps
+    assert StreamingInverter(STFT(64, 64, window="hamming")).revise == 0  # frames do not overlap
     assert StreamingInverter(STFT(64, 32), update=RTISI()).revise == 0
     for hop_length, n_iter in ((64, 16), (32, 16), (24, 12), (16, 8), (8, 8), (4, 8)):
         assert StreamingInverter(STFT(64, hop_length, window="hamming")).n_iter == n_iter

@@ -30,7 +30,7 @@ def test_a_linear_spectrogram_starts_with_the_stream():
     target = STFT_.magnitude(SOUND)
     seen = told(target, STFT_.magnitude, n_iter=60, length=4000)
     assert seen[0].convergence < -20
-    # Which minimum is near depends on how the start was rounded: 2.0 dB with numba, 1.8 dB with eager.
+    # Rounding errors of the start decide which minimum is found: 2.0 dB with numba, 1.8 dB with eager.
     assert seen[-1].convergence < seen[0].convergence - 1.5
     assert [s.number for s in seen] == list(range(0, 61, 10))
     errors = [float(s.convergence) for s in seen]
@@ -88,7 +88,7 @@ def test_evaluations_are_limited(limit):
         return log_mel(samples)
 
     lbfgs(log_mel(SOUND), counted, length=4000, n_iter=1000, max_evaluations=limit)
-    assert limit <= n_calls <= limit + 1 + 25 * (limit > 1)  # a line search is not cut in two
+    assert limit <= n_calls <= limit + 1 + 25 * (limit > 1)  # a line search is never interrupted
 
 
 def test_it_stops_when_told_to_and_when_nothing_moves():
@@ -102,7 +102,7 @@ def test_it_stops_when_told_to_and_when_nothing_moves():
     lbfgs(target, log_mel, length=4000, evaluate_every=3, callback=stop)
     assert numbers == [0, 3, 6]
     assert told(target, log_mel, length=4000, n_iter=500, tol=1e-3)[-1].number < 300
-    assert told(target, log_mel, initial=SOUND, n_iter=500)[-1].number < 100  # it is there already
+    assert told(target, log_mel, initial=SOUND, n_iter=500)[-1].number < 100  # it starts at the solution
 
 
 def test_what_goes_wrong_later_keeps_the_best():

@@ -27,7 +27,7 @@ ENGINES = [
     pytest.param("numba", marks=pytest.mark.skipif(not HAS_NUMBA, reason='pip install "rtspecinv[fast]"')),
 ]
 CLICK = 0.9
-HALF = 0.5  # of a click's energy, which has to come back
+HALF = 0.5  # least share of the energy of a click in the result
 
 
 def clicks(stft: STFT, n_positions: int = 8) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def test_every_way_to_invert_gives_a_click_back(overlap):
         "phase_init": stft.synthesize(torch_specinv.phase_init(magnitude, **settings)),
     }
     kept = {name: least_kept(stft, samples, at) for name, samples in found.items()}
-    # Alone, single-pass phases do not agree from frame to frame.
+    # Without iterations, single-pass phases differ from frame to frame.
     assert kept.pop("phase_init") > 0.2
     assert {name: share for name, share in kept.items() if share <= HALF} == {}
 
@@ -154,7 +154,7 @@ def test_white_pictures_are_heard(tmp_path, columns):
     assert np.abs(samples).max() > 0.05
 
 
-# --- What is too quiet all the same is not passed over -----------------------------------------------------
+# --- Warnings of results that are too quiet ----------------------------------------------------------------
 
 
 def test_a_result_that_is_silent_is_warned_of_and_the_way_out_works():
@@ -183,7 +183,7 @@ def test_sound_where_the_window_is_almost_zero_is_warned_of_and_the_way_out_work
     stft = STFT(128, 32, center=False)
     samples = torch.zeros(4000)
     samples[1] = 1
-    with pytest.warns(UserWarning, match=r"the result is \d+ dB under .* silence around"):
+    with pytest.warns(UserWarning, match=r"the result is \d+ dB below .* silence around"):
         invert(stft.analyze(samples), stft, n_iter=0)
     around = torch.nn.functional.pad(samples, (128, 128))
     assert invert(stft.analyze(around), stft, n_iter=0)[129] == pytest.approx(1, abs=1e-4)
@@ -203,7 +203,7 @@ def test_energies_are_weighed_without_a_transform(normalized):
     balance.warn("try")
     for _ in range(200):
         balance.add_frame(100 * stft.magnitude(samples)[..., 50])
-    with pytest.warns(UserWarning, match=r"the result is \d+ dB under the level of its target: try"):
+    with pytest.warns(UserWarning, match=r"the result is \d+ dB below the level of its target: try"):
         balance.warn("try")
 
 
@@ -213,7 +213,7 @@ def test_descent_leaves_silence_and_says_when_it_has_not():
     zeros = torch.zeros(4000)
     found = lbfgs(target, stft.magnitude, initial=zeros, n_iter=20)
     assert stft.magnitude(found).norm() > 0.5 * target.norm()
-    with pytest.warns(UserWarning, match=r"the result is \d+ dB under .* another initial"):
+    with pytest.warns(UserWarning, match=r"the result is \d+ dB below .* another initial"):
         lbfgs(target, stft.magnitude, initial=zeros + 1e-6, n_iter=0)
 
     def in_db(samples: Tensor) -> Tensor:

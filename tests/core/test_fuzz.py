@@ -30,7 +30,7 @@ from rtspecinv import ArraySink, Compression, MelConfig, PictureScale, torch_spe
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
-STREAMS = {  # made once: they must survive everything
+STREAMS = {  # made once, because they must survive all examples
     name: rtspecinv.StreamingInverter(STFT, engine="eager", n_iter=1, batch_shape=shape)
     for name, shape in (("one", ()), ("two", (2,)))
 }
@@ -52,14 +52,14 @@ def test_stft(n_fft, hop_length, win_length, window, center, pad_mode, samples):
             n_fft, hop_length, win_length=win_length, window=window, center=center, pad_mode=pad_mode
         )
     )
-    if stft is not None and stft.n_fft < 10**4 and sound(samples):  # a transform of NaN is NaN
+    if stft is not None and stft.n_fft < 10**4 and sound(samples):  # the transform of NaN is NaN
         attempt(lambda: stft.synthesize(stft.analyze(samples)))
 
 
 @quick
 @given(samples=ANYTHING, spectrum=ANYTHING, length=LENGTHS)
 def test_transforms(samples, spectrum, length):
-    if sound(samples):  # a transform of NaN is NaN, and of 3e38 infinite
+    if sound(samples):  # the transform of NaN is NaN, and that of 3e38 is infinite
         attempt(lambda: STFT.magnitude(samples))
         attempt(lambda: MEL(samples))
     attempt(lambda: MEL.inverse(samples))
@@ -96,7 +96,7 @@ def test_streams_of_mel_frames_and_of_samples_survive(pieces):
     for piece in pieces:
         attempt(lambda piece=piece: MEL_STREAM.push(piece))  # type: ignore[misc]
         attempt(lambda piece=piece: MEL_STREAM.push_many(piece))  # type: ignore[misc]
-        if sound(piece):  # a spectrum of NaN is NaN, and of 3e38 infinite
+        if sound(piece):  # the samples of NaN are NaN, and those of 3e38 are infinite
             attempt(lambda piece=piece: analysis.push(piece))  # type: ignore[misc]
     attempt(MEL_STREAM.flush)
     attempt(analysis.finish)
@@ -116,7 +116,7 @@ def test_streams_of_mel_frames_and_of_samples_survive(pieces):
 )
 def test_transforms_of_frames_and_playing_them(frames, make, number):
     transform = attempt(lambda: make(number)) or TRANSFORMS.Pitch(1.5)
-    for frame in frames:  # what comes of NaN or of negative values, the inverter refuses
+    for frame in frames:  # the inverter rejects results of NaN and of negative values
         attempt(lambda frame=frame: str(transform(frame)))  # type: ignore[misc]
     sink = ArraySink()
     attempt(lambda: rtspecinv.play(frames, STREAMS["one"], sink))
@@ -208,7 +208,7 @@ def test_update_rules(rule, numbers):
 def test_metrics_and_diagnose(one, other, same):
     second = one if same else other
     for name in ("sc", "snr", "ser", "spectral_convergence", "log_spectral_distance"):
-        measure = getattr(rtspecinv.metrics, name)  # of silence and of NaN there is no finite ratio
+        measure = getattr(rtspecinv.metrics, name)  # ratios of silence and of NaN are not finite
         attempt(lambda measure=measure: str(measure(one, second)))  # type: ignore[misc]
     assert attempt(lambda: str(rtspecinv.diagnose(one))) != ""
     attempt(lambda: str(rtspecinv.diagnose(one, preset="whisper")))
@@ -267,7 +267,7 @@ def test_compressions(curve, numbers, clip):
     layout=st.sampled_from([None, "freq-time", "time-freq"]),
 )
 def test_listen(sound, kind, layout):
-    if kind == "mel":  # the CPU's compiled engine would take its time to compile
+    if kind == "mel":  # compilation for the CPU would take long
         sound = None if isinstance(sound, str) else sound
     how: dict[str, Any] = {
         "samples": {"sample_rate": 8000},

@@ -20,7 +20,7 @@ from rtspecinv.cli import main
 from rtspecinv.engines.cpu.interrupts import aside
 from rtspecinv.inputs import MOST_ITER
 
-SETTINGS, LONG = STFT(256, 64), 500_000  # iterations: minutes
+SETTINGS, LONG = STFT(256, 64), 500_000  # number of iterations, which take minutes
 FRAMES = torch.rand(129, 12, generator=torch.Generator().manual_seed(0))
 MEL = MelConfig(8000, 256, 64, n_mels=20, preemphasis=0.9)
 
@@ -120,7 +120,7 @@ def test_a_batch(engine, n_frames, interrupted):
     needs(engine)
     magnitude = torch.rand(SETTINGS.n_freq, n_frames)
     options: dict[str, Any] = {"init": "zeros", "engine": engine, "evaluate_every": LONG}
-    rtspecinv.invert(magnitude[:, :20], SETTINGS, n_iter=1, **options)  # compiles, if need be
+    rtspecinv.invert(magnitude[:, :20], SETTINGS, n_iter=1, **options)  # compiles the code if necessary
     interrupted(lambda: rtspecinv.invert(magnitude, SETTINGS, n_iter=LONG, **options))
 
 
@@ -190,7 +190,7 @@ def test_numbers_of_iterations_that_nobody_waits_for(value, tmp_path, capsys):
 
 
 def test_products_of_iterations_too():
-    with pytest.raises(ValueError, match=r"outer_max_iter=100000, max_iter=20 make more than 1000000"):
+    with pytest.raises(ValueError, match=r"outer_max_iter=100000, max_iter=20 are more than 1000000"):
         torch_specinv.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=100_000, verbose=False)
 
 

@@ -179,7 +179,7 @@ def test_a_rate_that_no_file_holds_is_refused_before_the_first_sample(sample_rat
 
 def test_a_sound_says_what_its_wav_cannot_hold():
     sound = Sound(np.zeros((1025, 3), np.float32), 8000)
-    with pytest.raises(ValueError, match="WAV with PCM_16 holds at most 1024 channels"):
+    with pytest.raises(ValueError, match="WAV with PCM_16 supports at most 1024 channels"):
         _ = sound.wav
 
 
@@ -196,15 +196,15 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("sound", "options", "error", "message"),
     [
-        (MEL, {}, ValueError, r"say preset= or stft=.*may be hifigan-22k"),
+        (MEL, {}, ValueError, r"pass preset= or stft=.*may be hifigan-22k"),
         (CLIP, {}, ValueError, "sample_rate is missing"),
         (CLIP, {"sample_rate": 22050.5}, ValueError, r"sample_rate=22050\.5 is not an integer"),
         (3, {"sample_rate": 8000}, TypeError, "is a int: pass a tensor, array or file"),
-        (MEL.mT, {"preset": "hifigan-22k"}, ValueError, "say layout='time-freq'"),
+        (MEL.mT, {"preset": "hifigan-22k"}, ValueError, "pass layout='time-freq'"),
         (MEL.expand(4, 2, -1, -1), {"preset": "hifigan-22k"}, ValueError, "pass one of a batch"),
         (MEL, {"preset": "hifigan"}, KeyError, "hifigan-22k"),
         (MEL, {"preset": 22}, TypeError, "pass a name of"),
-        (MEL, {"preset": "hifigan-22k", "stft": STFT}, ValueError, "exclude each other"),
+        (MEL, {"preset": "hifigan-22k", "stft": STFT}, ValueError, "are both given"),
         (MEL, {"preset": "hifigan-22k", "sample_rate": 24000}, ValueError, "that of the preset"),
         (MEL, {"preset": "hifigan-22k", "layout": "tf"}, ValueError, "freq-time"),
         ([], {"preset": "hifigan-22k"}, ValueError, "nothing to hear"),
@@ -222,7 +222,7 @@ def test_what_cannot_be_heard_says_why(sound, options, error, message):
 @pytest.mark.parametrize("card", ["patient"], indirect=True)
 def test_a_real_device_plays_it(card, monkeypatch, recwarn):
     monkeypatch.setattr("rtspecinv.listening.SoundDeviceSink", rtspecinv.SoundDeviceSink)
-    sound = listen(CLIP, sample_rate=48000)  # the virtual card has one rate
+    sound = listen(CLIP, sample_rate=48000)  # the virtual card supports one rate
     assert sound.path is None
     assert not recwarn.list
     np.testing.assert_array_equal(sound.samples, CLIP)

@@ -92,7 +92,7 @@ def test_nothing_is_hidden_in_silence(door, tmp_path):
     hiding = np.ma.MaskedArray(values, mask)
     with pytest.raises(ValueError, match=r"has a mask that hides 1 of \d+ values: replace .*\.filled\(0\)"):
         call(hiding, tmp_path)
-    call(hiding.filled(0 if door != "window" else 0.5), tmp_path)  # the way out
+    call(hiding.filled(0 if door != "window" else 0.5), tmp_path)  # the advice of the error
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -46,7 +46,7 @@ def test_log_spectral_distance():
     target = 1 + PAIR[0]
     assert torch.allclose(metrics.log_spectral_distance(target / 2, target), torch.tensor(20 * np.log10(2)))
     assert metrics.log_spectral_distance(target, target).abs().max() == 0
-    # A value 40 dB under the peak is 20 dB wrong, whatever is further down.
+    # A value 40 dB below the peak is wrong by 20 dB; smaller values do not matter.
     target = torch.tensor([[1.0], [0.01], [1e-9]])
     wrong = torch.tensor([[1.0], [0.1], [0.0]])
     expected = np.sqrt((0 + 20**2 + 0) / 3)

@@ -254,7 +254,7 @@ def test_a_transform_with_tensors_of_inference_mode_is_named():
         weights = torch.rand(8, 600)
         with pytest.raises(ValueError, match=r"Parameter transform uses tensors .* inference mode"):
             rtspecinv.lbfgs(torch.rand(8), lambda x: weights @ x, length=600, n_iter=2)
-    weights = weights.clone()  # the way out
+    weights = weights.clone()  # the advice of the error
     assert rtspecinv.lbfgs(torch.rand(8), lambda x: weights @ x, length=600, n_iter=2).shape == (600,)
 
 
@@ -276,7 +276,7 @@ def test_what_is_ours_is_made_where_torch_makes_things():
         with pytest.raises(ValueError, match="device is 'meta', where nothing has values: pass device='cpu'"):
             rtspecinv.Mel(CONFIG)
         assert rtspecinv.Mel(CONFIG, device="cpu").filters.device.type == "cpu"
-        assert rtspecinv.presets["whisper"].stft.device.type == "cpu"  # as its docstring says
+        assert rtspecinv.presets["whisper"].stft.device.type == "cpu"  # as in its docstring
 
 
 def test_warnings_name_the_line_of_the_caller_in_every_mode():
@@ -291,9 +291,9 @@ def test_warnings_name_the_line_of_the_caller_in_every_mode():
 def test_a_push_cannot_be_traced():
     inverter = StreamingInverter(SETTINGS, engine="eager")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says that it is old
+        warnings.simplefilter("ignore")  # torch warns that it is deprecated
         with pytest.raises(RuntimeError, match=r"torch\.jit\.trace does not record: trace the model"):
             torch.jit.trace(lambda frame: inverter.push(frame), MAGNITUDE[:, 0])
-        traced = torch.jit.trace(rtspecinv.Mel(LINEAR), SAMPLES)  # which has no state
+        traced = torch.jit.trace(rtspecinv.Mel(LINEAR), SAMPLES)  # a Mel has no state
     assert torch.equal(traced(OTHERS), rtspecinv.Mel(LINEAR)(OTHERS))
     assert torch.equal(inverter.push(MAGNITUDE[:, 0]), stream()[:16])

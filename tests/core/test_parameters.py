@@ -28,7 +28,7 @@ from rtspecinv.mel.models import UnknownPreset
 
 pytestmark = [
     pytest.mark.usefixtures("little_memory"),
-    pytest.mark.filterwarnings("ignore:magnitudes up to|.*no progress is shown|.*more than samples"),
+    pytest.mark.filterwarnings("ignore:magnitudes up to|the progress bar needs"),
 ]
 
 MAGNITUDE = torch.rand(N_FREQ, 9, generator=torch.Generator().manual_seed(0))
@@ -146,7 +146,7 @@ TWO = {"input": MAGNITUDE, "target": MAGNITUDE.flip(-1)}
 SPEECH = {"input": SAMPLES.numpy(), "target": SAMPLES.numpy(), "sample_rate": 8000}
 DEVICE = {"device": "card", "latency": 0.1, "queue_seconds": 0.2, "block_length": 16, "backend": "callback"}
 
-# name: what is called, with what; each of these is replaced in turn
+# Name: callable and its arguments. Each argument is replaced in turn.
 BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "STFT": (
         rtspecinv.STFT,
@@ -427,7 +427,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
 }
 WAV = rtspecinv.Sound(SAMPLES.numpy(), 8000).wav
-# Methods with parameters that their class does not have, and a function's options in a dictionary.
+# Methods with parameters of their own, and options of a function in a dictionary.
 METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "STFT.synthesize": (
         STFT.synthesize,
@@ -467,7 +467,7 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
 }
 CALLS = BASES | METHODS
-# What has no parameters to get wrong, is not for users to make, or has tests of its own for files and arrays.
+# Names without parameters, names that users do not call, and names with their own tests of files and arrays.
 ELSEWHERE = {
     *(
         "AudioReader",
@@ -517,7 +517,7 @@ def test_nothing_public_is_left_out():
             for parameter in inspect.signature(target).parameters.values()
             if parameter.kind is not kinds.VAR_KEYWORD and parameter.name != "self"
         }
-        # The stream's iterations have their own limits, and compiling takes long.
+        # The iterations of the stream have other limits, and compilation takes long.
         assert known - set(base) <= {"n_iter"}, name
 
 
@@ -530,8 +530,8 @@ CASES = [
 
 def says(message: str, parameter: str, value: Any) -> bool:
     """Whether a message has the parameter's name, and the value, its type or its shape."""
-    names = {"frames": "frames|magnitude", "blocks": "blocks|block|samples"}  # or of one of them
-    names["spec"] = "spec|target"  # where a transform makes something else of the samples
+    names = {"frames": "frames|magnitude", "blocks": "blocks|block|samples"}  # the error may name one item
+    names["spec"] = "spec|target"  # the error may name the result of the transform
     if not re.search(rf"\b({names.get(parameter, parameter)})\b", message):
         return False
     text = " ".join(repr(value).split())[:40]
@@ -570,15 +570,15 @@ def is_sane(kept: Any, right: Any) -> bool:
 
 def is_wrong(value: Any, parameter: str, right: Any) -> bool:
     """Whether a value is wrong in place of the right one, and is tested here."""
-    if callable(right) or parameter == "length":  # which a function may tell
+    if callable(right) or parameter == "length":  # a function may return the length
         return not callable(value)
     if value is None and parameter == "update" and isinstance(right, str) and right in ("raar", "admm"):
-        return False  # streams know a rule themselves
-    if isinstance(value, np.ma.MaskedArray):  # arrays with a mask have tests of their own
+        return False  # streams accept rules
+    if isinstance(value, np.ma.MaskedArray):  # other tests cover masked arrays
         return isinstance(right, int | float) and parameter not in ("decibels", "mean", "std")
     if parameter == "streams" and isinstance(value, list) and not value:
-        return False  # no stream at all
-    endless = isinstance(value, int) and value > 10**6  # iterations, which have a limit of their own
+        return False  # there is no stream
+    endless = isinstance(value, int) and value > 10**6  # the number of iterations has another limit
     return not (parameter.endswith("max_iter") and endless)
 
 

@@ -69,7 +69,7 @@ def test_with_every_frame_open_to_consistent_is_stft_of_istft():
     stft = STFT(64, 16, dtype=torch.float64)
     buffer = all_open(stft, 12)
     spectrum = torch.randn(12, 33, dtype=torch.complex128)
-    # Away from the edges, where torch.istft divides by window sums that are kept above a floor here.
+    # The edges are left out: torch.istft divides by their window sums, which have a lower limit here.
     expected = stft.analyze(stft.synthesize(spectrum.mT)).mT
     assert torch.allclose(to_consistent(spectrum, buffer)[5:-5], expected[5:-5])
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from rtspecinv.batch import invert
 from rtspecinv.stft import STFT, WINDOWS
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # of the largest value compared
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # relative to the largest value
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 SHAPES = [  # n_fft, hop_length, win_length, window
@@ -188,7 +188,7 @@ def test_synthesis_undoes_analysis(stft, extra, batch):
     samples = noise(*batch, stft.n_fft + extra)
     again = stft.synthesize(stft.analyze(samples), samples.shape[-1])
     assert again.shape == samples.shape
-    # Not centred, the last samples may be in no frame, and the first and last under next to no window.
+    # Without centring, the last samples may be in no frame, and the window nearly 0 at the first and last.
     centred = stft.center is True
     seen = stft.analyze(samples).shape[-1] * stft.hop_length if centred else stft.hop_length
     first = 0 if centred else stft.n_fft - stft.hop_length
@@ -202,9 +202,8 @@ def test_uncentred_edges_are_finite_and_lost_samples_silent(dtype):
     samples = noise(4, 64 + 16 * 5, dtype=dtype)
     spectrum = stft.analyze(samples).requires_grad_()
     again = stft.synthesize(spectrum)
-    assert torch.equal(
-        again[:, [0, 1, 2, -1, -2]], torch.zeros(4, 5, dtype=dtype)
-    )  # hann is 0 at its sample 0
+    # A Hann window is 0 at sample 0.
+    assert torch.equal(again[:, [0, 1, 2, -1, -2]], torch.zeros(4, 5, dtype=dtype))
     assert torch.allclose(again[:, 3:-2], samples[:, 3:-2], atol=30 * TOLERANCE[dtype])
     again.square().sum().backward()
     assert spectrum.grad.isfinite().all()

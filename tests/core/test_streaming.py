@@ -157,7 +157,7 @@ def test_contract_of_anything(
     )
 
 
-# --- Against the reference, and numbers ------------------------------------------------------------------
+# --- Comparison with the reference, and measurements ------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -168,7 +168,7 @@ def test_equals_the_reference(name, setting, look_ahead, revise, engine):
     update = RULES.get(name) or RAAR(momentum=0.3)
     stft = STFT(**setting, dtype=torch.float64)
     revise = 0 if update.textbook else min(revise, stft.look_back)
-    # Iterations amplify rounding errors, some rules by more than 10 a push: a few frames say it all.
+    # Iterations amplify rounding errors, for some rules by more than 10 per push, so few frames are compared.
     S = magnitudes(stft, n_frames=7)
     options: dict[str, Any] = {"look_ahead": look_ahead, "revise": revise, "n_iter": 2}
     inverter = StreamingInverter(stft, update=update, init="overlap", engine=engine, **options)
@@ -196,7 +196,7 @@ def test_true_phase_stays(update):
     for n_iter in (0, 4):
         inverter = StreamingInverter(stft, update=update, n_iter=n_iter)
         result = run(inverter, stft.analyze(samples))[inverter.latency :]
-        # Until the frames that overlap it have come in, the newest frame cannot be told to be right.
+        # The newest frame is not compared before all frames that overlap it have arrived.
         assert (result - samples).norm() < (1e-9 if n_iter == 0 else 0.1) * samples.norm()
 
 
@@ -250,7 +250,7 @@ def test_sound_after_silence_is_as_good_as_before(engine):
     S = stft.magnitude(gap)
     inverter = StreamingInverter(stft, engine=engine)
     result = stft.magnitude(run(inverter, S)[inverter.latency :])
-    n_frames = len(samples) // stft.hop_length - 4  # but the frames at the edges, as in convergence()
+    n_frames = len(samples) // stft.hop_length - 4  # without the frames at the edges, as in convergence()
     error = rtspecinv.metrics.spectral_convergence(result[:, -n_frames:-4], S[:, -n_frames:-4])
     assert float(error) < convergence(stft, samples) + 5
 
@@ -259,7 +259,7 @@ def test_sound_after_silence_is_as_good_as_before(engine):
 def test_scale_is_only_scale(engine):
     stft = STFT(64, 16)
     S = magnitudes(stft)
-    for exponent in (-40, 2):  # a power of two: not even rounding changes
+    for exponent in (-40, 2):  # a power of two, which changes no rounding
         scaled = run(StreamingInverter(stft, engine=engine), S * 2.0**exponent)
         assert torch.equal(scaled, run(StreamingInverter(stft, engine=engine), S) * 2.0**exponent)
 
@@ -297,7 +297,7 @@ def test_uncentred_ends_fade_as_far_as_it_is_said(n_fft, hop_length, look_ahead,
         assert int((fading < hop_length).sum()) == pytest.approx(n_fft / 6, abs=1)
 
 
-# --- Life of a stream ------------------------------------------------------------------------------------
+# --- State of a stream -----------------------------------------------------------------------------------
 
 
 def test_streams_of_a_batch_are_those_of_one():
@@ -370,7 +370,7 @@ def test_arrays_are_converted():
 @pytest.mark.parametrize("update", RULES)
 def test_gradients_are_right(update):
     stft = STFT(8, 2, dtype=torch.float64)
-    # Seeded so that no c passes through 0 within eps: there the phase, and so the derivative, jumps.
+    # With this seed no c passes through 0 within eps, where the phase and the derivative would jump.
     S = magnitudes(stft, n_frames=4, seed=1).requires_grad_()
     inverter = StreamingInverter(stft, update=update, n_iter=2, look_ahead=1)
     assert torch.autograd.gradcheck(lambda S: run(inverter, S), S, eps=1e-7, atol=1e-4)
@@ -414,7 +414,7 @@ def test_gradients_are_finite(init):
     assert S.grad.any()
 
 
-# --- What every argument does, and what it refuses -------------------------------------------------------
+# --- Arguments and their errors --------------------------------------------------------------------------
 
 
 def test_every_argument_matters():
@@ -529,14 +529,14 @@ def test_other_misuse():
 def test_powers_are_noticed_once():
     stft = STFT(64, 16)
     inverter = StreamingInverter(stft)
-    power = torch.full((33,), (0.5 * 16) ** 2)  # of a full-scale sinusoid: |X| = 16
+    power = torch.full((33,), (0.5 * 16) ** 2)  # a full-scale sinusoid has |X| = 16
     inverter.push(power.sqrt())
     with pytest.warns(UserWarning, match=r"powers.*sqrt"):
         inverter.push(10 * power)
     inverter.push(10 * power)
 
 
-# --- Iterations that change while it runs ------------------------------------------------------------------
+# --- Changes of the number of iterations --------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -595,7 +595,7 @@ def test_run_pushes_all_flushes_and_drops_the_latency(batch_shape, length):
     stft = STFT(64, 16)
     magnitude = torch.rand(*batch_shape, stft.n_freq, 30, generator=torch.Generator().manual_seed(0))
     inverter, other = (StreamingInverter(stft, batch_shape=batch_shape) for _ in range(2))
-    inverter.push(magnitude[..., 7])  # what was before is forgotten
+    inverter.push(magnitude[..., 7])  # `run` resets the inverter
     samples = inverter.run(magnitude, length=length)
     pushed = other.push_many(magnitude)
     owed = None if length is None else max(0, other.latency + length - pushed.shape[-1])

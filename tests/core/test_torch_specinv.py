@@ -129,7 +129,7 @@ def test_every_setting_gives_finite_values_and_gradients(
     spec = torch.stft(samples.view(-1, 4 * n_fft), n_fft, return_complex=True, **keywords)
     spec = spec.reshape(*batch, *spec.shape[-2:])
     if n_fft % 2 and onesided:
-        keywords["n_fft"] = n_fft  # the number of frequencies does not tell it from n_fft - 1
+        keywords["n_fft"] = n_fft  # n_fft - 1 has the same number of frequencies
     for value in (spec.abs(), spec):
         calls = [
             lambda v: torch_specinv.griffin_lim(v, 3, eva_iter=2, **QUIET, **keywords),
@@ -197,7 +197,7 @@ def test_bad_values_are_refused():
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
         torch_specinv.phase_init(SPEC)
     for bad, says in (
-        (-magnitude, "Convert dB"),
+        (-magnitude, "convert dB"),
         (magnitude[..., :0], "frames in it"),
         (magnitude * torch.nan, "nan"),
     ):

@@ -23,7 +23,7 @@ STFT = rtspecinv.STFT(64, 16)
 MEL = rtspecinv.presets["whisper"]
 FRAMES = torch.ones(9, 33)
 
-# Calls with room for one more keyword, and one that they know.
+# Calls that take one more keyword, and a keyword that they accept.
 CALLS = {
     "MelInverter": ("rtspecinv.MelInverter(MEL.config, {})", "n_iter=1"),
     "Mel.inverter": ("MEL.inverter({})", "device='cpu'"),
@@ -95,7 +95,7 @@ def test_a_type_checker_sees_a_typo_in_a_keyword(tmp_path):
     files = [tmp_path / "right.py", tmp_path / "wrong.py"]
     found = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
     assert not found.stderr
-    # What it says of the package itself is for `make lint`.
+    # `make lint` checks the errors in the package itself.
     errors = [
         line for line in found.stdout.splitlines() if re.search(r"(right|wrong)\.py:\d+: error: ", line)
     ]

@@ -290,7 +290,7 @@ def test_files_of_arrays_of_others_are_told_to_be_written_anew(tmp_path, capsys,
 def test_sound_is_no_spectrogram(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", CLIP.numpy(), 22050)
     said = refused(listen, tmp_path / "a.wav", stft=rtspecinv.STFT(64, 16), output=ArraySink())
-    assert "is sound, not a spectrogram: leave out preset, stft, array and scaling" in said
+    assert "is a sound file: leave out preset, stft, array and scaling" in said
     assert len(listen(tmp_path / "a.wav", output=ArraySink()).samples[0]) == len(CLIP)
     path = tmp_path / "a.wav"
     assert main(["invert", str(path), "-o", str(tmp_path / "b.wav")]) == 1
@@ -325,17 +325,17 @@ def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_pat
     assert rtspecinv.read_audio(sound)[0].any()
 
 
-# -- samples that lie otherwise ------------------------------------------------------------------------------
+# -- transposed samples --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((8000, 2), "it lies the other way"),
-        ((8000, 1), "it lies the other way"),
+        ((8000, 2), "it is transposed"),
+        ((8000, 1), "it is transposed"),
         ((6, 8000), "it has 6 channels"),
-        ((8000, 6), "it lies the other way"),
+        ((8000, 6), "it is transposed"),
         ((3, 1000), "it has 3 channels"),
     ],
 )

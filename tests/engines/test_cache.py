@@ -56,7 +56,7 @@ def test_it_is_compiled_once_and_says_so_before(log, places):
     assert fresh()(1.0) == 2.0
     first, second = log.records
     assert first.getMessage() == "compiling a trifle for float64: some 20 s, once on this machine"
-    assert first.levelno == logging.WARNING  # seen where nobody has set up logging
+    assert first.levelno == logging.WARNING  # visible if logging is not configured
     assert re.fullmatch(r"compiled a trifle for float64 in \d+\.\d s", second.getMessage())
     assert second.levelno == logging.INFO
     assert [path.suffix for path in files(places["package"])] == [".nbc"]
@@ -64,7 +64,7 @@ def test_it_is_compiled_once_and_says_so_before(log, places):
     assert (again(1.0), again(2.0)) == (2.0, 3.0)
     assert len(log.records) == 2
     assert fresh("")(numba.float32(1)) == 2
-    assert len(log.records) == 2  # without a label, nothing is said
+    assert len(log.records) == 2  # without a label, there is no message
 
 
 def test_nothing_is_left_beside_the_code(places):
@@ -119,7 +119,8 @@ def test_the_folder_that_is_asked_for_is_the_only_one(places, log, monkeypatch):
     assert fresh()(1.0) == 2.0
     assert len(log.records) == 4
     assert len(files(places["asked"])) == len(files(places["package"])) == 1
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null/x")  # which cannot be: the next one will do
+    # This folder cannot exist, so the next one is used.
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null/x")
     assert fresh()(1.0) == 2.0
     assert len(log.records) == 4
 
@@ -133,7 +134,7 @@ def test_where_nothing_can_be_kept_it_says_how_to_change_that(places, log, monke
         "compiling a trifle for float64: some 20 s, each time, as no folder will do; set NUMBA_CACHE_DIR to "
         "a folder of yours that has room"
     ] * 2
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(places["asked"]))  # the way out
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(places["asked"]))  # the advice of the error
     log.clear()
     for _ in range(2):
         assert fresh()(1.0) == 2.0

@@ -27,7 +27,7 @@ fast = pytest.mark.skipif(
     reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
 )
 # Relative to the loudest sample, for float64 and float32, after few iterations and frames: rules amplify
-# rounding errors, some by more than 10 a push.
+# rounding errors, some by more than 10 per push.
 TOLERANCE, TOLERANCE_SINGLE = 1e-6, 1e-3
 
 
@@ -200,7 +200,7 @@ def test_the_reference_can_take_over_and_give_back(update):
     hops = []
     for t, frame in enumerate(S.unbind(-1)):
         hops.append(inverter.push(frame.clone().requires_grad_(t in (2, 3, 7))))
-        assert hops[-1].requires_grad == (t in (2, 3, 7, 8))  # until it is cut, a graph goes on
+        assert hops[-1].requires_grad == (t in (2, 3, 7, 8))  # a graph continues until it is cut
         if t == 3:
             inverter.detach()
     samples = torch.cat([*(hop.detach() for hop in hops), inverter.flush().detach()])

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 # Relative to the largest magnitude, for float64 and float32, after at most four iterations: rules amplify
 # rounding errors, some by more than 10 an iteration.
 TOLERANCE, TOLERANCE_SINGLE = 1e-9, 2e-3
-# Mean difference of spectral convergence over sixteen sounds after many iterations, when nothing is left of
-# the bits: dB.
+# Mean difference of spectral convergence, dB, over sixteen sounds after many iterations, when rounding errors
+# have changed all bits.
 TOLERANCE_LATER = 0.5
 
 ALL = [
@@ -76,8 +76,8 @@ def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: Any
 def test_agrees_with_plain_torch(stft, update, n_frames, batch, more, n_known, n_iter, every, seed):
     """Every padding, odd lengths, hops that do not divide them, lengths that cut off and add."""
     natural = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
-    # Most of the spectrum of a constant frame is rounding, and so are its phases: few samples and their
-    # padding may be constant, and what a short window sees of repeated samples is.
+    # Most of the spectrum of a constant frame is rounding error, and so are its phases. Few samples and their
+    # padding may be constant, and so are repeated samples within a short window.
     assume(natural > 10 and not (stft.pad_mode == "replicate" and stft.win_length < stft.n_fft))
     generator = torch.Generator().manual_seed(seed)
     magnitude = torch.rand(*batch, stft.n_freq, n_frames, generator=generator, dtype=torch.float64) / 4
@@ -113,7 +113,7 @@ def test_later_it_is_as_good(update):
         values.append(spectral_convergence(stft.magnitude(samples), magnitude))
     difference = values[1] - values[0]
     assert difference.mean().abs() < TOLERANCE_LATER
-    assert (difference != 0).any()  # it is other code
+    assert (difference != 0).any()  # the code differs
 
 
 @pytest.mark.parametrize("update", ["agla", "dm", DifferenceMap(beta=0.8), "hybrid"])

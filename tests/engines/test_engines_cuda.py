@@ -29,7 +29,7 @@ LINEAR = [
     *(*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)),
     DifferenceMap(0.8),
 ]
-# One push, from the same state: the largest difference to float64, relative to the loudest sample.
+# Largest difference to float64 after one push from the same state, relative to the loudest sample.
 TOLERANCE = 1e-5
 MANY = {"blocks": 0, "clusters": 10**9}  # streams of one frame that are spread over clusters
 
@@ -273,10 +273,10 @@ def test_a_bad_frame_holds_back_its_own_stream_or_all():
     assert not late.push(bad)[1].any()
     with pytest.raises(ValueError, match="frame 1 since the last reset"):
         late.check()
-    assert torch.equal(late.push(good)[1], now.push(good)[1])  # whose last frame was never there
+    assert torch.equal(late.push(good)[1], now.push(good)[1])  # its last frame was rejected
 
 
-# -- what NVRTC makes of it ----------------------------------------------------------------------------------
+# -- machine code of NVRTC -----------------------------------------------------------------------------------
 
 
 # n_fft, hop, look-ahead, whether a cluster: blocks that a multiprocessor has room for, at least; registers,

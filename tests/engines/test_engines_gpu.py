@@ -111,7 +111,7 @@ def test_everything_is_recorded_when_the_engine_is_made(graphs, monkeypatch):
     monkeypatch.setattr(cuda_graph.Recorder, "__init__", refused)
     S = magnitudes(stft)
     spectrum = torch.polar(S, torch.randn_like(S))
-    for frames, n_iter in ((S, 3), (spectrum, 1), (S, 0), (S, 4)):  # a late player asks for fewer
+    for frames, n_iter in ((S, 3), (spectrum, 1), (S, 0), (S, 4)):  # a late player reduces the iterations
         eager.n_iter = replayed.n_iter = n_iter
         agree(run(replayed, frames), run(eager, frames))
 
@@ -198,7 +198,7 @@ def test_a_start_with_a_delay_is_refused(graphs):
         StreamingInverter(STFT(64, 16, device=DEVICE), init=Gradient(delay=1), engine="cuda_graph")
 
 
-# -- what a push asks of the device ----------------------------------------------------------------------
+# -- operations of a push on the device -------------------------------------------------------------------
 
 
 class Watch(TorchDispatchMode):
@@ -212,7 +212,7 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.launches, self.syncs, self.copies = list[str](), list[str](), list[str]()
-        self.order = list[str]()  # of replays and syncs
+        self.order = list[str]()  # order of replays and syncs
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -329,7 +329,7 @@ def test_a_bad_frame_holds_nobody_else_up_and_is_named_later(graphs, make, bad):
     n_values = 33 if make is streams else 12
     good = torch.rand(2, n_values, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     if make is mel_streams:
-        good, bad = good - 3, -torch.inf if bad < 0 else bad  # a logarithm may be as low as it likes
+        good, bad = good - 3, -torch.inf if bad < 0 else bad  # logarithms have no lower limit
     broken = good.clone()
     broken[1, 3] = bad
     others, late = make(), make("later")
@@ -341,7 +341,7 @@ def test_a_bad_frame_holds_nobody_else_up_and_is_named_later(graphs, make, bad):
     with pytest.raises(ValueError, match=r"frame 1 since the last reset"):
         late.check()
     late.check()  # once
-    # The stream that was held up goes on as if nothing had been.
+    # The stream with the bad frame continues as if the frame had not been pushed.
     assert torch.equal(late.push(good + 1)[1], known[1][1])
     late.push(broken)
     for step in (late.flush, late.reset):
@@ -376,12 +376,12 @@ def test_auto_takes_the_fastest_engine_that_knows_rule_and_start(graphs, monkeyp
         assert "cpu" not in name, "numba is a second of imports that a GPU does not need"
         return import_module(name)
 
-    if DEVICE == "cpu":  # which is the GPU of the tape; nothing else asks whether a tensor is on a CPU
+    if DEVICE == "cpu":  # the fake graph runs on the CPU, where only this check differs
         monkeypatch.setattr(engines, "CPU", "elsewhere")
     monkeypatch.setattr(engines, "import_module", refused)
     assert StreamingInverter(stft).engine == "cuda_graph"
     assert StreamingInverter(stft, init=Gradient(delay=1)).engine == "eager"
-    assert StreamingInverter(stft, update=Twofold()).engine == "eager"  # what it does nobody knows
+    assert StreamingInverter(stft, update=Twofold()).engine == "eager"  # its step is unknown
     wanted = magnitudes(stft).requires_grad_()
     assert StreamingInverter(stft, n_iter=1).push(wanted[:, 0]).requires_grad
 

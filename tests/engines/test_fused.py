@@ -46,11 +46,11 @@ def agree(one: list[Tensor], other: list[Tensor]) -> None:
 def test_rule(dtype, n_slots, has_s):
     x, a = noise(2, n_slots, N_OPEN, N_HALF, 2, dtype=dtype), noise(2, N_OPEN, N_HALF, 2, dtype=dtype)
     goal, signs = noise(2, N_OPEN, N_HALF, dtype=dtype, seed=1).abs(), noise(N_HALF, dtype=dtype).sign()
-    scale = torch.finfo(dtype).max ** 0.6  # whose square overflows, and that of its inverse is lost
+    scale = torch.finfo(dtype).max ** 0.6  # its square overflows, and that of its inverse underflows
     x[0, :, 0] *= scale
     x[0, :, 1] /= scale
     x[1, :, 1, 2:4] = 0
-    if has_s:  # what is 0 before P_M is so after the sums, too
+    if has_s:  # values that are 0 before P_M are also 0 after the sums
         a[1, 1, 2:4] = 0
     s = a.flip(0).flip(1) if has_s else None
     numbers = noise(N_OPEN, (n_slots if has_s else 0) + 2, 2 + n_slots, dtype=dtype)
@@ -62,7 +62,7 @@ def test_rule(dtype, n_slots, has_s):
     found, expected = ([t.clone() for t in (x, a, a)] for _ in range(2))
     kernels.launch_rule(*found, s, goal, signs, numbers)
     fused.rule(*expected, s, goal, signs, numbers)  # type: ignore[call-arg]
-    # The direction of a sum depends on its rounding where its terms cancel: these are random, and do not.
+    # Where terms cancel, the phase of a sum depends on rounding; these random terms do not cancel.
     agree([t[i, ..., k, :, :] for t in found for i in range(2) for k in range(N_OPEN)],
           [t[i, ..., k, :, :] for t in expected for i in range(2) for k in range(N_OPEN)])  # fmt: skip
     assert torch.allclose(torch.linalg.vector_norm(found[1], dim=-1), goal)

@@ -21,7 +21,7 @@ fast = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("numba", "rocket_fft")),
     reason='numba or rocket-fft is missing: pip install "rtspecinv[fast]"',
 )
-# Relative to the largest magnitude: those of test_engines and test_engines_batch.
+# Relative to the largest magnitude, as in test_engines and test_engines_batch.
 TOLERANCE, TOLERANCE_OF_BATCH = 1e-6, 1e-9
 
 KNOWN = [*RULES.values(), RAAR(momentum=0.3), GriffinLim(0.5), AcceleratedGriffinLim(0.5, 0.3, 1.1)]
@@ -227,11 +227,11 @@ def test_tables_of_equal_rules_are_their_own():
         assert [table_of(r, 2).step[0, 2, 0].item() for r in (one, two)] == [0.5, 0.25]
     rule.share = 0.75
     assert table_of(rule, 2).step[0, 2, 0] == 0.75
-    rule.share = torch.tensor(0.5, dtype=torch.float64)  # may change in place
+    rule.share = torch.tensor(0.5, dtype=torch.float64)  # its value may change in place
     assert table_of(rule, 2).step[0, 2, 0] == 0.5
     rule.share.fill_(0.25)
     assert table_of(rule, 2).step[0, 2, 0] == 0.25
-    assert table_of(RAAR(0.3), 2) is table_of(RAAR(0.3), 2)  # of the package, which stay
+    assert table_of(RAAR(0.3), 2) is table_of(RAAR(0.3), 2)  # tables of the package's rules are cached
 
 
 @pytest.mark.parametrize(("update", "why"), OTHER.items(), ids=lambda x: type(x).__name__)
@@ -252,7 +252,7 @@ def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
     magnitude = SMALL.magnitude(sound(200))
     with pytest.raises(ValueError, match=rf"engine='numba' has no compiled code for.*{why}.*use 'auto'"):
         invert(magnitude, SMALL, update=update, engine="numba")
-    if not isinstance(update, (Wrong, Counted)):  # which does something else every time
+    if not isinstance(update, (Wrong, Counted)):  # these rules differ in every step
         plain, chosen = (
             invert(magnitude, SMALL, update=update, n_iter=2, init="zeros", engine=engine).detach()
             for engine in ("eager", "auto")
@@ -318,7 +318,7 @@ class Linear(Update):
     rows: tuple[tuple[float, ...], ...]
     shares: tuple[float, ...]
     again: bool
-    forgets: bool  # what new frames carry is not looked at in their first step
+    forgets: bool  # whether the first step of a frame ignores its carried spectra
 
     @property
     def n_carried(self):
@@ -351,9 +351,11 @@ def linear(draw) -> Linear:
     n_slots, pattern = draw(st.integers(1, 3)), draw(st.sampled_from(["target", "multiples", "fresh", "any"]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     rows = torch.rand(3 + n_slots, 2 + n_slots, generator=generator, dtype=torch.float64) * 2 - 1
-    rows[[0, 1, -1], 0] = 0  # s is not known there, and in two of them A is not
+    rows[[0, 1, -1], 0] = 0  # s is not available there, nor is A in two of them
     rows[[0, -1], 1] = 0
-    rows[[0, 1, -1], [2, 1, 2]] += 2  # no small differences of large numbers: their phases are rounding
+    rows[[0, 1, -1], [2, 1, 2]] += (
+        2  # avoids small differences of large numbers, whose phases are rounding errors
+    )
     rows[2] = rows[2].abs()
     if draw(st.booleans()) or pattern == "target":
         rows[0] = torch.eye(2 + n_slots)[2]
@@ -366,7 +368,7 @@ def linear(draw) -> Linear:
         rows[3:-1, 1:] = 0
     if draw(st.booleans()):
         rows[-1] = torch.eye(2 + n_slots)[2]
-    rows /= rows.abs().sum(1, keepdim=True)  # so that nothing grows
+    rows /= rows.abs().sum(1, keepdim=True)  # so that values do not grow
     shares = (1.0, *(draw(st.sampled_from([0.0, 0.5, 1.0])) for _ in range(n_slots - 1)))
     return Linear(tuple(map(tuple, rows.tolist())), shares, draw(st.booleans()), draw(st.booleans()))
 
@@ -422,7 +424,7 @@ def returning(start=1, step=1, **attributes):
 @pytest.mark.parametrize(
     ("update", "kind", "message"),
     [
-        (type("Mine", (Update,), {})(), TypeError, "Mine.. has no step: write step"),
+        (type("Mine", (Update,), {})(), TypeError, "Mine.. has no step: define step"),
         (returning(start=None), TypeError, "Mine.start returns NoneType, not a tuple of tensors: return"),
         (returning(step=None), TypeError, "Mine.step returns NoneType, not a tuple of tensors: return"),
         (returning(n_carried=1), ValueError, "Mine.start returns 1 spectra, not 1 . n_carried = 2: return 2"),

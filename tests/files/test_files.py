@@ -46,7 +46,8 @@ def save(path: Path, array: np.ndarray, **parameters: int) -> Path:
 @pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize("layout", ["freq-time", "time-freq"])
 def test_frames_are_the_file_in_every_format_and_layout(tmp_path, monkeypatch, suffix, channels, layout):
-    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 300)  # several blocks, the last one shorter
+    # Several blocks, of which the last is shorter.
+    monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 300)
     array = magnitudes(channels, 33, 50) if channels else magnitudes(33, 50)
     stored = array if layout == "freq-time" else array.swapaxes(-1, -2)
     found = open_spectrogram(save(tmp_path / f"a{suffix}", stored, **PARAMETERS), layout=layout)

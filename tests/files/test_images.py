@@ -111,7 +111,7 @@ def test_pictures_of_every_mode(tmp_path):
         path = tmp_path / f"a{'.tiff' if mode == 'CMYK' else '.png'}"
         picture.convert(mode).save(path)
         expected = np.where(grey > 127, 255, 0) if mode == "1" else grey
-        if mode != "1":  # which is dithered
+        if mode != "1":  # mode "1" is dithered
             np.testing.assert_allclose(read_image(path)[0] * 255, expected, atol=1.01, err_msg=mode)
         assert set(np.unique(read_image(path)[0])) <= (
             {0, 1} if mode == "1" else set(np.float32(range(256)) / np.float32(255))  # type: ignore[arg-type, call-overload]
@@ -206,7 +206,7 @@ def test_any_picture_sounds_as_long_and_as_loud_as_it_should(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "does not say how long it lasts: give --seconds"),
+        ([], "does not state its duration: give --seconds"),
         (["--seconds", "nan"], "not a number above 0"),
         (["--seconds", "1e9"], "use fewer --seconds"),
         (["--seconds", "1", "--range", "0"], "range_db=0.0 is not a finite number from 1 to 200"),
@@ -231,6 +231,6 @@ def test_black_is_refused_and_silence_cannot_be_drawn(tmp_path, capsys):
         sink.write(np.zeros(8000, np.float32))
     assert main(["picture", str(tmp_path / "a.wav"), "-o", str(tmp_path / "b.png")]) == 1
     said = capsys.readouterr().err
-    assert "black all over" in said
+    assert "is black: the sound would be silent" in said
     assert "is silent" in said
     assert not (tmp_path / "b.png").exists()

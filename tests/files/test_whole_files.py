@@ -76,7 +76,7 @@ def test_on_a_full_disk_a_file_is_absent_and_the_reason_is_said(tmp_path, name):
         ):
             WRITERS[name](path)
         assert e.value.errno == errno.EFBIG
-        assert path.read_bytes() == whole  # as it was before
+        assert path.read_bytes() == whole  # unchanged
         assert [left.name for left in tmp_path.iterdir()] == [name]
     if path.suffix in (".wav", ".flac", ".ogg"):
         assert soundfile.info(path).frames == (3000 if "short" in name else 20000)
@@ -128,7 +128,7 @@ def test_two_writers_of_one_name_do_not_disturb_each_other(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"first"
     second.keep()
     assert (tmp_path / "a").read_bytes() == b"second"
-    first.drop()  # which is over
+    first.drop()  # the first writer has ended
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -19,7 +19,7 @@ from rtspecinv.mel.evidence import tilt, turned
 from rtspecinv.mel.models import CONFIGS
 
 CLIP = torch.from_numpy(demo_clip.render())
-# Riffusion's takes a second; what Kaldi's features look like is not known here yet.
+# The preset of Riffusion takes a second; `diagnose` does not recognise Kaldi's features yet.
 OTHERS = ("riffusion", "kaldi-fbank", "ast")
 PRESETS = {name: rtspecinv.presets[name] for name in CONFIGS if name not in OTHERS}
 MEL = PRESETS["hifigan-22k"](CLIP)
@@ -97,7 +97,7 @@ def test_the_measure_of_a_bank_knows_neither_gains_nor_level():
     mel = MEL.double().numpy()
     gains = np.linspace(-5, 9, len(mel))[:, None]
     assert turned(mel) == pytest.approx(turned(3 * mel + 1), abs=0.02)
-    high = mel[:, (mel > mel.min() + 2).all(0)]  # not at the floor, which gains would break
+    high = mel[:, (mel > mel.min() + 2).all(0)]  # above the floor, below which gains have no effect
     assert high.shape[1] > 40
     assert turned(high) == pytest.approx(turned(high + gains), abs=0.05)
     assert turned(mel) == pytest.approx(-turned(mel[::-1]), abs=0.1)
@@ -178,8 +178,8 @@ def test_a_layout_that_can_be_either_is_left_open(shape):
     assert other in (80, 100)
 
 
-# What is wrong, its array, the preset that it is given as, its kind of values, words of its problem, and the
-# array that obeying makes; None where nothing is to be obeyed flatly.
+# Name of the error, array, preset that it is passed with, kind of values, words of the diagnosis, and the
+# array after the advice; None if there is no definite advice.
 SHIFT = math.log(32768)
 WRONG = {
     "frames, mels": (MEL.mT, "hifigan-22k", "ln", "it lies as (frames, mels): pass array.mT", MEL),
@@ -254,7 +254,7 @@ def test_what_depends_on_a_condition_helps_where_it_holds(numpy):
         (problem,) = diagnose(given, preset="hifigan-22k").problems
         expression = problem.rsplit("pass ", 1)[1]
         found = torch.as_tensor(eval(expression, {"array": given, "numpy": np}))
-        loud = wanted > -6  # what epsilon does not show in
+        loud = wanted > -6  # values that epsilon does not change
         torch.testing.assert_close(found[loud], wanted[loud], rtol=1e-4, atol=1e-3)
 
 

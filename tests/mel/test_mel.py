@@ -109,7 +109,7 @@ def test_forward(power):
 
 BASE = MelConfig(8000, 256, 64, n_mels=20)
 LN = Compression("ln", floor=1e-5)
-CHANGES = {  # every field of both, each of which must change what comes out
+CHANGES = {  # every field of both; each must change the result
     "sample_rate": replace(BASE, sample_rate=9000),
     "n_fft": replace(BASE, n_fft=320),
     "hop_length": replace(BASE, hop_length=50),
@@ -175,7 +175,7 @@ def test_compression_can_be_undone(name):
         if name == "clip":
             kept &= linear < math.exp(0.0)
         if name == "dynamic_range":
-            kept &= found > 1.001 * found.amin((-2, -1), keepdim=True)  # others were raised to that
+            kept &= found > 1.001 * found.amin((-2, -1), keepdim=True)  # smaller values were raised to this
             assert (found >= linear - 1e-9).all()
         assert torch.allclose(found[kept], linear[kept])
         assert kept.any()
@@ -559,7 +559,8 @@ def test_second_derivatives_are_finite_however_silent_bands_lie(exponent, power)
         found.append(second)
     single, double = found
     assert double.isfinite().all()
-    within = double.abs().amax(0) < 1e20  # its frames: what is derived on the way has a wider range
+    # Only frames in this range, because intermediate values have a wider range.
+    within = double.abs().amax(0) < 1e20
     assert within.sum() > 200
     assert single[:, within].isfinite().all()
 

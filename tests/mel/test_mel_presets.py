@@ -16,7 +16,7 @@ from rtspecinv.mel.models import CONFIGS
 from rtspecinv.metrics import sc
 
 CLIP = demo_clip.render()[30000:52000].astype(np.float64)
-NEAR = 1e-6  # of values of either sign, up to 255
+NEAR = 1e-6  # relative to values up to 255 of either sign
 
 
 def magnitude(samples, n_fft, hop, win=None, padding=None):
@@ -137,7 +137,7 @@ def test_numbers_are_those_of_the_source(name):
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < NEAR
     assert expected.std() > 0.1
-    # In float32 small values are rounded off, which a logarithm shows; sound is the same within -90 dB.
+    # In float32 small values are rounded, which changes logarithms; the sound is equal within -90 dB.
     preset = rtspecinv.presets[name]
     found, expected = preset(torch.from_numpy(CLIP).float()), torch.from_numpy(expected.copy()).float()
     assert sc(preset.expand(found), preset.expand(expected)) < -90

@@ -23,8 +23,8 @@ CLIP = torch.from_numpy(render())
 
 SMALL = MelConfig(8000, 64, 16, n_mels=8, area_norm=False, center="same")
 LN = Compression("ln", floor=1e-5)
-# Frames are logarithms: they may be negative, silence is what is under the floor, factors are sums, and what
-# a factor brings under the floor is silent.
+# Frames are logarithms: they may be negative, values below the floor are silence, a factor adds a number, and
+# a factor that brings values below the floor makes them silent.
 LN_DOMAIN = Domain(-20.0, (1e-2, 1e30), lambda frames, factor: frames + math.log(factor), True)
 CASES = {
     "linear": (SMALL, LINEAR),
@@ -97,7 +97,7 @@ def test_contract_of_every_preset(name, engine):
     samples = CLIP[30000 : 30000 + n_samples]
     unused = preset.inverter(look_ahead=1, n_iter=1, engine=engine)
     verify_contract(
-        lambda: copy.deepcopy(unused),  # at once, where the preset's tables take long
+        lambda: copy.deepcopy(unused),  # a copy is fast, while the tables of the preset take long
         preset(samples)[:, -n_frames:],
         domain=domain_of(preset),
     )
@@ -171,7 +171,7 @@ def test_extending_fills_what_no_band_hears_and_nothing_else():
     assert not plain[:, above].any()
     assert torch.equal(plain[:, ~above], extended[:, ~above])
     level = extended[:, above].mean() / extended[:, ~above][:, -40:].mean()
-    assert 0.5 < level < 2  # white noise goes on
+    assert 0.5 < level < 2  # white noise continues
 
 
 def test_deemphasis_undoes_preemphasis():
@@ -216,9 +216,9 @@ def test_frames_stand_for_one_length(case, n_frames):
     assert inverter.length(n_frames) == length
     assert run(inverter, frames).shape[-1] - inverter.latency == length
     if not length:
-        with pytest.warns(UserWarning, match="1 frame became no samples"):
+        with pytest.warns(UserWarning, match="no samples result from 1 frame"):
             assert mel.invert(frames).shape == (0,)
-        with pytest.raises(ValueError, match="1 frame became no samples"):
+        with pytest.raises(ValueError, match="no samples result from 1 frame"):
             rtspecinv.listen(frames, preset=mel, output=rtspecinv.ArraySink())
         return
     assert mel.invert(frames).shape == (length,)
@@ -234,7 +234,7 @@ def test_whispers_frames_stand_for_a_hop_each(n_frames):
     assert preset.invert(mel).shape == (160 * n_frames,)
     heard = rtspecinv.listen(mel, preset="whisper", output=rtspecinv.ArraySink()).samples
     assert heard.shape == (160 * n_frames,)
-    assert np.abs(heard[-160:]).max() > 1e-3  # nor is what is behind the last frame silence
+    assert np.abs(heard[-160:]).max() > 1e-3  # the samples after the last frame are not silent either
 
 
 def test_windows_of_an_odd_length_stay_where_they_are():
@@ -252,7 +252,7 @@ def test_gradients_reach_the_mel_frames(name, engine):
     preset = rtspecinv.presets[name]
     inverter = preset.inverter(look_ahead=0, n_iter=1, engine=engine)
     mel = preset(CLIP[30000:32000])
-    mel[:40, 0] = -20  # silence has a gradient too
+    mel[:40, 0] = -20  # silence also has a gradient
     mel.requires_grad_()
     inverter.push_many(mel).square().sum().backward()
     assert mel.grad.isfinite().all()
