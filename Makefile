@@ -1,27 +1,27 @@
 # make demo   plays the demo clip          make test    lints, checks types and tests
-# make quick  says within a minute whether the core is sound
+# make quick  tests the core within a minute
 # make bench  prints quality and speed     make lint    lints and checks types
-# make clean  removes all that make made   make soak    runs the tests that take minutes
+# make clean  removes all that make wrote  make soak    runs the tests that take minutes
 # make docs   builds the documentation into build/site; a warning is an error
-# make bare   tests the built wheel, without any extra, in a virtual environment of its own
+# make bare   tests the built wheel without extras, in a separate virtual environment
 #
-# Needs Python 3.10 or newer with venv; everything else is installed into .venv, once.
+# make needs Python 3.10 or newer with venv; it installs everything else into .venv, once.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-
 
-# For the packages and for what builds them: older pips read only the first, newer ones want both.
+# Versions of packages and of their build dependencies: an old pip reads only the first, a new pip needs both.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Tests of the core: they need torch and numpy, and take the compiled engine where it is installed.
+# Tests of the core: they need torch and numpy, and use the compiled engine if it is installed.
 CORE := $(patsubst %,tests/core/test_%.py,stft projections phase streaming batch blocks descent metrics) \
 	tests/engines/test_engines.py tests/engines/test_engines_batch.py tests/engines/test_rules.py tests/mel/test_mel_stream.py \
 	tests/cli/test_help.py tests/docs/test_architecture.py
-# Tests that touch sound devices, or serve one by hand.
+# Tests that use a sound device or a fake one.
 SOUND := tests/audio tests/live tests/docs/test_demos.py tests/docs/test_readme.py \
 	$(patsubst %,tests/cli/test_%.py,cli cli_live doctor)
 PYTEST := $(BIN)/pytest --benchmark-disable
@@ -32,7 +32,7 @@ PYTEST := $(BIN)/pytest --benchmark-disable
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
 
-# What plays through a sound server waits most of the time, and is late where others work beside it.
+# Tests that play through a sound server run after the others, because a busy machine makes them late.
 test: lint compiled
 	$(PYTEST) --numprocesses auto -m 'not card'
 	$(PYTEST) --numprocesses 2 --dist loadfile -m card
@@ -56,7 +56,7 @@ lint-changed: $(STAMP)all,test
 compiled: $(STAMP)all,test
 	@$(BIN)/python tests/support/compile_all.py
 
-# The tests of sound devices where there is neither PortAudio nor JACK.
+# Tests of sound devices as on a machine without PortAudio and JACK.
 silent: $(STAMP)all,test compiled
 	PYTHONPATH=$(CURDIR)/tests/without_sound $(PYTEST) --numprocesses auto $(SOUND)
 
@@ -86,7 +86,7 @@ clean:
 	rm -rf $(VENV) build dist tests/page/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch comes first: what depends on it must find this very version, whichever build the machine has.
+# torch is installed first, so that packages that depend on it find exactly this version, of any build.
 $(STAMP)torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "rtspecinv needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

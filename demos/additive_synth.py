@@ -1,6 +1,6 @@
-"""An additive synthesiser that knows magnitudes only: a frame is the sum of its partials' spectral lobes.
+"""An additive synthesiser without oscillators: a frame is the sum of the spectral lobes of the partials.
 
-Played by a MIDI file, or on the keys awsedf... of a terminal, as on a piano from C4 on.
+It plays a MIDI file, or the keys awsedf... of a terminal, which are those of a piano from C4 on.
 """
 
 import argparse
@@ -20,7 +20,7 @@ KEYS = b"awsedftgyhujkolp"
 
 class Synth:
     def __init__(self):
-        self.level, self.decay = np.zeros(128), np.ones(128)  # of each MIDI note; decay is per hop
+        self.level, self.decay = np.zeros(128), np.ones(128)  # per MIDI note; decay is the factor per hop
 
     def take(self, message):
         if message.type == "note_on" and message.velocity:
@@ -35,7 +35,8 @@ class Synth:
             frequency = PARTIALS * 440 * 2 ** ((note - 69) / 12)
             amplitude = 0.2 * self.level[note] * (frequency < RATE / 2) / PARTIALS**1.5
             x = np.arange(len(magnitude)) - frequency[:, None] * N_FFT / RATE + 1e-6
-            magnitude += N_FFT / 4 * amplitude @ np.abs(np.sinc(x) / (1 - x**2))  # Hann, x bins beside a sine
+            # Hann window, x bins from a sine.
+            magnitude += N_FFT / 4 * amplitude @ np.abs(np.sinc(x) / (1 - x**2))
         return magnitude.astype(np.float32)
 
 
@@ -50,13 +51,13 @@ def from_file(synth, path):
 
 
 def from_keys(synth):
-    import termios  # not on Windows
+    import termios  # missing on Windows
     import tty
 
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
     try:
-        while True:  # the player takes a frame for each hop, so it sets the pace
+        while True:  # the player sets the pace: it takes one frame per hop
             for key in set(os.read(0, 64) if select.select([0], [], [], 0)[0] else b"") & set(KEYS):
                 synth.take(mido.Message("note_on", note=60 + KEYS.index(key)))
             yield synth.frame()
@@ -65,12 +66,16 @@ def from_keys(synth):
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("midi", nargs="?", metavar="FILE.mid", help="MIDI file; without it, the keys play")
-parser.add_argument("-o", "--output", dest="file", metavar="FILE", help="write the sound, do not play it")
-parser.add_argument("-d", "--device", help="a part of a sound device's name")
+parser.add_argument(
+    "midi", nargs="?", metavar="FILE.mid", help="MIDI file (default: the keys of the terminal)"
+)
+parser.add_argument(
+    "-o", "--output", dest="file", metavar="FILE", help="write the sound to FILE instead of playing it"
+)
+parser.add_argument("-d", "--device", help="part of the name of a sound device")
 args = parser.parse_args()
 if not args.midi and (args.file or not sys.stdin.isatty()):
-    parser.error("keys need a terminal and sound as they are played: give a MIDI file")
+    parser.error("the keys need a terminal and a sound device: give a MIDI file")
 frames = from_file(Synth(), args.midi) if args.midi else from_keys(Synth())
 inverter = StreamingInverter(STFT(N_FFT, HOP), look_ahead=1)
 sink = FileSink(args.file, RATE) if args.file else SoundDeviceSink(RATE, device=args.device, latency="low")

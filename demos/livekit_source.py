@@ -1,7 +1,7 @@
-"""Speak mel frames into a LiveKit room, through `rtspecinv serve`; needs livekit.
+"""Play mel frames in a LiveKit room by `rtspecinv serve`; this needs the package livekit.
 
-`VocoderSource` is an audio source to publish: it takes mel frames, and `interrupt` silences it at once. As a
-program it speaks a clip, over and over, into the room of LIVEKIT_URL and LIVEKIT_TOKEN.
+`VocoderSource` is an audio source to publish: it takes mel frames, and `interrupt` silences it at once. Run
+as a program, this file repeats a clip in the room of LIVEKIT_URL and LIVEKIT_TOKEN.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from rtspecinv.measure.clip import render
 
 
 class VocoderSource:
-    """Sends mel frames to a server, and the hops that come back to an audio source of LiveKit."""
+    """Sends mel frames to a server, and the returned hops to an audio source of LiveKit."""
 
     def __init__(self, url: str = URL, *, sample_rate: int = 48000, **hello):
         self.client = AsyncClient(url, format="s16", output_rate=sample_rate, **hello)
@@ -35,32 +35,32 @@ class VocoderSource:
         await self.source.aclose()
 
     async def push(self, mel):
-        """Speak frames `(n_mels,)` or `(n_frames, n_mels)`."""
+        """Play frames `(n_mels,)` or `(n_frames, n_mels)`."""
         await self.client.push(mel)
 
     async def finish(self):
-        """Speak what is owed, and wait until it has been heard."""
+        """Play the remaining samples, and wait for the end of playback."""
         self.flushed.clear()
         await self.client.ask("flush")
         await self.flushed.wait()
         await self.source.wait_for_playout()
 
     async def interrupt(self):
-        """Forget all that has not been heard: the user speaks."""
+        """Drop all samples not played yet, such as when the user speaks."""
         await self.client.reset()
         self.source.clear_queue()
 
     async def listen(self):
         while True:
             said = await self.client.receive()
-            if isinstance(said, dict):  # flushed, or reset: the stream is as new
+            if isinstance(said, dict):  # after a flush or a reset, a new stream begins
                 self.to_drop = self.client.latency
                 self.flushed.set()
                 continue
             samples, self.to_drop = said[self.to_drop :], max(0, self.to_drop - len(said))
             if len(samples):
                 frame = rtc.AudioFrame(samples.tobytes(), self.source.sample_rate, 1, len(samples))
-                await self.source.capture_frame(frame)  # waits while 200 ms are queued
+                await self.source.capture_frame(frame)  # waits while the queue of 200 ms is full
 
 
 async def main():

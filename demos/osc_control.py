@@ -1,7 +1,7 @@
-"""Freeze, stretch and pitch a recording from any OSC controller on this machine, while it plays.
+"""Freeze, stretch and pitch-shift a recording during playback, from any OSC controller on this machine.
 
-/freeze 1 holds the sound and /freeze 0 lets it go; /stretch RATE sets the speed (0.5 is half, -1 backwards);
-/pitch SEMITONES moves the pitch.
+/freeze 1 freezes the sound, and /freeze 0 ends this; /stretch RATE sets the speed (0.5: half, -1: backwards);
+/pitch SEMITONES shifts the pitch.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from rtspecinv.measure.clip import SAMPLE_RATE, render
 
 @contextmanager
 def listening(port, stretch, freeze, pitch):
-    """A server for this machine alone sets the transforms meanwhile."""
+    """Return a context in which a server, for this machine only, sets the transforms."""
 
     def set_to(address, value):
         try:
@@ -40,7 +40,7 @@ def listening(port, stretch, freeze, pitch):
         dispatcher.map(address, lambda address, *values: set_to(address, *values[:1] or [None]))
     with BlockingOSCUDPServer(("127.0.0.1", port), dispatcher) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print("listening on {}:{}; Ctrl-C ends".format(*server.server_address), flush=True)
+        print("listening on {}:{}; stop with Ctrl-C".format(*server.server_address), flush=True)
         try:
             yield
         finally:
@@ -48,11 +48,19 @@ def listening(port, stretch, freeze, pitch):
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("audio", nargs="?", help="WAV, FLAC, OGG or MP3, played over and over (default: a clip)")
+parser.add_argument("audio", nargs="?", help="WAV, FLAC, OGG or MP3, repeated without end (default: a clip)")
 parser.add_argument("-p", "--port", type=int, default=9000, help="UDP port (default: 9000; 0 is any)")
-parser.add_argument("-s", "--seconds", type=float, default=float("inf"), help="end after so long")
-parser.add_argument("-o", "--output", metavar="FILE", help="write, at the same pace, and do not play")
-parser.add_argument("-d", "--device", help="a part of a sound device's name")
+parser.add_argument(
+    "-s",
+    "--seconds",
+    type=float,
+    default=float("inf"),
+    help="length of the sound in seconds (default: no end)",
+)
+parser.add_argument(
+    "-o", "--output", metavar="FILE", help="write the sound to FILE, in real time, instead of playing it"
+)
+parser.add_argument("-d", "--device", help="part of the name of a sound device")
 args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)
 stft = rtspecinv.STFT(1024, 256)
@@ -75,5 +83,5 @@ with (
         if n * hop_seconds > args.seconds:
             break
         player.push(frame)
-        if args.output:  # no device sets the pace
+        if args.output:  # a file does not wait, unlike a device
             time.sleep(max(0.0, begin + n * hop_seconds - time.monotonic()))

@@ -1,9 +1,9 @@
-"""Let a Pipecat pipeline speak mel frames, through `rtspecinv serve`; a part to import, needs pipecat-ai.
+"""A processor for Pipecat pipelines that plays mel frames by `rtspecinv serve`; it needs pipecat-ai.
 
     pipeline = Pipeline([..., Vocoder(preset="hifigan-22k"), transport.output()])
 
-`Vocoder` turns each MelFrame into 16-bit audio at the rate of the pipeline. A TTSStoppedFrame lets it end
-with what is owed; an InterruptionFrame silences it at once.
+`Vocoder` converts each MelFrame to 16-bit audio at the rate of the pipeline. After a TTSStoppedFrame it
+returns the remaining samples; after an InterruptionFrame it drops them.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from rtspecinv.client import URL, AsyncClient
 
 @dataclass
 class MelFrame(frames.DataFrame):
-    """Mel frames `(n_frames, n_mels)`, as the preset has them."""
+    """Mel frames `(n_frames, n_mels)` in the format of the preset."""
 
     mel: np.ndarray
 
 
 class Vocoder(FrameProcessor):
-    """Sends mel frames to a server, and the hops that come back down the pipeline."""
+    """Sends mel frames to a server, and the returned hops down the pipeline."""
 
     def __init__(self, url: str = URL, **hello):
         super().__init__()
@@ -60,7 +60,7 @@ class Vocoder(FrameProcessor):
     async def listen(self):
         while True:
             said = await self.client.receive()
-            if isinstance(said, dict):  # flushed, or reset: the stream is as new
+            if isinstance(said, dict):  # after a flush or a reset, a new stream begins
                 self.to_drop = self.client.latency
                 self.flushed.set()
                 continue

@@ -1,4 +1,4 @@
-"""Draws the pictures of maths.md: python docs/drawings.py."""
+"""Program that draws the pictures of maths.md: python docs/drawings.py."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 HERE = Path(__file__).parent
 GREY, LINES = "#7a828c", ("#d55e00", "#0072b2", "#009e73")
-CORNERS = np.array([[1, 0.6], [-1, 0.6], [1, -0.6], [-1, -0.6]])  # two real values of magnitudes 1 and 0.6
-ALONG = np.array([np.cos(np.radians(40)), np.sin(np.radians(40))])  # of the line through the first corner
+CORNERS = np.array([[1, 0.6], [-1, 0.6], [1, -0.6], [-1, -0.6]])  # the real pairs with magnitudes 1 and 0.6
+# Direction of the line through the first corner.
+ALONG = np.array([np.cos(np.radians(40)), np.sin(np.radians(40))])
 START, STEPS = np.array([-1.8, 0.3]), 40
 
 
 def to_magnitude(c: np.ndarray) -> np.ndarray:
-    """Nearest corner."""
+    """Return the nearest corner."""
     return CORNERS[np.argmin(np.square(CORNERS - c).sum(1))]
 
 
 def to_consistent(c: np.ndarray) -> np.ndarray:
-    """Nearest point of the line."""
+    """Return the nearest point of the line."""
     return CORNERS[0] + ALONG * ((c - CORNERS[0]) @ ALONG)
 
 
 def griffin_lim(c: np.ndarray) -> np.ndarray:
-    """Alternate."""
+    """Return the result of both projections in turn."""
     return to_consistent(to_magnitude(c))
 
 
 def raar(c: np.ndarray, beta: float = 0.9) -> np.ndarray:
-    """Reflect at both, relaxed."""
+    """Return the result of both reflections, relaxed by `beta`."""
     once = 2 * to_magnitude(c) - c
     both = 2 * to_consistent(once) - once
     return beta / 2 * (both + c) + (1 - beta) * to_magnitude(c)
 
 
 def difference_map(c: np.ndarray) -> np.ndarray:
-    """Reflect at both."""
+    """Return the result of both reflections."""
     return raar(c, beta=1.0)
 
 
 def projections() -> Figure:
-    """Paths of three rules between four corners and a line."""
+    """Draw the paths of three rules between four corners and a line."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     ax = figure.subplots()
     ends = np.array([CORNERS[0] - 3.4 * ALONG, CORNERS[0] + 0.7 * ALONG])
@@ -78,7 +79,7 @@ def projections() -> Figure:
 
 
 def buffer() -> Figure:
-    """Frames over time: committed, open, and the hop that is heard."""
+    """Draw committed and open frames over time, and the hop that is returned."""
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     ax = figure.subplots()
     names = ["committed", "committed", "open", "open", "open", "newest"]

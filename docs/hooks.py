@@ -1,8 +1,8 @@
-"""Puts parts of other files, a table of the presets and sounds into the pages of the site.
+"""Hooks of mkdocs that insert parts of other files, a table of the presets and sounds into the pages.
 
-`<!-- include FILE -->` includes a file of the project and `<!-- include FILE#MARK -->` a part of it, which
-stands between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, as the benchmarks write it. A table of the
-presets replaces `<!-- presets -->`. Sounds, which are made when the site is built, replace `<!-- sounds -->`.
+`<!-- include FILE -->` includes a file of the project, and `<!-- include FILE#MARK -->` the part of it
+between `<!-- MARK:begin -->` and `<!-- MARK:end -->`, which the benchmarks write. `<!-- presets -->` is
+replaced by a table of the presets, and `<!-- sounds -->` by sounds that are computed when the site is built.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PRESET = "hifigan-22k"
 class Example:
     """A sound of the start page.
 
-    name: of the file, without its ending.
-    title: what it is, in Markdown.
+    name: name of the file, without its suffix.
+    title: description in Markdown.
     samples: `(n_samples,)` within -1 to 1 at the rate of the clip.
-    latency: of the inverter, samples; None for the clip itself.
+    latency: latency of the inverter, samples; None for the clip itself.
     convergence: spectral convergence against the clip in dB, of the frames that were inverted.
     """
 
@@ -47,7 +47,7 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the operations of a push are small: more threads wait for each other
+    torch.set_num_threads(1)  # one thread is fastest, because the operations of a push are small
     try:
         found = examples()
     finally:
@@ -59,7 +59,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Include what a page asks for, and let links from and to the benchmarks' page work in the site."""
+    """Insert the requested parts into a page, and adapt links from and to the page of the benchmarks."""
     if "<!-- sounds -->" in markdown:
         markdown = markdown.replace("<!-- sounds -->", _sounds())
     markdown = markdown.replace("<!-- presets -->", _presets())
@@ -70,7 +70,7 @@ def on_page_markdown(markdown: str, **context: Any) -> str:
 
 @cache
 def examples() -> list[Example]:
-    """The demo clip, and what several inverters make of its magnitudes or of its mel frames."""
+    """Return the demo clip, and the results of several inverters for its magnitudes or mel frames."""
     clip, stft = torch.from_numpy(render()), rtspecinv.STFT(1024, 256)
     magnitude, found = stft.magnitude(clip), [Example("clip", "the clip itself", clip)]
     for look_ahead in (0, 3):
@@ -93,7 +93,7 @@ def examples() -> list[Example]:
 
 
 def _sounds() -> str:
-    """Table of the sounds, with players."""
+    """Return the table of the sounds, with players."""
     rows = ["| sound | listen | latency | spectral convergence |", "|---|---|---|---|"]
     for example in examples():
         player = f'<audio controls preload="none" src="sounds/{example.name}.wav"></audio>'
@@ -112,7 +112,7 @@ def _included(match: re.Match[str]) -> str:
 
 
 def _presets() -> str:
-    """Table of the presets, from their configurations."""
+    """Return the table of the presets, from their configurations."""
     rows = [
         "| preset | rate | n_fft, hop | bands | bins per band | up to Hz | scale | values |",
         "|" + "---|" * 8,

@@ -1,4 +1,4 @@
-"""Draws docs/page.png, the page of `rtspecinv serve`, in Chromium.
+"""Program that draws docs/page.png, a screenshot of the page of `rtspecinv serve` in Chromium.
 
 python docs/screenshot.py
 python docs/screenshot.py FILE WIDTH HEIGHT
@@ -22,7 +22,7 @@ N_COLOURS = 128
 
 
 def main(path: str = str(ROOT / "docs" / "page.png"), width: str = "1000", height: str = "700") -> None:
-    """Serve, paint, and take a picture of so many pixels, with few colours."""
+    """Start a server, paint on its page, and save a screenshot of this size with few colours."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     command = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

@@ -10,12 +10,12 @@ import jackd
 import pytest
 import torch
 
-# A stream's operations are small: on a busy machine more threads take ten times as long.
+# The operations of a stream are small: on a busy machine, several threads take ten times as long as one.
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what plays through a sound server; leave out what takes minutes, unless `-m soak` asks for it."""
+    """Mark tests that play through a sound server; skip tests that take minutes, except with `-m soak`."""
     for item in items:
         if "card" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.card)
@@ -24,27 +24,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is imported by now out of garbage collections: tests ask for many, and torch is large."""
+    """Exclude all imported objects from garbage collections, which tests call often; torch is large."""
     gc.freeze()
 
 
 @pytest.fixture(scope="module", params=["patient"])
 def card(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Name of a private JACK server; only one runs at a time, because libjack cannot change between two.
+    """Return the name of a private JACK server; only one runs at a time, because libjack supports only one.
 
-    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)` asks for another kind of `jackd.CARDS`.
+    `@pytest.mark.parametrize("card", ["impatient"], indirect=True)` selects another kind of `jackd.CARDS`.
     """
     if reason := jackd.missing():
         pytest.skip(reason)
     with jackd.server(**jackd.CARDS[request.param]) as (name, _):  # type: ignore[arg-type]
         if not jackd.known_to_portaudio():
-            pytest.skip("this PortAudio does not know JACK")
+            pytest.skip("this PortAudio does not support JACK")
         yield name
 
 
 @pytest.fixture
 def little_memory(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Fail a test in which the process grows."""
+    """Fail a test in which the memory of the process grows."""
     from fuzzing import little_memory
 
     with little_memory():

@@ -13,7 +13,7 @@ import rtspecinv
 PACKAGE = Path(rtspecinv.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-# Code beside the package whose imports the page restricts, too.
+# Folders beside the package whose imports the page also restricts.
 OUTSIDE = ("bench", "demos", "docs")
 
 
@@ -78,7 +78,7 @@ def test_imports_follow_the_arrows():
     for path in sources:
         room = room_of(path)
         assert room in allowed, f"{path} is in no room of docs/architecture.md"
-        # "rtspecinv" stands for the public names.
+        # "rtspecinv" means the public names.
         used = {[*name.split("."), "rtspecinv"][1] for name in imports(path)}
         strays = used - allowed[room] - {room}
         assert not strays, (
@@ -104,7 +104,7 @@ def test_no_arrow_is_left_over():
 
 
 def test_modules_import_each_other_in_one_direction():
-    state: dict[str, bool] = {}  # False while it is on the way
+    state: dict[str, bool] = {}  # False while the search visits the module
 
     def visit(name: str, way: tuple[str, ...]) -> None:
         assert state.get(name, True), f"a circle of imports: {' -> '.join([*way, name])}"

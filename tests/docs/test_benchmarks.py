@@ -12,7 +12,7 @@ import pytest
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-ROOM = "room"  # a client of JACK, which is loaded with it
+ROOM = "room"  # loads a client of JACK
 
 
 def load(*names: str) -> None:

@@ -21,8 +21,8 @@ from rtspecinv.measure.clip import render
 DEMOS = Path(__file__).parents[2] / "demos"
 NAMES = sorted(path.name for path in DEMOS.glob("*.py"))
 AGENTS = ("livekit_source.py", "pipecat_vocoder.py")  # in tests/serve/test_agents.py
-CENTS = 5.0  # a note may be off by so much
-STEADY = 0.2  # of two frames of a held sound, the largest relative difference
+CENTS = 5.0  # largest error of a note
+STEADY = 0.2  # largest relative difference of two frames of a held sound
 
 
 def start(name: str, *args: object) -> subprocess.Popen[str]:
@@ -114,7 +114,7 @@ def test_osc_freezes_what_plays_and_survives_nonsense(tmp_path):
     ]
     samples, _ = read_audio(tmp_path / "a.wav")
     magnitude = rtspecinv.STFT(1024, 256).magnitude(torch.from_numpy(samples[0]))
-    assert 0.9 * 3 * 22050 < samples.shape[1] < 1.1 * 3 * 22050  # at the pace of the sound
+    assert 0.9 * 3 * 22050 < samples.shape[1] < 1.1 * 3 * 22050  # in real time
     change = (magnitude[:, 20:] - magnitude[:, :-20]).norm(dim=0) / magnitude.norm(dim=0).amax()
     assert change[-100:-10].max() < STEADY < change[:60].max()
 

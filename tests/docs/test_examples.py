@@ -16,7 +16,7 @@ import rtspecinv
 
 PACKAGE = Path(rtspecinv.__file__).parent
 
-# What people begin with. Of `presets`, the class has the docstring.
+# Names that people start with. For `presets`, the class has the docstring.
 FIRST = (
     "STFT",
     "StreamingInverter",

@@ -103,7 +103,7 @@ def test_what_is_missing_is_one_line_before_any_work(
     for name in [*sys.modules]:
         if name.startswith("rtspecinv.serve"):
             monkeypatch.delitem(sys.modules, name)
-    for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):  # imported when they are needed
+    for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):  # modules that are imported on demand
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.delattr(name, raising=False)
     before = {path.name for path in tmp_path.iterdir()}

@@ -81,10 +81,10 @@ def test_a_whole_visit(gpu, tmp_path, monkeypatch, capsys):
     rows = gpu.read(tmp_path)
     assert not [row for row in rows if "error" in row or "failed" in row]
     assert all(row["ok"] for row in rows if "ok" in row), [row for row in rows if row.get("ok") is False]
-    gpu.visit(tmp_path, list(gpu.steps()), 1e6)  # all is done
+    gpu.visit(tmp_path, list(gpu.steps()), 1e6)  # all steps are done
     assert len(done) == len(gpu.steps())
     with (tmp_path / "results.jsonl").open("a") as file:
-        file.write('{"step": "sizes", "cut')  # the machine was taken away
+        file.write('{"step": "sizes", "cut')  # the machine was lost during a step
     tables = gpu.rendered(gpu.latest(gpu.read(tmp_path)))
     assert set(tables) >= {"gpu-goals", "gpu-checks", "gpu-times", "gpu-streams", "gpu-offline", "gpu-sizes"}
     assert "abc1234" in tables["gpu-checks"]
@@ -105,11 +105,11 @@ def test_what_breaks_does_not_take_the_rest_with_it(gpu, tmp_path, monkeypatch):
     assert "illegal" in rows[3]["failed"]
     steps["broken"] = (1.0, lambda emit: emit(what="third"))
     monkeypatch.setattr(gpu, "in_a_process", lambda command, _: gpu.run_step(tmp_path, command[-1]))
-    gpu.visit(tmp_path, ["broken"], 1e6)  # is done anew
+    gpu.visit(tmp_path, ["broken"], 1e6)  # is repeated
     assert [row.get("what") for row in gpu.latest(gpu.read(tmp_path))["broken"]] == ["third"]
 
 
 def test_without_rows_the_table_says_so(gpu, tmp_path):
     tables = gpu.rendered(gpu.latest(gpu.read(tmp_path)))
     assert list(tables) == ["gpu-goals"]
-    assert tables["gpu-goals"].count("not measured") == 8 + 1  # and in its caption
+    assert tables["gpu-goals"].count("not measured") == 8 + 1  # also in its caption

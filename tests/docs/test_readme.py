@@ -51,9 +51,9 @@ def test_the_device_snippet_plays(card, capsys):
     names: dict[str, Any] = {}
     first, *others = snippets("python")
     (code,) = (code for code in others if "SoundDeviceSink" in code)
-    # The virtual card has one rate.
+    # The virtual card supports one rate.
     exec(compile(first + code.replace("22050", "48000"), "README.md", "exec"), names)
-    assert re.fullmatch(r"\d+ underflows\n", capsys.readouterr().out)  # how many is up to the machine
+    assert re.fullmatch(r"\d+ underflows\n", capsys.readouterr().out)  # the number depends on the machine
 
 
 def test_commands_exist():

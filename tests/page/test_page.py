@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LEAST_NODE = 20
 N_STROKES = 5
-MOST_MS = 130.0  # from the brush to the ear
+MOST_MS = 130.0  # largest delay from the brush to the sound
 Found = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ def why_not() -> str:
 MISSING = why_not()
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
-    pytest.mark.card,  # it waits for sound most of the time, and is late where others work beside it
+    pytest.mark.card,  # a test that waits for sound most of the time, and is late beside other tests
 ]
 
 
@@ -104,7 +104,8 @@ def strokes(tape: np.ndarray, facts: Found) -> list[tuple[float, np.ndarray]]:
     """For the first times that the pen went down: ms until half of its level is heard, and what is heard."""
     rate, heard = facts["rate"], []
     for ms in facts["downs"][:N_STROKES]:
-        clock = facts["contextTime"] + (ms - facts["performanceTime"]) / 1000  # of what is heard at that time
+        # Position of the sound at that time.
+        clock = facts["contextTime"] + (ms - facts["performanceTime"]) / 1000
         begin = max(0, round(clock * rate) - facts["frames"][0])
         level = np.abs(tape[begin : begin + int(0.35 * rate)])
         onset = int(np.argmax(level > level.max() / 2))
@@ -137,8 +138,8 @@ def check_tapes(out: Path, found: Found, seconds: float) -> None:
         assert silent <= stats["silent"], "the page did not count silence"
         late = max(0.0, max(stats["longest"], lag) - ring)
         assert late or not gaps
-        # A busy machine may be late with a click or a hop, and a stroke be heard later for that; what the
-        # page itself takes shows in the stroke that came through first.
+        # A busy machine may delay a click or a hop, and therefore a stroke. The delay of the page is that of
+        # the fastest stroke.
         assert min(ears) <= MOST_MS + late
         assert facts["delays"]["all"] <= MOST_MS
         wanted = rate / 2 * (50 / (rate / 2)) ** found["heights"][i]
@@ -171,7 +172,7 @@ def test_the_page_asks_nobody_but_its_server_and_has_no_complaint(driven):
 
 def test_keys_paint(driven):
     _, found = driven
-    assert found["rest"]["keys"] == [112, 113, 114]  # from 64, three times 16 to the right, then 2
+    assert found["rest"]["keys"] == [112, 113, 114]  # from 64, three steps of 16 and one of 2
     assert found["rest"]["cursor"] == "Cursor: 742 Hz at 1.32 s"
 
 

@@ -17,7 +17,7 @@ from rtspecinv import transforms
 
 PAGE = Path(rtspecinv.__file__).parent / "serve" / "page"
 HERE = Path(__file__).parent
-QUANTUM = 128  # samples that an AudioWorklet plays at once
+QUANTUM = 128  # number of samples per call of an AudioWorklet
 
 pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is missing: apt-get install nodejs")
 
@@ -41,21 +41,21 @@ def test_the_ring_plays_every_sample_once_and_counts_each_that_is_missing(ring, 
     gaps = np.count_nonzero(np.diff(is_silent.astype(int)) == 1)
     assert stats["played"] == len(played)
     assert (stats["silent"], stats["gaps"]) == (np.count_nonzero(is_silent), gaps)
-    # Each hop is asked for the ring's time before it is due, so only one that takes longer makes a gap.
+    # Each hop is requested one ring length before it is due, so only a later hop causes a gap.
     asked, arrived = np.array(ran["asked"]), np.array(ran["arrived"])
     trips = np.full(len(asked), np.inf)
     trips[: len(arrived)] = arrived - asked[: len(arrived)]
     assert stats["lag"] == trips[: len(arrived)].max()
     due = np.flatnonzero(tape)[::hop]
-    first = -(-ring // hop)  # those before it are there when it begins
+    first = -(-ring // hop)  # earlier hops are present at the beginning
     assert (due - asked[: len(due)] >= ring)[first:].all()
     for start in 1 + begin + np.flatnonzero(np.diff(is_silent.astype(int)) == 1):
-        missing = int(np.count_nonzero(tape[:start])) // hop  # the hop that was not there
+        missing = int(np.count_nonzero(tape[:start])) // hop  # number of the missing hop
         assert trips[missing] > ring
     assert (gaps > 0) == (ring < 8192)  # the latest hops take 46 quanta of 128 samples
-    # Nothing drifts: a sample waits no longer than its ring, a hop and what was silent meanwhile.
+    # There is no drift: a sample waits at most for the ring, a hop and the silence since then.
     assert len(asked) * hop - len(played) <= ring + QUANTUM + hop
-    # What is there is played to the end, and the silence after it is not counted.
+    # All samples present are played, and the silence after them is not counted.
     assert ran["rest"] == list(range(len(played) + 1, len(arrived) * hop + 1))
     assert ran["after"]["silent"] == stats["silent"]
 

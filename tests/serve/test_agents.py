@@ -47,7 +47,7 @@ def run(test: Any) -> None:
     asyncio.run(limited())
 
 
-@pytest.mark.filterwarnings("ignore")  # those of the other package
+@pytest.mark.filterwarnings("ignore")  # warnings of the other package
 def test_a_pipecat_pipeline_speaks_and_is_interrupted():
     frames = pytest.importorskip(
         "pipecat.frames.frames", reason="pipecat is not installed: pip install pipecat-ai"
@@ -107,7 +107,7 @@ def test_a_livekit_source_speaks_and_is_interrupted(monkeypatch):
             await speaker.finish()
             assert np.array_equal(np.frombuffer(b"".join(captured), "<i2"), wanted(MEL))
             loudest = 0
-            async for event in stream:  # that which a room would get
+            async for event in stream:  # the audio that a room would receive
                 loudest = max(loudest, np.abs(np.frombuffer(event.frame.data, np.int16)).max())
                 if loudest > 1000:
                     break

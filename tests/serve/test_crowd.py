@@ -22,8 +22,8 @@ from served import HELLO, Served, frames_of, inverter_of, own_samples
 from rtspecinv.client import AsyncClient, ServerError
 
 CLOSING = aiohttp.ClientWSTimeout(ws_close=0.5)
-N_HEALTHY, N_WILD, N_STREAMS = 4, 6, 32  # streams of clients that died are there for a while
-GROWTH = 24 * 2**20  # bytes that a server may grow by once it has met everything: the allocator's room
+N_HEALTHY, N_WILD, N_STREAMS = 4, 6, 32  # streams of dead clients remain for a while
+GROWTH = 24 * 2**20  # bytes; growth of a server after all kinds of clients, for the allocator
 OTHER: dict[str, Any] = {"n_fft": 128, "hop_length": 32, "sample_rate": 8000, "n_iter": 1, "dtype": "f16"}
 
 
@@ -65,7 +65,7 @@ class Crowd:
                         await asyncio.wait_for(act(socket), 3)
                     finally:
                         if self.random.random() < 0.7:
-                            socket._response.connection.transport.abort()  # without saying goodbye
+                            socket._response.connection.transport.abort()  # without a close frame
 
     async def _hello(self, socket: Any) -> bytes:
         hello = self.random.choice([HELLO, OTHER, {**HELLO, "format": "s16", "output_rate": 12000}])
@@ -142,7 +142,7 @@ def live(seconds: float, n_rounds: int) -> None:
             print(f"round {k}: {crowd.n_checked} samples equal, {memory[-1] / 2**20:.0f} MB, {found}")
         assert max(memory[1:]) < memory[0] + GROWTH, memory
         assert found["errors_total"] > 0
-        # All slots are there: as many clients as there are streams are served.
+        # All slots are free again: the server accepts as many clients as it has streams.
         clients = [AsyncClient(server.stream, **HELLO) for _ in range(N_STREAMS)]
         async with clients[0]:
             slots = {clients[0].ready["slot"]}

@@ -21,7 +21,7 @@ from rtspecinv.serve import Limits, Server
 from rtspecinv.serve.protocol import hello_of
 
 LATE = 30.0
-# More than sockets hold: 8 kB a frame, and as much a hop.
+# More than the buffers of sockets: 8 kB per frame, and as much per hop.
 BIG: dict[str, Any] = {"n_fft": 4096, "hop_length": 2048, "sample_rate": 8000, "n_iter": 0, "look_ahead": 0}
 
 
@@ -97,7 +97,7 @@ def test_a_client_that_takes_nothing_is_not_read_and_harms_nobody():
         ):
             await greedy.send_json(BIG)
             assert (await greedy.receive_json())["type"] == "ready"
-            greedy._reader._protocol.pause_reading()  # the client does not read its socket any more
+            greedy._reader._protocol.pause_reading()  # the client no longer reads its socket
             sender = asyncio.ensure_future(send_all(greedy))
             seen = set()
             for _ in range(100):
@@ -207,7 +207,7 @@ def test_a_token_is_asked_for():
         (
             {"Origin": "http://evil.example:{port}", "Host": "evil.example:{port}"},
             403,
-        ),  # its name points here
+        ),  # a name that resolves to this machine
     ],
 )
 def test_pages_of_other_sites_may_not_use_it(headers, status):

@@ -62,7 +62,7 @@ KINDS: list[dict[str, Any]] = [
     {**HELLO, "look_ahead": 0, "window": "hamming"},
     {**HELLO, "hop_length": 24, "dtype": "f16"},
     {"preset": "hifigan-22k", "n_iter": 1},
-    {"preset": "kaldi-fbank", "look_ahead": 1},  # undoes pre-emphasis
+    {"preset": "kaldi-fbank", "look_ahead": 1},  # with pre-emphasis
     {"preset": "vocos-24k", "dtype": "f16", "n_iter": 1},
 ]
 
@@ -154,7 +154,7 @@ def test_resampled_sound_is_that_of_the_whole_stream_after_the_delay(server, hel
     ratio, hop_length = rate / from_rate, own.stft.hop_length
     with Client(server.stream, **hello, output_rate=rate) as client:
         assert client.ready["sample_rate"] == rate
-        for _ in range(2):  # a flush leaves the stream as new
+        for _ in range(2):  # after a flush, a new stream begins
             client.push(frames)
             client.ask("flush")
             hops = list(client)

@@ -1,8 +1,8 @@
-"""Rough handling of a sound device: `python rough.py ctrl-c|unplug N_ROUNDS BACKEND SEED`.
+"""Interruption of a playing sound device: `python abuse_device.py ctrl-c|unplug N_ROUNDS BACKEND SEED`.
 
-BACKEND is rtmixer or callback, followed by "-duplex" if the stream is to record, too. Every round plays and
-is ended at a random moment, by Ctrl-C or by the server going away. What must follow is one error, a closed
-device and no thread left. Exits with an error otherwise.
+BACKEND is rtmixer or callback, followed by "-duplex" for a stream that also records. Every round plays, and
+ends at a random time by Ctrl-C or by the end of the server. After each round there must be exactly one error,
+a closed device and no remaining thread; otherwise the program exits with an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def native_threads() -> int:
 
 
 def play(backend: str, drains: bool) -> None:
-    """Write, clear, drain and close, until something happens."""
+    """Write, clear, drain and close, until an exception ends it."""
     samples = np.random.default_rng(0).uniform(-0.9, 0.9, (1, 3000)).astype(np.float32)
     backend, _, duplex = backend.partition("-")
     options: dict[str, Any] = {"queue_seconds": 0.1, "prefill_seconds": 0.01, "backend": backend}
@@ -63,21 +63,21 @@ def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
             assert threading.active_count() == 1
             time.sleep(0.01)
             n_threads = n_threads or native_threads()
-            assert native_threads() <= n_threads, "a thread of PortAudio is left"
+            assert native_threads() <= n_threads, "a thread of PortAudio still runs"
 
 
 def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
-    """Every round in a process of its own, because PortAudio does not come to life again without its server.
+    """Run every round in its own process, because PortAudio does not recover from the end of its server.
 
-    It is unplugged while it plays: where a server goes while a stream is being opened, started or stopped,
-    PortAudio's JACK code asserts and aborts.
+    The server ends during playback. If it ended while a stream is opened, started or stopped, an assertion in
+    PortAudio's JACK code would abort the process.
     """
-    name = f"rtspecinv-{os.getpid()}"  # JACK has room for eight names and forgets none by itself
+    name = f"rtspecinv-{os.getpid()}"  # JACK supports eight server names and never frees one by itself
     for _ in range(n_rounds):
         program = [sys.executable, __file__, name, "0", backend, str(chance.random())]
         subprocess.run(program, check=True, timeout=30)
     with jackd.server(**jackd.CARDS["patient"], name=name):  # type: ignore[arg-type]
-        pass  # ends well, and gives its name back
+        pass  # the regular end of a server frees its name
 
 
 def unplug_once(name: str, backend: str, when: float) -> None:
@@ -92,7 +92,7 @@ def unplug_once(name: str, backend: str, when: float) -> None:
         else:
             raise AssertionError("no error")
         puller.join()
-        # PortAudio may need minutes to close a stream whose server has gone; that is left to a daemon.
+        # PortAudio may need minutes to close a stream after the end of its server; a daemon thread does that.
         assert all(each.name == "close" and each.daemon for each in threading.enumerate()[1:])
         process.wait(5)
 

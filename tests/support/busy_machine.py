@@ -1,4 +1,4 @@
-"""A busy interpreter."""
+"""A context in which the interpreter is busy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def gil_held(share: float, period_seconds: float) -> Iterator[None]:
-    """Another thread holds the GIL for a share of the time, in C code that does not let go of it."""
+    """Return a context in which C code in another thread holds the GIL for a share of the time."""
     sleep_with_gil, end = ctypes.PyDLL(None).usleep, threading.Event()
 
     def hold() -> None:

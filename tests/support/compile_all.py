@@ -1,4 +1,4 @@
-"""Compiles all that there is to compile, once, before tests run side by side: `python compile_all.py`."""
+"""Program that compiles all compiled code once, before tests run in parallel: `python compile_all.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import rtspecinv
 
 
 def compile_for(precision: str) -> None:
-    """Everything in one precision: streams, batches, mel frames."""
+    """Compile the code of streams, batches and mel frames for one precision."""
     dtype = getattr(torch, precision)
     stft = rtspecinv.STFT(64, 16, dtype=dtype)
     rtspecinv.invert(torch.ones(33, 20, dtype=dtype), stft, n_iter=1)

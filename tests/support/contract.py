@@ -18,14 +18,14 @@ MakeInverter = Callable[[], StreamingInverter]
 
 @dataclass(frozen=True)
 class Domain:
-    """What frames are, where the contract depends on it.
+    """Properties of the frames that the contract depends on.
 
     silence: value of silent frames.
-    scales: factors that sound can have without being lost.
-    scaled: frames of sound times a factor.
+    scales: smallest and largest factor of the sound with which it is not lost.
+    scaled: function that returns the frames of a sound times a factor.
     negative: whether frames can have negative values.
     bounded: whether frames are clipped, so that no value is too large.
-    louder: what to add to frames that they may be others, and louder.
+    louder: number to add to frames so that they differ and are louder.
     """
 
     silence: float = 0.0
@@ -40,7 +40,7 @@ LINEAR = Domain()
 
 
 def run(inverter: StreamingInverter, magnitude: Tensor, chunks: Sequence[int] = ()) -> Tensor:
-    """All samples of a stream, pushed one by one or, where `chunks` says so, several at once."""
+    """Return all samples of a stream; `chunks` are the numbers of frames of the first calls of push_many."""
     hops, at = [], 0
     for size in chunks:
         if at + size < magnitude.shape[-1]:
@@ -59,10 +59,10 @@ def verify_contract(
     """Check properties 1 to 5 of the contract; 6, agreement of engines, compares two of them.
 
     Args:
-        make_inverter: makes the inverter under test, the same every time.
-        magnitude: what is pushed, `(*batch_shape, n_freq, n_frames)` with at least 4 frames.
+        make_inverter: function that returns a new inverter with the same settings at every call.
+        magnitude: frames to push, `(*batch_shape, n_freq, n_frames)` with at least 4 frames.
         chunks: numbers of frames for the first calls of push_many.
-        domain: what frames are, magnitudes unless said otherwise.
+        domain: properties of the frames, default: those of magnitudes.
     """
     samples = run(make_inverter(), magnitude)
     one_frame_in_one_hop_out(make_inverter(), magnitude)
@@ -77,16 +77,16 @@ def verify_contract(
 def does_not_depend_on_chunks(
     inverter: StreamingInverter, magnitude: Tensor, samples: Tensor, chunks: Sequence[int]
 ) -> None:
-    """1. The same bits however the frames are cut; once aligned, as long as the inverse STFT."""
+    """1. The samples are bit-identical for all chunks, and their number is that of the inverse STFT."""
     assert torch.equal(run(inverter, magnitude, chunks), samples)
     assert torch.equal(run(inverter, magnitude, (magnitude.shape[-1] - 1,)), samples)
     n_frames = magnitude.shape[-1]
-    n_pushed = n_frames * inverter.stft.hop_length  # can be more only if hardly anything overlaps
+    n_pushed = n_frames * inverter.stft.hop_length  # this is more only if windows hardly overlap
     assert samples.shape[-1] == max(n_pushed, inverter.latency + inverter.length(n_frames))
 
 
 def one_frame_in_one_hop_out(inverter: StreamingInverter, magnitude: Tensor) -> None:
-    """2. Constant shapes, and a latency known before the first push."""
+    """2. Shapes and latency are constant, and the latency is known before the first push."""
     latency, hop_length = inverter.latency, inverter.stft.hop_length
     assert isinstance(latency, int)
     assert latency == inverter.look_ahead * hop_length + inverter.stft.padding
@@ -120,10 +120,10 @@ def streams_are_independent(
 
 
 def reset_is_complete(inverter: StreamingInverter, magnitude: Tensor, samples: Tensor) -> None:
-    """4. After a flush or a reset, streams are as new, and only those that were reset."""
-    assert torch.equal(run(inverter, magnitude), samples)  # flushes at the end ...
-    assert not inverter.flush().any()  # ... so that nothing is owed any more ...
-    assert torch.equal(run(inverter, magnitude), samples)  # ... and all is as new.
+    """4. After a flush or a reset, the streams that were reset, and no others, begin anew."""
+    assert torch.equal(run(inverter, magnitude), samples)  # `run` flushes at the end ...
+    assert not inverter.flush().any()  # ... so that no samples remain ...
+    assert torch.equal(run(inverter, magnitude), samples)  # ... and the next run begins anew.
     inverter.push_many(magnitude)
     inverter.reset()
     assert torch.equal(run(inverter, magnitude), samples)
@@ -138,7 +138,7 @@ def reset_is_complete(inverter: StreamingInverter, magnitude: Tensor, samples: T
 
 
 def is_finite(inverter: StreamingInverter, magnitude: Tensor, domain: Domain) -> None:
-    """5a. Finite in, finite out; silence gives silence, and sound after it is as loud as in a new stream."""
+    """5a. The samples are finite; silence stays silent, and sound after it is as loud as in a new stream."""
     silence = torch.full_like(magnitude, domain.silence)
     assert not run(inverter, silence).any()
     gap = torch.cat([magnitude, silence, silence, silence, magnitude], -1)
@@ -148,12 +148,12 @@ def is_finite(inverter: StreamingInverter, magnitude: Tensor, domain: Domain) ->
     assert samples.isfinite().all()
     last = slice(-magnitude.shape[-1] * inverter.stft.hop_length, None)
     fresh, after = (x[..., last].square().mean(-1) for x in (run(inverter, magnitude), samples))
-    # Without iterations frames hardly agree, and cancel each other.
+    # Without iterations, the phases of neighbouring frames differ, and the frames cancel each other.
     assert (after > (0.1 if inverter.n_iter else 0.01) * fresh).all()
     assert run(inverter, magnitude[..., :1]).isfinite().all()
     for scale in domain.scales:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # more than full scale
+            warnings.simplefilter("ignore", UserWarning)  # the sound exceeds full scale
             scaled = run(inverter, domain.scaled(magnitude, scale))
         assert scaled.isfinite().all()
         assert scaled.any() or not magnitude.any()
@@ -162,11 +162,11 @@ def is_finite(inverter: StreamingInverter, magnitude: Tensor, domain: Domain) ->
 def bad_input_changes_nothing(
     inverter: StreamingInverter, magnitude: Tensor, samples: Tensor, domain: Domain
 ) -> None:
-    """5b. An error names the value, and the next good frame continues as if nothing had happened."""
+    """5b. An error names the value, and the stream continues as if the bad frame had not been pushed."""
     good = magnitude[..., 0]
 
     def poisoned(value: float, where: int) -> Tensor:
-        """One bad bin of one stream."""
+        """Return a frame with one bad bin in one stream."""
         frame = good.clone()
         frame.view(-1)[where] = value
         return frame

@@ -1,4 +1,4 @@
-"""The kernels of the engine `cuda` on a CPU: the same source, compiled by g++; see cuda_on_cpu.h."""
+"""Execution of the kernels of the engine `cuda` on a CPU: g++ compiles the same source; see cuda_on_cpu.h."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ OPTIONS = (
     "-w",
 )
 
-order = 0  # of threads: see cuda_on_cpu.cpp
+order = 0  # order of the threads, see cuda_on_cpu.cpp
 
 
 def missing() -> str:
-    """Why kernels cannot run here; empty if they can."""
+    """Return the reason why kernels cannot run here; empty if they can."""
     if sys.platform != "linux":
         return "the kernels run on a CPU under Linux only"
     return "" if COMPILER else "g++ is missing, so the kernels cannot run on a CPU: apt-get install g++"
 
 
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the engine `cuda` run on the CPU."""
+    """Make the engine `cuda` run on the CPU."""
     from rtspecinv.engines.gpu import nvrtc
 
     monkeypatch.setattr(nvrtc, "DEVICE", "cpu")
@@ -49,7 +49,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class OnCPU:
-    """As `nvrtc.Loaded`."""
+    """Replacement of `nvrtc.Loaded`."""
 
     def __init__(self, library: Any, n_bytes: int) -> None:
         self._library, self._n_bytes = library, n_bytes
@@ -66,7 +66,7 @@ class OnCPU:
 
 
 def load(constants: str, device: torch.device, layout: Any) -> OnCPU:
-    """As `nvrtc.load`."""
+    """Replacement of `nvrtc.load`."""
     return OnCPU(_library(constants), layout.n_bytes)
 
 
@@ -88,4 +88,4 @@ def _library(constants: str) -> Any:
             source.write_text(text)
             subprocess.run([COMPILER, *OPTIONS, "-o", library, source], check=True)
             library.replace(found)
-    return ctypes.PyDLL(str(found))  # it runs one block at a time
+    return ctypes.PyDLL(str(found))  # PyDLL keeps the GIL: only one block runs at a time

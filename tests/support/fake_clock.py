@@ -1,4 +1,4 @@
-"""A sound card, an inverter and a source on a clock made by hand, for tests of the player."""
+"""Fake sound card, inverter and source of frames on a fake clock, for tests of the player."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rtspecinv.live.inbox import Inbox
 from rtspecinv.live.iterations import IterationControl
 from rtspecinv.live.pump import Pump
 
-HOP, RATE = 10, 1000  # samples, Hz: a hop lasts 10 ms
-PATIENT = 20.0  # seconds that a test waits for something that takes none
+HOP, RATE = 10, 1000  # samples and Hz; a hop lasts 10 ms
+PATIENT = 20.0  # time limit of a test for events that take no time, seconds
 
 
 class Echo:
-    """Stands in for an inverter: a frame's first values are its sound, `latency` samples late.
+    """Fake inverter: the first values of a frame are its samples, delayed by `latency` samples.
 
-    A frame takes `n_iter * cost` seconds of `clock`, if there is one.
+    A push takes `n_iter * cost` seconds of `clock`, if there is a clock.
     """
 
     def __init__(self, latency: int = 0, batch: tuple[int, ...] = (), n_iter: int = 8) -> None:
@@ -54,7 +54,7 @@ class Echo:
 
 
 class Clock:
-    """A clock that goes when it is told to; whoever wants is told, too."""
+    """Fake clock that `go` advances; it then calls its listeners with the time."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -70,7 +70,7 @@ class Clock:
 
 
 class Card(ArraySink):
-    """A sound card on a clock made by hand: it takes `block` samples at a time, once `prefill` are there."""
+    """Fake sound card: it takes `block` samples at a time, after `prefill` samples were written."""
 
     latency_seconds = 0.02
 
@@ -79,7 +79,7 @@ class Card(ArraySink):
         self.sample_rate, self.prefill, self.block = rate, prefill, block
         self.queued = self.underflows = self.cleared = 0
         self.began: float | None = None
-        self.n_asked = 0  # blocks that the card has asked for
+        self.n_asked = 0  # number of blocks that the card has requested
         self.clock = clock
         clock.listeners.append(self.play_until)
 
@@ -109,9 +109,9 @@ class Card(ArraySink):
 
 
 class Stage:
-    """A pump without a thread: frames arrive when `arrivals` says, and waiting lets the clock go on.
+    """A pump without a thread: frames arrive at the times `arrivals`, and waiting advances the clock.
 
-    Frames are `frames`, or their numbers from 1 on.
+    The frames are `frames`, default: arrays filled with their numbers, from 1 on.
     """
 
     def __init__(self, arrivals: list[float], *, full: str = "block", late: str = "hold", **options) -> None:
@@ -146,7 +146,7 @@ class Stage:
             self.inbox.offer(number if self.frames is None else self.frames[self.n_arrived - 1], lambda: None)
 
     def wait(self, seconds: float | None) -> None:
-        """Until then or the next arrival, for which a bell rings."""
+        """Advance the clock by `seconds` or until the next frame, which rings a bell."""
         following = self.arrivals[self.n_arrived : self.n_arrived + 1]
         arrival = following[0] - self.clock.now if following else math.inf
         step = min(arrival, math.inf if seconds is None else seconds)
@@ -159,7 +159,7 @@ class Stage:
 
     @property
     def heard(self) -> list[float]:
-        """Which frames sounded, one number for each hop."""
+        """Numbers of the frames that were played, one for each hop."""
         return self.card.samples[::HOP].tolist()
 
 
@@ -168,7 +168,7 @@ def workers() -> list[threading.Thread]:
 
 
 def join_workers() -> None:
-    gc.collect()  # players that Ctrl-C kept from being closed
+    gc.collect()  # ends players that were not closed because of Ctrl-C
     for worker in workers():
         worker.join(PATIENT)
     assert not workers()

@@ -1,7 +1,7 @@
-"""CUDA graphs on a CPU: operations are taken down while they run, undone, and done again at every replay.
+"""Fake CUDA graph for a CPU: operations are recorded while they run, undone, and repeated at every replay.
 
-As in a real graph, a replay reads and writes the very tensors of the recording, and whatever Python computed
-is frozen.
+As in a real graph, a replay reads and writes the same tensors as the recording, and values that Python
+computed are constants.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Tape:
-    """Stands in for `torch.cuda.CUDAGraph`; `made` counts them."""
+    """Replacement of `torch.cuda.CUDAGraph`; `made` is the number of graphs."""
 
     made = 0
 

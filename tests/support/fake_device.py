@@ -1,4 +1,4 @@
-"""A sound device served by hand: it asks for samples when the test says so."""
+"""Fake sound device: it requests samples when the test calls `ask`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from rtspecinv.audio import Microphone, SoundDeviceSink, device, microphone
 
-RATE = 1000  # so that a fade has 5 samples
+RATE = 1000  # Hz; a fade then has 5 samples
 FADE = 5
 
 
@@ -25,15 +25,15 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 class HandStream:
-    """A stream of PortAudio whose device asks for samples, and gives some, when the test says so.
+    """Fake stream of PortAudio, whose device requests and records samples when the test calls `ask`.
 
-    channels: those it plays, or how many it records and how many it plays. What it records are the numbers
-    from 1 on, a row for each channel 100,000 higher.
+    channels: number of channels to play, or a pair: numbers of channels to record and to play. The recorded
+        samples are the numbers from 1 on, plus 100,000 for each further channel.
     """
 
     latency: float | tuple[float, float] = 0.01
-    rates = None  # that it takes; None: all
-    between: Iterator[int] = iter(())  # samples that it asks for just before a look at how far it is
+    rates = None  # supported sample rates; None: all
+    between: Iterator[int] = iter(())  # numbers of samples that it requests just before its position is read
 
     def __init__(self, callback, channels, **options):
         if self.rates and options["samplerate"] not in self.rates:
@@ -44,7 +44,7 @@ class HandStream:
             self.latency = (0.01, 0.02)
         self.active = False
         self.heard = [np.zeros((self.n_played, 0), np.float32)]
-        self.n_given = 0  # samples that it had to record, whether taken or not
+        self.n_given = 0  # number of samples recorded so far, also those that were lost
         self._asks = False
 
     def start(self):
@@ -58,7 +58,7 @@ class HandStream:
         self.active = False
 
     def ask(self, n: int, late: bool = False, lost: bool = False) -> np.ndarray:
-        """Go on by a block of `n` samples; returns what was played."""
+        """Advance by a block of `n` samples; returns the played samples."""
         self._asks = True
         numbers = self.n_given + np.arange(1, n + 1)[:, np.newaxis]
         given = (numbers + 100_000 * np.arange(self.n_recorded)).astype(np.float32)
@@ -68,7 +68,7 @@ class HandStream:
         self.callback(*blocks, n, None, status)
         self.heard.append(out.T)
         self.n_given += n
-        given[:] = np.nan  # memory that is used again
+        given[:] = np.nan  # PortAudio reuses this memory
         self._asks = False
         return out.T
 
@@ -78,7 +78,7 @@ class HandStream:
 
     @contextmanager
     def asking(self, n: int) -> Iterator[None]:
-        """Ask for blocks of `n` samples, one every millisecond."""
+        """Return a context in which a block of `n` samples is requested every millisecond."""
         end = threading.Event()
 
         def ask():
@@ -96,14 +96,14 @@ class HandStream:
 
 
 class HandInput(HandStream):
-    """A stream that only records."""
+    """Fake stream that only records."""
 
     def __init__(self, callback, channels, **options):
         super().__init__(callback, (channels, 0), **options)
 
 
 class Count:
-    """A counter of the device's samples, whose reader may find that it has asked just before."""
+    """Counter of the device's samples; the device may request a block just before the counter is read."""
 
     def __init__(self, stream: HandStream) -> None:
         self._stream, self._value = stream, 0
@@ -119,12 +119,12 @@ class Count:
 
 
 class HandMixer(HandStream):
-    """rtmixer's streams: serve actions in order; one ends at the first block that its ring cannot take."""
+    """Fake stream of rtmixer: it executes actions in order; an action ends at the first incomplete block."""
 
     def __init__(self, **options):
         super().__init__(self._mix, **options)
         self._active = []
-        self.presses: Iterator[bool] = iter(())  # whether Ctrl-C comes when a ring of its is filled
+        self.presses: Iterator[bool] = iter(())  # whether Ctrl-C interrupts the writing to a ring
 
     @property
     def actions(self):
@@ -173,9 +173,10 @@ class HandMixer(HandStream):
 
 
 def hand_rtmixer() -> types.ModuleType:
-    """A module with such streams and rtmixer's own ring buffers, at whose filling the device may ask, too.
+    """Return a fake module with such streams and rtmixer's own ring buffers.
 
-    The ring buffers do not need PortAudio, which `import rtmixer` does.
+    The device may request a block while a ring buffer is written to. The ring buffers do not need PortAudio,
+    unlike `import rtmixer`.
     """
     compiled = pytest.importorskip("_rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
     own_ring_buffer: Any = importlib.import_module("pa_ringbuffer").init(compiled.ffi, compiled.lib)
@@ -217,7 +218,7 @@ FAKE_SOUNDDEVICE = types.SimpleNamespace(
 
 
 def by_hand(module: types.ModuleType, backend: str, opener):
-    """Call what opens a device in `module`, by hand."""
+    """Return the result of `opener`, which opens a fake device by `module`."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(module, "sounddevice", lambda: FAKE_SOUNDDEVICE)
         if isinstance(backend, str) and backend == "rtmixer":

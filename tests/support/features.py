@@ -64,7 +64,7 @@ def voice(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
 
 
 def high(x: Array, rate: int, lowest: float) -> Array:
-    """What is above a frequency in Hz."""
+    """Return the part of a sound above a frequency in Hz."""
     spectrum = np.fft.rfft(x)
     spectrum *= 1 / (1 + (lowest / np.maximum(1, np.fft.rfftfreq(len(x), 1 / rate))) ** 8)
     return np.fft.irfft(spectrum, len(x))
@@ -152,7 +152,7 @@ def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0, povey
 
 
 def ast(x: Array) -> Array:
-    """With a Hann window, and the statistics of AudioSet."""
+    """Return Kaldi features with a Hann window, normalized by the statistics of AudioSet."""
     return (kaldi(x, 128, povey=1.0) + 4.2677393) / (2 * 4.5689974)
 
 
@@ -312,7 +312,7 @@ KINDS: dict[str, Kind] = {
 
 
 def untrue(kind: Kind, found: rtspecinv.Diagnosis) -> list[str]:
-    """What a diagnosis says of features of this kind that is not so."""
+    """Return the false statements of a diagnosis about features of this kind."""
     open_values = {"unknown"} | ({"small"} if kind.values in ("linear", "log1p") else set())
     text = str(found)
     wrong = {
@@ -333,14 +333,14 @@ def untrue(kind: Kind, found: rtspecinv.Diagnosis) -> list[str]:
 
 
 def instructions(found: rtspecinv.Diagnosis) -> list[str]:
-    """Expressions that it tells to pass, whatever else holds."""
+    """Return the expressions that the diagnosis tells to pass unconditionally."""
     texts = [part for problem in found.problems for part in problem.split("; ")]
     said = [text.split("pass ", 1) for text in texts if "pass " in text and not re.search(r"\bif\b", text)]
     return [part for _, part in said if part.startswith(("array", "numpy"))]
 
 
 def obeyed(array: Array, found: rtspecinv.Diagnosis) -> Array:
-    """What becomes of features when all instructions are followed; a flip says its own transposition."""
+    """Return the features after all instructions are followed; a flip includes its transposition."""
     said = instructions(found)
     said = [
         text for text in said if not (text == "array.mT" and any("array.mT" in t and t != text for t in said))

@@ -1,14 +1,13 @@
-"""Python programs that need not load torch: a process that has loaded it forks for each of them.
+"""Fast start of Python programs: a process that has loaded torch forks for each program.
 
-`subprocess.run(forked([sys.executable, "-m", "rtspecinv", "devices"]), ...)` does what it does without
-`forked`, two seconds sooner; so does `Popen`, and so do `-c CODE` and `SCRIPT` instead of `-m MODULE`.
-What `subprocess` starts is a small program, this file, that sends its standard streams, folder, environment
-and arguments to the process that forks, passes signals on, and ends as the fork has ended.
+`subprocess.run(forked([sys.executable, "-m", "rtspecinv", "devices"]), ...)` has the same effect as without
+`forked`, but saves two seconds; so does `Popen`. `-c CODE` and `SCRIPT` are supported as well as `-m MODULE`.
+`subprocess` then starts a small program, this file, which sends its standard streams, folder, environment
+and arguments to the forking process, forwards signals, and exits with the status of the fork.
 
-Whatever Python, torch or numba read from the environment is read once: where a program is given other
-variables than the tests have, except `LATE`, it is started as always. So it is where the system is not Linux.
-A program whose own start is tested is started without `forked`. Modules of sound devices are not loaded
-before, because they open the devices.
+Python, torch and numba read the environment only once. If a program gets other variables than those of the
+tests, except `LATE`, or if the system is not Linux, it is started normally. Tests of the start of a program
+do not use `forked`. The forking process does not load modules of sound devices, because they open the devices.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ import signal
 import socket
 import sys
 
-# Begin the names of variables that are read when they are needed, or below.
+# Prefixes of the names of variables that are read on demand, or in `become`.
 LATE = ("PYTEST_", "TORCHINDUCTOR_", "JACK_", "COLUMNS", "LINES", "PYTHONIOENCODING")
 PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} if sys.platform == "linux" else set()
-ENVIRONMENT = dict(os.environ)  # of the tests, before one of them changes it
+ENVIRONMENT = dict(os.environ)  # environment of the tests, before a test changes it
 
 _server = None
 
 
 def forked(command: list[str]) -> list[str]:
-    """The command that does what a `command` with this Python does; its second item is -c, -m or a script."""
+    """Return a faster replacement of a Python `command`, whose second item is -c, -m or a script."""
     assert command[0] == sys.executable
     assert command[1] in ("-c", "-m") or command[1][0] != "-"
     if sys.platform != "linux":
@@ -39,22 +38,22 @@ def forked(command: list[str]) -> list[str]:
 
 
 def _address() -> str:
-    """Where the process that forks is reached; starts it first if there is none."""
+    """Return the address of the forking process; starts the process if it does not run."""
     global _server
     import subprocess
 
     if _server is None or _server[0].poll() is not None:
         process = subprocess.Popen(
             [sys.executable, __file__],
-            stdin=subprocess.PIPE,  # it ends with this pipe, and so with the tests
+            stdin=subprocess.PIPE,  # the process ends when this pipe closes, at the end of the tests
             stdout=subprocess.PIPE,
             env=ENVIRONMENT,
-            start_new_session=True,  # Ctrl-C is for the tests
+            start_new_session=True,  # Ctrl-C reaches only the tests
             text=True,
         )
         atexit.register(process.communicate)
         _server = process, process.stdout.readline().strip()
-        assert _server[1], "the process that forks for the tests has ended"
+        assert _server[1], "the forking process has ended"
     return _server[1]
 
 
@@ -62,7 +61,7 @@ def _address() -> str:
 
 
 def ask(address: str, arguments: list[str]) -> None:
-    """Have a program run and end as it ends."""
+    """Request the run of a program, and exit with its status."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     with socket.socket(socket.AF_UNIX) as line:
@@ -75,7 +74,7 @@ def ask(address: str, arguments: list[str]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         answer = line.recv(64)
     if not answer:
-        sys.exit("the process that forks for the tests has ended")
+        sys.exit("the forking process has ended")
     if answer == b"other environment":
         if deaf:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -88,11 +87,11 @@ def ask(address: str, arguments: list[str]) -> None:
     os._exit(status)
 
 
-# -- the process that forks --
+# -- the forking process --
 
 
 def load() -> None:
-    """Import what commands import. None of it may start a thread that a fork would miss."""
+    """Import all modules of the package; none may start a thread, because forks do not copy threads."""
     import contextlib
     import gc
     import importlib
@@ -104,11 +103,11 @@ def load() -> None:
         if not module.name.endswith("__main__"):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
-    gc.freeze()  # or every fork would go through all of it when it ends
+    gc.freeze()  # otherwise every fork would collect all objects at its end
 
 
 def serve() -> tuple | None:
-    """Fork for whoever asks, until standard input ends; in a fork, returns what is to be run."""
+    """Fork for every request until standard input ends; in a fork, return the request and the streams."""
     import contextlib
     import select
     import shutil
@@ -120,7 +119,7 @@ def serve() -> tuple | None:
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     folder = tempfile.mkdtemp()
-    lines: dict[int, socket.socket | None] = {}  # by process; None once the small program is gone
+    lines: dict[int, socket.socket | None] = {}  # by process id; None after the end of the small program
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(os.path.join(folder, "door"))
         door.listen()
@@ -164,10 +163,10 @@ def serve() -> tuple | None:
 
 
 def receive(line: socket.socket) -> tuple[list | None, list[int]]:
-    """What is asked for, and the streams that came with it; None if it is not to be forked."""
+    """Return the request, or None if it must not be forked, and the received streams."""
     length, streams, _, _ = socket.recv_fds(line, 4, 3)
     data = line.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL)
-    if not data:  # it was stopped before it asked
+    if not data:  # the small program ended before its request
         return None, streams
     request = json.loads(data)
     changed = {name for name, _ in request[2].items() ^ os.environ.items()}
@@ -188,7 +187,7 @@ def become(
     deaf: bool,
     blocked: list[int],
 ) -> None:
-    """Make this process one that Python has just started so."""
+    """Give this process the state of a newly started Python process."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
@@ -218,18 +217,18 @@ _status = None
 
 
 def leave() -> None:
-    """End a module that has ended well: to take torch apart takes Python longer than most modules ran."""
+    """Exit after a module without an error, at once, because the cleanup of torch would take long."""
     if _status is not None:
         try:
             for stream in filter(None, (sys.stdout, sys.stderr)):
                 stream.flush()
         except (OSError, ValueError):
-            return  # Python ends it, and says what cannot be written
+            return  # Python exits and reports the output that cannot be written
         os._exit(_status)
 
 
 def run(arguments: list[str]) -> None:
-    """Run what Python runs when it is started with these arguments."""
+    """Run the program that Python runs for these arguments."""
     global _status
     import runpy
     import types
@@ -255,7 +254,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         ask(sys.argv[1], sys.argv[2:])
         sys.exit()
-    atexit.register(leave)  # the first to register is the last to be called
+    atexit.register(leave)  # registered first, therefore called last
     if request := serve():
         become(request[1], *request[0])
         run(request[0][0])

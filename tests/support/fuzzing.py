@@ -1,7 +1,7 @@
-"""Values of any kind, and what a call may do with them, for the tests that fuzz public entry points.
+"""Random values of any kind, and limits of calls, for the tests that fuzz public functions.
 
-A call may raise what its docstring says. It may not raise anything else, go on for more than `SECONDS`, or
-let the process grow by more than `MEGABYTES` over what it had, whatever a shape or a file's header promises.
+A call may raise the errors in its docstring. It may not raise other errors, take more than `SECONDS`, or use
+more than `MEGABYTES` of additional memory, whatever the shape of its arguments or the header of a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ quick = settings(
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Raise `TimeoutError` when it takes too long."""
+    """Return a context that raises `TimeoutError` after `SECONDS`."""
 
     def late(number: int, frame: object) -> None:
         raise TimeoutError(f"more than {SECONDS} seconds")
@@ -55,7 +55,7 @@ def bounded() -> Iterator[None]:
 
 
 def high_water() -> int | None:
-    """Most memory in use since it was last asked, kB; None where the system does not say."""
+    """Return the largest memory in use since the last call, kB; None if the system does not report it."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -66,7 +66,7 @@ def high_water() -> int | None:
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """Check that the process does not grow by more than MEGABYTES."""
+    """Return a context that fails if the process uses more than MEGABYTES of additional memory."""
     before = high_water() and high_water()
     yield
     after = high_water()
@@ -75,7 +75,7 @@ def little_memory() -> Iterator[None]:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """What a call returns, checked to be finite; None after a documented error with something to say."""
+    """Return the result of a call, which must be finite; None after a documented error with a message."""
     with bounded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -85,7 +85,7 @@ def attempt(call: Callable[[], Any]) -> Any:
         else:
             check_finite(result)
             return result
-    assert len(said) > 10, f"an error says only {said!r}"
+    assert len(said) > 10, f"the message of an error is only {said!r}"
     return None
 
 
@@ -99,7 +99,7 @@ def check_finite(result: Any) -> None:
 
 
 def sound(value: Any) -> bool:
-    """Whether a value is no tensor of numbers, or one that a transform makes finite numbers of."""
+    """Return whether the transform of a value is finite, if the value is a tensor of numbers."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "fc":
         return bool((np.abs(value).astype(float) < 1e15).all())
     if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != torch.strided:
@@ -115,7 +115,7 @@ SPECIAL = [np.nan, np.inf, -np.inf, -1.0, -0.0, 0.0, 1e-45, 3e38]
 
 @st.composite
 def arrays(draw: st.DrawFn) -> Any:
-    """An array or tensor, often nearly right."""
+    """Draw an array or tensor, often a nearly valid one."""
     shape = draw(
         st.one_of(
             st.lists(SIZES, max_size=4).map(tuple),
@@ -161,4 +161,6 @@ NUMBERS = st.one_of(
     ),
 )
 
-LENGTHS = st.one_of(st.none(), st.integers(-1, 500), st.sampled_from([1.5, "8", float("nan")]))  # padded to
+LENGTHS = st.one_of(
+    st.none(), st.integers(-1, 500), st.sampled_from([1.5, "8", float("nan")])
+)  # values of `length`

@@ -1,6 +1,7 @@
-"""Triton's interpreter, which has to be chosen before anything of Triton is imported; imported by conftest.
+"""Selection of Triton's interpreter, which must precede the first import of Triton.
 
-Afterwards the choice is taken back: only tests that make it again launch a kernel on a CPU.
+conftest imports this file. The environment variable is then removed: only tests that set it again launch a
+kernel on a CPU.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A sound card without a sound card: a private JACK server with a dummy driver, and a recorder process.
+"""Virtual sound card: a private JACK server with a dummy driver, and a recorder process.
 
-Run as a script this is the recorder: `python jackd.py SERVER N_CHANNELS FILE` connects to what PortAudio
-plays, says "connected", records until its standard input is closed, and saves `(n_channels, n_samples)`.
+As a program, this file is the recorder: `python jackd.py SERVER N_CHANNELS FILE` connects to the outputs of
+PortAudio, prints "connected", records until its standard input closes, and saves `(n_channels, n_samples)`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE_RATE = 48000
-DEVICE = "system, JACK"  # PortAudio's name for it
+DEVICE = "system, JACK"  # name of the card in PortAudio
 CHANNELS = 2
-# Kinds of server. A patient one waits for late clients, so that it loses nothing on a busy machine; an
-# impatient one loses sound like a real card. Period: samples that it asks for at once.
+# Kinds of servers. A patient server waits for late clients, so that it loses no sound on a busy machine; an
+# impatient server loses sound like a real card. period: number of samples that it requests at once.
 CARDS = {
     "patient": {"wait_for_clients": True, "sample_rate": SAMPLE_RATE, "period": 1024},
     "impatient": {"wait_for_clients": False, "sample_rate": SAMPLE_RATE, "period": 1024},
@@ -35,7 +35,7 @@ CARDS = {
 
 
 def missing() -> str:
-    """What this machine lacks for such a server; empty if nothing."""
+    """Return what this machine lacks for such a server; empty if nothing is missing."""
     if shutil.which("jackd") is None:
         return "jackd is not installed (apt-get install jackd2)"
     try:
@@ -50,14 +50,14 @@ def missing() -> str:
 
 
 def known_to_portaudio() -> bool:
-    """Whether PortAudio lists the server's outputs."""
+    """Return whether PortAudio lists the outputs of the server."""
     import sounddevice
 
     return any("JACK" in api["name"] for api in sounddevice.query_hostapis())
 
 
 def _die_with_parent() -> None:
-    pr_set_pdeathsig = 1  # SIGTERM, because a server that is killed keeps one of JACK's eight names
+    pr_set_pdeathsig = 1  # with SIGTERM, because a killed server keeps one of JACK's eight names
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
@@ -77,14 +77,14 @@ def server(
     os.environ.update(JACK_DEFAULT_SERVER=name, JACK_NO_START_SERVER="1")
     try:
         _wait_until_up(name, process)
-        sounddevice._terminate()  # PortAudio lists host APIs once
+        sounddevice._terminate()  # PortAudio lists host APIs only once
         sounddevice._initialize()
         yield name, process
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.__setitem__(key, value)
         if process.poll() is None:
-            sounddevice._terminate()  # before the server goes, or PortAudio aborts the process
+            sounddevice._terminate()  # before the end of the server, or PortAudio aborts the process
             process.terminate()
             process.wait(10)
             sounddevice._initialize()
@@ -96,10 +96,10 @@ def _log(name: str) -> Path:
 
 
 def late_clients(name: str) -> Counter[tuple[str, str]]:
-    """How often an impatient server lost a period, by the client that was late and its state in JACK's words.
+    """Return the number of periods that an impatient server lost, by the late client and its state.
 
-    "Running": it was held up in its callback. "Triggered": its thread had not even come to run, because the
-    machine was busy or because it was still at the period before.
+    State "Running": the callback of the client did not finish. "Triggered": its thread had not started,
+    because the machine was busy or the previous period had not ended.
     """
     log = _log(name).read_text(errors="replace")
     return Counter(re.findall(r"XRun: client = (\S+) was not finished, state = (\S+)", log))
@@ -115,11 +115,11 @@ def _wait_until_up(name: str, process: subprocess.Popen[bytes]) -> None:
             return
         except jack.JackOpenError:
             time.sleep(0.05)
-    raise TimeoutError("jackd does not answer")
+    raise TimeoutError("jackd does not accept connections")
 
 
 class Recorder:
-    """Records what PortAudio plays on a server, from `connect` until `stop`."""
+    """Records the output of PortAudio on a server, from `connect` until `stop`."""
 
     def __init__(self, name: str, n_channels: int, path: Path) -> None:
         self._path = path
@@ -131,7 +131,7 @@ class Recorder:
         )
 
     def connect(self) -> None:
-        """Wait until the recorder is connected to PortAudio's ports, which exist once a stream is open."""
+        """Wait until the recorder is connected to PortAudio's ports, which exist while a stream is open."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"connected\n"
 
@@ -145,10 +145,10 @@ class Recorder:
 def device(
     server: str, name: str, sing: Callable[[int], np.ndarray], hear: Callable[[np.ndarray], object]
 ) -> Iterator[None]:
-    """A JACK client of ours that PortAudio takes for a device, called "NAME, JACK".
+    """Return a context with a JACK client that PortAudio lists as the device "NAME, JACK".
 
-    sing: gives so many samples to whoever records from it.
-    hear: gets what is played on it, a period at a time.
+    sing: function that returns this number of samples to record.
+    hear: function that receives the played samples of each period.
     """
     import jack
     import sounddevice
@@ -162,7 +162,7 @@ def device(
 
     client.set_process_callback(process)
     with client:
-        sounddevice._terminate()  # PortAudio lists devices once
+        sounddevice._terminate()  # PortAudio lists devices only once
         sounddevice._initialize()
         yield
     sounddevice._terminate()
@@ -170,7 +170,7 @@ def device(
 
 
 def place_of(samples: np.ndarray, recording: np.ndarray) -> int:
-    """Where `samples` `(n_channels, n)` begin in a recording; -1 if it does not hold their first one."""
+    """Return the position of the first of `samples` `(n_channels, n)` in a recording; -1 if missing."""
     (places,) = np.nonzero(
         (recording[:, : recording.shape[1] - samples.shape[1] + 1] == samples[:, :1]).all(0)
     )
@@ -178,7 +178,7 @@ def place_of(samples: np.ndarray, recording: np.ndarray) -> int:
 
 
 def sound_in(recording: np.ndarray, n_samples: int) -> np.ndarray:
-    """The `n_samples` of a recording `(n_channels, n)` from the first one that is not zero on."""
+    """Return `n_samples` of a recording `(n_channels, n)`, from the first sample that is not 0 on."""
     (sounding,) = np.nonzero(recording.any(0))
     return recording[:, sounding[0] : sounding[0] + n_samples] if len(sounding) else recording[:, :0]
 

@@ -1,6 +1,6 @@
-"""Streaming inversion straight from the equations: absolute positions, loops, float64, no state tricks.
+"""Reference of streaming inversion, written directly from the equations, in float64 with explicit loops.
 
-Slow on purpose, one stream, whole spectrogram in, whole signal out.
+It is slow, and inverts one whole spectrogram to a whole signal.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rtspecinv.frames import FADE, MIN_COVERAGE, MIN_COVERAGE_AT_START
 
 Frames = dict[int, np.ndarray]
 Projection = Callable[[Frames], Frames]
-Place = Callable[[int], float]  # of a frame in the buffer, from -1 for the oldest slot to 1 for the newest
+Place = Callable[[int], float]  # position of a frame in the buffer, from -1 (oldest) to 1 (newest)
 
 
 def burst(last: int) -> np.ndarray:
-    """Signs of bins that are 0: `(-1)^k` and, for pairs of bins, Rudin-Shapiro's; 1 at both ends."""
+    """Return the signs of bins that are 0: `(-1)^k` times Rudin-Shapiro signs of pairs; 1 at both ends."""
     pairs = [bin(j & (j >> 1)).count("1") for j in range(last + 1)]
     values = [(-1) ** (k + pairs[(k + 1) // 2]) for k in range(last)]
     return np.array([*values, 1])
@@ -84,7 +84,7 @@ def accelerated(alpha: float, beta: float, gamma: float):
     return step
 
 
-#   name: (step, carried arrays of a new frame as multiples of its start, None being none, what is committed)
+# Name: step; carried arrays of a new frame as multiples of its start, None for none; committed spectrum.
 RULES = {
     "gla": (griffin_lim(0.0), [None], "consistent"),
     "rtisi": (griffin_lim(0.0), [None], "consistent"),
@@ -100,7 +100,7 @@ RULES = {
 def invert(
     S: np.ndarray, stft: STFT, update: str, *, look_ahead: int, revise: int, n_iter: int
 ) -> np.ndarray:
-    """Samples of magnitudes (n_freq, n_frames), as long as the inverse STFT; starts come from overlap."""
+    """Return the samples of magnitudes (n_freq, n_frames), as many as the inverse STFT; start: overlap."""
     step, carried_start, committed = RULES[update]
     n_fft, hop, n_frames = stft.n_fft, stft.hop_length, S.shape[-1]
     w, d = stft.window.double().numpy(), stft.dual_window.double().numpy()
@@ -108,10 +108,10 @@ def invert(
     S = S[: n_fft // 2 + 1]
     nothing = burst(n_fft // 2)
     n_samples = (n_frames - 1) * hop + n_fft
-    heard, n_heard = np.zeros(n_samples), 0  # final samples
+    heard, n_heard = np.zeros(n_samples), 0  # final samples and their number
     n_fade = min(round(FADE * hop), n_fft - hop) if revise else 0
-    expected = np.zeros(n_fade)  # what the last push made of the samples that are heard next
-    left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # of frames that can change no more
+    expected = np.zeros(n_fade)  # next samples, as expected by the last push
+    left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # samples and window sum of final frames
     c: Frames = {}
     carried: list[Frames] = [{} for _ in carried_start]  # type: ignore[attr-defined]
 
@@ -171,7 +171,7 @@ def invert(
             if committed == "shadow" and n_iter
             else p_m(carried[0] if committed == "consistent" and n_iter else c)
         )
-        due = (now - look_ahead) * hop  # the hop that is heard now
+        due = (now - look_ahead) * hop  # position of the hop that this push returns
         known = overlap_add(estimate) / np.maximum(window_sum(list(c)), MIN_COVERAGE)
         if 0 <= due < n_samples:
             n_heard = min(due + hop, n_samples)

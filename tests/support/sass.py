@@ -1,4 +1,4 @@
-"""What NVRTC makes of the kernels of the engine `cuda` for an H100: on any machine, nothing is run."""
+"""Measures of the machine code of the kernels of the engine `cuda` for an H100; this needs no GPU."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ INSTALL = 'pip install "rtspecinv[gpu]" nvidia-cuda-nvdisasm'
 
 
 class Code(NamedTuple):
-    """A kernel as it was compiled: frames of a stream, threads and shared bytes of a block, and so on."""
+    """Measures of a compiled kernel: frames of a stream, threads and shared bytes of a block, and others."""
 
     n_frames: int
     n_threads: int
-    n_blocks: int  # that a multiprocessor has registers and shared memory for
-    registers: int  # of a thread
-    stack: int  # bytes of a thread: what did not fit into registers
+    n_blocks: int  # number of blocks that fit a multiprocessor's registers and shared memory
+    registers: int  # registers per thread
+    stack: int  # bytes per thread, for values that did not fit into registers
     shared: int
-    loop: int  # instructions of an iteration, those for numbers out of range included
+    loop: int  # instructions per iteration, including those for numbers out of range
 
     @property
     def n_instructions(self) -> int:
@@ -38,7 +38,7 @@ class Code(NamedTuple):
 
 
 def missing() -> str:
-    """Why nothing can be measured here; empty if it can."""
+    """Return the reason why nothing can be measured here; empty if it can."""
     try:
         nvrtc.library.nvrtcVersion()  # type: ignore[attr-defined]
     except Exception:
@@ -49,7 +49,7 @@ def missing() -> str:
 def constants_of(
     n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
 ) -> tuple[str, FrameBuffer]:
-    """Beginning of the source for a stream with the default rule and start, and its buffer."""
+    """Return the beginning of the source for a stream with the default rule and start, and its buffer."""
     inverter = StreamingInverter(STFT(n_fft, hop_length), look_ahead=look_ahead, engine="eager")
     buffer: FrameBuffer = inverter._engine.buffer  # type: ignore[attr-defined]
     table = table_of(RAAR(), buffer.n_open)
@@ -65,7 +65,7 @@ def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
     of_push = log[log.index("'push'") :]
     registers = int(re.search(r"Used (\d+) registers", of_push)[1])  # type: ignore[index]
     stack = int(re.search(r"(\d+) bytes stack frame", of_push)[1])  # type: ignore[index]
-    shared = layout.n_bytes + 1024  # that the system takes
+    shared = layout.n_bytes + 1024  # the system reserves 1024 bytes
     n_blocks = min(65536 // (registers * layout.n_threads), 233472 // shared)
     return Code(
         buffer.n_open, layout.n_threads, n_blocks, registers, stack, layout.n_bytes, _longest_loop(code)
@@ -81,7 +81,7 @@ def _disassembler() -> Path | None:
 
 
 def _longest_loop(code: bytes) -> int:
-    """Instructions from the label of a jump backwards to the jump, of the longest one."""
+    """Return the number of instructions of the longest loop, from a label to the jump back to it."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -93,7 +93,7 @@ def _longest_loop(code: bytes) -> int:
             labels[label[1]] = instructions
         elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
             instructions += 1
-            jump = re.search(r"@!?U?P\w+ BRA.*?(\.L_\w+)", line)  # others come back from what is rare
+            jump = re.search(r"@!?U?P\w+ BRA.*?(\.L_\w+)", line)  # other jumps return from rare cases
             if jump and jump[1] in labels:
                 longest = max(longest, instructions - labels[jump[1]])
     return longest

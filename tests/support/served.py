@@ -1,4 +1,4 @@
-"""A server in a process of its own, and what an inverter of one's own makes of the same frames."""
+"""Server in a separate process, and the expected samples of an inverter in this process."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ HELLO: dict[str, Any] = {"n_fft": 64, "hop_length": 16, "sample_rate": 8000, "n_
 
 
 class Served:
-    """A server that runs: its process, and addresses."""
+    """A running server: its process and addresses."""
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self.process, self.url, self.stream = process, f"http://{address}", f"ws://{address}/stream"
 
     def terminate(self) -> tuple[int, str]:
-        """Send SIGTERM; return the exit status and what it printed after its first line."""
+        """Send SIGTERM; return the exit status and the output after the first line."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30), self.process.stderr.read()  # type: ignore[union-attr]
 
     @property
     def memory(self) -> int:
-        """Resident memory, bytes, as Linux tells."""
+        """Resident memory in bytes, as Linux reports it."""
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
 def served(*options: object, **limits: Any) -> Iterator[Served]:
-    """Server of the command line, or with these limits, at a free port."""
+    """Return a context with a server at a free port, run by the command line or with these limits."""
     program = ["-m", "rtspecinv", "serve", "--port", "0", *map(str, options)]
     if limits:
         program = [__file__, json.dumps(limits)]
@@ -59,7 +59,7 @@ def served(*options: object, **limits: Any) -> Iterator[Served]:
 
 
 def inverter_of(hello: dict[str, Any]) -> Any:
-    """Inverter for one stream that a client says hello with."""
+    """Return an inverter for one stream with the settings of a first message."""
     import rtspecinv
 
     options = {name: hello[name] for name in ("look_ahead", "n_iter") if name in hello}
@@ -70,7 +70,7 @@ def inverter_of(hello: dict[str, Any]) -> Any:
 
 
 def frames_of(hello: dict[str, Any], n_frames: int, seed: int) -> Array:
-    """Random frames `(n_frames, n_values)` such as a client sends them."""
+    """Return random frames `(n_frames, n_values)` in the format of a client."""
     import rtspecinv
 
     random = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def frames_of(hello: dict[str, Any], n_frames: int, seed: int) -> Array:
 
 
 def own_samples(inverter: Any, frames: Array) -> Array:
-    """Samples of an inverter for frames, without those that it still owes."""
+    """Return the samples that an inverter returns for frames, without a flush."""
     hops = [inverter.push(torch.from_numpy(frame.astype(np.float32))).numpy() for frame in frames]
     return np.concatenate([np.zeros(0, np.float32), *hops])
 

@@ -1,4 +1,4 @@
-"""Sounds and transforms that batch inversion is tried on."""
+"""Sounds and transforms for tests of batch inversion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMALL = STFT(64, 16, dtype=torch.float64)
 
 
 def sound(n_samples: int, *batch: int, seed: int = 0) -> Tensor:
-    """A few decaying tones in a little noise, float64."""
+    """Return a few decaying tones with a little noise, float64."""
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(n_samples, dtype=torch.float64)
     parts = []

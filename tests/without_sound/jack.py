@@ -1,3 +1,3 @@
-"""In front of the real one on PYTHONPATH, this is a machine without JACK."""
+"""Module that replaces jack on PYTHONPATH, to simulate a machine without JACK."""
 
 raise OSError("Could not find JACK library")

@@ -1,3 +1,3 @@
-"""In front of the real one on PYTHONPATH, this is a machine without PortAudio."""
+"""Module that replaces sounddevice on PYTHONPATH, to simulate a machine without PortAudio."""
 
 raise OSError("PortAudio library not found")
