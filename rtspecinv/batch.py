@@ -411,7 +411,7 @@ def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engin
     if samples.is_complex() or not fits:
         raise ValueError(
             f"Parameter known has {samples.dtype} and shape {tuple(samples.shape)}: it must be real "
-            f"and have the shape {batch_shape} + (n_known,) with n_known <= {n_most}"
+            f"and have the shape {tuple(batch_shape)} + (n_known,) with n_known <= {n_most}"
         )
     check_finite(samples, "known")
     return samples.reshape(math.prod(batch_shape), samples.shape[-1])

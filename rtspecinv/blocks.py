@@ -98,9 +98,12 @@ def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
     """Return a copy of a magnitude `(*batch, n_half)`, so that the caller may reuse its memory."""
     magnitude = as_magnitude(frame, stft.window, "frames")
     if magnitude.is_complex():
-        raise TypeError("Parameter frames is complex, but blocks start from the stream: pass frame.abs()")
+        raise TypeError("Parameter frames is complex, but the stream computes the phase: pass frame.abs()")
     if magnitude.shape[-1:] != (stft.n_freq,):
-        raise ValueError(f"Parameter frames has shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq})")
+        raise ValueError(
+            f"Parameter frames has a frame of shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq}): "
+            "pass single frames, such as magnitude.unbind(-1)"
+        )
     return magnitude[..., : stft.n_fft // 2 + 1].clone()
 
 

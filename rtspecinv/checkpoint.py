@@ -103,7 +103,9 @@ class Checkpointed(Module):
         """Return what is wrong with a state, or an empty string."""
         mine, its = self._settings(), _read(about)
         if (version := its.pop("version", None)) != VERSION:
-            return f"The state has version {version!r}, not {VERSION}: save it with this rtspecinv."
+            return (
+                f"The state has version {version!r}, not {VERSION}: save it with this version of rtspecinv."
+            )
         for name in {**mine, **its}:
             if its.get(name) != mine.get(name):
                 return (

@@ -23,7 +23,7 @@ from rtspecinv.phase import Gradient, Overlap, Start
 from rtspecinv.stft import STFT
 from rtspecinv.updates import RAAR, Update
 
-# Least covered share for which the start of a frame uses the samples of the earlier frames. Below it, the
+# Smallest covered share for which the start of a frame uses the samples of the earlier frames. Below it, the
 # start uses magnitudes, which gains 0.3 PESQ at a share of .06, gains nothing at .12, and loses at .16.
 LEAST_COVERED = 0.1
 KEPT = 0.4861  # kept share of a Hann window with overlap 4, for which the constants of `RAAR` were chosen

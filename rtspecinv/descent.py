@@ -35,7 +35,7 @@ Transform = Callable[[Tensor], Tensor]
 
 STALLED = 1e-15  # tolerance if none is given: no line search finds an improvement
 
-AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # levels of the noise that is tried as start
+AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # levels of noise that are tried as initial samples
 
 DEFAULTS: dict[str, Any] = {
     "history_size": 20,

@@ -27,7 +27,7 @@ from torch import Tensor
 from rtspecinv.common.modes import Module
 from rtspecinv.stft import STFT
 
-# Least window sum that samples are divided by, relative to the complete sum. Where only tails of windows
+# Smallest window sum that samples are divided by, relative to the complete sum. Where only tails of windows
 # overlap, division by their small sum amplifies errors. Half or twice this value costs a few tenths of a dB.
 MIN_COVERAGE = 0.04
 # The same for the start of the newest frame, which is not iterated; a smaller value suits it better.

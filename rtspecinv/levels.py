@@ -14,7 +14,7 @@ from rtspecinv.stft import STFT
 # signal has lose less energy: a single frame or bin keeps a share of about hop_length / n_fft.
 QUIET = 0.01
 
-QUIET_PEAK = 0.01  # least peak of a sound at a usual level
+QUIET_PEAK = 0.01  # a sound with a smaller peak is far below a usual level
 
 MORE_ITERATIONS = "use a larger n_iter"
 ANOTHER_START = f"{MORE_ITERATIONS}, or other initial phases (init='random')"
@@ -57,7 +57,7 @@ def no_samples(n_frames: int) -> str:
         return "there was no frame, so there is no sound"
     return (
         f"no samples result from {n_frames} frame{'' if n_frames == 1 else 's'}: centred frames cover "
-        "n_frames - 1 hops; pass at least two frames, or length="
+        "n_frames - 1 hops; pass at least two frames, or pass length="
     )
 
 

@@ -50,8 +50,8 @@ from rtspecinv.stft import STFT, check_dense
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
-_MOST_CHANNELS = 2  # of an array of samples; an array with more rows may be a spectrogram
-_MANY_CHANNELS = 16  # up to so many rows of very many values are samples with too many channels
+_MOST_CHANNELS = 2  # largest number of channels of an array; one with more rows may be a spectrogram
+_MANY_CHANNELS = 16  # an array with at most so many, very long rows is sound with too many channels
 
 
 @dataclass(frozen=True)

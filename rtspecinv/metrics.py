@@ -215,7 +215,9 @@ def _check(input: Tensor, target: Tensor, n_axes: int = 0) -> None:
             f"Parameters input and target differ in shape: {tuple(input.shape)}, {tuple(target.shape)}"
         )
     if n_axes and (input.ndim < n_axes or not input.numel()):
-        raise ValueError(f"Parameters of shape {tuple(input.shape)} are not (*batch, n_freq, n_frames)")
+        raise ValueError(
+            f"Parameter input has shape {tuple(input.shape)}, not (*batch, n_freq, n_frames) with values"
+        )
 
 
 def _norm(values: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:

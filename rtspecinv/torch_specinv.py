@@ -306,7 +306,7 @@ def phase_init(spec: Tensor, **stft_kwargs: Unpack[_STFTKeywords]) -> Tensor:
     """
     stft = _stft(spec, stft_kwargs, ("spec",))
     if spec.is_complex():
-        raise TypeError("Parameter spec is complex: pass spec.abs()")
+        raise TypeError("Parameter spec is complex, but phase_init computes the phase: pass spec.abs()")
     spec = as_spectrogram(spec, stft, "spec")
     check_values(spec, stft.n_fft)
     half = single_pass(stft, spec[..., : stft.n_fft // 2 + 1, :].mT).mT

@@ -52,7 +52,7 @@ class Capture:
 
     def __init__(self, sample_rate: int, channels: int, queue_seconds: float = QUEUE_SECONDS) -> None:
         self.channels = channels
-        self._base = 0  # position at which the device was last armed
+        self._base = 0  # position at the last start of the device
         self._most = max(1, round(queue_seconds * sample_rate))
         self.samples = ring_memory(self._most + round(_UNREAD_SECONDS * sample_rate), channels)
         self._taken = 0  # position up to which samples were read or dropped

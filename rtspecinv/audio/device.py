@@ -77,7 +77,9 @@ class Device:
     def check(self) -> None:
         """Raise `ValueError` if the device is closed, `DeviceError` if it has failed or has vanished."""
         if self.ring.error is not None:
-            raise DeviceError(f"Playing failed: {self.ring.error!r}") from self.ring.error
+            raise DeviceError(
+                f"Playing failed with {self.ring.error!r}: open a new sink"
+            ) from self.ring.error
         if self.closed:
             raise ValueError("The sound device is closed: open a new sink")
         if self.running and not self.ring.exhausted:

@@ -119,7 +119,11 @@ def check(
         for other in FORMATS
         if other.container == held and other.fits(rate, n_channels, length)
     ]
-    way_out = f"use {' or '.join(others)}" if others else "no format supports this sound"
+    way_out = (
+        f"use {' or '.join(others)}"
+        if others
+        else "no format supports this: use a smaller sample_rate, or fewer channels or samples"
+    )
     raise ValueError(f"{begin}: {reason}; {way_out}")
 
 

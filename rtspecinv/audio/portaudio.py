@@ -186,7 +186,7 @@ def starting(module: Any) -> Iterator[None]:
         with undisturbed():
             yield
     except module.PortAudioError as error:
-        raise DeviceError(f"The sound device does not start: {error}") from error
+        raise DeviceError(f"The sound device does not start: {error}; check its connection") from error
 
 
 def opened(make: Callable[[], _Opened], close: Callable[[_Opened], object]) -> _Opened:

@@ -28,7 +28,7 @@ class Ring:
     Its subclasses connect the buffer to a stream of sounddevice or rtmixer.
     """
 
-    stream: Any  # stream of PortAudio
+    stream: Any  # stream of sounddevice or rtmixer
     claim: Counter  # samples since `_base` that the device has copied or copies now
     done: Counter  # samples since `_base` that it has copied
     error: BaseException | None = None  # exception that stopped the device
@@ -37,7 +37,7 @@ class Ring:
     def __init__(self, length: int, channels: int) -> None:
         self.samples = ring_memory(length, channels)
         self._bytes = self.samples.reshape(-1).view(np.uint8).data
-        self._base = 0  # position at which the device was last armed
+        self._base = 0  # position at the last start of the device
         self._erased = 0
         self._spent = False  # whether the device may have stopped at the limit just before the limit moved
 
@@ -234,7 +234,7 @@ class RtmixerRing(Ring):
         self.claim, self.done = self._actions = [self.stream.play_ringbuffer(ring) for ring in self._rings]
 
     def _extend(self, count: int) -> None:
-        for ring in reversed(self._rings):  # the sound first: its counter must not exceed it
+        for ring in reversed(self._rings):  # the sound is extended before its counter
             ring.advance_write_index(count)
 
 

@@ -73,7 +73,8 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
             samples = samples.detach().cpu().numpy()
         except (TypeError, RuntimeError) as error:  # sparse, bfloat16 or meta tensors
             raise TypeError(
-                f"Samples must be a dense tensor of float32 or float64: {_first_line(error)}"
+                f"Samples must be a dense tensor of float32 or float64: {_first_line(error)}; "
+                "use samples.float(), and samples.to_dense() if it is sparse"
             ) from error
     given = np.asarray(unmasked(samples, "samples"))
     if given.dtype.kind != "f":
@@ -93,7 +94,9 @@ def as_block(samples: npt.ArrayLike, channels: int | None) -> Block:
         raise ValueError(f"The sink has {channels=}, but samples have shape {given.shape}: {way_out}")
     if not np.isfinite(block).all():
         n_odd = np.count_nonzero(~np.isfinite(block))
-        raise ValueError(f"Samples must be finite, but {n_odd} of {block.size} are NaN or infinite")
+        raise ValueError(
+            f"Samples must be finite, but {n_odd} of {block.size} are NaN or infinite: use numpy.nan_to_num"
+        )
     return block
 
 
@@ -274,7 +277,9 @@ class TeeSink(Sink):
             able(("write", "drain"), "pass sinks, such as ArraySink()", **{f"sinks[{i}]": sink})
         rates = {sink.sample_rate for sink in sinks if hasattr(sink, "sample_rate")}
         if len(rates) > 1:
-            raise ValueError(f"All sinks must have one sample_rate, but they have {sorted(rates)}")
+            raise ValueError(
+                f"All sinks must have one sample_rate, but they have {sorted(rates)}: use sinks of one rate"
+            )
         self.sinks = sinks
 
     def __getattr__(self, name: str) -> Any:

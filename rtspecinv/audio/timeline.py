@@ -11,7 +11,7 @@ from rtspecinv.audio.device import Device
 from rtspecinv.audio.sinks import Block
 
 _FADE_SECONDS = 0.005
-_AUDIBLE = 1e-3  # a smaller step from or to silence (-60 dB) does not click
+_AUDIBLE = 1e-3  # a smaller step between sound and silence, -60 dB, is not heard
 
 
 class Timeline:

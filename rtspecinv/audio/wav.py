@@ -21,7 +21,7 @@ Block = npt.NDArray[np.float32]
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _UNKNOWN = 0xFFFFFFFF
 _AT_ONCE = 2**16  # bytes read, or samples converted, at a time
-_LONGEST_FORMAT = 2**12  # most bytes read of the chunk "fmt "
+_LONGEST_FORMAT = 2**12  # largest number of bytes read from the chunk "fmt "
 _KINDS = {  # dtype of numpy by (format, bytes per sample)
     (_PCM, 1): "u1",
     (_PCM, 2): "<i2",

@@ -49,7 +49,10 @@ def image(args: argparse.Namespace) -> None:
     levels = _columns(args, 1 - levels if args.dark_is_loud else levels, "hop_length" in known, rate, stft)
     magnitude = torch.from_numpy(scale.magnitude(levels))
     if not magnitude.any():
-        raise ValueError(f"{printable(args.picture)} is black: the sound would be silent")
+        raise ValueError(
+            f"{printable(args.picture)} has only silent pixels: "
+            f"{'leave out' if args.dark_is_loud else 'use'} --dark-is-loud"
+        )
     if "white" not in texts:
         magnitude *= _gain(magnitude, stft)
     with one_thread():

@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.sample_rate is not None:
         count(1, sample_rate=args.sample_rate)
     if args.seconds == 0:
-        raise ValueError("--seconds 0 is not > 0")
+        raise ValueError("--seconds 0 is too short: leave it out for no limit")
 
 
 def _file(args: argparse.Namespace, rate: int) -> FileSink | nullcontext[None]:

@@ -29,7 +29,9 @@ def picture(args: argparse.Namespace) -> None:
     magnitude = stft.magnitude(torch.from_numpy(samples.mean(0)))
     white = float(magnitude.max())
     if not white:
-        raise ValueError(f"{printable(args.audio)} is silent: the picture would be black")
+        raise ValueError(
+            f"{printable(args.audio)} is silent, and its picture would be black: choose another file"
+        )
     scale = PictureScale(rate, stft.n_fft, args.scale, args.fmin, args.fmax, white, args.range)
     rtspecinv.save_spectrogram(
         args.output,

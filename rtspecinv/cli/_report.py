@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rtspecinv.live import Progress
 
 _LINE_SECONDS = 5.0  # time between progress lines if stderr is not a terminal
-_LONGEST_LINE = 4000  # most characters of a line
+_LONGEST_LINE = 4000  # largest number of characters in a line
 _UPDATE_SECONDS = 0.1  # time between updates of the progress line on a terminal
 
 

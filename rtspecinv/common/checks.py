@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-LONGEST_SOUND = 2**31  # most samples of one sound: half a day, 8 GB
+LONGEST_SOUND = 2**31  # largest number of samples of a sound: half a day, 8 GB
 MOST_RATE = 1e9  # highest sample rate, Hz
 
-_SHOWN = 60  # most characters of a value in a message
+_SHOWN = 60  # largest number of characters of a value in a message
 
 
 def shown(value: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 400  # most characters of one text
+LONGEST = 400  # largest number of characters of a text
 _OTHER = re.compile(r"[^ -~]")  # every character that is not printable ASCII
 
 
@@ -19,7 +19,7 @@ def printable(text: object, most: int = LONGEST) -> str:
     more than `most` characters loses its middle.
     """
     whole = str(text)
-    if len(whole) > most:  # before escaping, because escaping a long text takes long
+    if len(whole) > most:  # cut before escaping, which would take long
         half = (most - 1) // 2
         whole = f"{whole[:half]}…{whole[len(whole) - half :]}"
     return _OTHER.sub(_escaped, whole)

@@ -41,7 +41,7 @@ class StreamingAnalysis:
             ValueError: the block has no axis, no channel, or other channels than the blocks before.
             TypeError: the block is not a dense tensor or array of real floating-point numbers.
         """
-        new = self._checked(block).clone()  # the caller may use the block again
+        new = self._checked(block).clone()  # the caller may overwrite the block
         keep = self.stft.padding + 1
         joined = new if self._tail is None else torch.cat([self._tail, new[..., -keep:]], -1)
         self._tail = joined[..., -keep:]
@@ -95,7 +95,7 @@ class StreamingAnalysis:
         return block.to(self.stft.device, self.stft.dtype)
 
     def _pad(self, samples: Tensor, padding: tuple[int, int]) -> Tensor:
-        flat = samples.reshape(-1, 1, samples.shape[-1])  # F.pad wants (batch, channel, n_samples)
+        flat = samples.reshape(-1, 1, samples.shape[-1])  # F.pad requires (batch, channel, n_samples)
         return F.pad(flat, padding, mode=self.stft.pad_mode).reshape(*samples.shape[:-1], -1)
 
     def _take(self) -> Tensor:

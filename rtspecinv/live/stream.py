@@ -90,7 +90,7 @@ class Stream:
 
     def _begin(self) -> None:
         self._to_drop = self.inverter.latency
-        self._n_given = 0  # samples of this sound so far, per channel
+        self._n_given = 0  # number of samples of this sound so far, per channel
 
     def push(self, frame: Any) -> Any:
         """Push a frame and return the samples `(*batch, n)` it completes; `n` is 0 during the latency."""

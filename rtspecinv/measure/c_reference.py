@@ -36,8 +36,8 @@ class CReference:
             microseconds = math.nan
         if done.returncode or not microseconds > 0:
             raise OSError(
-                f"The C reference called with {' '.join(command[1:])} returned {done.returncode} and printed "
-                f"{done.stdout[:60]!r}: it must print a push's microseconds"
+                f"The C reference, called with {' '.join(command[1:])}, returned status {done.returncode} "
+                f"and printed {done.stdout[:60]!r}: it must print a push's microseconds"
             )
         return microseconds * 1e-6
 

@@ -30,7 +30,7 @@ class Task:
     n_iter: int
     curve: list[tuple[float, float]] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
-    _least: float = math.inf  # best convergence of all frames so far; methods return that result
+    _least: float = math.inf  # smallest spectral convergence so far; methods return that result
 
     def seconds(self) -> float:
         """Return the seconds since the task was made, without the time spent in `watch`."""

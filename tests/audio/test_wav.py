@@ -126,7 +126,7 @@ REFUSED = [
     ("a.flac", 192001, 2, r"\.wav \(PCM_16\) or \.ogg"),
     ("a.flac", 655360, 1, "1 to 655350 Hz"),
     ("a.flac", 44100, 9, "at most 8 channels"),
-    ("a.wav", 2**31, 1, "no format supports this sound"),
+    ("a.wav", 2**31, 1, "no format supports this"),
     ("a.wav", 8000, 1025, "at most 1024 channels"),
     *[("a.wav", rate, 1, "sample_rate is not an integer >= 1") for rate in (0, -1, 8000.0, True, None)],
     ("a.flac", 8000, 0, "channels is not an integer >= 1"),

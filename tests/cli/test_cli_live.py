@@ -184,7 +184,7 @@ def test_however_live_ends_what_was_heard_is_kept(
         (["--stretch", "2"], "--stretch 2 is not from 0.001 to 1"),
         (["--stretch", "nan"], "--stretch nan"),
         (["--queue", "-1"], "--queue -1 is not from 0 to 2 seconds"),
-        (["--seconds", "0"], "--seconds 0 is not > 0"),
+        (["--seconds", "0"], "--seconds 0 is too short"),
         (["-i", "no such device"], "Cannot record from device 'no such device'"),
         (["--n-fft", "7"], "hop_length=256 is larger than n_fft=7"),
     ],

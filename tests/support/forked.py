@@ -7,7 +7,7 @@ and arguments to the forking process, forwards signals, and exits with the statu
 
 Python, torch and numba read the environment only once. If a program gets other variables than those of the
 tests, except `LATE`, or if the system is not Linux, it is started normally. Tests of the start of a program
-do not use `forked`. The forking process does not load modules of sound devices, because they open the devices.
+do not use `forked`. The forking process does not load modules of sound devices, which would open the devices.
 """
 
 from __future__ import annotations
