@@ -76,7 +76,7 @@ def test_array_sink_copies_and_takes_torch():
         (np.array([[0, np.nan], [np.inf, 0]], np.float32), ValueError, "2 of 4 are NaN or infinite"),
     ],
 )
-def test_sinks_refuse_what_is_not_samples(tmp_path, samples, error, message):
+def test_sinks_reject_invalid_samples(tmp_path, samples, error, message):
     with pytest.raises(error, match=message), FileSink(tmp_path / "a.wav", 8000, 2) as sink:
         sink.write(samples)
     assert list(tmp_path.iterdir()) == []
@@ -136,7 +136,7 @@ def test_interrupted_file_is_absent_and_an_older_one_survives(tmp_path, error):
     assert path.read_bytes() == b"older"
 
 
-def test_finished_file_has_usual_permissions_and_takes_no_more(tmp_path):
+def test_a_finished_file_has_usual_permissions_and_rejects_samples(tmp_path):
     sink = FileSink(tmp_path / "a.wav", 8000)
     sink.close()
     sink.close()
@@ -147,7 +147,7 @@ def test_finished_file_has_usual_permissions_and_takes_no_more(tmp_path):
         sink.write(noise(1))
 
 
-def test_file_sink_says_what_it_cannot_write(tmp_path, monkeypatch):
+def test_file_sink_errors_name_the_reason(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"must end in \.wav, \.flac, \.ogg"):
         FileSink(tmp_path / "a.mp4", 8000)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
@@ -167,7 +167,7 @@ def test_file_sink_says_what_it_cannot_write(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_reader_gives_the_same_in_any_blocks(tmp_path, suffix, channels):
+def test_reader_returns_the_same_samples_for_any_block_length(tmp_path, suffix, channels):
     path = tmp_path / f"a{suffix}"
     samples = 0.3 * np.sin(np.arange(30000) / 20)[:, None].repeat(channels, 1)
     soundfile.write(path, samples, 44100)
@@ -181,7 +181,7 @@ def test_reader_gives_the_same_in_any_blocks(tmp_path, suffix, channels):
         assert np.abs(whole - samples.T).max() < 0.02
 
 
-def test_reader_says_what_it_cannot_read(tmp_path, monkeypatch):
+def test_reader_errors_name_the_reason(tmp_path, monkeypatch):
     (tmp_path / "text.wav").write_text("hello")
     (tmp_path / "a.raw").write_bytes(b"0123")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
@@ -199,7 +199,7 @@ def test_reader_says_what_it_cannot_read(tmp_path, monkeypatch):
         read_audio(tmp_path / "text.wav")
 
 
-def test_tee_writes_to_all_and_aborts_what_is_open_when_one_fails(tmp_path):
+def test_tee_writes_to_all_sinks_and_aborts_open_ones_after_an_error(tmp_path):
     memory, samples = ArraySink(), noise(100)
     with TeeSink(memory, FileSink(tmp_path / "a.wav", 8000, subtype="FLOAT")) as tee:
         tee.write(samples)
@@ -243,7 +243,7 @@ class Delay:
 
 @pytest.mark.parametrize("batch", [(), (1,), (2,)])
 @pytest.mark.parametrize("latency", [0, 3, 10, 1000])
-def test_play_gives_exactly_what_was_pushed(batch, latency):
+def test_play_writes_exactly_the_samples_of_the_frames(batch, latency):
     frames = noise(20, *batch, 16)
     inverter, sink, seen = Delay(10, latency, batch), ArraySink(), []
     inverter.push(frames[0])  # play resets the inverter
@@ -255,7 +255,7 @@ def test_play_gives_exactly_what_was_pushed(batch, latency):
     assert 0 < last.work_seconds < 1
 
 
-def test_play_of_nothing_is_nothing():
+def test_play_of_no_frames_writes_no_samples():
     sink = ArraySink()
     assert play([], Delay(10, 5), sink).n_samples == 0
     assert sink.samples.shape == (0,)

@@ -23,7 +23,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1
 @settings(deadline=None)
 @given(steps=STEPS, interrupts=st.lists(st.integers(0, 60), max_size=60), channels=st.integers(1, 2))
 @example(steps=[(10, 10), (10, 1)], interrupts=[0, 0, 0, 0, 0, 0, 60], channels=1)
-def test_what_is_written_is_played_and_every_gap_is_counted(backend, steps, interrupts, channels):
+def test_written_samples_are_played_and_every_gap_is_counted(backend, steps, interrupts, channels):
     sink, stream = hand_sink(RATE, channels, backend=backend, queue_seconds=0.97, prefill_seconds=0)
     stream.between = iter(interrupts)
     written = [noise(channels, 0)]
@@ -135,7 +135,7 @@ def test_clear_cuts_within_a_block_and_the_device_goes_on():
     assert (sink.underflows, sink.underflow_samples) == (0, 0)
 
 
-def test_clear_lets_a_waiting_writer_go_and_forgets_its_rest():
+def test_clear_wakes_a_waiting_writer_and_drops_its_samples():
     sink, stream = hand_sink(RATE, queue_seconds=0.1, prefill_seconds=0)
     writer = threading.Thread(target=sink.write, args=[noise(5000)])
     writer.start()
@@ -147,7 +147,7 @@ def test_clear_lets_a_waiting_writer_go_and_forgets_its_rest():
     assert not stream.ask(1000)[0, FADE:].any()
 
 
-def test_clear_ends_a_drain_and_what_is_written_then_is_played_whole():
+def test_clear_ends_a_drain_and_later_samples_are_played_completely():
     sink, stream = hand_sink(RATE, queue_seconds=6, prefill_seconds=0)
     sink.write(noise(5000))
     drainer = threading.Thread(target=sink.drain)
@@ -167,7 +167,7 @@ def test_clear_ends_a_drain_and_what_is_written_then_is_played_whole():
     assert (sink.underflows, sink.underflow_samples) == (0, 0)
 
 
-def test_start_begins_with_less_than_the_prefill_but_not_with_nothing():
+def test_start_plays_less_than_the_prefill_but_not_an_empty_queue():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
     sink.start()
     assert not stream.active
@@ -178,7 +178,7 @@ def test_start_begins_with_less_than_the_prefill_but_not_with_nothing():
     np.testing.assert_array_equal(stream.ask(100)[0, FADE : FADE + 50], noise(50))
 
 
-def test_clear_before_the_start_forgets_everything():
+def test_clear_before_the_start_drops_all_samples():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0.2)
     sink.write(noise(50))
     sink.clear()
@@ -200,7 +200,7 @@ def test_a_gap_makes_the_next_prefill_longer_up_to_half_the_queue():
     assert sink._timeline.prefill == 200
 
 
-def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
+def test_after_long_silence_the_stopped_device_starts_again(monkeypatch):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     samples = noise(2, 400)
@@ -218,7 +218,7 @@ def test_after_long_silence_the_device_has_rested_and_starts_again(monkeypatch):
 
 
 @pytest.mark.parametrize("n_left", [0, 30, 200])
-def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left):
+def test_a_device_that_may_have_stopped_is_restarted(monkeypatch, n_left):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, queue_seconds=0.02, prefill_seconds=0)
     sink.write(noise(10))
@@ -237,7 +237,7 @@ def test_a_device_that_may_just_have_stopped_is_started_anew(monkeypatch, n_left
 
 @BACKENDS
 @pytest.mark.parametrize("n_before", range(15))
-def test_a_device_that_stops_while_a_sample_is_placed_is_started_anew(monkeypatch, backend, n_before):
+def test_a_device_that_stops_during_a_write_is_restarted(monkeypatch, backend, n_before):
     """As when the program is held up for seconds in the middle of a write, wherever that is."""
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
@@ -269,7 +269,7 @@ def still_plays(sink, stream):
 @BACKENDS
 @pytest.mark.parametrize("cut", ["clear", "abort"])
 @pytest.mark.parametrize("n_before", range(12))
-def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backend, cut, n_before):
+def test_a_device_that_stops_during_clear_blocks_no_caller(monkeypatch, backend, cut, n_before):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(90))
@@ -282,7 +282,7 @@ def test_a_device_that_stops_while_it_is_cleared_hangs_nobody(monkeypatch, backe
 
 
 @pytest.mark.parametrize("n_before", range(2))
-def test_ctrl_c_while_the_device_is_lent_more_loses_no_count(monkeypatch, n_before):
+def test_ctrl_c_while_the_limit_is_extended_loses_no_samples(monkeypatch, n_before):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
@@ -308,7 +308,7 @@ def test_device_starts_when_prefilled_and_drain_starts_a_short_one():
     assert (sink.queued, stream.active, sink.underflows) == (0, False, 0)
 
 
-def test_a_device_has_at_least_a_block_of_latency_whatever_it_tells():
+def test_a_device_has_at_least_one_block_of_latency():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     for n_ask, block_seconds in ((5, stream.latency), (50, 0.05), (7, 0.05)):
         sink.write(noise(100))
@@ -330,7 +330,7 @@ def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     assert len(sink.underflow_seconds) == 1
 
 
-def test_room_is_what_write_takes_at_once():
+def test_room_is_the_number_of_samples_that_write_accepts_at_once():
     sink, stream = hand_sink(RATE, queue_seconds=0.1, prefill_seconds=0)
     for n_ask in (1, 30, 7, 500, 64):
         begin = time.monotonic()
@@ -341,7 +341,7 @@ def test_room_is_what_write_takes_at_once():
         stream.ask(n_ask)
 
 
-def test_asyncio_goes_on_while_the_queue_is_full():
+def test_the_event_loop_runs_while_the_queue_is_full():
     async def session() -> tuple[int, np.ndarray]:
         sink, stream = hand_sink(RATE, queue_seconds=0.05, prefill_seconds=0)
         samples, n_turns = noise(400), 0
@@ -360,7 +360,7 @@ def test_asyncio_goes_on_while_the_queue_is_full():
     assert len(np.intersect1d(heard, samples)) >= 340
 
 
-def test_full_queue_makes_the_writer_wait_and_abort_lets_it_go():
+def test_a_full_queue_makes_the_writer_wait_until_abort():
     sink, _ = hand_sink(100, queue_seconds=0.1, prefill_seconds=0.1)
     errors = []
 

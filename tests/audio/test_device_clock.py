@@ -51,7 +51,7 @@ def largest_jump(samples: np.ndarray) -> float:
     [("patient", 48000, 1), ("patient", 48000, 2), ("22050 Hz", 22050, 2)],
     indirect=["card"],
 )
-def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, channels):
+def test_a_device_plays_the_written_samples(card, tmp_path, backend, rate, channels):
     samples = noise(channels, 40000)
     recorder = jackd.Recorder(card, channels, tmp_path / "recorded.npy")
     # A long prefill, so that a busy machine does not make the writer late.
@@ -73,7 +73,7 @@ def test_what_is_played_is_what_was_written(card, tmp_path, backend, rate, chann
 @pytest.mark.parametrize(
     ("card", "rate", "own_rate"), [("patient", 22050, 48000), ("22050 Hz", 44100, 22050)], indirect=["card"]
 )
-def test_at_a_rate_that_the_device_refuses_its_own_is_played(card, tmp_path, backend, rate, own_rate):
+def test_a_refused_rate_is_replaced_by_that_of_the_device(card, tmp_path, backend, rate, own_rate):
     samples = np.concatenate([noise(1, 20000), tone(20000, 440, rate)], -1)
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
     options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.6, "backend": backend}
@@ -94,7 +94,7 @@ def test_at_a_rate_that_the_device_refuses_its_own_is_played(card, tmp_path, bac
 
 
 @BACKENDS
-def test_lateness_is_counted_to_the_sample_heals_and_does_not_click(card, tmp_path, backend):
+def test_gaps_are_counted_exactly_end_and_do_not_click(card, tmp_path, backend):
     n_late, samples = 4, tone(60000)
     recorder = jackd.Recorder(card, 1, tmp_path / "recorded.npy")
     options: dict[str, Any] = {"queue_seconds": 1.0, "prefill_seconds": 0.1, "backend": backend}
@@ -209,7 +209,7 @@ def test_lateness_of_the_callback_is_counted(card):
 
 
 @BACKENDS
-def test_device_refuses_wrong_settings_in_one_line(card, backend):
+def test_wrong_settings_of_a_device_are_reported_in_one_line(card, backend):
     for options in ({"channels": 99}, {"device": "no such device"}, {"device": 12345}):
         with pytest.raises(DeviceError, match="rtspecinv devices") as error:
             SoundDeviceSink(
@@ -288,7 +288,7 @@ STREAMS = pytest.mark.parametrize("stream", ["", "-duplex"], ids=["output", "dup
 @BACKENDS
 @STREAMS
 @pytest.mark.parametrize(("what", "n_rounds"), [("ctrl-c", 3), ("unplug", 1)])
-def test_rough_handling_ends_well(backend, stream, what, n_rounds):
+def test_an_interrupted_device_ends_with_one_error(backend, stream, what, n_rounds):
     roughly(what, n_rounds, backend + stream)
 
 
@@ -297,5 +297,5 @@ def test_rough_handling_ends_well(backend, stream, what, n_rounds):
 @BACKENDS
 @STREAMS
 @pytest.mark.parametrize("what", ["ctrl-c", "unplug"])
-def test_rough_handling_ends_well_200_times(backend, stream, what):
+def test_an_interrupted_device_ends_with_one_error_200_times(backend, stream, what):
     roughly(what, 200, backend + stream, seed=1)

@@ -71,7 +71,7 @@ def test_the_resamplers_delay_is_part_of_the_latency(at_2000_hz):
     assert sink._timeline.prefill >= 2000 + sink._resampler.longest_delay > 2000
 
 
-def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch):
+def test_another_rate_without_soxr_names_the_package(at_2000_hz, monkeypatch):
     monkeypatch.setitem(sys.modules, "soxr", None)
     with pytest.raises(DeviceError, match=r'only at 2000 Hz.*pip install "rtspecinv\[live\]"'):
         SoundDeviceSink(RATE, backend="callback")
@@ -80,7 +80,7 @@ def test_another_rate_without_soxr_says_what_to_install(at_2000_hz, monkeypatch)
 # -- errors --
 
 
-def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
+def test_an_error_in_the_callback_is_raised_by_the_next_write(monkeypatch):
     sink, stream = hand_sink(100, prefill_seconds=0)
     sink.write(noise(5))
     sink._device.ring.samples = None  # type: ignore[assignment]
@@ -90,7 +90,7 @@ def test_error_in_the_callback_surfaces_at_the_next_write(monkeypatch):
         sink.write(noise(5))
 
 
-def test_stopped_and_stalled_devices_are_noticed(monkeypatch):
+def test_stopped_and_stalled_devices_are_detected(monkeypatch):
     monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
     for what in ("write", "drain"):
         sink, stream = hand_sink(100, queue_seconds=0.1, prefill_seconds=0)
@@ -140,7 +140,7 @@ def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, records, 
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-def test_a_program_that_was_stopped_itself_does_not_blame_the_device(monkeypatch):
+def test_a_suspended_program_does_not_report_a_stalled_device(monkeypatch):
     monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.1)
     sink, _ = hand_sink(100, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(5))
@@ -177,7 +177,7 @@ def test_options_reach_the_device():
         ({"sample_rate": "48000"}, "sample_rate='48000' is not an integer >= 1"),
     ],
 )
-def test_settings_that_no_device_has_are_refused(by_hand, wrong, message):
+def test_impossible_settings_are_rejected(by_hand, wrong, message):
     with pytest.raises(ValueError, match=message):
         SoundDeviceSink(**{"sample_rate": RATE, **wrong})
     if "prefill_seconds" not in wrong:
@@ -185,12 +185,12 @@ def test_settings_that_no_device_has_are_refused(by_hand, wrong, message):
             Microphone(**{"sample_rate": RATE, **wrong})
 
 
-def test_a_queue_beyond_any_memory_is_refused(by_hand):
+def test_a_too_large_queue_is_rejected(by_hand):
     with pytest.raises(DeviceError, match=r"more than 134217728: use a smaller queue_seconds or"):
         SoundDeviceSink(RATE, queue_seconds=1e6, backend="callback")
 
 
-def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkeypatch):
+def test_a_missing_rtmixer_is_reported_and_unknown_backends_are_rejected(by_hand, monkeypatch):
     with pytest.raises(ValueError, match=r"backend='alsa' is not one of 'auto', 'rtmixer', 'callback'"):
         SoundDeviceSink(100, backend="alsa")
     monkeypatch.setitem(sys.modules, "rtmixer", None)
@@ -199,7 +199,7 @@ def test_backend_is_named_and_rtmixer_is_asked_for_where_missing(by_hand, monkey
     assert isinstance(SoundDeviceSink(100)._device.ring.stream, HandStream)
 
 
-def test_no_portaudio_says_what_to_install(tmp_path, monkeypatch):
+def test_a_missing_portaudio_is_reported_with_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(DeviceError, match="pip install sounddevice"):
         SoundDeviceSink(8000)

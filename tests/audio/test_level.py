@@ -44,7 +44,7 @@ def factor_of(message: str) -> float:
     ),
     cuts=st.lists(st.integers(0, 30), max_size=3),
 )
-def test_samples_are_counted_however_they_are_cut_and_the_factor_fits(values, cuts):
+def test_clipped_samples_are_counted_and_the_factor_avoids_them(values, cuts):
     samples = np.array(values, np.float32)
     level = Level()
     limited = [level.limit(part) for part in np.split(samples, sorted(cuts))]
@@ -62,7 +62,7 @@ def test_samples_are_counted_however_they_are_cut_and_the_factor_fits(values, cu
 
 @pytest.mark.parametrize("to", ["array", "wav", "flac", "notebook", "device"])
 @pytest.mark.parametrize("kind", ["samples", "magnitudes", "mel"])
-def test_listen_says_what_is_clipped(tmp_path, monkeypatch, to, kind):
+def test_listen_reports_clipped_samples(tmp_path, monkeypatch, to, kind):
     shell = types.SimpleNamespace(kernel=object())
     if to == "notebook":
         monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
@@ -85,7 +85,7 @@ def test_listen_says_what_is_clipped(tmp_path, monkeypatch, to, kind):
         assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))  # type: ignore[arg-type]
 
 
-def test_files_say_it_once_when_they_close(tmp_path):
+def test_files_report_clipping_once_when_closed(tmp_path):
     frames = STFT.magnitude(LOUD).unbind(-1)
 
     def through_play():
@@ -110,7 +110,7 @@ def test_files_say_it_once_when_they_close(tmp_path):
         assert re.match(r"\d+ of 8960 samples \(\d+\.\d\d%\) were beyond full scale", said[0])
 
 
-def test_float_files_and_sinks_of_others_keep_what_is_beyond(tmp_path):
+def test_float_files_and_other_sinks_keep_samples_beyond_full_scale(tmp_path):
     def write():
         with FileSink(tmp_path / "a.wav", 22050, subtype="FLOAT") as sink:
             sink.write(LOUD)
@@ -119,7 +119,7 @@ def test_float_files_and_sinks_of_others_keep_what_is_beyond(tmp_path):
     assert not told(write)
 
 
-def test_an_aborted_file_says_nothing(tmp_path):
+def test_an_aborted_file_does_not_warn(tmp_path):
     def write():
         sink = FileSink(tmp_path / "a.wav", 22050)
         sink.write(LOUD)
@@ -131,7 +131,7 @@ def test_an_aborted_file_says_nothing(tmp_path):
 @pytest.mark.parametrize(
     "command", ["invert --method stream", "invert --n-iter 2", "image", "play --no-device"]
 )
-def test_the_command_line_says_it_once(tmp_path, capsys, command):
+def test_the_command_line_warns_once(tmp_path, capsys, command):
     """The picture has the level of the recording, too."""
     with FileSink(tmp_path / "loud.wav", 22050, subtype="FLOAT") as sink:
         sink.write(LOUD)
@@ -146,7 +146,7 @@ def test_the_command_line_says_it_once(tmp_path, capsys, command):
 # -- quiet, silent and empty sounds --------------------------------------------------------------------------
 
 
-def test_far_too_quiet_is_said_with_what_explains_it():
+def test_a_far_too_quiet_result_is_reported_with_its_causes():
     magnitude = STFT.magnitude(LOUD / 4)
     scaled = magnitude / float(STFT.window.sum())
     how: dict[str, Any] = {"stft": STFT, "sample_rate": 22050, "output": ArraySink()}
@@ -162,7 +162,7 @@ def test_far_too_quiet_is_said_with_what_explains_it():
 
 
 @pytest.mark.parametrize("method", ["stream", "agla"])
-def test_the_command_line_says_that_it_is_quiet(tmp_path, capsys, method):
+def test_the_command_line_reports_a_quiet_result(tmp_path, capsys, method):
     scaled = STFT.magnitude(LOUD / 4) / float(STFT.window.sum())
     for name, values in (("quiet", scaled), ("silent", 0 * scaled)):
         rtspecinv.save_spectrogram(tmp_path / f"{name}.npz", values, STFT, sample_rate=22050)
@@ -180,7 +180,7 @@ def test_the_command_line_says_that_it_is_quiet(tmp_path, capsys, method):
     assert capsys.readouterr().err.count("warning") == 2
 
 
-def test_silence_is_said():
+def test_silence_is_reported():
     silent = torch.zeros(257, 9)
     (said,) = told(lambda: listen(silent, stft=STFT, sample_rate=8000, output=ArraySink()))
     assert "the sound is silent: every sample of it is 0, as of magnitudes that are all 0" in said
@@ -189,7 +189,7 @@ def test_silence_is_said():
 
 
 @pytest.mark.parametrize("as_frames", [True, False])
-def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
+def test_no_samples_is_an_error_with_a_reason(tmp_path, as_frames):
     one = STFT.magnitude(LOUD / 16)[:, :1]
     sound = [one[:, 0]] if as_frames else one
     how: dict[str, Any] = {"stft": STFT, "sample_rate": 8000}
@@ -219,12 +219,12 @@ def test_nothing_is_an_error_that_says_why(tmp_path, as_frames):
     ],
     ids=["invert", "batch", "many", "blocks", "griffin_lim", "RTISI_LA", "run", "mel"],
 )
-def test_one_centred_frame_is_said_to_become_no_samples(call):
+def test_one_centred_frame_is_reported_to_cover_no_samples(call):
     (said,) = told(lambda: call(STFT.magnitude(LOUD)[:, :1]))
     assert re.match(r"no samples result from 1 frame.*at least two.*length=", said)
 
 
-def test_a_length_or_frames_that_stand_for_samples_say_nothing():
+def test_a_length_or_frames_that_cover_samples_do_not_warn():
     one = STFT.magnitude(LOUD)[:, 20:21]
     assert not told(lambda: rtspecinv.invert(one, STFT, length=50))
     assert not told(lambda: rtspecinv.invert(one, STFT.with_center(False)))
@@ -268,7 +268,7 @@ def by_play(frames, inverter) -> None:
 
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
-def test_silence_is_said_if_sound_was_asked_for(how, as_array):
+def test_silence_is_reported_if_frames_were_not_silent(how, as_array):
     frames = list(STFT.magnitude(LOUD).unbind(-1))
     frames = [frame.numpy() for frame in frames] if as_array else frames  # type: ignore[misc]
     (said,) = told(lambda: how(frames, Mute()))
@@ -281,7 +281,7 @@ def test_silence_is_said_if_sound_was_asked_for(how, as_array):
 
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
-def test_mel_frames_of_silence_ask_for_none(how, as_array, monkeypatch):
+def test_silent_mel_frames_do_not_warn(how, as_array, monkeypatch):
     """Their values are not 0 but those of the floor."""
     for sound in (torch.zeros(2000), LOUD[:2000] / 4):
         frames = list(PRESET(sound).unbind(-1))
@@ -294,7 +294,7 @@ def test_mel_frames_of_silence_ask_for_none(how, as_array, monkeypatch):
     assert said == "the sound is silent: every sample of it is 0"
 
 
-def test_a_player_says_nothing_of_frames_that_were_cut():
+def test_a_player_does_not_warn_of_dropped_frames():
     def use() -> None:
         with Player(Mute(), ArraySink()) as player:
             player.push(STFT.magnitude(LOUD)[:, 0])
@@ -304,7 +304,7 @@ def test_a_player_says_nothing_of_frames_that_were_cut():
     assert not told(use)
 
 
-def test_play_warns_of_frames_that_become_nothing():
+def test_play_warns_of_frames_that_cover_no_samples():
     frame = STFT.magnitude(LOUD)[:, 0]
     with pytest.warns(UserWarning, match=r"no samples result from 1 frame.*length=") as remarks:
         play([frame], StreamingInverter(STFT), ArraySink())

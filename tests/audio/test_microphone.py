@@ -54,7 +54,7 @@ def numbers(n_samples: int, first: int = 1, channels: int = 2) -> np.ndarray:
 
 @BACKENDS
 @KINDS
-def test_it_gives_what_comes_and_ends_when_it_is_closed(opened, backend):
+def test_iteration_yields_recorded_blocks_and_ends_after_close(opened, backend):
     microphone, stream = opened(backend)
     assert (microphone.sample_rate, microphone.channels) == (RATE, 2)
     with microphone:
@@ -82,7 +82,7 @@ def test_it_gives_what_comes_and_ends_when_it_is_closed(opened, backend):
     interrupts=st.lists(st.sampled_from([0, 0, 1, 300, 2000]), max_size=30),
     channels=st.integers(1, 2),
 )
-def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, steps, interrupts, channels):
+def test_every_lost_sample_is_counted_and_none_is_repeated(opened, backend, steps, interrupts, channels):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(capture, "_UNREAD_SECONDS", 0.1)
         microphone, stream = opened(backend, channels)
@@ -110,7 +110,7 @@ def test_nothing_is_lost_uncounted_and_nothing_comes_twice(opened, backend, step
 
 
 @KINDS
-def test_a_ring_that_fills_while_the_program_stands_still_is_read_and_goes_on(opened, monkeypatch):
+def test_a_ring_that_fills_during_a_pause_is_read_and_recording_continues(opened, monkeypatch):
     """The action of rtmixer ends just after the reader has found nothing new."""
     monkeypatch.setattr(capture, "_UNREAD_SECONDS", 0.1)
     microphone, stream = opened("rtmixer")
@@ -131,7 +131,7 @@ def test_a_ring_that_fills_while_the_program_stands_still_is_read_and_goes_on(op
 
 @BACKENDS
 @KINDS
-def test_samples_that_nobody_takes_make_room_for_newer_ones_and_are_counted(opened, backend):
+def test_unread_samples_are_dropped_for_newer_ones_and_counted(opened, backend):
     microphone, stream = opened(backend)
     assert microphone.latency_seconds == 0.01
     taken = iter(microphone)
@@ -181,7 +181,7 @@ def test_a_device_that_does_not_start_is_a_clear_error(opened, backend, monkeypa
         next(iter(microphone))
 
 
-def test_an_error_while_recording_in_a_callback_surfaces(monkeypatch):
+def test_an_error_in_the_recording_callback_is_raised(monkeypatch):
     sink, stream = hand_sink(RATE, input_channels=1)
     sink.microphone._begin()
     sink._device.ring.capture.samples = None
@@ -194,7 +194,7 @@ def test_an_error_while_recording_in_a_callback_surfaces(monkeypatch):
 @BACKENDS
 @KINDS
 @pytest.mark.parametrize(("stops", "says"), [(False, "no samples"), (True, "stopped")])
-def test_a_device_that_gives_nothing_or_stops_is_noticed(opened, backend, stops, says, monkeypatch):
+def test_a_device_that_stalls_or_stops_is_detected(opened, backend, stops, says, monkeypatch):
     monkeypatch.setattr(portaudio, "STALL_SECONDS", 0.05)
     microphone, stream = opened(backend)
     taken, closers = iter(microphone), []
@@ -224,7 +224,7 @@ def test_options_reach_the_device():
 @BACKENDS
 @settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40))
-def test_what_is_recorded_and_played_keep_one_time(backend, lengths):
+def test_recording_and_playback_have_one_clock(backend, lengths):
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0.1)
     sink.microphone._begin()
     for length in [60, *lengths]:
@@ -238,7 +238,7 @@ def test_what_is_recorded_and_played_keep_one_time(backend, lengths):
 
 
 @BACKENDS
-def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
+def test_a_recording_device_continues_in_silence(backend, monkeypatch):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     microphone = sink.microphone
@@ -263,7 +263,7 @@ def test_a_device_that_records_goes_on_in_silence(backend, monkeypatch):
 
 
 @BACKENDS
-def test_closed_it_counts_no_more_and_leaves_the_sink_alone(backend):
+def test_a_closed_microphone_stops_counting_and_does_not_affect_the_sink(backend):
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     microphone = sink.microphone
     microphone._begin()
@@ -284,7 +284,7 @@ def test_closed_it_counts_no_more_and_leaves_the_sink_alone(backend):
 
 @BACKENDS
 @pytest.mark.parametrize(("gives", "closer"), [(True, "MainThread"), (False, "close")])
-def test_only_a_device_that_is_there_is_waited_for_when_it_is_closed(backend, gives, closer, monkeypatch):
+def test_closing_waits_only_for_a_device_that_works(backend, gives, closer, monkeypatch):
     monkeypatch.setattr(microphones, "_PAUSE_SECONDS", 0.2)
     microphone, stream = alone(backend)
     closers = []
@@ -296,7 +296,7 @@ def test_only_a_device_that_is_there_is_waited_for_when_it_is_closed(backend, gi
 
 
 @BACKENDS
-def test_a_device_that_nobody_looked_after_is_started_anew(backend, monkeypatch):
+def test_a_device_that_played_its_whole_ring_is_restarted(backend, monkeypatch):
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     monkeypatch.setattr(capture, "_UNREAD_SECONDS", 1)
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
@@ -335,7 +335,7 @@ def test_the_microphone_ends_with_its_sink(backend, end):
 
 
 @BACKENDS
-def test_what_came_before_the_iteration_is_not_given(backend):
+def test_samples_before_the_iteration_are_dropped(backend):
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=1, prefill_seconds=0)
     sink.write(noise(300))
     for _ in range(100):
@@ -401,7 +401,7 @@ def test_a_microphone_records_what_is_played_to_it(card, backend):
 
 
 @BACKENDS
-def test_one_stream_plays_what_it_records_always_so_much_later(card, backend):
+def test_one_stream_plays_its_recording_with_a_constant_delay(card, backend):
     """For 2 s, with pauses of the program that its queue covers, and sample by sample."""
     with counting(card) as heard:
         options: dict[str, Any] = {
@@ -441,7 +441,7 @@ def periods_held_up(card: str, backend: str) -> int:
 
 
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
-def test_a_held_gil_does_not_hold_up_a_stream_of_rtmixer(card):
+def test_a_held_gil_does_not_delay_a_stream_of_rtmixer(card):
     pytest.importorskip("_rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
     assert periods_held_up(card, "callback") > 0  # otherwise the test shows nothing
     assert periods_held_up(card, "rtmixer") == 0

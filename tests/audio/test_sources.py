@@ -9,7 +9,7 @@ import numpy as np
 from rtspecinv.live import Mailbox
 
 
-def test_mailbox_gives_the_latest_until_it_is_closed():
+def test_mailbox_yields_the_latest_frame_until_it_is_closed():
     mailbox, frame, seen = Mailbox(), np.zeros(3), []
     threading.Timer(0.02, mailbox.put, [np.full(3, 7.0)]).start()
     frames = iter(mailbox)

@@ -49,7 +49,7 @@ def test_libsndfile_reads_what_is_written_to_a_step(tmp_path, subtype, n_samples
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24"])
-def test_integers_survive_being_read_and_written_again(tmp_path, subtype):
+def test_integers_are_unchanged_after_reading_and_writing(tmp_path, subtype):
     with FileSink(tmp_path / "a.wav", 8000, subtype=subtype) as sink:
         sink.write(noise(70000))
     with FileSink(tmp_path / "b.wav", 8000, subtype=subtype) as sink:
@@ -59,7 +59,7 @@ def test_integers_survive_being_read_and_written_again(tmp_path, subtype):
 
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=5), cut=st.integers(0, 3))
-def test_a_stream_of_unknown_length_comes_in_any_pieces(sizes, cut):
+def test_a_stream_of_unknown_length_is_read_in_any_pieces(sizes, cut):
     """A pipe gives what it has just now; the last sample may be cut off."""
 
     class Pipe(io.BytesIO):
@@ -98,7 +98,7 @@ def test_a_stream_without_a_header_is_integers_of_16_bits():
         ((3, 1, 8000, 8000, 2, 16), "format 3, 16 bits"),
     ],
 )
-def test_headers_that_say_something_else(format, message):
+def test_other_headers_are_rejected(format, message):
     content = b"RIFF\xff\xff\xff\xffWAVEjunk\x03\0\0\0abc\0fmt \x10\0\0\0" + struct.pack("<HHIIHH", *format)
     content += b"data\xff\xff\xff\xff" + bytes(8)
     if message is None:
@@ -110,7 +110,7 @@ def test_headers_that_say_something_else(format, message):
         AudioStream(io.BytesIO(content[:30]))
 
 
-def test_a_file_that_was_cut_off_says_how_much_there_is(tmp_path):
+def test_a_truncated_file_has_the_number_of_samples_present(tmp_path):
     with FileSink(tmp_path / "a.wav", 8000) as sink:
         sink.write(noise(1000))
     content = (tmp_path / "a.wav").read_bytes()
@@ -134,9 +134,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "rate", "channels", "message"), REFUSED)
-def test_what_a_format_cannot_hold_is_refused_before_the_first_sample(
-    tmp_path, name, rate, channels, message
-):
+def test_unsupported_formats_are_rejected_before_the_first_sample(tmp_path, name, rate, channels, message):
     with pytest.raises(ValueError, match=message) as refusal:
         FileSink(tmp_path / name, rate, channels)
     assert f"sample_rate={rate!r}" in str(refusal.value)
@@ -166,7 +164,7 @@ for suffix, rates, channels in (
 """
 
 
-def test_what_a_format_is_said_to_hold_it_holds(tmp_path):
+def test_formats_support_what_the_table_states(tmp_path):
     """In a process of its own: where the table is wrong, libsndfile may end it."""
     command = forked([sys.executable, "-c", HELD])
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -180,7 +178,7 @@ def test_opus_has_few_rates(tmp_path):
         sink.write(noise(5000))
 
 
-def test_a_length_that_is_known_to_be_too_much_is_refused(tmp_path):
+def test_a_too_large_known_length_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"4 GiB\); .*\.ogg"):
         FileSink(tmp_path / "a.wav", 48000, 2, length=2**30)
     FileSink(tmp_path / "a.wav", 48000, 2, length=2**29).abort()

@@ -192,7 +192,7 @@ def test_a_folder_that_may_not_be_written_to(monkeypatch, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_lists_that_are_none(capsys):
+def test_invalid_lists_are_rejected(capsys):
     for option in (["--streams", "many"], ["--transforms", "256"], ["--transforms", "256/64/2"]):
         with pytest.raises(SystemExit):
             main([*QUICK, *option])

@@ -133,7 +133,7 @@ def test_mono_mixes(tmp_path):
     assert read_audio(tmp_path / "b.wav")[0].shape[0] == 1
 
 
-def test_without_a_device_it_says_so_and_writes_a_file(tmp_path, clip):
+def test_without_a_device_a_note_is_printed_and_a_file_written(tmp_path, clip):
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     done = run("play", clip, *FAST, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
@@ -145,7 +145,7 @@ def test_without_a_device_it_says_so_and_writes_a_file(tmp_path, clip):
     assert read_audio(tmp_path / "clip.rtspecinv.wav")[0].shape == (1, 30000)
 
 
-def test_device_that_was_asked_for_must_exist(tmp_path, clip, capsys, monkeypatch):
+def test_a_named_device_must_exist(tmp_path, clip, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["play", str(clip), "-d", "no such device"]) == 1
     out, err = lines(capsys)
@@ -239,7 +239,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, number, status):
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
-def test_a_second_ctrl_c_while_python_ends_is_not_told_of():
+def test_a_second_ctrl_c_during_exit_prints_nothing():
     code = (
         "import atexit, signal, sys\n"
         "from rtspecinv import cli\n"
@@ -306,7 +306,7 @@ def test_invert_gives_what_the_stream_gives(tmp_path, capsys, layout, channels):
     assert "n_fft 512, hop 128" in out[0]
 
 
-def test_invert_uses_what_the_file_says_and_passes_warnings_on(tmp_path, capsys):
+def test_invert_uses_the_parameters_of_the_file_and_prints_warnings(tmp_path, capsys):
     magnitude = 1000 * rtspecinv.STFT(512, 100).analyze(torch.from_numpy(tone(8000)))[0]
     np.savez(tmp_path / "a.npz", magnitude=magnitude.numpy(), sample_rate=16000, hop_length=100)
     assert main(["invert", str(tmp_path / "a.npz"), "-o", str(tmp_path / "b.wav"), *FAST]) == 0
@@ -443,7 +443,7 @@ def test_demo_writes_two_sounds_and_a_picture(tmp_path):
     assert (tmp_path / "new/folder/spectrograms.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_demo_without_matplotlib_says_what_to_install(tmp_path, capsys, monkeypatch):
+def test_demo_without_matplotlib_names_the_package(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "rtspecinv.measure.plots", raising=False)
     assert main(["demo", "--no-device", *FAST, "-o", str(tmp_path)]) == 0

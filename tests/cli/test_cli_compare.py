@@ -128,7 +128,7 @@ def test_numbers_are_those_of_the_sounds(report):
     assert scores["agla"] < scores["stream-3"] < scores["stream-0"] < scores["peaks"]
 
 
-def test_page_holds_all_that_it_shows(report):
+def test_the_page_contains_everything_that_it_shows(report):
     folder, _ = report
     text = (folder / "index.html").read_text()
     page = Page(text)
@@ -185,7 +185,7 @@ def test_some_methods_without_extras(tmp_path, capsys, monkeypatch):
         ("matplotlib.figure", 'Pictures need matplotlib: pip install "rtspecinv[plot]"'),
     ],
 )
-def test_missing_extra_is_said_first(tmp_path, capsys, monkeypatch, module, line):
+def test_a_missing_extra_is_reported_first(tmp_path, capsys, monkeypatch, module, line):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
     for name in ("rtspecinv.cli._page", "rtspecinv.measure.plots"):
@@ -271,7 +271,7 @@ def test_plot_is_always_the_same():
     assert b"#ff0000" in pictures[0]
 
 
-def test_speech_scores_know_good_from_bad_and_silence():
+def test_speech_scores_distinguish_good_bad_and_silent_results():
     pytest.importorskip("pystoi")
     clip = render()[20000:64000]
     noisy = clip + 0.1 * np.random.default_rng(0).standard_normal(len(clip)).astype(np.float32)

@@ -114,7 +114,7 @@ def test_mel_frames_by_lbfgs(tmp_path, monkeypatch, capsys, channels):
     assert np.array_equal(read_audio("out/a.wav")[0], heard.numpy())
 
 
-def test_lbfgs_says_what_it_cannot_do_and_what_it_clipped(tmp_path, monkeypatch, capsys):
+def test_lbfgs_reports_unsupported_options_and_clipping(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     preset = rtspecinv.presets["hifigan-22k"]
     mel = preset(CLIP[12000:18000])
@@ -194,7 +194,7 @@ def test_a_configuration_that_is_wrong(tmp_path, monkeypatch, capsys, text, mess
     assert not Path("a.wav").exists()
 
 
-def test_a_preset_that_is_none(capsys):
+def test_an_unknown_preset_is_rejected(capsys):
     with pytest.raises(SystemExit):
         main(["invert", "a.npy", "-o", "a.wav", "--preset", "hifigan22k"])
     assert "no preset and no .json or .toml file; did you mean hifigan-22k?" in capsys.readouterr().err
@@ -213,7 +213,7 @@ def test_a_preset_that_is_none(capsys):
         ("--method lbfgs --sample-rate 16000", "has mel frames of 22050 Hz: leave out --sample-rate"),
     ],
 )
-def test_what_mel_frames_do_not_take(tmp_path, capsys, options, message):
+def test_options_that_mel_frames_do_not_support(tmp_path, capsys, options, message):
     rtspecinv.save_spectrogram(tmp_path / "a.npz", torch.zeros(80, 9), "hifigan-22k")
     output = tmp_path / "a.wav"
     assert main(["invert", str(tmp_path / "a.npz"), "-o", str(output), *options.split()]) == 1

@@ -107,7 +107,7 @@ def cents(frequencies: np.ndarray, expected: float) -> float:
         (["-d", SINGER, "--two-streams"], "two, for microphone and for speakers"),
     ],
 )
-def test_live_plays_what_is_sung_and_states_its_latency(card, tmp_path, capsys, options, streams):
+def test_live_plays_the_recorded_tone_and_states_its_latency(card, tmp_path, capsys, options, streams):
     with singing(card):
         args = [*options, "--look-ahead", "1", "--seconds", "1.5", "-o", str(tmp_path / "a.wav")]
         assert main([*LIVE, *args]) == 0
@@ -160,7 +160,7 @@ def test_live_holds(card, tmp_path):
     ("error", "status", "says"),
     [(KeyboardInterrupt, 0, ""), (DeviceError("unplugged"), 1, "unplugged"), (SystemExit(143), 143, "")],
 )
-def test_however_live_ends_what_was_heard_is_kept(
+def test_live_writes_the_played_sound_for_every_kind_of_end(
     card, tmp_path, capsys, monkeypatch, error, status, says, device
 ):
     def end(self, frame, stats):
@@ -200,7 +200,7 @@ def test_errors_are_one_line(tmp_path, capsys, args, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_portaudio_live_says_what_to_install(capsys, monkeypatch):
+def test_without_portaudio_live_names_the_package(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["live"]) == 1
     assert re.match("rtspecinv: error: Playing needs sounddevice: pip install", capsys.readouterr().err)
@@ -215,7 +215,7 @@ def test_slowed_frames_are_stretched_ones_one_for_each(rate, n):
         torch.testing.assert_close(got, next(expected))
 
 
-def test_what_falls_too_far_behind_leaps_to_now():
+def test_a_stretched_stream_that_is_too_late_skips_to_the_newest_frame():
     heard = torch.cat(list(slowed(torch.arange(1000.0).unsqueeze(-1), 0.5, most=20)))
     behind = torch.arange(1000.0) - heard
     assert behind.max() <= 21
@@ -281,7 +281,7 @@ def test_a_terminal_shows_level_spectrum_and_figures(capsys, monkeypatch):
     assert rows[begin + 7].startswith("iterations 8   late 3   underflows 2")
 
 
-def test_elsewhere_it_is_lines(capsys, monkeypatch):
+def test_without_a_terminal_lines_are_printed(capsys, monkeypatch):
     text = shown(capsys, monkeypatch, n=2, terminal=False)
     first, second = text.splitlines()
     assert first == second
@@ -289,7 +289,7 @@ def test_elsewhere_it_is_lines(capsys, monkeypatch):
     assert first == f"0:01.2   level  -6 dB   {figures}"
 
 
-def test_without_rich_it_is_one_line_and_a_hint(capsys, monkeypatch):
+def test_without_rich_one_line_and_a_hint_are_shown(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rich.live", None)
     hint, line = shown(capsys, monkeypatch).split("\n")
     assert hint == 'rtspecinv: the meters need rich: pip install "rtspecinv[live]"'
@@ -325,7 +325,7 @@ def test_the_meter_takes_the_peak_once():
     assert [meter.take(), meter.take()] == [0.7, 0.0]
 
 
-def test_a_latency_that_cannot_be_is_none():
+def test_an_impossible_latency_is_ignored():
     class Stream:
         latency: float | tuple[float, float] = 2**32 / 48000
 

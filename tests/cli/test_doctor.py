@@ -50,7 +50,7 @@ def test_all_is_well_on_a_card(card, capsys):
         ("torch", "OSError('libtorch_cpu.so: no such file')", "pip install torch"),
     ],
 )
-def test_what_playing_needs_is_named_and_the_status_is_1(tmp_path, module, error, fix):
+def test_missing_requirements_of_playback_are_named_and_the_status_is_1(tmp_path, module, error, fix):
     done = lacking(module, error, tmp_path, "doctor")
     assert (done.returncode, done.stderr) == (1, "")
     assert fix in done.stdout
@@ -58,7 +58,7 @@ def test_what_playing_needs_is_named_and_the_status_is_1(tmp_path, module, error
     assert done.stdout.endswith("playing       does not work here: see above\n")
 
 
-def test_without_torch_a_command_that_needs_it_says_so(tmp_path):
+def test_without_torch_a_command_that_needs_it_fails_with_a_message(tmp_path):
     done = lacking("torch", "ImportError('no torch')", tmp_path, "demo", "--no-device")
     assert done.returncode == 1
     assert done.stderr == "rtspecinv: error: no torch; `rtspecinv doctor` lists what is missing\n"

@@ -114,7 +114,7 @@ def test_invert_reads_arrays_from_standard_input(clip, name):
         ("play clip.wav --raw 8000: -o a.wav", b"is not RATE or RATE:CHANNELS"),
     ],
 )
-def test_what_is_refused(clip, command, message):
+def test_rejected_arguments(clip, command, message):
     done = run(*command.split(), input=b"something else")
     assert done.returncode in (1, 2)
     assert message in done.stderr
@@ -135,7 +135,7 @@ def test_a_terminal_gets_no_sound(clip):
     assert b"Standard output is a terminal: send it to a program or a file, or give -o FILE" in done.stderr
 
 
-def test_a_reader_that_leaves_ends_it_quietly(clip):
+def test_a_closed_reader_ends_the_command_without_an_error(clip):
     command = [sys.executable, "-m", "rtspecinv", "play", "-", "--raw", "8000", "-o", "-", *FAST]
     reading, writing = os.pipe()
     os.close(reading)  # without a reader
@@ -162,7 +162,7 @@ def test_a_full_standard_output_is_an_error_of_its_own(clip):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii", "cp1252"])
-def test_a_name_that_standard_output_cannot_say_stops_nothing(clip, encoding):
+def test_a_name_that_standard_output_cannot_encode_is_escaped(clip, encoding):
     os.mkdir("in")
     names = [b"b\xe9.npz", "日本.npz".encode(), b"c.npz"]
     for name in names:

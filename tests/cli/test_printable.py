@@ -39,7 +39,7 @@ def harmless(text: str) -> bool:
 
 
 @given(st.text(st.characters(exclude_categories=[])), st.integers(9, 60))
-def test_nothing_in_it_controls_a_terminal_and_it_is_bounded(text, most):
+def test_printable_text_has_no_control_characters_and_is_bounded(text, most):
     shown = printable(text, most)
     assert harmless(shown)
     assert "\n" not in shown
@@ -149,7 +149,7 @@ RUNS = {  # invalid arguments, whose names appear in the message
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_refused_file_is_named_as_printable_names_it(tmp_path, capsys, monkeypatch, run):
+def test_a_rejected_file_is_named_as_printable_text(tmp_path, capsys, monkeypatch, run):
     """A name that reached the message as it is would have lost its line break to the line it is put in."""
     name = "a\x1b[2J\nb"
     monkeypatch.chdir(tmp_path)
@@ -182,7 +182,7 @@ def shown_raw(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_no_message_has_the_name_of_a_file_as_it_is():
+def test_no_message_contains_an_unescaped_file_name():
     assert shown_raw(ast.parse("raise OSError(f'{args.output} is a file')"))
     assert shown_raw(ast.parse("print(f'on {path.name}', file=out)"))
     assert not shown_raw(ast.parse("print(f'{printable(path)}', named(args.output), f'{n_frames}')"))
@@ -213,7 +213,7 @@ class Full(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_remarks_do_not_fail_where_nobody_can_read_them(monkeypatch):
+def test_messages_do_not_fail_without_stderr(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     note("text")
     monkeypatch.setattr(sys, "stderr", Full())

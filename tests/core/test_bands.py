@@ -206,7 +206,7 @@ def test_gradients_reach_the_values(engine):
     assert values.grad.any()
 
 
-def test_what_an_engine_cannot_do_is_said_and_left_to_torch():
+def test_unsupported_settings_are_reported_and_run_in_torch():
     bank, rule = FilterBank(BANKS["Bark"]), rtspecinv.updates.DifferenceMap(beta=0.8)
     assert StreamingInverter(STFT_64, bank=bank, update=rule).engine == "eager"
     with pytest.raises((ValueError, ImportError), match=r"values of bands.*'auto'|pip install"):

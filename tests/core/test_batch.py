@@ -216,7 +216,7 @@ def test_any_setting_is_finite(init, n_frames, stft):
 
 
 @pytest.mark.parametrize("update", BATCH_RULES)
-def test_silence_is_silent_and_harms_nobody(update):
+def test_silence_stays_silent_and_does_not_affect_other_items(update):
     magnitude = SMALL.magnitude(sound(500, 2))
     magnitude[0] = 0
     samples = invert(magnitude, SMALL, update=update, init="peaks", n_iter=6)
@@ -233,7 +233,7 @@ def test_a_batch_of_nothing():
     assert invert(torch.zeros(2, 0, 33, 5), STFT(64, 16), n_iter=3, length=50).shape == (2, 0, 50)
 
 
-def test_it_is_deterministic_and_generators_count():
+def test_results_are_deterministic_and_depend_on_the_generator():
     magnitude = SMALL.magnitude(sound(500))
     for init in ("stream", "random"):
         first, second = (invert(magnitude, SMALL, init=init, n_iter=5) for _ in range(2))
@@ -280,7 +280,7 @@ def test_gradients_do_not_change_the_samples():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
-def test_only_the_phase_of_a_start_counts(scale):
+def test_only_the_phase_of_a_start_matters(scale):
     magnitude = SMALL.magnitude(sound(500))
     start = torch.polar(torch.rand_like(magnitude) + 0.1, 6 * torch.rand_like(magnitude))
     first, second = (invert(magnitude, SMALL, init=s, n_iter=6) for s in (start, scale * start))
@@ -301,7 +301,7 @@ def test_known_samples_stay():
         invert(magnitude, SMALL, known=samples[0])
 
 
-def test_a_ramp_has_no_meaning_here():
+def test_a_ramp_is_ignored():
     magnitude = SMALL.magnitude(sound(500))
     ramped, flat = (invert(magnitude, SMALL, update=RAAR(0.8, ramp=r), n_iter=5) for r in (0.2, 0.0))
     assert torch.equal(ramped, flat)

@@ -69,7 +69,7 @@ def test_blocks_of_two_sided_spectra_in_reused_memory():
         next(invert_blocks(one.magnitude(samples).mT, one, known=samples))  # type: ignore[call-arg]
 
 
-def test_blocks_come_while_frames_do():
+def test_blocks_are_yielded_before_the_last_frame():
     magnitude, taken = SMALL.magnitude(sound(2000)), 0
 
     def frames():

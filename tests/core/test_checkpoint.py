@@ -42,7 +42,7 @@ def rest(inverter: StreamingInverter, frames: Tensor) -> Tensor:
 @pytest.mark.parametrize("n_before", [0, 1, 3, 40])
 @pytest.mark.parametrize("after", [0, 2, 40])  # number of frames that the loading inverter received before
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_stream_goes_on_where_another_was(engine, n_before, after):
+def test_a_loaded_stream_continues_the_saved_one(engine, n_before, after):
     first, second = inverter_of(engine), inverter_of(engine)
     first.push_many(FRAMES[:, :n_before]) if n_before else None
     second.push_many(FRAMES.flip(-1)[:, :after]) if after else None
@@ -71,7 +71,7 @@ def test_for_all_kinds(engine, options):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_is_saved_does_not_go_on_with_the_stream(engine):
+def test_a_saved_state_does_not_change_with_the_stream(engine):
     inverter = inverter_of(engine)
     inverter.push_many(FRAMES[:, :20])
     state = inverter.state_dict()
@@ -119,7 +119,7 @@ def test_within_a_larger_model():
     assert torch.equal(rest(second["voice"], FRAMES[:, 20:]), rest(first["voice"], FRAMES[:, 20:]))
 
 
-def test_it_is_made_of_tensors_alone():
+def test_a_state_consists_of_tensors():
     assert all(isinstance(value, Tensor) for value in inverter_of().state_dict().values())
 
 
@@ -173,7 +173,7 @@ def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing(engine, what)
     assert torch.equal(rest(inverter, FRAMES[:, 20:]), rest(expected, FRAMES[:, 20:]))
 
 
-def test_loading_nothing_loosely_says_what_is_missing():
+def test_loading_an_empty_state_returns_the_missing_names():
     inverter, expected = inverter_of(), inverter_of()
     for each in (inverter, expected):
         each.push_many(FRAMES[:, :20])

@@ -42,7 +42,7 @@ def test_every_kind_of_rows_becomes_the_half(n_fft, batch):
 
 @pytest.mark.parametrize("rows", ["half", "two-sided", "no last"])
 @pytest.mark.parametrize("form", ["array", "frames", "time-freq", "two channels", ".npy", "squeezed"])
-def test_rows_are_heard_alike_wherever_they_come_from(tmp_path, rows, form):
+def test_all_kinds_of_rows_give_the_same_sound(tmp_path, rows, form):
     """The last row is 0 here, so that it can be missing."""
     stft = rtspecinv.STFT(64, 16)
     half = stft.magnitude(CLIP)
@@ -153,7 +153,7 @@ def test_the_command_line_undoes_scipys_scaling(tmp_path, capsys, method):
     assert 0.8 < float(samples.std() / CLIP.std()) < 1.2
 
 
-def test_what_has_no_scaling_says_so(tmp_path):
+def test_a_scaling_of_other_input_is_rejected(tmp_path):
     mel = rtspecinv.presets["hifigan-22k"](CLIP)
     with pytest.raises(
         ValueError, match="scaling='spectrum' applies to magnitudes, but sound has mel frames"

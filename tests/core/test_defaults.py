@@ -47,7 +47,7 @@ def test_a_hann_window_with_overlap_4_has_the_constants_as_written(n_fft):
 
 
 @pytest.mark.parametrize("window", ["hann", "hamming", "blackman", SQRT_HANN])
-def test_the_thinner_the_overlap_the_less_is_covered_and_the_more_is_kept(window):
+def test_less_overlap_covers_less_and_keeps_more(window):
     all_of = [STFT(64, 64 // overlap, window=window) for overlap in (2, 4, 8, 16)]
     for thin, dense in itertools.pairwise(all_of):
         assert defaults.covered(thin) < defaults.covered(dense) < 0.5
@@ -64,7 +64,7 @@ def test_the_thinner_the_overlap_the_less_is_covered_and_the_more_is_kept(window
     ("hop_length", "window", "by_gradient"),
     [(32, "hann", True), (32, "hamming", True), (32, SQRT_HANN, False), (16, "hann", False)],
 )
-def test_the_start_is_made_of_magnitudes_where_too_little_overlaps(hop_length, window, by_gradient):
+def test_the_start_uses_magnitudes_if_the_overlap_is_small(hop_length, window, by_gradient):
     stft = STFT(64, hop_length, window=window)
     for look_ahead in range(4):
         found = StreamingInverter(stft, look_ahead=look_ahead)
@@ -83,7 +83,7 @@ def test_revision_and_iterations():
         assert StreamingInverter(STFT(64, hop_length, window="hamming")).n_iter == n_iter
 
 
-def test_what_is_given_wins():
+def test_given_values_replace_defaults():
     given: dict[str, Any] = {"update": GriffinLim(), "init": Overlap(), "revise": 0, "n_iter": 3}
     inverter = StreamingInverter(STFT(64, 32), **given)
     assert {name: getattr(inverter, name) for name in given} == given
@@ -91,7 +91,7 @@ def test_what_is_given_wins():
 
 
 @pytest.mark.parametrize("hop_length", [32, 16, 8])
-def test_a_default_is_what_it_prints(hop_length):
+def test_a_default_equals_its_printed_form(hop_length):
     """Given by name, the same samples come out, to the bit."""
     stft = STFT(64, hop_length)
     magnitude = stft.magnitude(sound(900).float())

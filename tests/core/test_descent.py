@@ -44,7 +44,7 @@ def test_a_mel_spectrogram_starts_with_its_inverse():
     assert seen[-1].convergence < -25
 
 
-def test_of_an_unknown_transform_noise_is_as_loud_as_fits():
+def test_noise_has_the_level_that_fits_an_unknown_transform():
     for gain in (1.0, 1e-3):
         target = log_mel(gain * SOUND)
         seen = told(target, log_mel, n_iter=100, length=4000)
@@ -70,7 +70,7 @@ def test_batches_and_shapes():
     assert torch.allclose(lbfgs(log_mel(both), log_mel, initial=start, n_iter=0), start)
 
 
-def test_any_transform_will_do():
+def test_any_transform_is_supported():
     matrix = torch.randn(40, 20, dtype=torch.float64)
     x = torch.randn(20, dtype=torch.float64)
     found = lbfgs(matrix @ x, lambda v: matrix @ v, length=20, n_iter=100)
@@ -91,7 +91,7 @@ def test_evaluations_are_limited(limit):
     assert limit <= n_calls <= limit + 1 + 25 * (limit > 1)  # a line search is never interrupted
 
 
-def test_it_stops_when_told_to_and_when_nothing_moves():
+def test_it_stops_by_the_callback_and_without_progress():
     target = log_mel(SOUND)
     numbers = []
 
@@ -105,7 +105,7 @@ def test_it_stops_when_told_to_and_when_nothing_moves():
     assert told(target, log_mel, initial=SOUND, n_iter=500)[-1].number < 100  # it starts at the solution
 
 
-def test_what_goes_wrong_later_keeps_the_best():
+def test_later_errors_keep_the_best_samples():
     n_calls = 0
 
     def breaking(samples: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def test_what_goes_wrong_later_keeps_the_best():
     assert lbfgs(log_mel(SOUND), breaking, length=4000).isfinite().all()
 
 
-def test_the_transform_keeps_its_gradients_to_itself():
+def test_gradients_of_the_transform_do_not_change():
     layer = torch.nn.Linear(20, 30)
     lbfgs(torch.randn(30), layer, length=20, n_iter=30)
     assert layer.weight.grad is None

@@ -53,7 +53,7 @@ def streamed(stft: STFT, magnitude: Tensor, **options: Any) -> Tensor:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("overlap", [2, 4, 8])
 @pytest.mark.parametrize("update", RULES)
-def test_a_stream_gives_a_click_back(update, overlap, engine):
+def test_a_stream_keeps_the_energy_of_a_click(update, overlap, engine):
     """By every rule, with and without looking ahead, wherever in a hop the click is."""
     stft = STFT(128, 128 // overlap)
     samples, at = clicks(stft)
@@ -74,7 +74,7 @@ def test_a_stream_gives_a_click_back(update, overlap, engine):
     double=st.booleans(),
     gain=st.sampled_from([1.0, 1e-4, 1e-12]),
 )
-def test_a_stream_gives_a_click_back_in_every_setting(
+def test_a_stream_keeps_the_energy_of_a_click_in_every_setting(
     n_fft, overlap, window, center, init, look_ahead, n_iter, double, gain
 ):
     dtype = torch.float64 if double else torch.float32
@@ -86,7 +86,7 @@ def test_a_stream_gives_a_click_back_in_every_setting(
 
 
 @pytest.mark.parametrize("overlap", [2, 4, 8])
-def test_every_way_to_invert_gives_a_click_back(overlap):
+def test_every_inversion_keeps_the_energy_of_a_click(overlap):
     stft = STFT(128, 128 // overlap)
     samples, at = clicks(stft)
     magnitude = stft.magnitude(samples)
@@ -115,7 +115,7 @@ def test_every_way_to_invert_gives_a_click_back(overlap):
     assert {name: share for name, share in kept.items() if share <= HALF} == {}
 
 
-def test_blocks_give_clicks_back_also_where_they_meet():
+def test_blocks_keep_the_energy_of_clicks_at_their_borders():
     stft = STFT(128, 32)
     samples = torch.zeros(9000)
     at = torch.arange(300, 8800, 611)
@@ -136,7 +136,7 @@ def test_clicks_at_whole_seconds(rate):
         assert least_kept(stft, found.expand(2, -1), at) > HALF
 
 
-def test_flat_frames_have_the_level_that_they_ask_for():
+def test_flat_frames_give_the_level_of_their_magnitudes():
     stft = STFT(1024, 256)
     ones = torch.ones(513, 60)
     for found in (streamed(stft, ones), invert(ones, stft, n_iter=10), invert(ones, stft, init="zeros")):
@@ -157,7 +157,7 @@ def test_white_pictures_are_heard(tmp_path, columns):
 # --- Warnings of results that are too quiet ----------------------------------------------------------------
 
 
-def test_a_result_that_is_silent_is_warned_of_and_the_way_out_works():
+def test_a_silent_result_is_warned_of_and_the_advice_works():
     """A pulse at sample 0 of every frame, where the window is 0, that nobody lets iterate."""
     stft = STFT(128, 32)
     magnitude = stft.magnitude(clicks(stft)[0])
@@ -179,7 +179,7 @@ def test_one_silent_item_of_several_is_warned_of():
         invert(magnitude, stft, init=start, n_iter=0)
 
 
-def test_sound_where_the_window_is_almost_zero_is_warned_of_and_the_way_out_works():
+def test_sound_at_small_window_values_is_warned_of_and_the_advice_works():
     stft = STFT(128, 32, center=False)
     samples = torch.zeros(4000)
     samples[1] = 1
@@ -207,7 +207,7 @@ def test_energies_are_weighed_without_a_transform(normalized):
         balance.warn("try")
 
 
-def test_descent_leaves_silence_and_says_when_it_has_not():
+def test_descent_leaves_silence_or_warns():
     stft = STFT(128, 32)
     target = stft.magnitude(torch.from_numpy(render())[:4000])
     zeros = torch.zeros(4000)
@@ -224,7 +224,7 @@ def test_descent_leaves_silence_and_says_when_it_has_not():
     lbfgs(target.clamp_min(1e-5).log(), in_db, length=4000, n_iter=5)
 
 
-def test_descent_finds_its_way_from_noise_whatever_the_transform():
+def test_descent_from_noise_converges_for_any_transform():
     """The quietest noise may be the nearest to the target, but nothing leads away from it."""
     generator = torch.Generator().manual_seed(3)
     matrix = torch.randn(30, 20, generator=generator)
@@ -242,7 +242,7 @@ def test_descent_finds_its_way_from_noise_whatever_the_transform():
     init=st.sampled_from(["stream", "peaks", "random", "zeros"]),
     seed=st.integers(0, 9),
 )
-def test_what_is_as_loud_as_it_can_be_is_not_warned_of(kind, gain, overlap, init, seed):
+def test_the_loudest_possible_result_does_not_warn(kind, gain, overlap, init, seed):
     stft = STFT(256, 256 // overlap)
     magnitude = torch.zeros(2, 129, 40)
     generator = torch.Generator().manual_seed(seed)

@@ -281,7 +281,7 @@ def test_listen(sound, kind, layout):
 @given(
     values=ANYTHING, suffix=st.sampled_from([".npz", ".pt", ".safetensors", ".png", ".tiff"]), bits=NUMBERS
 )
-def test_what_can_be_saved_can_be_opened(tmp_path_factory, values, suffix, bits):
+def test_saved_files_can_be_opened(tmp_path_factory, values, suffix, bits):
     path = tmp_path_factory.mktemp("saved") / f"a{suffix}"
     for transform, options in ((STFT, {"sample_rate": 8000}), (MEL, {})):
         attempt(partial(rtspecinv.save_spectrogram, path, values, transform, bits=bits, **options))  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ CALLS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("engine", ["eager", "numba"])
 @pytest.mark.parametrize("update", ["raar", "agla"])
-def test_an_interrupted_stream_is_as_before(engine, call, update, interrupted):
+def test_an_interrupted_stream_is_unchanged(engine, call, update, interrupted):
     needs(engine)
     one, other = (StreamingInverter(SETTINGS, engine=engine, update=update, n_iter=2) for _ in range(2))
     for inverter in (one, other):
@@ -143,7 +143,7 @@ def test_a_long_push_gives_the_same_bits_as_short_ones():
     assert torch.equal(*found)
 
 
-def test_errors_of_work_aside_are_raised_here():
+def test_errors_in_a_second_thread_are_raised_in_the_caller():
     stop = np.zeros(1)
 
     def fail() -> None:
@@ -161,7 +161,7 @@ def error_of(name: str, value: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [MOST_ITER + 1, 10**12, 2**63, 2**70, -1, 2.0, True, "8"])
-def test_numbers_of_iterations_that_nobody_waits_for(value, tmp_path, capsys):
+def test_too_many_iterations_are_rejected(value, tmp_path, capsys):
     inverter = StreamingInverter(SETTINGS, engine="eager", n_iter=1)
     with error_of("n_iter", value):
         inverter.n_iter = value
@@ -189,7 +189,7 @@ def test_numbers_of_iterations_that_nobody_waits_for(value, tmp_path, capsys):
             assert not output.exists()
 
 
-def test_products_of_iterations_too():
+def test_too_many_iterations_in_total_are_rejected():
     with pytest.raises(ValueError, match=r"outer_max_iter=100000, max_iter=20 are more than 1000000"):
         torch_specinv.L_BFGS(FRAMES, SETTINGS.magnitude, outer_max_iter=100_000, verbose=False)
 

@@ -61,7 +61,7 @@ def test_a_stream_ends_as_the_inverse_transform_does(length, hop_length, n_fft, 
     n_pushed=st.integers(0, 20),
     batch=st.sampled_from([(), (2,)]),
 )
-def test_flush_gives_what_is_asked_for_and_begins_with_what_it_gives_unasked(
+def test_flush_returns_the_requested_length_and_begins_with_the_default_samples(
     length, n_frames, n_pushed, batch
 ):
     transform = rtspecinv.STFT(64, 16)
@@ -79,7 +79,7 @@ def test_flush_gives_what_is_asked_for_and_begins_with_what_it_gives_unasked(
 
 
 @pytest.mark.parametrize("length", [-1, 1.5, True])
-def test_lengths_that_are_none(length):
+def test_invalid_lengths_are_rejected(length):
     inverter = StreamingInverter(rtspecinv.STFT(64, 16))
     with pytest.raises(ValueError, match="n_samples="):
         inverter.flush(length)
@@ -149,7 +149,7 @@ def test_blocks_have_a_length_and_are_good_to_its_end(length, center, hop):
     suffix=st.sampled_from([".npz", ".pt", ".safetensors", ".png", ".tiff"]),
     onesided=st.booleans(),
 )
-def test_files_carry_it(tmp_path_factory, length, hop, center, suffix, onesided):
+def test_files_store_the_length(tmp_path_factory, length, hop, center, suffix, onesided):
     path = tmp_path_factory.mktemp("length") / f"a{suffix}"
     transform = rtspecinv.STFT(128, hop, center=center, onesided=onesided)
     values = transform.magnitude(CLIP[:length])
@@ -163,7 +163,7 @@ def test_files_carry_it(tmp_path_factory, length, hop, center, suffix, onesided)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_of_the_command_line_has_it(tmp_path, method):
+def test_every_method_of_the_command_line_keeps_the_length(tmp_path, method):
     transform = rtspecinv.STFT(256, 64)
     values = transform.magnitude(CLIP[:2600])
     rtspecinv.save_spectrogram(tmp_path / "a.npz", values, transform, sample_rate=SAMPLE_RATE, length=2600)
@@ -173,7 +173,7 @@ def test_every_method_of_the_command_line_has_it(tmp_path, method):
     assert n_samples(tmp_path / "a.wav") == n_samples(tmp_path / "out/a.wav") == 2600
 
 
-def test_a_length_of_other_frames_is_no_length(tmp_path):
+def test_a_length_of_other_frames_is_ignored(tmp_path):
     """As of a file that was cut, or that lies: a terabyte of silence would follow."""
     values = rtspecinv.STFT(64, 16).magnitude(CLIP[:1000])
     for n, wrong in ((40, 1000), (63, 2**39)):
@@ -220,7 +220,7 @@ def test_play_faster_than_there_are_samples_plays_one(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_pictures_carry_it(tmp_path, suffix):
+def test_pictures_store_the_length(tmp_path, suffix):
     soundfile.write(tmp_path / "a.wav", CLIP[:22050], 22050)
     drawn, heard = str(tmp_path / f"a{suffix}"), tmp_path / "b.wav"
     assert main(["picture", str(tmp_path / "a.wav"), "-o", drawn, "--hop-length", "300"]) == 0
@@ -232,7 +232,7 @@ def test_pictures_carry_it(tmp_path, suffix):
     assert n_samples(heard) == 22050
 
 
-def test_a_sink_that_only_knows_the_old_flush_still_plays():
+def test_an_inverter_with_the_old_flush_still_plays():
     """Inverters of others need not know lengths, where none is asked for."""
 
     class Doubler:

@@ -61,7 +61,7 @@ def test_mel_frames_are_heard(expected):
         MEL[None],
     ],
 )
-def test_every_way_to_hand_it_over_is_the_same_sound(sound, expected):
+def test_every_kind_of_input_gives_the_same_sound(sound, expected):
     heard = listen(sound, preset=PRESET, output=ArraySink()).samples
     np.testing.assert_array_equal(heard.reshape(-1), expected)
 
@@ -109,7 +109,7 @@ def test_samples_are_heard_as_they_are():
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
-def test_files_know_what_they_are(tmp_path, suffix, expected):
+def test_files_contain_their_parameters(tmp_path, suffix, expected):
     path = tmp_path / f"a{suffix}"
     rtspecinv.save_spectrogram(path, MEL, "hifigan-22k", layout="time-freq")
     np.testing.assert_array_equal(listen(path, output=ArraySink()).samples, expected)
@@ -126,7 +126,7 @@ def test_a_sound_file_and_a_bare_array(tmp_path, expected):
     assert again.sample_rate == rate == 22050
 
 
-def test_without_a_device_it_writes_a_new_file_and_says_so(tmp_path):
+def test_without_a_device_a_new_file_is_written_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"no sound device.*rtspecinv-1\.wav") as remarks:
         first = listen(CLIP, sample_rate=8000)
     assert remarks[0].filename == __file__
@@ -146,7 +146,7 @@ def test_with_a_device_it_plays(monkeypatch):
     np.testing.assert_array_equal(played.samples, CLIP)
 
 
-def test_in_a_notebook_it_is_a_player(monkeypatch, tmp_path):
+def test_in_a_notebook_the_sound_is_a_player(monkeypatch, tmp_path):
     shell = types.SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     sound = listen(torch.stack([CLIP, -CLIP]), sample_rate=8000)
@@ -165,7 +165,7 @@ def test_the_player_has_what_a_file_has(tmp_path, channels):
 
 
 @pytest.mark.parametrize("sample_rate", [10**9 + 1, 10**12, 10**30])
-def test_a_rate_that_no_file_holds_is_refused_before_the_first_sample(sample_rate):
+def test_a_rate_that_no_file_supports_is_rejected_before_the_first_sample(sample_rate):
     class Untouched(ArraySink):
         def write(self, samples):
             raise AssertionError("a sample was written")
@@ -177,7 +177,7 @@ def test_a_rate_that_no_file_holds_is_refused_before_the_first_sample(sample_rat
         assert (file.getframerate(), file.getnframes()) == (10**9, 9)
 
 
-def test_a_sound_says_what_its_wav_cannot_hold():
+def test_a_sound_that_wav_cannot_contain_is_an_error():
     sound = Sound(np.zeros((1025, 3), np.float32), 8000)
     with pytest.raises(ValueError, match="WAV with PCM_16 supports at most 1024 channels"):
         _ = sound.wav
@@ -214,7 +214,7 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
         ("missing.npy", {}, FileNotFoundError, "missing"),
     ],
 )
-def test_what_cannot_be_heard_says_why(sound, options, error, message):
+def test_errors_name_the_reason(sound, options, error, message):
     with pytest.raises(error, match=message):
         listen(sound, **options)
 

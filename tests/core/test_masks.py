@@ -80,7 +80,7 @@ DOORS: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_nothing_is_hidden_in_silence(door, tmp_path):
+def test_hidden_values_are_rejected(door, tmp_path):
     values, call = DOORS[door]
     if door == "file sink":
         pytest.importorskip("soundfile", reason='soundfile is missing: pip install "rtspecinv[files]"')

@@ -33,7 +33,7 @@ def test_any_scale(scale):
         assert torch.allclose(metric(a * scale, b * scale), metric(a, b), atol=1e-3)
 
 
-def test_items_are_told_apart():
+def test_items_are_measured_separately():
     a, b = PAIR
     each = metrics.spectral_convergence(a, b)
     assert each.shape == (3,)

@@ -220,7 +220,7 @@ def reloaded(module: Any) -> Any:
     ids=["deepcopy", "pickle", "torch.save", "moved", "made"],
 )
 @pytest.mark.parametrize("engine", ["eager", "auto"])
-def test_what_is_made_in_inference_mode_works_outside_of_it(duplicate, engine):
+def test_objects_made_in_inference_mode_work_outside_of_it(duplicate, engine):
     options: dict[str, Any] = {"engine": engine, "n_iter": 2}
     expected = MelInverter(CONFIG, **options)
     with torch.inference_mode():
@@ -270,7 +270,7 @@ def test_a_target_that_autocast_has_made_coarse_is_named():
         assert rtspecinv.lbfgs(target.float(), lambda x: 2 * x, length=8, n_iter=10).dtype == torch.float32
 
 
-def test_what_is_ours_is_made_where_torch_makes_things():
+def test_tensors_are_made_on_the_default_device_of_torch():
     with torch.device("meta"):
         assert STFT(64, 16).device.type == "meta"
         with pytest.raises(ValueError, match="device is 'meta', where nothing has values: pass device='cpu'"):

@@ -597,7 +597,7 @@ def problem(name: str, parameter: str, value: Any) -> str:
 
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
-def test_a_wrong_value_is_refused_by_name_or_taken_sanely(name, parameter):
+def test_a_wrong_value_is_rejected_by_name_or_gives_a_valid_result(name, parameter):
     right = CALLS[name][1][parameter]
     wrong = [value for value in WRONG if is_wrong(value, parameter, right)]
     problems = [(value, found) for value in wrong if (found := problem(name, parameter, value))]
@@ -605,7 +605,7 @@ def test_a_wrong_value_is_refused_by_name_or_taken_sanely(name, parameter):
 
 
 @pytest.mark.parametrize(("name", "parameter"), CASES)
-def test_numbers_of_numpy_are_taken_for_numbers(name, parameter):
+def test_numbers_of_numpy_are_accepted(name, parameter):
     call, base = CALLS[name]
     right = base[parameter]
     kinds: list[type] = []

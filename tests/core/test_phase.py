@@ -28,7 +28,7 @@ def error(estimate: torch.Tensor, true: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("setting", [(256, 64, 256), (255, 50, 255), (256, 32, 200)])
 @pytest.mark.parametrize("start", [Peaks(), Gradient(), Gradient(delay=1)], ids=str)
-def test_a_sinusoid_goes_on(start, setting):
+def test_a_sinusoid_continues(start, setting):
     n_fft, hop_length, win_length = setting
     stft = STFT(n_fft, hop_length, win_length=win_length, dtype=torch.float64)
     samples = torch.sin(2 * math.pi * 0.1234 * torch.arange(4000, dtype=torch.float64))

@@ -133,7 +133,7 @@ def test_uncentred_synthesis_equals_torch_where_no_window_sum_is_zero(dtype):
     assert_close(stft.synthesize(spectrum), torch.istft(spectrum, **torch_options(stft)))
 
 
-def test_analyze_is_the_sum_it_says():
+def test_analyze_equals_its_formula():
     stft = STFT(15, 4, win_length=12, center=False, onesided=False, normalized=True, dtype=torch.float64)
     samples = noise(40)
     n = torch.arange(15, dtype=torch.float64)
@@ -222,7 +222,7 @@ def test_gradients(center, onesided):
     assert silence.grad.isfinite().all()
 
 
-def test_cast_midway_loses_nothing():
+def test_a_cast_between_calls_loses_nothing():
     stft = STFT(64, 16)
     assert (stft.dtype, stft.device) == (torch.float32, torch.device("cpu"))
     assert not stft.state_dict()
@@ -274,7 +274,7 @@ def test_bad_parameters_are_refused(parameters, message):
 
 
 @pytest.mark.parametrize(("n_fft", "win_length"), [(1, None), (3, None), (64, None), (64, 7), (1000, 64)])
-def test_a_hop_that_would_skip_samples_is_told_one_that_does_not(n_fft, win_length):
+def test_a_hop_that_would_skip_samples_is_rejected_with_a_valid_one(n_fft, win_length):
     with pytest.raises(ValueError, match="samples would be skipped") as error:
         STFT(n_fft, 256, win_length=win_length)
     way = re.search(r"such as hop_length=(\d+)", str(error.value)).group(1)
@@ -324,7 +324,7 @@ def test_one_frame_with_length_and_shortest_input():
 
 @pytest.mark.parametrize("center", [True, False, "same", "snip"])
 @pytest.mark.parametrize(("n_fft", "win_length", "hop_length"), [(64, 64, 16), (63, 40, 15), (128, 50, 20)])
-def test_frames_stand_for_a_length(center, n_fft, win_length, hop_length):
+def test_frames_cover_a_length(center, n_fft, win_length, hop_length):
     stft = STFT(
         n_fft, hop_length, win_length=win_length, window="hamming", center=center, pad_mode="constant"
     )
@@ -336,7 +336,7 @@ def test_frames_stand_for_a_length(center, n_fft, win_length, hop_length):
         assert invert(torch.zeros(stft.n_freq, n_frames), stft, n_iter=0).shape == (length,)
 
 
-def test_frames_that_are_snipped_begin_with_the_window():
+def test_snipped_frames_begin_with_the_window():
     samples = torch.randn(500, dtype=torch.float64)
     stft = STFT(64, 16, win_length=50, center="snip", dtype=torch.float64)
     window = torch.hann_window(50, dtype=torch.float64)

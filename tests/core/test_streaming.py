@@ -188,7 +188,7 @@ def test_float32_is_near_float64(update):
 
 
 @pytest.mark.parametrize("update", RULES)
-def test_true_phase_stays(update):
+def test_the_true_phase_is_a_fixed_point(update):
     """A consistent spectrum is a fixed point: with its phase given, the recording comes back."""
     stft = STFT(64, 16, dtype=torch.float64)
     samples = noise(800, dtype=torch.float64)
@@ -224,7 +224,7 @@ def convergence(stft: STFT, samples: torch.Tensor, **options: Any) -> float:
     return float(rtspecinv.metrics.spectral_convergence(stft.magnitude(result)[:, 4:-4], S[:, 4:-4]))
 
 
-def test_more_of_everything_is_better():
+def test_more_look_ahead_and_iterations_improve_the_result():
     stft, samples = STFT(512, 128), voice()
     default = convergence(stft, samples)
     assert default < -30
@@ -282,7 +282,7 @@ def test_no_clicks_between_hops(options):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("look_ahead", [1, 3])
 @pytest.mark.parametrize(("n_fft", "hop_length"), [(64, 32), (64, 16), (60, 20)])
-def test_uncentred_ends_fade_as_far_as_it_is_said(n_fft, hop_length, look_ahead, engine):
+def test_uncentred_ends_fade_as_documented(n_fft, hop_length, look_ahead, engine):
     """Known phase gives the inverse STFT, but where the window sum is under 4 % of the complete one."""
     stft = STFT(n_fft, hop_length, center=False, dtype=torch.float64)
     samples = noise(20 * hop_length + n_fft).double()
@@ -326,7 +326,7 @@ def test_to_in_mid_stream(engine):
     assert torch.equal(run(inverter, S), run(StreamingInverter(STFT(64, 16), n_iter=2, engine=engine), S))
 
 
-def test_the_inverter_has_an_stft_of_its_own():
+def test_the_inverter_copies_its_stft():
     stft = STFT(64, 16)
     inverter = StreamingInverter(stft)
     inverter.to(torch.float64)
@@ -344,7 +344,7 @@ def test_state_is_written_in_place_and_does_not_grow(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_copy_goes_its_own_way(engine):
+def test_a_copy_is_independent(engine):
     stft = STFT(64, 16)
     S = magnitudes(stft)
     inverter = StreamingInverter(stft, engine=engine)
@@ -392,7 +392,7 @@ def test_gradients_can_be_cut():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_inference_mode_leaves_no_trace(engine):
+def test_inference_mode_does_not_change_the_result(engine):
     stft = STFT(32, 8)
     S = magnitudes(stft)
     with torch.inference_mode():
@@ -507,7 +507,7 @@ def test_bad_rules(make, words):
         ("push_many", (2, 33, 10), "axes"),
     ],
 )
-def test_wrong_shapes_say_the_way_out(method, shape, words):
+def test_wrong_shapes_are_reported_with_a_way_out(method, shape, words):
     inverter = StreamingInverter(STFT(64, 16))
     with pytest.raises(ValueError, match=words):
         getattr(inverter, method)(torch.ones(shape))
@@ -526,7 +526,7 @@ def test_other_misuse():
         StreamingInverter(stft, init=Gradient(delay=1)).push(stft.analyze(noise(200))[:, 0])
 
 
-def test_powers_are_noticed_once():
+def test_powers_are_reported_once():
     stft = STFT(64, 16)
     inverter = StreamingInverter(stft)
     power = torch.full((33,), (0.5 * 16) ** 2)  # a full-scale sinusoid has |X| = 16

@@ -41,13 +41,13 @@ def test_signatures(name):
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
-def test_old_places_say_where_the_names_are(name):
+def test_old_names_warn_of_their_new_place(name):
     with pytest.warns(DeprecationWarning, match=rf"is rtspecinv.torch_specinv.{name} now"):
         assert getattr(rtspecinv, name) is getattr(torch_specinv, name)
     assert name not in rtspecinv.__all__
 
 
-def test_each_is_what_is_behind_it():
+def test_each_function_equals_the_one_behind_it():
     magnitude, stft = SPEC.abs(), STFT(256, 64, window=WINDOW)
     options: dict[str, Any] = {"init": "peaks", "evaluate_every": 10, "tol": 1e-6}
     fast = torch_specinv.griffin_lim(magnitude, 30, **QUIET, **KEYWORDS)
@@ -67,7 +67,7 @@ def test_each_is_what_is_behind_it():
 @pytest.mark.parametrize("look_ahead", [-1, 0, 2])
 @pytest.mark.parametrize("asymmetric_window", [False, True])
 @pytest.mark.parametrize("win_length", [256, 200])
-def test_rtisi_la_is_the_stream(look_ahead, asymmetric_window, win_length):
+def test_rtisi_la_equals_the_stream(look_ahead, asymmetric_window, win_length):
     window = torch.hann_window(win_length)
     stft = STFT(256, 64, win_length=win_length, window=window)
     rule = (RTISI if asymmetric_window else GriffinLim)(momentum=0.5)
@@ -226,7 +226,7 @@ def test_the_bar_shows_the_metric(metric, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_without_tqdm_a_warning_says_how_to_get_it(monkeypatch):
+def test_without_tqdm_a_warning_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.warns(UserWarning, match=r'pip install "rtspecinv\[progress\]"'):

@@ -68,7 +68,7 @@ def keywords(function) -> set[str]:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_keywords_are_those_of_what_takes_them_in_the_end(options, expected):
+def test_keywords_are_those_of_the_function_that_receives_them(options, expected):
     assert set(options.__annotations__) == expected
 
 

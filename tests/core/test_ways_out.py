@@ -58,7 +58,7 @@ def test_an_odd_n_fft_is_known_by_its_window(n_fft, name, given):
     assert float(rtspecinv.metrics.sc(again[:, :n_frames], spec[:, :n_frames])) < -8
 
 
-def test_a_window_of_another_length_is_told_what_to_say():
+def test_a_window_of_another_length_is_rejected_with_the_right_parameter():
     said = refused(torch_specinv.griffin_lim, torch.rand(256, 9), window=torch.hann_window(300))
     win_length = int(re.search(r"pass win_length=(\d+)", said).group(1))
     window = torch.hann_window(300)
@@ -89,7 +89,7 @@ def test_odd_n_fft_on_the_command_line(tmp_path, capsys, n_fft):
 
 
 @pytest.mark.parametrize("kind", ["no last", "two-sided"])
-def test_rows_of_a_power_of_two_are_told_all_that_they_may_be(tmp_path, capsys, kind):
+def test_the_error_for_a_power_of_two_rows_lists_all_meanings(tmp_path, capsys, kind):
     onesided = kind == "no last"
     values = rtspecinv.STFT(1024 if onesided else 512, 128, onesided=onesided).magnitude(CLIP).numpy()
     np.save(tmp_path / "a.npy", values[:512])
@@ -151,7 +151,7 @@ def test_a_picture_does_not_last_longer_than_any_sound(photo, capsys, seconds):
 
 
 @pytest.mark.parametrize("n_fft", ["2", "3", "16", "47"])
-def test_frames_of_a_picture_that_are_too_short_are_told_of_n_fft(photo, capsys, n_fft):
+def test_the_error_for_too_short_frames_of_a_picture_names_n_fft(photo, capsys, n_fft):
     ways = advised(capsys, *photo, "--seconds", "0.1", "--n-fft", n_fft)
     assert [way.split()[0] for way in ways] == ["--n-fft", "--n-fft", "--hop-length"]
     assert ways[1] == f"--n-fft {n_fft}"
@@ -198,7 +198,7 @@ def test_a_latency_is_low_high_or_seconds(capsys, command, text):
 
 @pytest.mark.parametrize("option", ["--streams", "--n-iter", "--look-ahead", "--transforms"])
 @pytest.mark.parametrize("text", ["x", "", "1,", "1.5", "1024/"])
-def test_lists_of_bench_are_told_how_they_are_written(capsys, option, text):
+def test_the_error_for_lists_of_bench_states_their_format(capsys, option, text):
     with pytest.raises(SystemExit) as leaving:
         main(["bench", f"{option}={text}"])
     assert leaving.value.code == 2
@@ -235,7 +235,7 @@ def test_a_picture_at_a_tenth_of_its_rate_is_ten_times_slower_and_lower(tmp_path
 # -- files that are something else ---------------------------------------------------------------------------
 
 
-def test_values_alone_are_no_npy_file(tmp_path):
+def test_raw_values_are_not_an_npy_file(tmp_path):
     values = rtspecinv.STFT(64, 16).magnitude(CLIP).numpy()
     values.tofile(tmp_path / "a.npy")
     said = refused(open_spectrogram, tmp_path / "a.npy")
@@ -275,7 +275,7 @@ def test_numpy_arrays_in_a_pt_file(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".mat", ".ark", ".csv", ".pkl", ".xyz"])
 @pytest.mark.parametrize("options", [{}, {"stft": rtspecinv.STFT(64, 16)}, {"preset": "hifigan-22k"}])
-def test_files_of_arrays_of_others_are_told_to_be_written_anew(tmp_path, capsys, suffix, options):
+def test_the_error_for_other_files_of_arrays_states_how_to_convert_them(tmp_path, capsys, suffix, options):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"whatever it is" * 100)
     said = refused(listen, path, sample_rate=8000, output=ArraySink(), **options)
@@ -287,7 +287,7 @@ def test_files_of_arrays_of_others_are_told_to_be_written_anew(tmp_path, capsys,
     assert listen(tmp_path / "x.npy", sample_rate=8000, output=ArraySink(), **options).samples.any()
 
 
-def test_sound_is_no_spectrogram(tmp_path, capsys):
+def test_a_sound_file_is_not_a_spectrogram(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", CLIP.numpy(), 22050)
     said = refused(listen, tmp_path / "a.wav", stft=rtspecinv.STFT(64, 16), output=ArraySink())
     assert "is a sound file: leave out preset, stft, array and scaling" in said
@@ -299,7 +299,7 @@ def test_sound_is_no_spectrogram(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["play", "picture", "compare", "bench"])
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors", ".h5", ".csv", ".png"])
-def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_path, capsys, suffix, command):
+def test_the_error_for_a_file_that_is_not_sound_names_the_right_command(tmp_path, capsys, suffix, command):
     path, sound = tmp_path / f"a{suffix}", tmp_path / "a.wav"
     values = rtspecinv.STFT(64, 16).magnitude(CLIP).numpy()
     if suffix == ".npy":
@@ -339,7 +339,7 @@ def test_a_file_that_is_no_sound_is_told_which_command_makes_sound_of_it(tmp_pat
         ((3, 1000), "it has 3 channels"),
     ],
 )
-def test_channels_are_told_how_to_lie(shape, words, as_array):
+def test_the_error_for_transposed_channels_states_the_layout(shape, words, as_array):
     sound = CLIP[: 1000 * (shape[1] == 1000) + 8000 * (shape[1] != 1000)]
     sound = (sound[:, None] if shape[0] > shape[1] else sound[None]) * torch.ones(shape)
     sound = sound.numpy() if as_array else sound  # type: ignore[assignment]

@@ -86,7 +86,7 @@ def test_imports_follow_the_arrows():
         )
 
 
-def test_every_room_imports_only_from_rooms_above_it():
+def test_every_folder_imports_only_from_folders_above_it():
     known: set[str] = {"rtspecinv"}
     for room, allowed in arrows().items():
         assert allowed <= known, (

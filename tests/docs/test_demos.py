@@ -93,7 +93,7 @@ def test_chunks_of_any_size_at_any_time_sound_as_one_piece(tmp_path):
     assert out.startswith(f"{magnitude.shape[-1]} frames")
 
 
-def test_osc_freezes_what_plays_and_survives_nonsense(tmp_path):
+def test_osc_freezes_the_sound_and_invalid_messages_are_ignored(tmp_path):
     client = pytest.importorskip("pythonosc.udp_client")
     process = start("osc_control.py", "--port", 0, "--seconds", 3, "-o", tmp_path / "a.wav")
     assert process.stdout is not None

@@ -59,7 +59,7 @@ def skipped(name: str) -> bool:
     return any(doctest.SKIP in example.options for example in EXAMPLES[name].examples)
 
 
-def test_everything_that_people_begin_with_has_an_example():
+def test_every_name_that_people_start_with_has_an_example():
     assert not set(FIRST) - set(EXAMPLES)
     assert [name for name in EXAMPLES if skipped(name)] == sorted(NEED_A_DEVICE)
     for test in EXAMPLES.values():

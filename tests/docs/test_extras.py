@@ -90,7 +90,7 @@ def test_play_and_invert_read_and_write_wav_with_nothing_optional(tmp_path, clip
         ("prometheus_client", "serve", "serve"),
     ],
 )
-def test_what_is_missing_is_one_line_before_any_work(
+def test_a_missing_package_is_one_line_before_any_work(
     tmp_path, clip, monkeypatch, capsys, module, command, extra
 ):
     monkeypatch.chdir(tmp_path)
@@ -132,7 +132,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("module", CALLS)
-def test_every_call_that_needs_an_extra_says_which(tmp_path, monkeypatch, module):
+def test_every_call_that_needs_an_extra_names_it(tmp_path, monkeypatch, module):
 
     hide(monkeypatch, module)
     with pytest.raises(ImportError, match=r'pip install "rtspecinv\[\w+\]"'):

@@ -46,7 +46,7 @@ def both(command: list[str], **options: Any) -> list[subprocess.CompletedProcess
         *[("code", encoding) for encoding in (None, "ascii", "utf-8:strict", "cp1252:replace", ":ignore")],
     ],
 )
-def test_what_it_finds(tmp_path, how, encoding):
+def test_the_fork_has_the_state_of_a_new_process(tmp_path, how, encoding):
     (tmp_path / "told.py").write_text(TELL)
     program = {"code": ["-c", TELL], "script": [str(tmp_path / "told.py")], "module": ["-m", "told"]}[how]
     env = {**os.environ, **({"PYTHONIOENCODING": encoding} if encoding else {})}

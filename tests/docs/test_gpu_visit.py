@@ -91,7 +91,7 @@ def test_a_whole_visit(gpu, tmp_path, monkeypatch, capsys):
     assert "FAILED" not in tables["gpu-checks"]
 
 
-def test_what_breaks_does_not_take_the_rest_with_it(gpu, tmp_path, monkeypatch):
+def test_a_failed_step_does_not_stop_the_others(gpu, tmp_path, monkeypatch):
     def broken(emit: Any) -> None:
         gpu.attempt(emit, lambda: {"value": 1 / 0}, what="first")
         emit(what="second", value=1)
@@ -109,7 +109,7 @@ def test_what_breaks_does_not_take_the_rest_with_it(gpu, tmp_path, monkeypatch):
     assert [row.get("what") for row in gpu.latest(gpu.read(tmp_path))["broken"]] == ["third"]
 
 
-def test_without_rows_the_table_says_so(gpu, tmp_path):
+def test_a_table_without_rows_states_it(gpu, tmp_path):
     tables = gpu.rendered(gpu.latest(gpu.read(tmp_path)))
     assert list(tables) == ["gpu-goals"]
     assert tables["gpu-goals"].count("not measured") == 8 + 1  # also in its caption

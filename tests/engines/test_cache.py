@@ -52,7 +52,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_it_is_compiled_once_and_says_so_before(log, places):
+def test_code_is_compiled_once_after_a_log_message(log, places):
     assert fresh()(1.0) == 2.0
     first, second = log.records
     assert first.getMessage() == "compiling a trifle for float64: some 20 s, once on this machine"
@@ -67,7 +67,7 @@ def test_it_is_compiled_once_and_says_so_before(log, places):
     assert len(log.records) == 2  # without a label, there is no message
 
 
-def test_nothing_is_left_beside_the_code(places):
+def test_no_other_files_remain_beside_the_code(places):
     fresh()(1.0)
     fresh()(numba.float32(1))
     assert len(files(places["package"])) == 2
@@ -97,14 +97,14 @@ def test_a_damaged_file_is_replaced(damage, log, places):
     assert len(log.records) == 4
 
 
-def test_a_file_that_is_whole_but_of_something_else(log, places):
+def test_a_complete_file_of_other_content_is_replaced(log, places):
     fresh()(1.0)
     (path,) = files(places["package"])
     kept.write(path, cache.dumps(("not", "code")))  # type: ignore[attr-defined]
     assert fresh()(1.0) == 2.0
 
 
-def test_a_folder_that_takes_no_file_leaves_it_to_the_next(places, log):
+def test_a_read_only_folder_is_replaced_by_the_next(places, log):
     places["package"].write_text("a file, not a folder")
     assert fresh()(1.0) == 2.0
     assert [path.parent for path in files(places["user"])] == [places["user"] / "rtspecinv"]
@@ -113,7 +113,7 @@ def test_a_folder_that_takes_no_file_leaves_it_to_the_next(places, log):
     assert len(log.records) == 2
 
 
-def test_the_folder_that_is_asked_for_is_the_only_one(places, log, monkeypatch):
+def test_the_requested_folder_is_the_only_one(places, log, monkeypatch):
     fresh()(1.0)
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(places["asked"]))
     assert fresh()(1.0) == 2.0
@@ -125,7 +125,7 @@ def test_the_folder_that_is_asked_for_is_the_only_one(places, log, monkeypatch):
     assert len(log.records) == 4
 
 
-def test_where_nothing_can_be_kept_it_says_how_to_change_that(places, log, monkeypatch):
+def test_without_a_writable_folder_the_log_states_the_remedy(places, log, monkeypatch):
     for folder in (places["package"], places["user"]):
         folder.write_text("a file, not a folder")
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_while_it_compiles(places, log, monkeypatch):
     assert "NUMBA_CACHE_DIR" in log.messages[-1]
 
 
-def test_code_is_not_taken_from_where_others_may_write(places, log):
+def test_code_is_not_loaded_from_folders_that_others_can_write_to(places, log):
     places["package"].write_text("a file, not a folder")
     fresh()(1.0)
     (places["user"] / "rtspecinv").chmod(0o777)
@@ -166,7 +166,7 @@ def test_without_a_home(places, monkeypatch):
     assert fresh()(1.0) == 2.0
 
 
-def test_another_source_is_another_code(log):
+def test_a_changed_source_is_compiled_again(log):
     fresh()(1.0)
     changed = jit_cached("a trifle")(trifle)
     changed._cache._sources = "changed"
@@ -174,7 +174,7 @@ def test_another_source_is_another_code(log):
     assert len(log.records) == 4
 
 
-def test_threads_and_inner_functions_say_nothing_of_their_own(log):
+def test_threads_and_inner_functions_log_nothing(log):
     @numba.njit
     def inner(x):
         return x + 1
@@ -202,12 +202,12 @@ def test_code_that_cannot_be_compiled_is_an_error(log, places):
     assert not places["package"].exists() or files(places["package"]) == []
 
 
-def test_all_that_takes_long_is_kept_so():
+def test_all_slow_compilations_are_cached():
     for function in (push.push, sweep.sweep, sweep.settle, mel.unmix):
         assert isinstance(function._cache, cache.CodeCache)
 
 
-def test_switched_off_numba_is_eager_with_a_remark(monkeypatch):
+def test_disabled_numba_falls_back_to_eager_with_a_message(monkeypatch):
     monkeypatch.setattr(stream, "is_switched_off", True)
     with pytest.warns(UserWarning, match="NUMBA_DISABLE_JIT=1 switches compiled code off"):
         assert StreamingInverter(STFT(64, 16)).engine == "eager"

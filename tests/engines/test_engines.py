@@ -127,7 +127,7 @@ def test_threads_make_no_difference():
 
 
 @fast
-def test_interrupted_threads_are_waited_for():
+def test_an_interrupt_waits_for_the_threads():
     """They write to memory that is gone afterwards, however often Ctrl-C is pressed."""
     from rtspecinv.engines.cpu.host import parallel_for
 
@@ -162,7 +162,7 @@ def test_interrupted_threads_are_waited_for():
 
 
 @fast
-def test_where_nothing_can_be_kept_on_disk_it_is_compiled_all_the_same(monkeypatch):
+def test_without_a_cache_the_code_is_still_compiled(monkeypatch):
     from numba.core import caching
 
     from rtspecinv.engines.cpu.memory import jit_cached
@@ -191,7 +191,7 @@ def test_inverters_in_threads_of_their_own():
 
 @fast
 @pytest.mark.parametrize("update", ["raar", "agla", "admm"])
-def test_the_reference_can_take_over_and_give_back(update):
+def test_eager_can_continue_a_compiled_stream_and_back(update):
     """In mid-stream, where a magnitude requires a gradient; the state is the same."""
     stft = STFT(128, 32, dtype=torch.float64)
     S = magnitudes(stft, n_frames=9)
@@ -256,7 +256,7 @@ def test_memory_is_written_in_place():
 
 
 @fast
-def test_who_is_chosen():
+def test_the_selected_engine():
     class Same(RAAR):
         pass
 
@@ -295,7 +295,7 @@ def test_without_the_extra(monkeypatch):
 
 @pytest.mark.slow
 @fast
-def test_compiled_once_and_kept(tmp_path):
+def test_code_is_compiled_once_and_cached(tmp_path):
     """A new process finds the compiled code, and the first push compiles nothing."""
     code = """
 import torch, rtspecinv

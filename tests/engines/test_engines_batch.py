@@ -104,7 +104,7 @@ def test_every_length_has_its_transform(n_fft, dtype):
 
 
 @pytest.mark.parametrize("update", ["agla", "hybrid", "raar"])
-def test_later_it_is_as_good(update):
+def test_quality_is_equal_after_many_iterations(update):
     stft = STFT(256, 64)
     magnitude = stft.magnitude(sound(5000, 16).float())
     values = []
@@ -117,7 +117,7 @@ def test_later_it_is_as_good(update):
 
 
 @pytest.mark.parametrize("update", ["agla", "dm", DifferenceMap(beta=0.8), "hybrid"])
-def test_threads_and_company_make_no_difference(update):
+def test_threads_and_other_items_do_not_change_the_result(update):
     stft = STFT(1024, 256)
     for batch in ((), (2,)):  # blocks of one item, and of several
         magnitude = stft.magnitude(sound(40_000, *batch).float())
@@ -150,7 +150,7 @@ def test_runs_in_threads_of_their_own():
     assert all(map(torch.equal, results, expected))
 
 
-def test_what_a_callback_keeps_stays():
+def test_tensors_kept_by_a_callback_do_not_change():
     magnitude = SMALL.magnitude(sound(500))
     seen: list[tuple[Iteration, Iteration]] = []
 
@@ -164,7 +164,7 @@ def test_what_a_callback_keeps_stays():
     assert all(torch.equal(now.actual, then.actual) for now, then in seen)
 
 
-def test_gradients_take_the_plain_path():
+def test_gradients_use_plain_torch():
     magnitude = SMALL.magnitude(sound(500))
     gradients = []
     for engine in ("eager", "numba"):
@@ -182,7 +182,7 @@ def test_gradients_take_the_plain_path():
         assert torch.equal(invert(SMALL.magnitude(sound(500)), SMALL, n_iter=3), plain)
 
 
-def test_who_is_chosen():
+def test_the_selected_engine():
     class Same(RAAR):
         pass
 
@@ -206,7 +206,7 @@ def test_who_is_chosen():
 
 
 @pytest.mark.slow
-def test_eager_is_eager_all_through(monkeypatch):
+def test_eager_uses_no_compiled_code(monkeypatch):
     """The stream that a run starts with, too, in blocks as well."""
     monkeypatch.setitem(sys.modules, "rtspecinv.engines.cpu.stream", None)
     monkeypatch.delattr("rtspecinv.engines.cpu.stream", raising=False)
@@ -226,7 +226,7 @@ def test_eager_is_eager_all_through(monkeypatch):
     assert spectral_convergence(SMALL.magnitude(compiled), SMALL.magnitude(eager)) < -10
 
 
-def test_overflow_stays_with_its_item():
+def test_overflow_does_not_affect_other_items():
     """A rule that diverges without bounds harms no other item, and the best so far is returned."""
     stft = STFT(100, 30)  # not a multiple of the width of a vector
     magnitude = stft.magnitude(sound(2000, 3).float())

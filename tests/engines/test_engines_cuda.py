@@ -150,7 +150,7 @@ def test_bits_depend_neither_on_the_order_of_threads_nor_on_how_they_are_spread(
 
 @pytest.mark.skipif(GPU, reason="only the CPU runs the threads in orders that show it")
 @pytest.mark.parametrize("barrier", ["frame_barrier(frame);", "stream_barrier();"])
-def test_a_missing_barrier_is_seen(barrier, monkeypatch, tmp_path):
+def test_a_missing_barrier_is_detected(barrier, monkeypatch, tmp_path):
     for name in nvrtc.FILES:
         text = (nvrtc.HERE / name).read_text()
         (tmp_path / name).write_text(text.replace(barrier, "", 1))
@@ -218,7 +218,7 @@ def is_good(verdict: cuda.Verdict | None) -> bool:
     return not verdict.is_bad
 
 
-def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
+def test_gradients_other_precisions_and_copies_continue_the_state_of_the_kernel():
     stft = STFT(256, 64, device=DEVICE)
     S = magnitudes(stft, n_frames=8)
     options: dict[str, Any] = {"look_ahead": 1, "n_iter": 1, "update": "gla"}
@@ -250,7 +250,7 @@ def test_gradients_other_precisions_and_copies_go_on_where_the_kernel_was():
         ((256, 64), {"look_ahead": 8}),
     ],
 )
-def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatch):
+def test_settings_without_a_kernel_are_replayed_or_rejected(settings, options, monkeypatch):
     stft = STFT(*settings, device=DEVICE)
     if not GPU:
         with pytest.raises(ValueError, match=r"cuda.*use 'auto'"):
@@ -259,7 +259,7 @@ def test_what_has_no_kernel_is_replayed_or_refused(settings, options, monkeypatc
     assert StreamingInverter(stft, engine="cuda", **options).engine == "cuda_graph"
 
 
-def test_a_bad_frame_holds_back_its_own_stream_or_all():
+def test_a_bad_frame_delays_its_own_stream_or_all():
     stft = STFT(256, 64, device=DEVICE)
     options = {"look_ahead": 0, "n_iter": 1, "batch_shape": (2,)}
     good = magnitudes(stft, 2)[..., 0]
@@ -291,7 +291,7 @@ H100 = {
 
 @pytest.mark.compiles
 @pytest.mark.parametrize("size", H100)
-def test_what_it_needs_of_an_h100(size):
+def test_resources_of_an_h100(size):
     if reason := sass.missing():
         pytest.skip(reason)
     code = sass.measure(*size)
@@ -314,7 +314,7 @@ def test_other_cards_have_machine_code(architecture):
 
 
 @pytest.mark.compiles
-def test_machine_code_is_kept_and_damage_is_seen(tmp_path, monkeypatch):
+def test_machine_code_is_cached_and_damage_is_detected(tmp_path, monkeypatch):
     if reason := sass.missing():
         pytest.skip(reason)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -343,7 +343,7 @@ def test_errors_of_the_compiler_are_shown():
 
 
 @pytest.mark.compiles
-def test_without_nvrtc_it_says_how_to_install_it(monkeypatch):
+def test_without_nvrtc_the_error_states_how_to_install_it(monkeypatch):
     def missing() -> None:
         raise RuntimeError("no libnvrtc")
 

@@ -63,7 +63,7 @@ def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     "update", [*RULES.values(), RAAR(momentum=0.3), DifferenceMap(0.8), Twofold()], ids=str
 )
-def test_replay_is_eager(graphs, update):
+def test_replay_equals_eager(graphs, update):
     stft = STFT(60, 20, window="hamming", normalized=True, dtype=torch.float64, device=DEVICE)
     eager, replayed = pair(stft, update=update, n_iter=2, batch_shape=(2,))
     S = magnitudes(stft, 2)
@@ -85,7 +85,7 @@ def test_replay_is_eager(graphs, update):
         ((63, 9), {"update": "admm"}),
     ],
 )
-def test_replay_is_eager_for_every_start_and_size(graphs, settings, options):
+def test_replay_equals_eager_for_every_start_and_size(graphs, settings, options):
     stft = STFT(*settings, window="hamming", dtype=torch.float64, device=DEVICE)
     eager, replayed = pair(stft, **{"n_iter": 1, **options})
     S = magnitudes(stft, *eager.batch_shape)
@@ -116,7 +116,7 @@ def test_everything_is_recorded_when_the_engine_is_made(graphs, monkeypatch):
         agree(run(replayed, frames), run(eager, frames))
 
 
-def test_a_recording_that_fails_says_why_and_leaves_nothing_behind(graphs, monkeypatch):
+def test_a_failed_recording_states_the_reason_and_leaves_no_graph(graphs, monkeypatch):
     def full(*args: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
@@ -128,7 +128,7 @@ def test_a_recording_that_fails_says_why_and_leaves_nothing_behind(graphs, monke
     assert pair(STFT(64, 16, device=DEVICE))[1].push(torch.ones(33, device=DEVICE)).isfinite().all()
 
 
-def test_hops_are_the_callers(graphs):
+def test_returned_hops_are_not_overwritten(graphs):
     stft = STFT(64, 16, device=DEVICE)
     _, replayed = pair(stft)
     S = magnitudes(stft)
@@ -138,7 +138,7 @@ def test_hops_are_the_callers(graphs):
     assert all(torch.equal(hop, known) for hop, known in zip(hops, kept, strict=True))
 
 
-def test_recorded_anew_after_a_move_and_a_copy(graphs):
+def test_a_move_or_a_copy_records_again(graphs):
     stft = STFT(64, 16, dtype=torch.float64, device=DEVICE)
     eager, replayed = pair(stft, n_iter=1, batch_shape=(2,))
     S = magnitudes(stft, 2)
@@ -175,7 +175,7 @@ def test_switched_off_by_the_environment(graphs, monkeypatch):
     assert pair(stft)[1]._engine._pushes is None  # type: ignore[attr-defined]
 
 
-def test_gradients_are_not_recorded_but_flow(graphs):
+def test_gradients_flow_without_a_recording(graphs):
     stft = STFT(64, 16, dtype=torch.float64, device=DEVICE)
     eager, replayed = pair(stft, n_iter=1)
     S = magnitudes(stft)
@@ -325,7 +325,7 @@ def test_a_flush_and_a_reset_do_not_wait(quiet_tapes):
 
 @pytest.mark.parametrize("make", [streams, mel_streams])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -1e30, 3e38])
-def test_a_bad_frame_holds_nobody_else_up_and_is_named_later(graphs, make, bad):
+def test_a_bad_frame_does_not_delay_other_streams_and_is_named_later(graphs, make, bad):
     n_values = 33 if make is streams else 12
     good = torch.rand(2, n_values, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     if make is mel_streams:
@@ -358,7 +358,7 @@ def others_of(make: Callable[[], StreamingInverter], *frames: torch.Tensor) -> t
     return hops[-1]
 
 
-def test_engines_that_do_not_judge_say_it_at_once():
+def test_other_engines_reject_a_bad_frame_at_once():
     inverter = StreamingInverter(STFT(64, 16), check="later", engine="eager")
     with pytest.raises(ValueError, match="nan"):
         inverter.push(torch.full((33,), torch.nan))
@@ -369,7 +369,7 @@ def test_engines_that_do_not_judge_say_it_at_once():
 # -- auto ------------------------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_fastest_engine_that_knows_rule_and_start(graphs, monkeypatch):
+def test_auto_selects_the_fastest_engine_that_supports_rule_and_start(graphs, monkeypatch):
     stft = STFT(64, 16, device=DEVICE)
 
     def refused(name: str) -> object:
@@ -386,7 +386,7 @@ def test_auto_takes_the_fastest_engine_that_knows_rule_and_start(graphs, monkeyp
     assert StreamingInverter(stft, n_iter=1).push(wanted[:, 0]).requires_grad
 
 
-def test_what_starts_with_a_stream_takes_that_engine_too(graphs, monkeypatch):
+def test_inversions_that_start_with_a_stream_use_the_same_engine(graphs, monkeypatch):
     if DEVICE == "cpu":
         monkeypatch.setattr(engines, "CPU", "elsewhere")
     made = []

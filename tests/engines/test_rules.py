@@ -189,7 +189,7 @@ def test_numbers_are_those_of_the_papers():
     assert raar.looks_again
 
 
-def test_a_whole_spectrogram_is_new_at_first():
+def test_a_whole_spectrogram_starts_with_the_first_step():
     table = table_of(GriffinLim(momentum=0.5), 3, n_new=3)
     assert table.first_step[:, 2].tolist() == [[1, 0, 0, 0]] * 3
 
@@ -213,13 +213,13 @@ def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(
     "update", [DifferenceMap(), DifferenceMap(0.8), DifferenceMap(1.7), Relaxed()], ids=str
 )
-def test_a_table_says_what_a_step_does(update):
+def test_a_table_describes_a_step(update):
     table = table_of(update, 4)
     assert table.projects_twice == (isinstance(update, DifferenceMap) and update.beta != 1)
     assert torch.allclose(*steps(table, update))  # type: ignore[arg-type]
 
 
-def test_tables_of_equal_rules_are_their_own():
+def test_equal_rules_have_separate_tables():
     """A rule that is no dataclass equals all of its class; rules may change between two streams."""
     rule, other = Plain(0.5), Plain(0.25)
     assert rule == other
@@ -245,7 +245,7 @@ def test_other_rules_have_no_table(update, why):
 
 @fast
 @pytest.mark.parametrize(("update", "why"), OTHER.items(), ids=lambda x: type(x).__name__)
-def test_a_rule_without_a_table_is_left_to_plain_torch(update, why):
+def test_a_rule_without_a_table_runs_in_plain_torch(update, why):
     assert StreamingInverter(SMALL, update=update).engine == "eager"
     with pytest.raises(ValueError, match=rf"engine='numba' has no compiled code for.*{why}.*use 'auto'"):
         StreamingInverter(SMALL, update=update, engine="numba")
@@ -394,7 +394,7 @@ def test_any_linear_rule_runs_compiled_in_batches(update, n_iter, seed):
     assert_batches_agree(SMALL, update, seed, n_iter)
 
 
-def test_a_rule_that_has_changed_is_read_anew():
+def test_a_changed_rule_gets_a_new_table():
     @dataclass(frozen=True)
     class Scaled(Update):
         factor: ClassVar[float] = 1.2
@@ -440,7 +440,7 @@ def test_a_rule_that_does_not_fit_together_is_rejected_at_construction(update, k
         invert(SMALL.magnitude(sound(200)), SMALL, update=update, engine="eager")
 
 
-def test_the_check_of_a_rule_leaves_its_attributes_as_they_are():
+def test_the_check_of_a_rule_does_not_change_its_attributes():
     class Counting(Relaxed):
         def step(self, state, p_m, p_c):
             object.__setattr__(self, "n_steps", getattr(self, "n_steps", 0) + 1)

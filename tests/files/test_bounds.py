@@ -48,7 +48,7 @@ def test_presets_pass_in_stereo(name):
     n_fft=st.integers(1, 2**20), hop_length=st.integers(1, 2**20), channels=st.integers(1, 1024),
     rate=st.integers(1, 2**20),
 )  # fmt: skip
-def test_what_passes_is_bounded(n_fft, hop_length, channels, rate):
+def test_accepted_files_are_bounded(n_fft, hop_length, channels, rate):
     try:
         check_frames(n_fft, hop_length, channels, rate)
     except ValueError:
@@ -70,7 +70,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("shape", "numbers"), HOSTILE)
-def test_small_files_that_ask_for_much_are_refused_at_once(tmp_path, monkeypatch, capsys, shape, numbers):
+def test_small_files_with_huge_sizes_are_rejected_at_once(tmp_path, monkeypatch, capsys, shape, numbers):
     monkeypatch.chdir(tmp_path)
     fields = {"sample_rate": 22050, **numbers}
     np.savez_compressed("a.npz", magnitude=np.full(shape, 0.5, np.float32), **fields)
@@ -82,7 +82,7 @@ def test_small_files_that_ask_for_much_are_refused_at_once(tmp_path, monkeypatch
     assert os.listdir() == ["a.npz"]
 
 
-def test_who_gives_the_parameters_passes(tmp_path, monkeypatch):
+def test_explicit_parameters_are_accepted(tmp_path, monkeypatch):
     """The way out that the message names; in Python it is the transform itself."""
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", magnitude=np.ones((129, 4), np.float32), sample_rate=8000, n_fft=256, hop_length=1)

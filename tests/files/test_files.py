@@ -102,7 +102,7 @@ def test_complex_values_give_their_magnitude_and_a_warning(tmp_path, suffix):
         (np.array([[{}]], object), "Python objects, not loaded because they could run code"),
     ],
 )
-def test_arrays_that_are_no_magnitudes(tmp_path, array, message):
+def test_arrays_that_are_not_magnitudes(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     np.savez(tmp_path / "a.npz", magnitude=array)
     with pytest.raises(ValueError, match=message):
@@ -119,7 +119,7 @@ def test_arrays_that_are_no_magnitudes(tmp_path, array, message):
         (np.inf, "frame 3 holds NaN"),
     ],
 )
-def test_values_that_are_no_magnitudes(tmp_path, monkeypatch, value, message):
+def test_values_that_are_not_magnitudes(tmp_path, monkeypatch, value, message):
     monkeypatch.setattr("rtspecinv.files.opening._BLOCK_VALUES", 66)
     array = magnitudes(33, 5)
     array[7, 3] = value
@@ -160,7 +160,7 @@ def test_transposed_and_mel_files_are_recognised(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), "many", [1, 2]])
-def test_parameters_that_are_no_numbers(tmp_path, value):
+def test_parameters_that_are_not_numbers(tmp_path, value):
     np.savez(tmp_path / "a.npz", magnitude=magnitudes(33, 5), n_fft=value)
     with pytest.raises(ValueError, match=r"n_fft=.* is not a whole number above 0"):
         open_spectrogram(tmp_path / "a.npz")
@@ -255,7 +255,7 @@ def test_a_compressed_pt_file_is_not_unpacked(tmp_path):
         open_spectrogram(tmp_path / "a.pt")
 
 
-def test_headers_that_promise_too_much(tmp_path):
+def test_headers_with_too_large_sizes(tmp_path):
     header = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 513)}
     with open(tmp_path / "a.npy", "wb") as file:
         np.lib.format.write_array_header_2_0(file, header)

@@ -95,7 +95,7 @@ HUGE = st.sampled_from([0, 1, N_FREQ, 2**20, 2**31, 2**40, 2**62])
     shape=st.lists(HUGE, min_size=1, max_size=4).map(tuple),
     dtype=st.sampled_from(["<f4", "|O", "<U9", "|V1000000000", "<c16"]),
 )
-def test_headers_that_lie(tmp_path_factory, shape, dtype):
+def test_wrong_headers_are_rejected(tmp_path_factory, shape, dtype):
     folder = tmp_path_factory.mktemp("liars")
     lie = npy_header(shape, dtype) + bytes(200)
     (folder / "a.npy").write_bytes(lie)

@@ -88,7 +88,7 @@ def test_black_is_silence_and_white_is_white():
         {"fmax": float("nan")},
     ],
 )
-def test_scales_that_are_none(options):
+def test_invalid_scales_are_rejected(options):
     with pytest.raises(ValueError, match=rf"{next(iter(options))}|scale|fmin"):
         PictureScale(16000, 1024, **options)
 
@@ -139,7 +139,7 @@ def test_a_small_picture_of_very_many_frequencies_is_refused(tmp_path):
         PictureScale(8000, 64).levels(np.ones((33, 1)), 10**8)
 
 
-def test_pictures_that_promise_too_much(tmp_path):
+def test_pictures_with_too_large_sizes(tmp_path):
     header = struct.pack(">IIBBBBB", 2**20, 2**20, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
     (tmp_path / "a.png").write_bytes(bomb + chunk(b"IEND", b""))

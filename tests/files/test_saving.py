@@ -44,7 +44,7 @@ def test_arrays_come_back_with_their_stft(tmp_path, suffix, layout, channels):
 
 @pytest.mark.parametrize("suffix", ARRAYS)
 @pytest.mark.parametrize("preset", list(rtspecinv.presets))
-def test_every_preset_can_be_said_in_every_format(tmp_path, suffix, preset):
+def test_every_preset_can_be_stored_in_every_format(tmp_path, suffix, preset):
     config = config_of(preset)
     values = magnitudes(config.n_mels, 3) - 3
     save_spectrogram(tmp_path / f"a{suffix}", values, preset)
@@ -133,7 +133,7 @@ def test_two_configurations_contradict_each_other(tmp_path):
         (magnitudes(80, 5), rtspecinv.MelConfig(0.4), {}, "sample_rate=0 is not a whole number above 0"),
     ],
 )
-def test_what_cannot_be_saved_leaves_no_file(tmp_path, values, transform, options, message):
+def test_a_failed_save_leaves_no_file(tmp_path, values, transform, options, message):
     rate = {"sample_rate": 8000} if isinstance(transform, STFT) else {}
     with pytest.raises((ValueError, TypeError, KeyError), match=message):
         save_spectrogram(tmp_path / "a.npz", values, transform, **rate | options)
@@ -176,7 +176,7 @@ def test_names_that_cannot_be_written(tmp_path, name):
         ],
     ],
 )
-def test_fields_that_lie_are_refused(field, value):
+def test_wrong_fields_are_rejected(field, value):
     with pytest.raises(ValueError, match=f"^{field}"):
         understand({field: value})
 

@@ -65,7 +65,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_on_a_full_disk_a_file_is_absent_and_the_reason_is_said(tmp_path, name):
+def test_a_full_disk_leaves_no_file_and_is_reported(tmp_path, name):
     path = tmp_path / name
     WRITERS[name](path)
     whole = path.read_bytes()
@@ -92,7 +92,7 @@ def test_the_reason_is_that_of_the_disk(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_an_encoder_raises_comes_after_what_the_file_says(tmp_path):
+def test_errors_of_the_file_precede_those_of_the_encoder(tmp_path):
     def encode(file: io.RawIOBase) -> None:
         file.write(bytes(2000))
         raise RuntimeError("encoder")
@@ -104,7 +104,7 @@ def test_what_an_encoder_raises_comes_after_what_the_file_says(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_process_left_goes_with_the_next_file_of_that_name(tmp_path):
+def test_the_next_write_removes_the_file_of_a_killed_process(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from rtspecinv.common.whole_files import WholeFile\n"
         "file = WholeFile(Path(sys.argv[1])); file.write(b'half'); os.kill(os.getpid(), 9)"
@@ -179,7 +179,7 @@ def test_an_open_file_gets_the_sound_and_stays_open(subtype):
     np.testing.assert_allclose(read, samples, atol=0.02 if subtype == "ULAW" else 2**-15)
 
 
-def test_a_reader_that_has_gone_is_a_broken_pipe():
+def test_a_closed_reader_is_a_broken_pipe():
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "wb", buffering=0) as file, pytest.raises(BrokenPipeError):

@@ -98,7 +98,7 @@ class Stage:
     block_length=st.sampled_from([16, 64, 128, 256, 441]),
     queue_blocks=st.floats(0, 6),
 )
-def test_no_frame_is_made_up_or_left_out_where_none_is_late(hop_length, rate, block_length, queue_blocks):
+def test_no_frame_is_replaced_or_skipped_if_none_is_late(hop_length, rate, block_length, queue_blocks):
     stage = Stage(rate, hop_length, queue_blocks * block_length / rate, block_length)
     stage.live(2)
     n_held, n_skipped, n_before = stage.pump.n_held, stage.pace.n_skipped, len(stage.queued)
@@ -110,7 +110,7 @@ def test_no_frame_is_made_up_or_left_out_where_none_is_late(hop_length, rate, bl
 
 
 @pytest.mark.parametrize("block_length", [64, 256])
-def test_what_waits_too_long_after_a_gap_is_made_up_for(block_length):
+def test_a_queue_that_is_too_long_after_a_gap_is_shortened(block_length):
     stage = Stage(48000, 256, 0.02, block_length)
     stage.live(2)
     settled = min(stage.queued[-100:])

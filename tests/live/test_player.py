@@ -79,7 +79,7 @@ def test_player_of_a_real_inverter_writes_what_play_writes(tmp_path):
     assert torch.get_num_threads() == threads
 
 
-def test_caller_may_write_to_its_frame_again():
+def test_the_caller_may_overwrite_a_pushed_frame():
     sink, frame = Gate(), np.zeros(HOP, np.float32)
     with Player(Echo(), sink, max_frames=20) as player:
         for value in range(10):
@@ -99,7 +99,7 @@ def test_no_thread_before_the_first_frame_and_nothing_to_drain():
         assert len(workers()) == 1
 
 
-def test_drain_waits_and_what_follows_begins_anew():
+def test_drain_waits_and_the_next_frame_begins_a_new_sound():
     frames, sink, once = frames_of(7), ArraySink(), ArraySink()
     play(iter(frames), Echo(25), once)
     with Player(Echo(25), sink) as player:
@@ -121,7 +121,7 @@ def full_player(**options) -> tuple[Player, Gate]:
     return player, sink
 
 
-def test_block_waits_for_room_and_no_longer_than_it_says():
+def test_full_block_waits_for_room_up_to_the_timeout():
     player, sink = full_player()
     with player:
         begin = time.monotonic()
@@ -148,7 +148,7 @@ def test_drop_oldest_never_waits():
     assert sink.samples[::HOP].tolist() == [0, 3, 4, 5]
 
 
-def test_raise_says_that_it_is_full_and_goes_on():
+def test_full_raise_raises_and_playback_continues():
     player, sink = full_player(full="raise")
     with player:
         with pytest.raises(queue.Full, match="3 frames wait already: push later"):
@@ -192,7 +192,7 @@ def test_bad_options_are_refused(options, message):
         Player(Echo(), ArraySink(), **options)
 
 
-def test_reset_cuts_what_waits_and_what_is_being_inverted():
+def test_reset_drops_waiting_frames_and_the_current_one():
     class Slow(Echo):
         begun, go_on = threading.Event(), threading.Event()
 
@@ -216,7 +216,7 @@ def test_reset_cuts_what_waits_and_what_is_being_inverted():
     assert card.samples.tolist() == [2.0] * 5 * HOP
 
 
-def test_reset_lets_go_who_waits_for_the_end():
+def test_reset_wakes_callers_that_wait_for_the_end():
     player, sink = full_player()
     with player:
         drainer = threading.Thread(target=player.drain)
@@ -260,7 +260,7 @@ def test_a_crash_of_the_thread_is_raised_by_the_next_call(error):
         push_many()
 
 
-def test_closed_player_says_so_and_may_be_closed_again():
+def test_a_closed_player_rejects_frames_and_may_be_closed_again():
     with Player(Echo(), ArraySink()) as player:
         player.push(np.zeros(HOP))
     player.close()
@@ -270,7 +270,7 @@ def test_closed_player_says_so_and_may_be_closed_again():
             call()
 
 
-def test_exception_in_the_body_falls_silent_and_leaves_the_sink_open():
+def test_an_exception_in_the_with_block_stops_playback_and_leaves_the_sink_open():
     card = Card(Clock())
 
     def body() -> None:
@@ -360,7 +360,7 @@ def test_mailbox_feeds_a_player_at_its_pace():
     assert values.max() == 2
 
 
-def test_who_takes_a_frame_from_a_mailbox_may_write_to_it():
+def test_frames_from_a_mailbox_may_be_overwritten():
     mailbox = Mailbox()
     mailbox.put(np.full(HOP, 2.0))
     for frame, _ in zip(mailbox, range(3), strict=False):

@@ -118,7 +118,7 @@ def test_200_ends_leave_no_thread(end):
         end(1000 + seed)
 
 
-def test_a_player_that_nobody_closed_lets_the_program_end():
+def test_a_player_that_is_not_closed_does_not_delay_exit():
     code = (
         "import numpy as np\n"
         "from rtspecinv import ArraySink, Player\n"
@@ -140,7 +140,7 @@ def test_a_player_that_nobody_closed_lets_the_program_end():
 # -- on a JACK server --
 
 
-def test_what_is_played_is_what_play_writes(card, tmp_path):
+def test_a_player_plays_the_samples_that_play_writes(card, tmp_path):
     stft = rtspecinv.STFT(512, 128)
     inverter = rtspecinv.StreamingInverter(stft, batch_shape=(2,), engine="eager", n_iter=2)
     samples = torch.rand(2, 20000, generator=torch.manual_seed(0)) - 0.5

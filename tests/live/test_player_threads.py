@@ -98,7 +98,7 @@ ENDS = {
 
 @pytest.mark.parametrize("full", FULL)
 @pytest.mark.parametrize("end", ENDS)
-def test_an_end_comes_although_others_push_and_what_was_pushed_before_is_heard(end, full):
+def test_a_drain_ends_while_other_threads_push(end, full):
     sink = ArraySink()
     player = Player(Echo(25), sink, full=full, max_frames=10**6 if full == "drop_oldest" else 3)
     producers = Producers(player, 3)
@@ -116,7 +116,7 @@ def test_an_end_comes_although_others_push_and_what_was_pushed_before_is_heard(e
     producers.join()
 
 
-def test_what_is_pushed_while_another_drains_waits_behind_the_end():
+def test_frames_pushed_during_a_drain_are_played_after_it():
     class Gate(ArraySink):
         drains, go_on = threading.Event(), threading.Event()
 
@@ -145,7 +145,7 @@ def test_what_is_pushed_while_another_drains_waits_behind_the_end():
 
 
 @pytest.mark.parametrize("first", ["close", "abort"])
-def test_many_may_end_it_at_once(first):
+def test_many_threads_may_end_a_player_at_once(first):
     for n in (1, 5):
         sink = ArraySink()
         player = Player(Echo(), sink, max_frames=2)
@@ -170,7 +170,7 @@ def note_error(call: Callable[[], None], errors: queue.Queue[str]) -> None:
         errors.put(str(error))
 
 
-def test_closing_lets_go_who_waits_for_room_and_abort_who_waits_for_the_end():
+def test_close_wakes_callers_that_wait_for_room_and_abort_those_that_wait_for_the_end():
     class Gate(ArraySink):
         asked, go_on = threading.Event(), threading.Event()
 
@@ -311,7 +311,7 @@ def test_calls_of_the_sink_and_of_the_inverter_end(where, name):
         assert sink.error is None or "The player is closed" in str(sink.error)
 
 
-def test_a_reset_by_the_sink_forgets_what_it_was_given():
+def test_a_reset_by_the_sink_drops_its_samples():
     sink = Calling("write")
     with Player(Echo(), sink, queue_seconds=0.01) as player:
         sink.call = player.reset
@@ -323,7 +323,7 @@ def test_a_reset_by_the_sink_forgets_what_it_was_given():
     assert sink.samples[-HOP:].tolist() == OTHER.tolist()
 
 
-def test_closed_by_the_sink_it_plays_what_was_pushed():
+def test_a_player_closed_by_its_sink_plays_all_frames():
     sink = Calling("write")
     player = Player(Echo(), sink, queue_seconds=0.01)
     sink.call = lambda: [player.push(OTHER), player.close()]
@@ -435,7 +435,7 @@ def test_a_signal_handler_may_call_the_player_where_its_thread_starts(name, monk
     join_workers()
 
 
-def test_closed_by_a_signal_handler_it_plays_what_was_pushed():
+def test_a_player_closed_by_a_signal_handler_plays_all_frames():
     sink = Calling("write")
 
     def use() -> None:
@@ -530,7 +530,7 @@ def test_a_player_left_open_lets_python_end(body):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_is_told_that_the_player_stayed_behind():
+def test_a_fork_gets_an_error_about_the_missing_thread():
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "class Sink(ArraySink):\n"

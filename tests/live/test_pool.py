@@ -103,7 +103,7 @@ class Client:
         max_size=60,
     )
 )
-def test_every_stream_hears_what_an_inverter_of_its_own_makes(kind, acts):
+def test_every_stream_gets_the_samples_of_its_own_inverter(kind, acts):
     with StreamPool(inverter_of(kind)) as pool:
         clients = [Client(pool, kind) for _ in range(N_STREAMS)]
         for client in clients:
@@ -147,7 +147,7 @@ def test_many_threads_push_at_their_own_pace():
         assert len(pool) == 0
 
 
-def test_reset_drops_what_waits_and_goes_on_as_new():
+def test_reset_drops_waiting_frames_and_begins_a_new_stream():
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(hop):
@@ -208,7 +208,7 @@ def test_bad_frames_and_full_queues_change_nothing():
         )
 
 
-def test_who_fails_leaves_alone():
+def test_a_failing_stream_does_not_affect_others():
     def fails(hop):
         raise OSError("the line is dead")
 
@@ -224,7 +224,7 @@ def test_who_fails_leaves_alone():
         assert (len(heard), len(pool)) == (1, 1)
 
 
-def test_a_broken_inverter_is_told_to_everybody():
+def test_a_broken_inverter_is_reported_to_every_stream():
     inverter = inverter_of("linear")
     pool = StreamPool(inverter)
     stream = pool.join(print)
@@ -265,7 +265,7 @@ def test_pushes_are_observed():
 
 
 @pytest.mark.parametrize("kind", ["linear", "mel"])
-def test_bad_frames_are_refused_in_their_turn_where_somebody_is_told(kind):
+def test_bad_frames_are_rejected_in_order_with_a_callback(kind):
     """Also when they are pushed together with frames of others."""
     inside, go_on, heard, other = threading.Event(), threading.Event(), [], []
     with StreamPool(inverter_of(kind)) as pool:

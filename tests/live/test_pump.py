@@ -23,7 +23,7 @@ STEADY = [0.01 * i for i in range(200)]
 
 @pytest.mark.parametrize("late", ["hold", "silence"])
 @pytest.mark.parametrize("block", [1, 10, 25])
-def test_frames_in_time_are_never_made_up(late, block):
+def test_frames_in_time_are_never_replaced(late, block):
     stage = Stage(STEADY, late=late, prefill=50, block=block)
     stage.run(1.5)
     assert stage.heard == list(range(1, len(stage.heard) + 1))
@@ -32,7 +32,7 @@ def test_frames_in_time_are_never_made_up(late, block):
 
 
 @pytest.mark.parametrize("late", ["hold", "silence"])
-def test_lateness_is_counted_exactly_and_heals_by_itself(late):
+def test_late_frames_are_counted_exactly_and_playback_recovers(late):
     """A source that stops for 200 ms: the queue of 40 ms covers 10 ms of it, down to the reserve of 30 ms."""
     arrivals = [t if t < 0.995 else t + 0.2 for t in STEADY]
     stage = Stage(arrivals, late=late, prefill=40)
@@ -57,7 +57,7 @@ def test_lateness_is_counted_exactly_and_heals_by_itself(late):
     late=st.sampled_from(["hold", "silence"]),
     latency=st.sampled_from([0, 10, 25]),
 )
-def test_every_frame_sounds_once_and_every_other_is_counted(gaps, block, late, latency):
+def test_every_frame_is_played_once_and_every_replacement_is_counted(gaps, block, late, latency):
     now, arrivals = 0.0, []
     for n_frames, pause in gaps:
         arrivals += [now + 0.01 * i for i in range(n_frames)]
@@ -93,7 +93,7 @@ def test_a_pause_after_the_end_is_not_late():
     assert stage.card.samples[-1] == 20
 
 
-def test_latency_stays_bounded_however_much_comes():
+def test_latency_is_bounded_for_any_number_of_frames():
     """Twice as many frames as there is time for: the oldest go, each counted, and the rest is in order."""
     arrivals = [0.005 * i for i in range(400)]
     stage = Stage(arrivals, full="drop_oldest", max_frames=3, prefill=40)
@@ -106,7 +106,7 @@ def test_latency_stays_bounded_however_much_comes():
     assert n_arrived - stage.heard[-1] <= 3  # the newest frame played is one of the last that arrived
 
 
-def test_a_card_that_wants_more_than_it_is_given_begins_at_once():
+def test_a_card_with_a_long_prefill_starts_with_a_shorter_queue():
     stage = Stage([0.0] * 40, prefill=120)  # more than queue_seconds
     stage.run(0.3)
     assert stage.card.began == 0.0
@@ -115,7 +115,7 @@ def test_a_card_that_wants_more_than_it_is_given_begins_at_once():
     assert stage.card.underflows == 0
 
 
-def test_a_short_beginning_is_heard_though_nothing_follows():
+def test_a_few_first_frames_are_played_without_later_ones():
     stage = Stage([0.0] * 4, prefill=48, late="silence")
     stage.run(2.0)
     assert stage.card.began is not None
@@ -158,7 +158,7 @@ def test_iterations_stay_between_the_least_and_those_wanted(wanted, least, steps
             assert n_iter < before
 
 
-def test_one_more_iteration_is_tried_only_where_there_is_room():
+def test_iterations_increase_only_if_there_is_time():
     for factor, expected in [(AIM * 4 / 5 - 0.01, 5), (AIM * 4 / 5 + 0.01, 4)]:
         iterations = IterationControl(8, 1)
         assert {iterations.next(4, False, factor) for _ in range(PATIENCE - 1)} == {4}

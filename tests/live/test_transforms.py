@@ -58,7 +58,7 @@ def frequency_of(samples: torch.Tensor) -> float:
     rate=st.one_of(st.floats(0.05, 40), st.integers(1, 5).map(float), st.just(0.1)),
     n_frames=st.integers(1, 20),
 )
-def test_stretch_gives_as_many_frames_as_fit(rate, n_frames):
+def test_stretch_yields_as_many_frames_as_stated(rate, n_frames):
     stretched = list(Stretch(frames_of(n_frames=n_frames), rate))
     assert len(stretched) == next(k for k in range(10**4) if k * rate >= n_frames)
     assert abs(len(stretched) - n_frames / rate) <= 1
@@ -93,7 +93,7 @@ def test_rate_changes_while_it_plays():
     assert stretch.position == 6
 
 
-def test_stretch_goes_back_as_far_as_it_remembers_and_waits_there():
+def test_stretch_plays_backwards_to_the_oldest_kept_frame():
     stretch = Stretch((np.full(1, float(i)) for i in range(50)), memory=5)
     assert [float(next(stretch)[0]) for _ in range(20)] == list(range(20))
     stretch.rate = -2
@@ -140,7 +140,7 @@ ACTIVE = [
 
 @pytest.mark.parametrize(("kind", "setting"), ACTIVE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_frames_come_out_as_they_went_in(kind, setting, dtype):
+def test_results_have_the_type_of_the_frames(kind, setting, dtype):
     transform = kind(setting)
     first = torch.rand(2, 65, generator=torch.manual_seed(1)).to(dtype)
     for frame in (first, torch.zeros_like(first), 1e-30 * first, 1e30 * first):
@@ -194,7 +194,7 @@ def test_a_transform_shares_no_memory_with_its_caller(make, as_array):
 
 @pytest.mark.parametrize("as_array", [False, True])
 @pytest.mark.parametrize("rate", [1.0, 0.5, 0.3, 0.0, -1.0])
-def test_stretch_shares_no_memory_with_its_source_nor_with_who_takes_its_frames(rate, as_array):
+def test_stretch_shares_no_memory_with_its_source_or_its_caller(rate, as_array):
     frames = [frame.numpy() if as_array else frame for frame in frames_of(2)]
     buffer = copy.deepcopy(frames[0])
 
@@ -285,7 +285,7 @@ def test_pitch_by_whole_bins_moves_a_lobe_as_it_is():
         assert moved.sum() == pytest.approx(float(frame.sum()), rel=1e-3)
 
 
-def test_pitch_leaves_nothing_above_what_there_was():
+def test_pitch_leaves_zeros_above_the_highest_frequency():
     frame = torch.rand(101, generator=torch.manual_seed(0)) + 0.1
     assert Pitch(0.5)(frame).nonzero().max() == 50
     assert Pitch(2)(frame).all()
@@ -452,7 +452,7 @@ def test_two_sided_frames_are_moved_as_one_sided_ones_and_stay_symmetric(setting
 
 
 @pytest.mark.parametrize("length", [100, 400])
-def test_analysis_keeps_nothing_of_a_block_that_is_used_again(length):
+def test_analysis_copies_blocks_that_are_overwritten_later(length):
     samples, block = torch.randn(400, generator=torch.manual_seed(0)), torch.zeros(length)
     stft, parts = rtspecinv.STFT(64, 16), []
     analysis = StreamingAnalysis(stft)
@@ -463,7 +463,7 @@ def test_analysis_keeps_nothing_of_a_block_that_is_used_again(length):
     torch.testing.assert_close(torch.cat(parts, -1), stft.magnitude(samples), rtol=1e-6, atol=1e-6)
 
 
-def test_too_short_a_signal_says_so():
+def test_a_too_short_signal_is_an_error():
     analysis = StreamingAnalysis(rtspecinv.STFT(64, 16))
     assert analysis.push(np.zeros((1, 32), np.float32)).shape == (1, 33, 0)
     with pytest.raises(ValueError, match="32 samples are too few for n_fft=64, which needs 33"):

@@ -74,7 +74,7 @@ def test_a_rate_that_contradicts_the_preset_of_a_file_is_refused(tmp_path, capsy
         (2 * MAGNITUDE.log(), "exp(x / 2)"),
     ],
 )
-def test_what_negative_magnitudes_are_told_makes_magnitudes_of_them(levels, way_out):
+def test_the_advice_for_negative_magnitudes_gives_magnitudes(levels, way_out):
     with pytest.raises(ValueError, match=r"has the value -\d+") as error:
         rtspecinv.invert(levels, STFT, n_iter=0)
     assert way_out in str(error.value)
@@ -85,7 +85,7 @@ def test_what_negative_magnitudes_are_told_makes_magnitudes_of_them(levels, way_
 @pytest.mark.parametrize(
     ("levels", "way_out"), [(MAGNITUDE.log(), "exp(values)"), (2 * MAGNITUDE.log(), "exp(values / 2)")]
 )
-def test_what_a_file_of_logarithms_is_told_makes_magnitudes_of_them(tmp_path, levels, way_out):
+def test_the_advice_for_a_file_of_logarithms_gives_magnitudes(tmp_path, levels, way_out):
     np.save(tmp_path / "a.npy", levels.numpy())
     with pytest.raises(ValueError, match="a magnitude is never negative") as error:
         listen(tmp_path / "a.npy", stft=STFT, sample_rate=22050, output=ArraySink())
@@ -119,7 +119,7 @@ def test_negative_values_of_a_linear_preset_have_a_way_out_that_works():
     assert rtspecinv.Mel(config).invert(MEL).isfinite().all()
 
 
-def test_an_array_that_is_no_sound_is_described_in_short():
+def test_an_array_that_is_not_sound_is_described_briefly():
     with pytest.raises(ValueError, match="natural logarithms, by their floor; may be hifigan-22k") as error:
         listen(MEL, sample_rate=22050, output=ArraySink())
     assert "cannot tell" not in str(error.value)

@@ -41,7 +41,7 @@ def diagnosed(name: str, made_of: str) -> tuple[np.ndarray, rtspecinv.Diagnosis]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_it_claims_of_features_is_so(name):
+def test_statements_about_features_are_true(name):
     for made_of in SOUNDS:
         _, found = diagnosed(name, made_of)
         assert untrue(KINDS[name], found) == [], f"{made_of}: {found}"
@@ -50,7 +50,7 @@ def test_what_it_claims_of_features_is_so(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_to_obey_makes_it_what_it_should_be(name):
+def test_following_the_advice_gives_the_right_features(name):
     """Every instruction puts right what is wrong; where there is none, nothing is."""
     kind = KINDS[name]
     for made_of in SOUNDS:
@@ -63,7 +63,7 @@ def test_to_obey_makes_it_what_it_should_be(name):
 
 @pytest.mark.parametrize("preset", ["hifigan-22k", "vocos-24k", "bigvgan-v2-44k-128"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_upside_down_is_said_where_the_bank_shows_it_and_helps(preset, transposed):
+def test_a_flip_is_reported_where_the_bank_shows_it_and_its_advice_helps(preset, transposed):
     mel = PRESETS[preset](CLIP)
     given = mel.flip(-2).mT if transposed else mel.flip(-2)
     for array in (given, given.numpy()):
@@ -73,7 +73,7 @@ def test_upside_down_is_said_where_the_bank_shows_it_and_helps(preset, transpose
     assert "upside down" not in str(diagnose(mel)) + str(diagnose(mel.mT))
 
 
-def test_obeying_a_flip_is_heard():
+def test_following_the_advice_of_a_flip_improves_the_sound():
     preset = PRESETS["hifigan-22k"]
     given = preset(CLIP[:44100]).flip(-2)
     wanted = preset.stft.magnitude(CLIP[:44100])
@@ -93,7 +93,7 @@ def test_loud_high_bands_are_not_upside_down(made_of, n_mels):
     assert any("whether the first band is the lowest" in part for part in found.unsure)
 
 
-def test_the_measure_of_a_bank_knows_neither_gains_nor_level():
+def test_the_measure_of_a_bank_ignores_gains_and_level():
     mel = MEL.double().numpy()
     gains = np.linspace(-5, 9, len(mel))[:, None]
     assert turned(mel) == pytest.approx(turned(3 * mel + 1), abs=0.02)
@@ -228,7 +228,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_named(name):
+def test_errors_name_the_cause(name):
     array, preset, values, says, right = WRONG[name]
     found = diagnose(array, preset=preset)
     assert found.values == values
@@ -243,7 +243,7 @@ def test_what_is_wrong_is_named(name):
 
 
 @pytest.mark.parametrize("numpy", [False, True])
-def test_what_depends_on_a_condition_helps_where_it_holds(numpy):
+def test_conditional_advice_helps_if_its_condition_holds(numpy):
     """Conditions that the tests know to hold: magnitudes, and samples up to 32768."""
     preset = PRESETS["hifigan-22k"]
     for array, wanted in (

@@ -147,7 +147,7 @@ COMPRESSIONS = {
 }
 
 
-def test_everything_changes_what_comes_out():
+def test_every_parameter_changes_the_result():
     assert set(CHANGES) == set(MelConfig.__dataclass_fields__)
     assert set(COMPRESSIONS) == set(Compression.__dataclass_fields__)
     samples = torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -495,7 +495,7 @@ def test_bad_mels_are_refused():
         Mel(mel.stft)  # type: ignore[arg-type]
 
 
-def test_empty_filters_are_told():
+def test_empty_filters_are_reported():
     with pytest.warns(UserWarning, match="of 100 mel filters meet no frequency"):
         mel = Mel(MelConfig(8000, 128, 32, n_mels=100))
     samples = torch.randn(2000, generator=torch.Generator().manual_seed(0))
@@ -505,7 +505,7 @@ def test_empty_filters_are_told():
 
 @pytest.mark.parametrize("guard", [0.0, 1e-6])
 @pytest.mark.parametrize("exponent", [0.3, 1 / 3, 2.0])
-def test_silence_of_its_own_is_never_under_the_least_value(exponent, guard):
+def test_silence_is_never_below_the_least_value(exponent, guard):
     mel = Mel(replace(BASE, compression=Compression("power", floor=1e-6, exponent=exponent, guard=guard)))
     silence = mel(torch.zeros(2000))
     assert mel.inverse(silence).isfinite().all()

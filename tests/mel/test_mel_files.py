@@ -38,7 +38,7 @@ def write(path, content):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "mine"])
-def test_what_is_saved_is_loaded(tmp_path, name):
+def test_saved_settings_are_loaded(tmp_path, name):
     config = CONFIGS.get(name, MINE)
     config.save(tmp_path / "a.json")
     assert MelConfig.load(tmp_path / "a.json") == config
@@ -108,7 +108,7 @@ def test_everything_that_takes_a_preset_takes_a_file(tmp_path, kind):
         (" " * (LARGEST_FILE + 1), "more than 262144 bytes"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, content, says):
+def test_errors_name_the_cause(tmp_path, content, says):
     path = write(tmp_path / "a.json", content)
     with pytest.raises(ValueError, match=rf"a\.json.*{says}"):
         MelConfig.load(path)
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_named(tmp_path, content, says):
         listen(torch.zeros(8, 5), preset=str(path), output=rtspecinv.ArraySink())
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_that_are_not_configurations(tmp_path):
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
     for name, error in (

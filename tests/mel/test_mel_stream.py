@@ -163,7 +163,7 @@ def test_a_frame_has_nearly_the_mel_frame_that_was_pushed():
     assert rtspecinv.metrics.sc(again, preset.expand(mel)) < -38
 
 
-def test_extending_fills_what_no_band_hears_and_nothing_else():
+def test_extending_fills_only_bins_outside_all_bands():
     config = rtspecinv.presets["hifigan-22k"].config
     mel = Mel(config)(0.1 * torch.randn(20000, generator=torch.Generator().manual_seed(0)))
     plain, extended = (MelBank(config, extend=e).inverse(mel.mT) for e in (False, True))
@@ -288,7 +288,7 @@ def test_bad_frames_are_refused(bad, says):
         MelInverter(CASES["ln"][0], n_iter=0, engine="eager").push(bad)
 
 
-def test_transposed_frames_are_told():
+def test_transposed_frames_are_reported():
     inverter = MelInverter(SMALL, n_iter=0, engine="eager")
     with pytest.raises(ValueError, match=r"\(frames, mels\), use push_many\(mel.mT\)"):
         inverter.push_many(torch.zeros(5, 8))

@@ -147,23 +147,23 @@ def check_tapes(out: Path, found: Found, seconds: float) -> None:
         assert abs(np.median(frequencies) - wanted) < rate / 1024  # a bin
 
 
-def test_what_is_heard_is_what_was_sent_sample_by_sample(driven):
+def test_the_page_plays_exactly_the_samples_sent(driven):
     out, found = driven
     check_tapes(out, found, 10)
 
 
 @pytest.mark.soak
-def test_what_is_heard_for_minutes_is_what_was_sent(tmp_path):
+def test_the_page_plays_exactly_the_samples_sent_for_minutes(tmp_path):
     check_tapes(tmp_path, drive(tmp_path, 120), 120)
 
 
-def test_a_page_says_that_the_server_is_gone_and_comes_back(driven):
+def test_the_page_reports_a_lost_server_and_reconnects(driven):
     _, found = driven
     assert found["lost"].startswith(("The connection was lost", "The server does not answer"))
     assert found["again"]
 
 
-def test_the_page_asks_nobody_but_its_server_and_has_no_complaint(driven):
+def test_the_page_contacts_only_its_server_and_logs_no_error(driven):
     _, found = driven
     own = (found["url"], found["url"].replace("http", "ws"))
     assert not [url for url in found["requests"] if not url.startswith(own)]
@@ -197,14 +197,14 @@ def test_the_microphone_paints(driven):
     assert driven[1]["rest"]["microphone"]
 
 
-def test_a_picture_that_is_dropped_is_painted_where_it_is_bright(driven):
+def test_a_dropped_picture_is_painted_where_it_is_bright(driven):
     first, last, n = driven[1]["rest"]["picture"]  # white from 128 to 255, smoothed at its edges
     assert abs(first - 128) < 8
     assert abs(last - 255) < 8
     assert n == last - first + 1
 
 
-def test_a_recording_is_a_wav_file_of_what_is_heard(driven):
+def test_a_recording_is_a_wav_file_of_the_played_samples(driven):
     out, found = driven
     assert found["rest"]["name"] == "painted.wav"
     with wave.open(str(out / "painted.wav")) as file:
@@ -214,7 +214,7 @@ def test_a_recording_is_a_wav_file_of_what_is_heard(driven):
     assert np.abs(samples).max() > 300  # the picture
 
 
-def test_the_player_plays_16_bits_as_they_came(driven):
+def test_the_player_plays_16_bit_samples_unchanged(driven):
     player = driven[1]["player"]
     assert len(player["sent"]) == 1600
     compared, _, _ = gaps_of(np.array(player["heard"]), np.array(player["sent"]))

@@ -51,7 +51,7 @@ async def closing(socket: Any) -> tuple[str, int]:
     return sentence, socket.close_code
 
 
-def test_the_stream_that_is_one_too_many_is_refused_until_another_leaves():
+def test_one_stream_too_many_is_rejected_until_another_ends():
     async def test(server, url):
         async with (
             AsyncClient(url, **HELLO),
@@ -87,7 +87,7 @@ def test_kinds_of_streams_are_limited_and_empty_ones_make_room():
     run(test, streams=4, kinds=1)
 
 
-def test_a_client_that_takes_nothing_is_not_read_and_harms_nobody():
+def test_a_client_that_reads_nothing_does_not_affect_others():
     frames = frames_of(HELLO, 20, 2)
 
     async def test(server, url):
@@ -121,7 +121,7 @@ def test_a_client_that_takes_nothing_is_not_read_and_harms_nobody():
     run(test, queue=4, stall_seconds=100)
 
 
-def test_who_stalls_is_idle_or_says_nothing_has_to_leave():
+def test_stalled_idle_and_silent_clients_are_disconnected():
     async def test(server, url):
         async with aiohttp.ClientSession() as session:
             silent, idle, stalled = [await session.ws_connect(url, max_msg_size=0) for _ in range(3)]
@@ -145,7 +145,7 @@ def test_who_stalls_is_idle_or_says_nothing_has_to_leave():
     run(test, hello_seconds=0.4, idle_seconds=0.8, stall_seconds=0.5)
 
 
-def test_a_message_that_is_too_long_ends_its_stream_only():
+def test_a_too_long_message_ends_only_its_stream():
     async def test(server, url):
         async with AsyncClient(url, **HELLO) as client, AsyncClient(url, **HELLO) as other:
             await client.push(np.ones((100, 33)))
@@ -157,7 +157,7 @@ def test_a_message_that_is_too_long_ends_its_stream_only():
     run(test, message=4096)
 
 
-def test_streams_whose_inverter_fails_are_told_and_others_begin_anew():
+def test_streams_of_a_failed_inverter_get_an_error_and_new_ones_work():
     async def test(server, url):
         async with AsyncClient(url, **HELLO) as client, AsyncClient(url, **HELLO) as idle:
             (pool,) = {session._stream._pool for session in server._sessions}
@@ -178,7 +178,7 @@ def test_streams_whose_inverter_fails_are_told_and_others_begin_anew():
     run(test, idle_seconds=2)
 
 
-def test_a_token_is_asked_for():
+def test_a_token_is_required():
     async def test(server, url):
         for wrong in (None, "", "Wort", "wört"):
             with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
@@ -210,7 +210,7 @@ def test_a_token_is_asked_for():
         ),  # a name that resolves to this machine
     ],
 )
-def test_pages_of_other_sites_may_not_use_it(headers, status):
+def test_pages_of_other_sites_are_rejected(headers, status):
     async def test(server, url):
         address = f"127.0.0.1:{server.port}"
         given = {
@@ -235,7 +235,7 @@ def test_other_machines_need_a_token(host, capsys):
     assert "--token" in message
 
 
-def test_a_port_that_is_taken_is_one_line(capsys):
+def test_a_port_in_use_is_reported_in_one_line(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -243,7 +243,7 @@ def test_a_port_that_is_taken_is_one_line(capsys):
     assert "--port 0" in line
 
 
-def test_memory_is_bounded_by_what_all_streams_would_take():
+def test_memory_is_limited_to_that_of_all_streams():
     large = {"n_fft": 8192, "hop_length": 512, "sample_rate": 44100, "n_iter": 1}
     assert hello_of(large, Limits(streams=8)).kind.look_ahead == 15
     with pytest.raises(ValueError, match="for 64 streams"):

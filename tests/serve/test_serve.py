@@ -97,7 +97,7 @@ async def live(url: str, hello: dict[str, Any], seed: int) -> None:
             assert said == [{"type": "flushed"}]
 
 
-def test_every_client_hears_what_an_inverter_of_its_own_makes(server):
+def test_every_client_receives_the_samples_of_its_own_inverter(server):
     async def all_at_once():
         await asyncio.gather(*(live(server.stream, hello, i) for i, hello in enumerate(KINDS)))
 
@@ -167,7 +167,7 @@ def test_resampled_sound_is_that_of_the_whole_stream_after_the_delay(server, hel
             assert np.array_equal(heard[delay:], wanted)
 
 
-def test_bad_frames_are_answered_in_their_place_with_the_words_of_the_library(server):
+def test_bad_frames_are_answered_in_order_with_the_message_of_the_library(server):
     frames, own = frames_of(HELLO, 3, 4), inverter_of(HELLO)
     bad = frames.copy()
     bad[1, 5] = -1
@@ -200,7 +200,7 @@ def test_bad_frames_are_answered_in_their_place_with_the_words_of_the_library(se
     run(one_among_others())
 
 
-def test_reset_drops_what_waits(server):
+def test_reset_drops_waiting_frames(server):
     slow: dict[str, Any] = {
         "n_fft": 2048,
         "hop_length": 64,
@@ -245,7 +245,7 @@ WRONG_HELLOS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_first_message_that_is_wrong_is_told_and_may_be_sent_again(server):
+def test_a_wrong_first_message_is_reported_and_may_be_repeated(server):
     async def stubborn():
         async with aiohttp.ClientSession() as session, session.ws_connect(server.stream) as socket:
             for hello, words in WRONG_HELLOS:
@@ -264,7 +264,7 @@ def test_a_first_message_that_is_wrong_is_told_and_may_be_sent_again(server):
     run(stubborn())
 
 
-def test_what_else_the_server_shows(server, tmp_path):
+def test_other_pages_of_the_server(server, tmp_path):
     async def look():
         async with aiohttp.ClientSession(server.url) as session:
 
@@ -306,7 +306,7 @@ def metrics(answer: tuple[int, str]) -> dict[str, float]:
     return {name.removeprefix("rtspecinv_"): float(value) for name, value in pairs}
 
 
-def test_sigterm_gives_streams_what_is_owed_to_them():
+def test_sigterm_sends_the_remaining_samples_of_all_streams():
     with served.served("--streams", 3) as running:
         frames, own = frames_of(HELLO, 6, 7), inverter_of(HELLO)
 
