@@ -150,7 +150,7 @@ def test_a_finished_file_has_usual_permissions_and_rejects_samples(tmp_path):
 def test_file_sink_errors_name_the_reason(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"must end in \.wav, \.flac, \.ogg"):
         FileSink(tmp_path / "a.mp4", 8000)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="create the folder"):
         FileSink(tmp_path / "no" / "a.wav", 8000)
     (tmp_path / "d.wav").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder"):
@@ -190,7 +190,7 @@ def test_reader_errors_name_the_reason(tmp_path, monkeypatch):
         (".", IsADirectoryError, "is a folder"),
         ("text.wav", ValueError, "is not audio"),
         ("a.raw", ValueError, "is not audio"),
-        ("empty.wav", ValueError, "holds no samples"),
+        ("empty.wav", ValueError, "contains no samples"),
     ]:
         with pytest.raises(error, match=message):
             AudioReader(tmp_path / name)

@@ -341,7 +341,7 @@ def test_invert_of_bad_values_leaves_no_file(tmp_path, capsys, monkeypatch):
         ("play short.wav", "100 samples are too few for n_fft=1024"),
         ("play clip.wav -o clip.wav", "clip.wav is the input: choose another name"),
         ("play clip.wav -o out.mp4", "must end in .wav, .flac, .ogg"),
-        ("play clip.wav -o none/out.wav", "there is no folder none"),
+        ("play clip.wav -o none/out.wav", "create the folder none first"),
         ("play clip.wav --update rarr", "raar"),
         ("play clip.wav --look-ahead -1", "look_ahead"),
         ("play clip.wav --rate 0", "--rate 0 is not from 0.001 to 1000"),

@@ -203,7 +203,7 @@ def test_a_missing_extra_is_reported_first(tmp_path, capsys, monkeypatch, module
         ("none.wav", "There is no file none.wav"),
         ("a.wav --methods fgla,magic", "'magic', which is not one of rtisi-la, stream-0"),
         ("a.wav --methods ,", "methods is empty"),
-        ("a.wav --seconds 0", "seconds=0.0 is not a number above 0"),
+        ("a.wav --seconds 0", "seconds=0.0 is not a finite number > 0"),
         ("a.wav --seconds nan", "seconds=nan"),
         ("a.wav --n-iter -1", "n_iter=-1"),
         ("a.wav --seconds 0.01", "220 samples are too few for n_fft=1024"),

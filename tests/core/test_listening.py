@@ -207,7 +207,7 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
         (MEL, {"preset": "hifigan-22k", "stft": STFT}, ValueError, "are both given"),
         (MEL, {"preset": "hifigan-22k", "sample_rate": 24000}, ValueError, "that of the preset"),
         (MEL, {"preset": "hifigan-22k", "layout": "tf"}, ValueError, "freq-time"),
-        ([], {"preset": "hifigan-22k"}, ValueError, "nothing to hear"),
+        ([], {"preset": "hifigan-22k"}, ValueError, "pass samples or frames"),
         ([3], {"preset": "hifigan-22k"}, TypeError, "pass tensors or arrays"),
         ((CLIP * 9).int(), {"sample_rate": 8000}, TypeError, "int32"),
         (STFT.magnitude(CLIP), {"stft": STFT}, ValueError, "sample_rate is missing"),

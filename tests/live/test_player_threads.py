@@ -76,7 +76,7 @@ class Producers:
     def join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENT)
-        assert self.ends == ["The player is closed"] * len(self._threads)
+        assert self.ends == ["The player is closed: make a new Player"] * len(self._threads)
 
 
 def leave_async(player: Player) -> None:
@@ -159,7 +159,7 @@ def test_many_threads_may_end_a_player_at_once(first):
             thread.join(PATIENT)
             assert not thread.is_alive()
         while not errors.empty():
-            assert errors.get() == "The player is closed"
+            assert errors.get() == "The player is closed: make a new Player"
         producers.join()
 
 
