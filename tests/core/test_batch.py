@@ -318,7 +318,7 @@ GOOD = torch.rand(33, 9)
     [
         (GOOD.mT, {}, ValueError, "magnitude.mT"),
         (GOOD[0], {}, ValueError, "n_freq"),
-        (GOOD[:, :0], {}, ValueError, "frames in it"),
+        (GOOD[:, :0], {}, ValueError, "n_frames >= 1"),
         (-GOOD, {}, ValueError, "convert dB"),
         (GOOD * torch.nan, {}, ValueError, "nan"),
         (GOOD.double(), {}, TypeError, "float64"),

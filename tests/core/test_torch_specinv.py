@@ -198,7 +198,7 @@ def test_bad_values_are_refused():
         torch_specinv.phase_init(SPEC)
     for bad, says in (
         (-magnitude, "convert dB"),
-        (magnitude[..., :0], "frames in it"),
+        (magnitude[..., :0], "n_frames >= 1"),
         (magnitude * torch.nan, "nan"),
     ):
         for call in (torch_specinv.phase_init, torch_specinv.RTISI_LA, torch_specinv.griffin_lim):

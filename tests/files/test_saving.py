@@ -118,7 +118,7 @@ def test_two_configurations_contradict_each_other(tmp_path):
         (magnitudes(33, 5) * torch.nan, SMALL, {}, "NaN or infinite"),
         (magnitudes(33, 5).double() * 1e300, SMALL, {}, "NaN or infinite"),
         (magnitudes(32, 5), SMALL, {}, r"shape \(32, 5\), not"),
-        (magnitudes(33, 0), SMALL, {}, "n_frames >= 1"),
+        (magnitudes(33, 0), SMALL, {}, "with frames in it"),
         (magnitudes(33, 5).int(), SMALL, {}, "real floating-point"),
         (magnitudes(33, 5) + 0j, SMALL, {}, "real floating-point"),
         (magnitudes(33, 5), SMALL, {"sample_rate": None}, "sample_rate is missing"),
