@@ -33,7 +33,7 @@ from rtspecinv.stft import STFT, check_dense
 
 Transform = Callable[[Tensor], Tensor]
 
-STALLED = 1e-15  # tolerance if none is given: no line search finds an improvement
+STALLED = 1e-15  # default tolerance; no line search finds smaller improvements
 
 AMPLITUDES = tuple(10.0**e for e in range(-5, 2))  # levels of noise that are tried as initial samples
 

@@ -171,7 +171,7 @@ class CallbackRing(Ring):
             for block in recorded:  # one block of a duplex stream, else none
                 self._put(block, n_samples, clock, status)
             begin = self.done.done_frames
-            self._late_blocks += bool(status.output_underflow and begin)  # earlier ones are not heard
+            self._late_blocks += bool(status.output_underflow and begin)  # not before the first sample
             self._block_length = max(self._block_length, n_samples)
             end = self.claim.done_frames = min(begin + n_samples, self._lent)
             place = (self._base + begin) % len(self.samples)

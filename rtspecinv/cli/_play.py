@@ -29,7 +29,7 @@ from rtspecinv.cli._view import View
 from rtspecinv.live import Player, PlayerStats, Progress
 
 _NO_LENGTH = 2**40  # samples; libsndfile reports more if a file does not contain its length
-_QUEUE_SECONDS = 0.4  # nearly the sink's whole queue, as delay does not matter for a recording
+_QUEUE_SECONDS = 0.4  # a long queue is safe, and its delay does not matter for a recording
 
 
 def play(args: argparse.Namespace) -> None:

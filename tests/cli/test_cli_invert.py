@@ -197,7 +197,9 @@ def test_a_configuration_that_is_wrong(tmp_path, monkeypatch, capsys, text, mess
 def test_an_unknown_preset_is_rejected(capsys):
     with pytest.raises(SystemExit):
         main(["invert", "a.npy", "-o", "a.wav", "--preset", "hifigan22k"])
-    assert "is neither a preset nor a .json or .toml file; did you mean hifigan-22k?" in capsys.readouterr().err
+    assert (
+        "is neither a preset nor a .json or .toml file; did you mean hifigan-22k?" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
