@@ -119,7 +119,7 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
         )
     if len(batch_shape) != 1 or named.ndim != 1:
         raise ValueError(
-            f"Parameter streams has shape {tuple(named.shape)} and {named.dtype}: pass one list of positions, "
+            f"Parameter streams has shape {tuple(named.shape)} and {named.dtype}: pass one list of positions "
             f"if batch_shape has one axis, or a bool mask of shape batch_shape={batch_shape}"
         )
     listed = named.tolist()
@@ -200,7 +200,7 @@ def check_range(low: float, high: float, limit: float) -> None:
         )
     if high > limit:
         raise ValueError(
-            f"Parameter magnitude has the value {high:g}, so large that sums overflow: use less than {limit:.1g}"
+            f"Parameter magnitude has the value {high:g}, so large that sums overflow: use < {limit:.1g}"
         )
 
 

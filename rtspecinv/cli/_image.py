@@ -142,7 +142,7 @@ def _check_seconds(args: argparse.Namespace, rate: int, stft: rtspecinv.STFT) ->
         )
     if seconds * rate > LONGEST_SOUND:
         raise ValueError(
-            f"--seconds {seconds:g} is more than {LONGEST_SOUND} samples at {rate} Hz: use a smaller --seconds"
+            f"--seconds {seconds:g} is more than {LONGEST_SOUND} samples at {rate} Hz: use smaller --seconds"
         )
 
 
@@ -176,7 +176,7 @@ def _columns(
         raise ValueError(f"{printable(args.picture)} has one frame, but sound needs two: give --seconds")
     if n_frames * max(stft.n_freq, len(levels)) > MOST_VALUES:
         raise ValueError(
-            f"{n_frames} frames of {stft.n_freq} frequencies are more than {MOST_VALUES} values: use a "
+            f"{n_frames} frames of {stft.n_freq} frequencies are more than {MOST_VALUES} values: use "
             "smaller --seconds or a larger --hop-length"
         )
     return levels if n_frames == levels.shape[1] else resize_columns(levels, n_frames)

@@ -125,7 +125,7 @@ def test_gradients_reach_back_through_pushes_of_some_streams():
         ([0.5], TypeError, "torch.bool"),
         ("all", TypeError, "not a bool mask"),
         (np.ones(4, bool), ValueError, r"not batch_shape=\(5,\)"),
-        ([[0]], ValueError, "pass one list of positions"),
+        ([[0]], ValueError, "pass one list of positions if"),
     ],
 )
 def test_streams_that_do_not_exist(streams, error, words):

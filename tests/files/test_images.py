@@ -208,7 +208,7 @@ def test_any_picture_sounds_as_long_and_as_loud_as_it_should(tmp_path, options):
     [
         ([], "does not state its duration: give --seconds"),
         (["--seconds", "nan"], "not a finite number > 0"),
-        (["--seconds", "1e9"], "use a smaller --seconds"),
+        (["--seconds", "1e9"], "use smaller --seconds"),
         (["--seconds", "1", "--range", "0"], "range_db=0.0 is not a finite number from 1 to 200"),
         (["--seconds", "1", "--scale", "log", "--fmin", "0"], "fmin"),
         (["--seconds", "1", "--n-fft", "0"], "n_fft"),
