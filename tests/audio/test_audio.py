@@ -1,4 +1,4 @@
-"""Sinks, readers and the playing loop."""
+"""Tests of sinks, readers and `play`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sound device, served by hand: what it plays, and what is counted."""
+"""Tests of the sound device on a fake stream: played samples, gaps and counters."""
 
 from __future__ import annotations
 

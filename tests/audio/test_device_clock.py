@@ -1,4 +1,4 @@
-"""The sound device on a real audio clock: a JACK server, recorded by another process."""
+"""Tests of the sound device on a real audio clock: a JACK server, recorded by another process."""
 
 from __future__ import annotations
 

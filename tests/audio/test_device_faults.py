@@ -1,4 +1,4 @@
-"""The sound device, served by hand: at another rate, and what is refused or goes wrong."""
+"""Tests of the sound device on a fake stream: other rates, invalid settings and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is beyond full scale, far below it or nothing at all is said: once, whoever limits or writes it."""
+"""Tests of the warnings about clipped, quiet, silent and empty sounds."""
 
 from __future__ import annotations
 

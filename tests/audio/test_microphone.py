@@ -1,4 +1,4 @@
-"""Microphones, alone and of a sink, on devices served by hand and on a JACK server."""
+"""Tests of microphones, alone and of a sink, on fake streams and on a JACK server."""
 
 from __future__ import annotations
 

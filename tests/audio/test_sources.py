@@ -1,4 +1,4 @@
-"""The box for frames that are made by hand."""
+"""Tests of the mailbox for frames."""
 
 from __future__ import annotations
 

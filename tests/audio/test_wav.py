@@ -1,4 +1,4 @@
-"""WAV without a library, and what sound formats can hold."""
+"""Tests of WAV files without libraries, and of the limits of sound formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtspecinv bench`: its figures are what they say, files are whole, bad input is refused at once."""
+"""Tests of `rtspecinv bench`: its numbers, its files and its errors."""
 
 from __future__ import annotations
 

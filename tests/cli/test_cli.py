@@ -1,4 +1,4 @@
-"""The command line, from real files to real files, and what it says when something is wrong."""
+"""Tests of the command line with real files, and of its error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtspecinv compare`: the page, the numbers and the sounds agree, and nothing is fetched from anywhere."""
+"""Tests of `rtspecinv compare`: page, numbers and sounds agree, and the page fetches nothing."""
 
 from __future__ import annotations
 

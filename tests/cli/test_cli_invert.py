@@ -1,4 +1,4 @@
-"""`rtspecinv invert` by every method, on files and folders, and what it says when something is wrong."""
+"""Tests of `rtspecinv invert`: all methods, files, folders and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtspecinv live`, playing at another rate, and what a terminal shows meanwhile."""
+"""Tests of `rtspecinv live`, of playback at another rate, and of the display on a terminal."""
 
 from __future__ import annotations
 

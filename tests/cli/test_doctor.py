@@ -1,4 +1,4 @@
-"""`rtspecinv doctor` on machines that lack all sorts of things."""
+"""Tests of `rtspecinv doctor` on machines with missing parts."""
 
 from __future__ import annotations
 

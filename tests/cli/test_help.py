@@ -1,4 +1,4 @@
-"""`--help` answers without loading what it names, and names what there is."""
+"""Tests of `--help`: it is fast, and its names are those of the package."""
 
 from __future__ import annotations
 

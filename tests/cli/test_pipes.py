@@ -1,4 +1,4 @@
-"""Sound from and to pipes on the command line, in processes of their own."""
+"""Tests of sound from and to pipes on the command line, in separate processes."""
 
 from __future__ import annotations
 

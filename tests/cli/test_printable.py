@@ -1,4 +1,4 @@
-"""What comes from a file is shown escaped and bounded, in Python and on the command line."""
+"""Tests that text from files is escaped and bounded, in Python and on the command line."""
 
 from __future__ import annotations
 

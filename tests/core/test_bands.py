@@ -1,4 +1,4 @@
-"""Filter banks: the projection on values of bands against a slow one, and streams of such values."""
+"""Tests of filter banks: the projection on values of bands, and streams of such values."""
 
 from __future__ import annotations
 

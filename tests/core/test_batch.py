@@ -1,4 +1,4 @@
-"""Batch inversion: fixed points, agreement with the papers' loops, independence, gradients, bad input."""
+"""Tests of batch inversion: fixed points, the papers' loops, independence, gradients, bad input."""
 
 from __future__ import annotations
 

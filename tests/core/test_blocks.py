@@ -1,4 +1,4 @@
-"""Many spectrograms, and long ones: lists of any lengths, blocks in constant memory."""
+"""Tests of lists of spectrograms, and of long spectrograms in blocks."""
 
 from __future__ import annotations
 

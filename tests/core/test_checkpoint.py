@@ -1,4 +1,4 @@
-"""A state dict has the whole state of a stream, or loading it says what is wrong and changes nothing."""
+"""Tests of saved states: they are complete, and a state that does not fit changes nothing."""
 
 from __future__ import annotations
 

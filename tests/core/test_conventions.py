@@ -1,4 +1,4 @@
-"""Magnitudes of other programs are heard as what they are: two-sided, without their last row, scaled."""
+"""Tests of magnitudes of other programs: two-sided, without their last row, scaled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defaults that follow the transform: what the shares mean, what the rules make of them, what still wins."""
+"""Tests of the default parameters that depend on the transform."""
 
 from __future__ import annotations
 

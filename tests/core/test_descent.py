@@ -1,4 +1,4 @@
-"""L-BFGS: any differentiable transform, its start, its limits."""
+"""Tests of L-BFGS: any differentiable transform, its start, its limits."""
 
 from __future__ import annotations
 

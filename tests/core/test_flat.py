@@ -1,4 +1,4 @@
-"""Clicks and flat frames, whose magnitudes do not say where in a frame the sound is, are heard."""
+"""Tests of clicks and flat frames, whose magnitudes do not determine the position of the sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything into the public entry points that take arrays: see anything.py for what may come of it."""
+"""Random input for the public functions that take arrays; fuzzing.py has the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C is heard within long work, and costs nothing but the work; and no work is longer than a life."""
+"""Tests of Ctrl-C during long calls, and of the limits of their length."""
 
 from __future__ import annotations
 

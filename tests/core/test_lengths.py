@@ -1,4 +1,4 @@
-"""A sound is as long as the recording that its frames are of, wherever somebody knows how long that is."""
+"""Tests of the length of a sound, wherever the length of its recording is known."""
 
 from __future__ import annotations
 

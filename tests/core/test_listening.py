@@ -1,4 +1,4 @@
-"""listen: everything that has sound in it, heard on a device, in a notebook or from a file."""
+"""Tests of `listen`: all kinds of input, on a device, in a notebook and in a file."""
 
 from __future__ import annotations
 

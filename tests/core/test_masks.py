@@ -1,4 +1,4 @@
-"""An array with a mask is refused wherever it hides something, and taken where it hides nothing."""
+"""Tests of masked arrays: hidden values are rejected, and masks without hidden values are accepted."""
 
 from __future__ import annotations
 

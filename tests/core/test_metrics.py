@@ -1,4 +1,4 @@
-"""Metrics against their definitions in plain numpy."""
+"""Tests of the metrics against their definitions in plain numpy."""
 
 from __future__ import annotations
 

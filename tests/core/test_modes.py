@@ -1,4 +1,4 @@
-"""Whatever mode torch is in: the same values, or one clear sentence."""
+"""Tests of the modes of torch: the values are equal in all modes, or there is one clear error."""
 
 from __future__ import annotations
 

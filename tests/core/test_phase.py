@@ -1,4 +1,4 @@
-"""Starts: sinusoids go on, impulses stay in place, windows have known widths."""
+"""Tests of the starts: sinusoids continue, impulses keep their position, windows have known widths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two projections."""
+"""Tests of the two projections."""
 
 from __future__ import annotations
 

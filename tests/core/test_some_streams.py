@@ -1,4 +1,4 @@
-"""Pushes, flushes and resets of some streams of a batch: the others do not notice."""
+"""Tests of pushes, flushes and resets of some streams of a batch, without effect on the others."""
 
 from __future__ import annotations
 

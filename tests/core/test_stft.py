@@ -1,4 +1,4 @@
-"""STFT: equal to torch where torch is defined and to the DFT sum; adjoints, edges, gradients, errors."""
+"""Tests of the STFT: equality with torch and with the DFT sum, adjoints, edges, gradients, errors."""
 
 from __future__ import annotations
 

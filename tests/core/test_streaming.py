@@ -1,4 +1,4 @@
-"""StreamingInverter: the contract over rules, settings and shapes, the reference, and what users meet."""
+"""Tests of StreamingInverter: contract, reference, state, arguments and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The face of torch_specinv: its signatures, its keywords, every setting, and what is behind it."""
+"""Tests of the functions of torch_specinv: signatures, keywords, settings and results."""
 
 from __future__ import annotations
 

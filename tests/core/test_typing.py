@@ -1,4 +1,4 @@
-"""Keywords that functions hand on: a type checker knows all of them, and nothing takes any other."""
+"""Tests of keywords that functions pass on: a type checker knows them, and no others are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Momentum: the first step of a frame has none, in every engine; later ones have."""
+"""Tests of momentum: the first step of a frame has none, in every engine; later steps have."""
 
 from __future__ import annotations
 

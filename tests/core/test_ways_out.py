@@ -1,4 +1,4 @@
-"""What errors advise works: every way out is read from the message, or is what it says, and is tried."""
+"""Tests of the advice in errors: each is read from the message and tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who imports whom: only along the arrows of docs/architecture.md."""
+"""Tests that modules import only along the arrows of docs/architecture.md."""
 
 from __future__ import annotations
 

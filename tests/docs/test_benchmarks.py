@@ -1,4 +1,4 @@
-"""The scripts of bench/ find what they import."""
+"""Tests that the scripts of bench/ can be imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demos run, and what they make is heard to be what they say."""
+"""Tests that the demos run and make the sounds that they describe."""
 
 from __future__ import annotations
 
