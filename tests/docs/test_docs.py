@@ -1,4 +1,4 @@
-"""The documentation's code runs, its commands and links exist, and it builds without a warning."""
+"""Tests of the documentation: its code runs, commands and links exist, it builds without a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in the package's docstrings run and print what they say."""
+"""Tests of the examples in the package's docstrings."""
 
 from __future__ import annotations
 

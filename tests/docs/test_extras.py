@@ -1,4 +1,4 @@
-"""A plain installation: torch, numpy and sounddevice. What needs more says so in one line."""
+"""Tests of an installation without extras: a feature that needs more names it in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that is forked does what it does when it is started."""
+"""Tests that a forked program does the same as a started one."""
 
 from __future__ import annotations
 

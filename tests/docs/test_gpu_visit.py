@@ -1,4 +1,4 @@
-"""A visit to a machine with a GPU, rehearsed on the CPU with a tape for the card."""
+"""Tests of a run of bench/gpu.py, on the CPU with a fake CUDA graph."""
 
 from __future__ import annotations
 

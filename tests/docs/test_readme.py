@@ -1,4 +1,4 @@
-"""The README's snippets run, its commands exist, and its numbers and those of docs/ are the benchmarks'."""
+"""Tests of the README: its code runs, its commands exist, and its numbers are those of the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled code is kept on disk where that can be done, and whatever is wrong there ends nothing."""
+"""Tests of the cache of compiled code; its errors do not stop the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines agree with the reference, to the tolerance stated here, and are chosen as they say."""
+"""Tests that engines agree with the reference within a tolerance, and of their selection."""
 
 from __future__ import annotations
 

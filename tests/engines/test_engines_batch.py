@@ -1,4 +1,4 @@
-"""Batch inversion in compiled code: what plain torch gives, to the tolerance stated here, in any threads."""
+"""Tests that compiled batch inversion agrees with plain torch within a tolerance, in any threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine `cuda`: its kernels on a GPU, or compiled by g++ on the CPU; and what they need of an H100."""
+"""Tests of the engine `cuda`: its kernels on a GPU, or on the CPU by g++; its resources on an H100."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine `cuda_graph`: on a GPU where there is one, else on the CPU on a tape."""
+"""Tests of the engine `cuda_graph`, on a GPU if there is one, else on the CPU with a fake graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton kernels of the engine `cuda_graph` against plain torch, interpreted where there is no GPU."""
+"""Tests of the Triton kernels of the engine `cuda_graph` against plain torch, on a CPU interpreted."""
 
 from __future__ import annotations
 

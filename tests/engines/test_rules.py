@@ -1,4 +1,4 @@
-"""A rule's table says all that the rule does, and any rule that has one, whoever wrote it, runs compiled."""
+"""Tests of the tables of rules, and of compiled rules of users."""
 
 from __future__ import annotations
 

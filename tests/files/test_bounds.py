@@ -1,4 +1,4 @@
-"""A file takes work and memory in proportion to itself and to its sound, whatever its numbers are."""
+"""Tests that the work and memory for a file are proportional to its size and its sound."""
 
 from __future__ import annotations
 

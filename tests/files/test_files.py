@@ -1,4 +1,4 @@
-"""Spectrogram files: every format, both layouts, constant memory, and files that are wrong or hostile."""
+"""Tests of spectrogram files: formats, layouts, constant memory, wrong and hostile files."""
 
 from __future__ import annotations
 

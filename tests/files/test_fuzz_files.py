@@ -1,4 +1,4 @@
-"""Files of any kind into all that reads them: see anything.py for what may come of it."""
+"""Random files for all functions that read files; fuzzing.py has the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: any into sound, sound into pictures and back, and files that are wrong or hostile."""
+"""Tests of pictures: to sound, from sound and back, wrong and hostile files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectrograms into files and back: values, parameters, layouts, and what no file can say."""
+"""Tests of saving and opening spectrograms: values, parameters, layouts, and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent: on a full disk, after a kill, beside another writer, and in pipes."""
+"""Tests that files are complete or absent: on a full disk, after a kill, beside another writer, in pipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything into what plays, records and passes frames on: see anything.py for what may come of it."""
+"""Random input for players, devices and sources of frames; fuzzing.py has the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `rtspecinv live` keeps its queue short: with a device served by hand and the player's own pump."""
+"""Tests of the queue length of `rtspecinv live`, with a fake device and the pump of the player."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live player and its thread, without a device."""
+"""Tests of the player and its thread, without a device."""
 
 from __future__ import annotations
 

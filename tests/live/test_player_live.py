@@ -1,4 +1,4 @@
-"""The live player: ended at any moment, on a JACK server, and for an hour."""
+"""Tests of the player: ended at random times, on a JACK server, and for an hour."""
 
 from __future__ import annotations
 

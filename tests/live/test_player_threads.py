@@ -1,4 +1,4 @@
-"""The player's calls from many threads at once, from its own, from a fork, and while Python ends."""
+"""Tests of calls of the player from several threads, its own thread, a fork, and at exit."""
 
 from __future__ import annotations
 

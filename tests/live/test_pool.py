@@ -1,4 +1,4 @@
-"""Pools of streams: each sounds as if it were alone, whatever the others do."""
+"""Tests of pools: every stream has the samples of its own inverter, whatever the others do."""
 
 from __future__ import annotations
 

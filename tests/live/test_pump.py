@@ -1,4 +1,4 @@
-"""What a player does when frames or their inversion are late: on a clock made by hand, to the sample."""
+"""Tests of late frames and late inversion, on a fake clock, exact to the sample."""
 
 from __future__ import annotations
 

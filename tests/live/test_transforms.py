@@ -1,4 +1,4 @@
-"""Transforms of frames, and frames of signals in blocks."""
+"""Tests of the transforms of frames, and of frames of signals in blocks."""
 
 from __future__ import annotations
 

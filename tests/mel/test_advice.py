@@ -1,4 +1,4 @@
-"""What errors and warnings advise is tried out; presets that contradict a file are refused."""
+"""Tests of the advice in errors and warnings, and of presets that contradict a file."""
 
 from __future__ import annotations
 

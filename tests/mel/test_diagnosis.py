@@ -1,4 +1,4 @@
-"""diagnose: what it claims is so, what it cannot know it leaves open, and to obey it helps."""
+"""Tests of `diagnose`: its statements are true, it leaves unknowns open, and its advice helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mel filter banks against slow ones from the definitions, compression and back, inverses, bad input."""
+"""Tests of mel filter banks against their definitions, of compression, inverses and bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of mel spectrograms in files: what is written, what is read, and what is refused."""
+"""Tests of configurations of mel spectrograms in files, and of rejected files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets against numbers computed here, by numpy alone, from what the models' sources say."""
+"""Tests of presets against numbers that numpy computes here, as in the sources of the models."""
 
 from __future__ import annotations
 

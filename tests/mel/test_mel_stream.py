@@ -1,4 +1,4 @@
-"""MelInverter: the contract in every domain, engines that agree, what it gives back, what it refuses."""
+"""Tests of MelInverter: contract in every domain, agreement of engines, results and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of the page without a browser: the ring of player.js, and the transforms, run by node."""
+"""Tests of parts of the page without a browser: the ring of player.js, and the transforms, run by node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that speak MessagePack as moshi's do, and events as those of OpenAI's Realtime API do."""
+"""Tests of clients that use MessagePack as moshi does, and events of OpenAI's Realtime API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demos for voice agents, with the real packages where these are installed."""
+"""Tests of the demos for voice agents, with the real packages if they are installed."""
 
 from __future__ import annotations
 

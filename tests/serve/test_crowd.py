@@ -1,4 +1,4 @@
-"""Clients that die, stall, send garbage and reset at random: the others hear what they should."""
+"""Tests of clients that die, stall, send garbage and reset at random, without effect on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server does not let clients do, each with a sentence."""
+"""Tests of the limits of a server, and of their error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server in a process, and real clients: each hears what an inverter of its own makes."""
+"""Tests of a server in a process with real clients: each receives the samples of its own inverter."""
 
 from __future__ import annotations
 
