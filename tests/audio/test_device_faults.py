@@ -186,7 +186,7 @@ def test_impossible_settings_are_rejected(by_hand, wrong, message):
 
 
 def test_a_too_large_queue_is_rejected(by_hand):
-    with pytest.raises(DeviceError, match=r"more than 134217728: use a smaller queue_seconds or"):
+    with pytest.raises(DeviceError, match=r"more than 134217728 in total: use a smaller queue_seconds or"):
         SoundDeviceSink(RATE, queue_seconds=1e6, backend="callback")
 
 

@@ -193,6 +193,6 @@ def test_a_state_that_is_not_finite_is_refused():
     state = inverter.state_dict()
     state["state.past"].fill_(math.nan)
     expected = copy.deepcopy(inverter).flush()
-    with pytest.raises(RuntimeError, match="'past' has values that are NaN or infinite"):
+    with pytest.raises(RuntimeError, match="'past' contains NaN or infinite values"):
         inverter.load_state_dict(state)
     assert torch.equal(inverter.flush(), expected)

@@ -201,7 +201,7 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
         (CLIP, {"sample_rate": 22050.5}, ValueError, r"sample_rate=22050\.5 is not an integer"),
         (3, {"sample_rate": 8000}, TypeError, "is a int: pass a tensor, array or file"),
         (MEL.mT, {"preset": "hifigan-22k"}, ValueError, "pass layout='time-freq'"),
-        (MEL.expand(4, 2, -1, -1), {"preset": "hifigan-22k"}, ValueError, "pass one of a batch"),
+        (MEL.expand(4, 2, -1, -1), {"preset": "hifigan-22k"}, ValueError, "pass one item of a batch"),
         (MEL, {"preset": "hifigan"}, KeyError, "hifigan-22k"),
         (MEL, {"preset": 22}, TypeError, "pass a name of"),
         (MEL, {"preset": "hifigan-22k", "stft": STFT}, ValueError, "are both given"),

@@ -1,7 +1,9 @@
-"""Kinds of features that people hold, written out in numpy, and sounds to make them of.
+"""Kinds of features that are in use, computed in numpy, and sounds to compute them from.
 
-A kind says what is true of it: which value the fields of a right `Diagnosis` may have, and which presets made
-it. Sources: those of the presets in `rtspecinv/mel/models.py`; Kaldi, feat/feature-fbank.cc,
+A kind states the true properties of its features: the values that the fields of a `Diagnosis` may have, and
+the presets that make these features.
+
+Sources: those of the presets in `rtspecinv/mel/models.py`; Kaldi, feat/feature-fbank.cc,
 feat/mel-computations.cc; YuanGongND/ast, src/dataloader.py; NVIDIA/NeMo, parts/preprocessing/features.py;
 auspicious3000/autovc, make_spect.py; Rudrabha/Wav2Lip, audio.py; FunAudioLLM/CosyVoice,
 matcha/utils/audio.py; librosa, core/spectrum.py, feature/spectral.py.
@@ -23,17 +25,18 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Kind:
-    """Features of samples within -1 to 1 at `rate` Hz, and what is true of them.
+    """Features of samples within -1 to 1, and their true properties.
 
     Attributes:
-        make: features of samples `(n_samples,)`.
-        rate: Hz.
-        values: what `Diagnosis.values` may say, if not that it cannot tell.
-        presets: those that make the same features.
-        transposed, flipped: how they lie.
-        area_norm: whether bands have the same area; None where there are no bands.
-        power: 1 for magnitudes, 2 for powers, None where that has no meaning.
-        mel: whether it is a mel spectrogram at all.
+        make: function that returns the features of samples `(n_samples,)`.
+        rate: sample rate, Hz.
+        values: true value of `Diagnosis.values`, which may also be unknown.
+        presets: names of the presets that make the same features.
+        transposed: whether frames come first, default: False.
+        flipped: whether the highest band comes first, default: False.
+        area_norm: whether bands have the same area, default: there are no bands.
+        power: 1 for magnitudes, 2 for powers, default: neither.
+        mel: whether the features are a mel spectrogram, default: True.
     """
 
     make: Callable[[Array], Array]
