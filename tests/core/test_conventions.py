@@ -164,7 +164,7 @@ def test_a_scaling_of_other_input_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"scaling='spectrun' is not one of.*did you mean 'spectrum'"):
         heard(torch.zeros(33, 5), stft=rtspecinv.STFT(64, 16), sample_rate=8000, scaling="spectrun")
     rtspecinv.save_spectrogram(tmp_path / "a.npz", mel, "hifigan-22k")
-    with pytest.raises(ValueError, match=r"scaling='psd' is of magnitudes, and .*a\.npz has mel frames"):
+    with pytest.raises(ValueError, match=r"scaling='psd' applies to magnitudes, but .*a\.npz has mel frames"):
         heard(tmp_path / "a.npz", scaling="psd")
 
 

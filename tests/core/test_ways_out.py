@@ -346,7 +346,7 @@ def test_the_error_for_transposed_channels_states_the_layout(shape, words, as_ar
     said = refused(listen, sound, sample_rate=8000, output=ArraySink())
     assert words in said
     assert str(shape) in said
-    for way in re.search(r"pass (sound.*?); or", said).group(1).split(", or "):
+    for way in re.search(r"pass (sound.*?); for", said).group(1).split(", or "):
         heard = listen(eval(way, {"sound": sound}), sample_rate=8000, output=ArraySink()).samples
         assert heard.shape[-1] == max(shape)
 
