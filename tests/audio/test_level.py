@@ -183,9 +183,9 @@ def test_the_command_line_reports_a_quiet_result(tmp_path, capsys, method):
 def test_silence_is_reported():
     silent = torch.zeros(257, 9)
     (said,) = told(lambda: listen(silent, stft=STFT, sample_rate=8000, output=ArraySink()))
-    assert "the sound is silent: every sample of it is 0, as of magnitudes that are all 0" in said
+    assert "the sound is silent: every sample is 0, which is the result of magnitudes that are all 0" in said
     (said,) = told(lambda: listen(torch.zeros(900), sample_rate=8000, output=ArraySink()))
-    assert said == "the sound is silent: every sample of it is 0"
+    assert said == "the sound is silent: every sample is 0"
 
 
 @pytest.mark.parametrize("as_frames", [True, False])
@@ -272,7 +272,7 @@ def test_silence_is_reported_if_frames_were_not_silent(how, as_array):
     frames = list(STFT.magnitude(LOUD).unbind(-1))
     frames = [frame.numpy() for frame in frames] if as_array else frames  # type: ignore[misc]
     (said,) = told(lambda: how(frames, Mute()))
-    assert said == "the sound is silent: every sample of it is 0"
+    assert said == "the sound is silent: every sample is 0"
     assert told(lambda: how([0 * frames[0]] * 4 + frames[:1], Mute())) == [said]
     assert not told(lambda: how([0 * frame for frame in frames], Mute()))
     assert not told(lambda: how([0 * frame for frame in frames], StreamingInverter(STFT)))
@@ -291,7 +291,7 @@ def test_silent_mel_frames_do_not_warn(how, as_array, monkeypatch):
     mute = PRESET.inverter()
     monkeypatch.setattr(mute, "push", lambda mel: torch.zeros(PRESET.stft.hop_length))
     (said,) = told(lambda: how(frames[:1] * 20, mute))
-    assert said == "the sound is silent: every sample of it is 0"
+    assert said == "the sound is silent: every sample is 0"
 
 
 def test_a_player_does_not_warn_of_dropped_frames():

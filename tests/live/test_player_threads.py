@@ -544,7 +544,7 @@ def test_a_fork_gets_an_error_about_the_missing_thread():
         "for call in (lambda: player.push(frame), player.drain, player.reset, player.close,\n"
         "             lambda: player.stats, lambda: player.__exit__(None, None, None)):\n"
         "    try: call()\n"
-        "    except RuntimeError as error: assert 'make a Player in each process' in str(error)\n"
+        "    except RuntimeError as error: assert 'make a new Player in this process' in str(error)\n"
         "    else: os._exit(1)\n"
         "player.abort()\n"
         "with unused: unused.push(frame)\n"
