@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from protocol import A, B, C, D
+from protocol import DENSE, LONG, SHORT, STANDARD
 from scale import label, runners
 from tables import Bench, number, table
 from torch import Tensor
@@ -21,13 +21,13 @@ from rtspecinv.measure.timing import Runner, Setting
 
 ROUNDS, N_PUSHES, SECONDS = 5, 200, 0.3  # at most
 SETTINGS = [
-    (A, 3, 8, 1),
-    (A, 3, 8, 64),
-    (B, 3, 8, 1),
-    (C, 3, 8, 1),
-    (D, 3, 8, 1),
-    (A, 0, 8, 1),
-    (A, 3, 32, 1),
+    (STANDARD, 3, 8, 1),
+    (STANDARD, 3, 8, 64),
+    (LONG, 3, 8, 1),
+    (SHORT, 3, 8, 1),
+    (DENSE, 3, 8, 1),
+    (STANDARD, 0, 8, 1),
+    (STANDARD, 3, 32, 1),
 ]
 # Flops of a bin in an iteration of RAAR: magnitude 3, root and quotient 2, scaling 5, times the magnitude 2,
 # y 6, the rest 6, the new iterate 4; of a sample: window and overlap-add 3.

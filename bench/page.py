@@ -44,7 +44,7 @@ def run(
     torch.set_num_threads(1)
     try:
         bench = Bench(recordings(args.audio), args.clips_from)
-        print(f"Clips: {', '.join(bench.clips(protocol.A).names)}\n")
+        print(f"Clips: {', '.join(bench.clips(protocol.STANDARD).names)}\n")
     except protocol.NoRecordings as error:
         print(error, file=sys.stderr)
         return 1

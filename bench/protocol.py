@@ -75,8 +75,10 @@ class Configuration:
         return Setting(self.sample_rate, self.n_fft, self.hop_length, look_ahead, n_iter)
 
 
-A, B = Configuration(22050, 1024, 256), Configuration(22050, 2048, 512)
-C, D = Configuration(16000, 512, 128), Configuration(22050, 1024, 128)
+STANDARD = Configuration(22050, 1024, 256)
+LONG = Configuration(22050, 2048, 512)
+SHORT = Configuration(16000, 512, 128)
+DENSE = Configuration(22050, 1024, 128)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ def write_summary(name: str, bench: Bench) -> None:
     if name != "stream-quality" or not bench.files:
         return
     caption = (
-        f"Mean of {len(bench.clips(protocol.A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
-        "SC is spectral convergence: the lower, the better. PESQ (wideband) and ESTOI are means of the "
-        "recordings of speech. The textbook is RTISI-LA. Latency is that of the inverter. The real-time "
+        f"Mean of {len(bench.clips(protocol.STANDARD).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, "
+        "hop 256. SC is spectral convergence: the lower, the better. PESQ (wideband) and ESTOI are means of "
+        "the recordings of speech. The textbook is RTISI-LA. Latency is that of the inverter. The real-time "
         "factor is seconds of work per second of sound, with the engine "
-        f"`{protocol.A.inverter().engine}` on one core.\n\n"
+        f"`{protocol.STANDARD.inverter().engine}` on one core.\n\n"
     )
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"
     origin = f"From [bench/README.md](bench/README.md), {made}."

@@ -12,7 +12,7 @@ from typing import Any
 
 import protocol
 import torch
-from protocol import A, B, C, Clips, Configuration, D, Score
+from protocol import DENSE, LONG, SHORT, STANDARD, Clips, Configuration, Score
 from torch import Tensor
 
 from rtspecinv import defaults, frames, phase, updates
@@ -25,13 +25,13 @@ RULES: dict[str, dict[str, Any]] = {
     "default": {},
 }
 SETTINGS = [  # configuration, look_ahead, n_iter, target
-    (A, 3, 8, "-33.0, 4.30, .994"),
-    (A, 3, 32, "-37.0, 4.42"),
-    (A, 1, 8, "-29.5"),
-    (A, 0, 8, "-24.5, 3.90"),
-    (B, 3, 8, "-31.5"),
-    (C, 3, 8, "-32.5"),
-    (D, 3, 8, "-36.5"),
+    (STANDARD, 3, 8, "-33.0, 4.30, .994"),
+    (STANDARD, 3, 32, "-37.0, 4.42"),
+    (STANDARD, 1, 8, "-29.5"),
+    (STANDARD, 0, 8, "-24.5, 3.90"),
+    (LONG, 3, 8, "-31.5"),
+    (SHORT, 3, 8, "-32.5"),
+    (DENSE, 3, 8, "-36.5"),
 ]
 PAPER = updates.RAAR(beta=0.9, ramp=0, momentum=0)  # Peer, Welker, Kolhoff & Gerkmann 2024
 USUAL: dict[str, Any] = {"look_ahead": 3, "n_iter": 8}
@@ -74,7 +74,7 @@ class Bench:
     def least(self, gains: Tensor) -> str:
         """Smallest of `(n_clips,)` dB and whose it is."""
         gain, clip = gains.min(0)
-        return f"{float(gain):+.2f} {self.clips(A).names[int(clip)]}"
+        return f"{float(gain):+.2f} {self.clips(STANDARD).names[int(clip)]}"
 
 
 def stream_quality(bench: Bench) -> str:
@@ -104,11 +104,13 @@ def summary(bench: Bench) -> str:
     rows = []
     for look_ahead, n_iter in ((0, 8), (1, 8), (3, 8), (3, 32)):
         options = {"look_ahead": look_ahead, "n_iter": n_iter}
-        textbook, default = (bench.score(A, **options, **RULES[rule]) for rule in ("textbook", "default"))
-        latency = 1000 * A.inverter(**options).latency / A.sample_rate
+        textbook, default = (
+            bench.score(STANDARD, **options, **RULES[rule]) for rule in ("textbook", "default")
+        )
+        latency = 1000 * STANDARD.inverter(**options).latency / STANDARD.sample_rate
         before = [db(textbook.convergence), number(textbook.pesq), number(textbook.estoi, 3)]
         after = [f"**{db(default.convergence)}**", number(default.pesq), number(default.estoi, 3)]
-        factor = bench.cost(A, **options)[1]
+        factor = bench.cost(STANDARD, **options)[1]
         rows.append([str(look_ahead), str(n_iter), f"{latency:.0f} ms", *before, *after, factor])
     names = [f"{name}, {rule}" for rule in ("textbook", "rtspecinv") for name in ("SC dB", "PESQ", "ESTOI")]
     return table(["look_ahead", "n_iter", "latency", *names, "real-time factor"], rows)
@@ -119,10 +121,10 @@ def stream_rules(bench: Bench) -> str:
 
     "Least gain" is SC of "rtisi" (the textbook) minus SC of the rule, for the clip with the smallest gain.
     """
-    textbook, rows = bench.score(A, **USUAL, **TEXTBOOK).convergence, []
+    textbook, rows = bench.score(STANDARD, **USUAL, **TEXTBOOK).convergence, []
     rules: dict[str, str | updates.Update] = {rule: rule for rule in updates.RULES}
     for name, rule in (rules | {"raar as published": PAPER}).items():
-        score, cost = bench.score(A, update=rule, **USUAL), bench.cost(A, update=rule, **USUAL)
+        score, cost = bench.score(STANDARD, update=rule, **USUAL), bench.cost(STANDARD, update=rule, **USUAL)
         rows.append([name, *judged(score), bench.least(textbook - score.convergence), *cost])
     return table(["rule", *JUDGED, "least gain, dB", *TIMED], rows)
 
@@ -136,7 +138,7 @@ def stream_starts(bench: Bench) -> str:
     for look_ahead, n_iter in ((1, 0), (1, 8), (3, 0), (3, 8)):
         for name, start in STARTS.items():
             options = {"look_ahead": look_ahead, "n_iter": n_iter, "init": start}
-            score, cost = bench.score(A, **options), bench.cost(A, **options)
+            score, cost = bench.score(STANDARD, **options), bench.cost(STANDARD, **options)
             rows.append([str(look_ahead), str(n_iter), name, *judged(score), *cost])
     return table(["look_ahead", "n_iter", "start", *JUDGED, *TIMED], rows)
 
@@ -160,7 +162,7 @@ def stream_noise(bench: Bench) -> str:
         "admm, rho 0.3": updates.ADMM(rho=0.3),
     }
     rules = RULES | {name: {"update": update} for name, update in others.items()}
-    clean, rows = bench.magnitude(A), []
+    clean, rows = bench.magnitude(STANDARD), []
     for sigma in (1, 3):
         textbook = None
         for name, options in rules.items():
@@ -185,9 +187,11 @@ def _judge_noisy(bench: Bench, clean: Tensor, sigma: float, seed: int, **options
     """SC to the given and to the clean magnitudes, `(n_clips,)` dB each, PESQ and ESTOI."""
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     noisy = clean * 10 ** (sigma * noise / 20)
-    output = protocol.invert(A, noisy, **USUAL, **options)
-    judged = [protocol.convergence(A, output, magnitude) for magnitude in (noisy, clean)]
-    return judged + [torch.tensor(x) for x in protocol.speech_quality(A, output, bench.clips(A))]
+    output = protocol.invert(STANDARD, noisy, **USUAL, **options)
+    judged = [protocol.convergence(STANDARD, output, magnitude) for magnitude in (noisy, clean)]
+    return judged + [
+        torch.tensor(x) for x in protocol.speech_quality(STANDARD, output, bench.clips(STANDARD))
+    ]
 
 
 def stream_silence(bench: Bench) -> str:
@@ -199,16 +203,17 @@ def stream_silence(bench: Bench) -> str:
     from three positions, 0.2 s apart.
     """
     places = [bench.begin + i / 5 for i in range(3)]
-    samples = torch.cat([protocol.read_clips(bench.files, A.sample_rate, b).samples for b in places])
+    samples = torch.cat([protocol.read_clips(bench.files, STANDARD.sample_rate, b).samples for b in places])
     rows = []
     for name, begin, end in (("2 s of zeros in the middle", 1, 3), ("first second zero", 0, 1)):
         silenced = samples.clone()
-        silenced[..., begin * A.sample_rate : end * A.sample_rate] = 0
-        sounds = (end * A.sample_rate - A.n_fft // 2) // A.hop_length + 1  # first frame that reaches the end
-        first = math.ceil(end * A.sample_rate / A.hop_length) + EDGE_FRAMES
+        silenced[..., begin * STANDARD.sample_rate : end * STANDARD.sample_rate] = 0
+        # The first frame that reaches the end.
+        sounds = (end * STANDARD.sample_rate - STANDARD.n_fft // 2) // STANDARD.hop_length + 1
+        first = math.ceil(end * STANDARD.sample_rate / STANDARD.hop_length) + EDGE_FRAMES
         for rule, options in {"textbook": TEXTBOOK, "default": {}}.items():
             without, with_, begun = (  # (n_recordings,)
-                _tail_convergence(A.magnitude(clips), first, skip, **options).view(len(places), -1).mean(0)
+                _tail(STANDARD.magnitude(clips), first, skip, **options).view(len(places), -1).mean(0)
                 for clips, skip in ((samples, 0), (silenced, 0), (silenced, sounds))
             )
             gain = f"{float((without - with_).mean()):+.2f}"
@@ -218,11 +223,11 @@ def stream_silence(bench: Bench) -> str:
     return table(header, rows)
 
 
-def _tail_convergence(magnitude: Tensor, first: int, skip: int, **options: Any) -> Tensor:
+def _tail(magnitude: Tensor, first: int, skip: int, **options: Any) -> Tensor:
     """Convergence from frame `first` on, of an inverter that does not get the first `skip`."""
     magnitude = magnitude[..., skip:]
-    output = protocol.invert(A, magnitude, **USUAL, **options)
-    return protocol.convergence(A, output, magnitude, begin=first - skip)
+    output = protocol.invert(STANDARD, magnitude, **USUAL, **options)
+    return protocol.convergence(STANDARD, output, magnitude, begin=first - skip)
 
 
 def stream_seams(bench: Bench) -> str:
@@ -264,15 +269,17 @@ def stream_choices(bench: Bench) -> str:
     is better; "worst" is the clip with the largest loss. The engine is `eager`, because the constants of
     compiled code cannot be changed.
     """
-    above = bench.clips(A)
-    clips = above + protocol.read_clips(bench.files, A.sample_rate, 4.0)
-    clips += protocol.read_clips(bench.files, A.sample_rate, 2.0, speed=0.8)
-    magnitude, rows, first = A.magnitude(clips.samples), [], None
+    above = bench.clips(STANDARD)
+    clips = above + protocol.read_clips(bench.files, STANDARD.sample_rate, 4.0)
+    clips += protocol.read_clips(bench.files, STANDARD.sample_rate, 2.0, speed=0.8)
+    magnitude, rows, first = STANDARD.magnitude(clips.samples), [], None
     for name, options, constants in _variants():
         options = USUAL | {"engine": "eager"} | options
         with changed(**constants):
-            result = protocol.convergence(A, protocol.invert(A, magnitude, **options), magnitude)
-            cost = bench.cost(A, **options)[0]
+            result = protocol.convergence(
+                STANDARD, protocol.invert(STANDARD, magnitude, **options), magnitude
+            )
+            cost = bench.cost(STANDARD, **options)[0]
         first = result if first is None else first
         change = [f"{float(x):+.2f}" for x in ((result - first).mean(), (result - first).max())]
         rows.append([name, db(result), *change, db(result[: len(above.names)]), cost])
@@ -288,7 +295,7 @@ def stream_choices(bench: Bench) -> str:
 
 def _variants() -> Iterator[tuple[str, dict[str, Any], dict[str, float]]]:
     """Name, options and constants of `rtspecinv.frames`."""
-    inverter = A.inverter()
+    inverter = STANDARD.inverter()
     floors = f"MIN_COVERAGE {frames.MIN_COVERAGE:g}, AT_START {frames.MIN_COVERAGE_AT_START:g}"
     yield f"nothing: {inverter.update}, {inverter.init}, revise {inverter.revise}, {floors}", {}, {}
     for beta in (0.7, 0.8, 0.85, 0.9, 0.95, 1.0):
