@@ -87,8 +87,9 @@ def test_the_projection_is_the_slow_one(name, power):
     estimate = bank.unmix(values)
     c = torch.randn(33, generator=torch.Generator().manual_seed(2), dtype=torch.complex128)
     found = bank.measured(EXACT_64).project(c, estimate, values)
-    args: Any = (c, estimate, values, bank.filters, bank.beyond)
-    wanted: Any = slow_projection(*[tensor.tolist() for tensor in args], power)  # type: ignore[call-arg]
+    tensors = (c, estimate, values, bank.filters, bank.beyond)
+    args: list[Any] = [*(tensor.tolist() for tensor in tensors), power]
+    wanted = slow_projection(*args)
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.complex128))
 
 
