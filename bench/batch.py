@@ -29,7 +29,7 @@ from rtspecinv.metrics import spectral_convergence
 
 try:
     import librosa
-except ImportError:  # a peer, not a part
+except ImportError:  # only needed for comparison
     librosa = None
 
 STFT = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length)
@@ -86,7 +86,7 @@ METHODS: dict[str, Method] = {
     "**agla, stream (the default)**": ours("agla", "stream"),
     "lbfgs, stream": by_descent,
 }
-FIRST = next(iter(METHODS))  # what times are compared with
+FIRST = next(iter(METHODS))  # the method whose time the others are compared with
 
 
 def one_by_one(method: Method, magnitude: Tensor, n_iter: int) -> Tensor:

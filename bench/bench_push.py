@@ -98,6 +98,6 @@ def test_push(
         push()
     hop = benchmark(push)
     assert hop.shape == (n_streams, configuration.hop_length)
-    if benchmark.stats is not None:  # None unless benchmarks are enabled
+    if benchmark.stats is not None:  # None if benchmarks are disabled
         seconds = n_streams * configuration.hop_length / configuration.sample_rate
         benchmark.extra_info["real_time_factor"] = benchmark.stats.stats.median / seconds

@@ -36,16 +36,16 @@ from rtspecinv.updates import ADMM, RAAR
 try:
     import speechmos.dnsmos
     import speechmos.plcmos
-except ImportError:  # opinions without a reference, whose models come with the package
+except ImportError:  # scores without a reference; the package contains the models
     speechmos = None
 try:
     import librosa
-except ImportError:  # a peer, not a part
+except ImportError:  # only needed for comparison
     librosa = None
 
 PRESET = rtspecinv.presets["hifigan-22k"]
-CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, framed as librosa's Griffin-Lim wants it
-TUNED = [  # seconds and speed of excerpts that have no part in the reported clips
+CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, with the frames that librosa's Griffin-Lim needs
+TUNED = [  # begin in seconds and speed of excerpts that do not overlap the reported clips
     *((begin, 1.0) for begin in (4.6, 5.1, 5.6, 6.0)),
     *((begin, 1.08) for begin in (4.6, 5.1, 5.6)),
     *((begin, 0.93) for begin in (4.6, 5.2, 5.8, 6.2)),
@@ -126,7 +126,7 @@ def _method_rows(bench: Bench) -> list[list[str]]:
 
 
 def _judged(name: str, latency: str, method: Method, clips: Clips) -> list[str]:
-    live(clips.samples[0])  # what is compiled is compiled by now
+    live(clips.samples[0])  # compiles before times are measured
     begin = time.perf_counter()
     found = torch.stack([_to_length(method(x), clips.samples.shape[-1]) for x in clips.samples])
     factor = (time.perf_counter() - begin) / clips.samples.numel() * STANDARD.sample_rate

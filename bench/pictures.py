@@ -81,7 +81,7 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
             )
     inverter = rtspecinv.StreamingInverter(STFT, look_ahead=3)
     sound = inverter.run(found)
-    inner = slice(4, magnitude.shape[-1] - 4)  # as in every table
+    inner = slice(4, magnitude.shape[-1] - 4)  # as in all other tables
     actual = STFT.magnitude(sound)
     return (
         size * STANDARD.sample_rate / samples.shape[-1],

@@ -13,7 +13,8 @@ import sys
 import protocol
 import torch
 from page import run, summarise
-from tables import SECTIONS, Bench, summary
+from quality_tables import SECTIONS, summary
+from tables import Bench
 
 from rtspecinv.measure.machine import commit, processor
 
@@ -35,6 +36,6 @@ def write_summary(name: str, bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    slow = ("stream-choices", "stream-overlaps")  # each as slow as all the others
+    slow = ("stream-choices", "stream-overlaps")  # each takes as long as all others together
     usual = ",".join(name for name in SECTIONS if name not in slow)
     sys.exit(run(__doc__, SECTIONS, usual, "quality", after=write_summary))

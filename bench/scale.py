@@ -18,7 +18,7 @@ from rtspecinv.common.threads import threads
 from rtspecinv.measure import timing
 from rtspecinv.measure.timing import Runner, Setting
 
-SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # of a point
+SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # per point
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def crossovers(done: list[Sweep]) -> str:
             )
         ]
         names = (label(first), label(second))
-        usual = ratios[2][0]  # of the first sweep: the setting that all sweeps start from
+        usual = ratios[2][0]  # from the first sweep: the setting that all sweeps begin with
         if usual < 1:
             ratios, names = [(1 / ratio, where) for ratio, where in ratios], names[::-1]
         low, high = min(ratios), max(ratios)
