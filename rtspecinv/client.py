@@ -5,7 +5,7 @@ from rtspecinv.client import Client
 with Client("ws://127.0.0.1:8765/stream", n_fft=1024, hop_length=256, sample_rate=22050) as client:
     for frame in frames:              # (513,)
         client.push(frame)
-    samples = client.flush()          # all that has not been taken, from client.latency on
+    samples = client.flush()          # all samples that have not been received, from client.latency on
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ class BandIntake(Intake):
         super().__init__(engine, stft, init, batch_shape, is_late)
         self._bank, self._joint = bank, joint
         self._framer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
-        self._framed(stft.window.new_zeros(*batch_shape, bank.n_bands))  # compiles now, not in the first push
+        self._framed(stft.window.new_zeros(*batch_shape, bank.n_bands))  # compiles before the first push
 
     def checked(
         self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
@@ -274,10 +274,10 @@ class BandIntake(Intake):
         return self._framer[1](values)
 
     def _half(self, value: Tensor, n_axes: int) -> Tensor:
-        return value  # banks make half spectra
+        return value  # banks return half spectra
 
     def _check_magnitudes(self, magnitude: Tensor, n_axes: int = 1) -> None:
-        # The band values that follow are no magnitudes.
+        # Values of bands follow the magnitudes and are not checked here.
         super()._check_magnitudes(magnitude.narrow(-n_axes, 0, self._stft.n_fft // 2 + 1))
 
     def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,7 @@
-"""Streaming inversion: push a magnitude frame, get a hop of samples."""
+"""Streaming inversion: push a magnitude frame, get a hop of samples.
+
+Half of the module is the documentation of the public methods.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_stft
 
 Streams = Tensor | Array | Sequence[int]  # a bool mask, or positions
-_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # attributes a state depends on
+_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # attributes that a state depends on
 CHECKS = ("now", "later")
-MOST_VALUES = 2**31  # largest number of values in the open frames of all streams; each copy takes 8 GB
+MOST_VALUES = 2**31  # largest number of values in the open frames of all streams; a copy takes 8 GB
 
 
 class StreamOptions(TypedDict, total=False):
@@ -151,9 +154,7 @@ class StreamingInverter(Checkpointed):
         n_iter = defaults.n_iter(stft) if n_iter is None else iterations(n_iter=n_iter)
         self.batch_shape = sizes("a tuple of integers >= 1, () for one stream", batch_shape=batch_shape)
         if self.revise > look_back:
-            raise ValueError(
-                f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full"
-            )
+            raise ValueError(f"Parameter {revise=} is larger than {look_back=}: older frames are final")
         if self.update.textbook and self.revise:
             raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise")
         if self.look_ahead < self.init.n_waiting:
@@ -297,7 +298,7 @@ class StreamingInverter(Checkpointed):
         """
         self._intake.look_back(wait=True)
         stft = self.stft
-        covered = max(0, self.latency + self.length(0))  # every push has returned its hop
+        covered = max(0, self.latency + self.length(0))  # without the hops that pushes have returned
         owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
         n_heard = min(owed, covered + stft.padding)
         n_hops = -(-n_heard // stft.hop_length)
