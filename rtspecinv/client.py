@@ -53,7 +53,7 @@ class AsyncClient:
     def __init__(self, url: str = URL, *, token: str | None = None, **hello: Any) -> None:
         self._url, self._token, self._hello = url, token, hello
         self._dtype = np.dtype(_DTYPES.get(hello.get("dtype", "f32"), "<f4"))
-        self._n_resets = 0  # that have not been answered
+        self._n_resets = 0  # number of unanswered resets
         self.ready: dict[str, Any] = {}
 
     async def __aenter__(self) -> AsyncClient:
