@@ -19,7 +19,7 @@ import protocol
 import soxr
 import torch
 from page import named, run, summarise
-from protocol import A, Clips
+from protocol import STANDARD, Clips
 from tables import Bench, db, number, table
 from torch import Tensor
 
@@ -29,10 +29,10 @@ from rtspecinv.metrics import spectral_convergence
 
 try:
     import librosa
-except ImportError:  # a peer, not a part
+except ImportError:  # only needed for comparison
     librosa = None
 
-STFT = rtspecinv.STFT(A.n_fft, A.hop_length)
+STFT = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length)
 N_MELS, FMAX = 80, 8000.0
 Method = Callable[[Tensor, int], Tensor]  # magnitude (*batch, n_freq, n_frames), iterations -> samples
 
@@ -46,7 +46,7 @@ def ours(update: str, init: str) -> Method:
 
 def plain(magnitude: Tensor, n_iter: int) -> Tensor:
     """Fast Griffin-Lim from random phase by `torch.stft` and `torch.istft`, as one would write it."""
-    sizes, window = (A.n_fft, A.hop_length), torch.hann_window(A.n_fft)
+    sizes, window = (STANDARD.n_fft, STANDARD.hop_length), torch.hann_window(STANDARD.n_fft)
     turns = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0))
     angles, previous = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns), torch.tensor(0.0)
     for _ in range(n_iter):
@@ -58,7 +58,12 @@ def plain(magnitude: Tensor, n_iter: int) -> Tensor:
 
 
 def by_librosa(magnitude: Tensor, n_iter: int) -> Tensor:
-    options = {"n_iter": n_iter, "n_fft": A.n_fft, "hop_length": A.hop_length, "random_state": 0}
+    options = {
+        "n_iter": n_iter,
+        "n_fft": STANDARD.n_fft,
+        "hop_length": STANDARD.hop_length,
+        "random_state": 0,
+    }
     return torch.from_numpy(librosa.griffinlim(magnitude.numpy(), **options))
 
 
@@ -81,7 +86,7 @@ METHODS: dict[str, Method] = {
     "**agla, stream (the default)**": ours("agla", "stream"),
     "lbfgs, stream": by_descent,
 }
-FIRST = next(iter(METHODS))  # what times are compared with
+FIRST = next(iter(METHODS))  # the method whose time the others are compared with
 
 
 def one_by_one(method: Method, magnitude: Tensor, n_iter: int) -> Tensor:
@@ -101,17 +106,17 @@ def batch_methods(bench: Bench) -> str:
 
 @cache
 def _method_rows(bench: Bench) -> list[list[str]]:
-    clips, rows = bench.clips(A), []
-    magnitude = A.magnitude(clips.samples)
+    clips, rows = bench.clips(STANDARD), []
+    magnitude = STANDARD.magnitude(clips.samples)
     for name, method in METHODS.items():
         cells, judged = [], []
         for n_iter in (32, 100, 200):
             begin = time.perf_counter()
             samples = one_by_one(method, magnitude, n_iter)
             seconds = (time.perf_counter() - begin) / len(magnitude)
-            cells += [db(protocol.convergence(A, samples, magnitude)), number(seconds)]
+            cells += [db(protocol.convergence(STANDARD, samples, magnitude)), number(seconds)]
             if n_iter == 100:
-                opinion, intelligible = protocol.speech_quality(A, samples, clips)
+                opinion, intelligible = protocol.speech_quality(STANDARD, samples, clips)
                 judged = [number(opinion), number(intelligible, 3)]
         rows.append([name, *cells, *judged])
     return rows
@@ -125,8 +130,8 @@ def write_summary(name: str, bench: Bench) -> None:
     rows = [[row[0], row[1], row[3], row[5], row[7]] for row in _method_rows(bench) if row[0] in chosen]
     text = table(["method, start", "SC dB, 32 iterations", "100", "200", "PESQ, 100"], rows)
     caption = (
-        f"Mean of {len(bench.clips(A).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. From "
-        "[bench/README.md](../bench/README.md#batch-inversion), "
+        f"Mean of {len(bench.clips(STANDARD).names)} recordings, 4 s each, 22.05 kHz, n_fft 1024, hop 256. "
+        "From [bench/README.md](../bench/README.md#batch-inversion), "
         f"commit {commit()}, {processor()}, torch {torch.__version__}."
     )
     summarise("offline", f"{text}\n\n{caption}")
@@ -141,8 +146,10 @@ def batch_time(bench: Bench) -> str:
     last rows are the stream alone, with its defaults. Targets are a ratio of 0.8 at 100 iterations and, to
     pass, 0.5 without compiled code (eager, or no stream) and 0.12 with `numba`.
     """
-    magnitude = A.magnitude(bench.clips(A).samples)
-    reached = float(protocol.convergence(A, one_by_one(METHODS[FIRST], magnitude, 100), magnitude).mean())
+    magnitude = STANDARD.magnitude(bench.clips(STANDARD).samples)
+    reached = float(
+        protocol.convergence(STANDARD, one_by_one(METHODS[FIRST], magnitude, 100), magnitude).mean()
+    )
     names = [FIRST, "plain loop of torch.stft, random start", "fgla, random start", "hybrid, random start"]
     names += ["hybrid, stream", "**agla, stream (the default)**"]
     jobs: dict[tuple[str, str], Callable[[], Tensor]] = {}
@@ -150,8 +157,8 @@ def batch_time(bench: Bench) -> str:
 
     def streams(engine: str, together: bool) -> Callable[[], Tensor]:
         if together:
-            return lambda: protocol.invert(A, magnitude, engine=engine)
-        return lambda: torch.stack([protocol.invert(A, item, engine=engine) for item in magnitude])
+            return lambda: protocol.invert(STANDARD, magnitude, engine=engine)
+        return lambda: torch.stack([protocol.invert(STANDARD, item, engine=engine) for item in magnitude])
 
     for name in dict.fromkeys(names):
         method = METHODS[name]
@@ -161,8 +168,8 @@ def batch_time(bench: Bench) -> str:
             jobs[name, what + " together"] = partial(method, magnitude, n_iter)
     for engine in ("numba", "eager"):
         name = f"StreamingInverter, engine {engine}"
-        samples = protocol.invert(A, magnitude, engine=engine)
-        assert float(protocol.convergence(A, samples, magnitude).mean()) < reached
+        samples = protocol.invert(STANDARD, magnitude, engine=engine)
+        assert float(protocol.convergence(STANDARD, samples, magnitude).mean()) < reached
         needed[name] = 0
         jobs[name, "pass"] = streams(engine, together=False)
         jobs[name, "pass together"] = streams(engine, together=True)
@@ -183,7 +190,7 @@ def _iterations_to_pass(method: Method, magnitude: Tensor, reached: float) -> in
     for n_iter in range(0, 200, 5):
         if n_iter == 0 and method is plain:
             continue
-        if float(protocol.convergence(A, method(magnitude, n_iter), magnitude).mean()) < reached:
+        if float(protocol.convergence(STANDARD, method(magnitude, n_iter), magnitude).mean()) < reached:
             return n_iter
     return 200
 
@@ -205,19 +212,21 @@ def batch_mel(bench: Bench) -> str:
     its gradient; "s" is the time in seconds for one clip. Targets within 200 evaluations are -25 dB in the
     mel domain and PESQ 3.2.
     """
-    clips = bench.clips(A)
+    clips = bench.clips(STANDARD)
     chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")] or list(
         range(len(clips.names))
     )
     speech = Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
-    config = rtspecinv.MelConfig(A.sample_rate, A.n_fft, A.hop_length, n_mels=N_MELS, fmax=FMAX)
+    config = rtspecinv.MelConfig(
+        STANDARD.sample_rate, STANDARD.n_fft, STANDARD.hop_length, n_mels=N_MELS, fmax=FMAX
+    )
     mel, rows = rtspecinv.Mel(config), []
     target, length = mel(speech.samples), speech.samples.shape[-1]
     for name, evaluations, method in _mel_methods(mel, length):
         begin = time.perf_counter()
         samples = torch.stack([method(item) for item in target])
         seconds = (time.perf_counter() - begin) / len(target)
-        opinion, intelligible = protocol.speech_quality(A, samples, speech)
+        opinion, intelligible = protocol.speech_quality(STANDARD, samples, speech)
         convergence = db(spectral_convergence(mel(samples), target))
         rows.append(
             [name, evaluations, convergence, number(opinion), number(intelligible, 3), number(seconds)]
@@ -230,10 +239,10 @@ def _mel_methods(mel: rtspecinv.Mel, length: int) -> Iterator[tuple[str, str, Ca
         return torch.log1p(mel(samples))
 
     def nnls(target: Tensor) -> Tensor:
-        options = {"sr": A.sample_rate, "n_fft": A.n_fft, "power": 1.0, "fmax": FMAX}
+        options = {"sr": STANDARD.sample_rate, "n_fft": STANDARD.n_fft, "power": 1.0, "fmax": FMAX}
         magnitude = librosa.feature.inverse.mel_to_stft(target.numpy(), **options)
         return torch.nn.functional.pad(
-            by_librosa(torch.from_numpy(magnitude), 32), (0, length % A.hop_length)
+            by_librosa(torch.from_numpy(magnitude), 32), (0, length % STANDARD.hop_length)
         )
 
     def unsearched(target: Tensor) -> Tensor:
@@ -274,7 +283,7 @@ def batch_blocks(bench: Bench) -> str:
     rows: list[list[str]] = []
     whole: list[float] = []
     clips = list(_long(bench, 15.0))
-    magnitudes = [A.magnitude(s) for s in clips]
+    magnitudes = [STANDARD.magnitude(s) for s in clips]
     for block_frames in (None, 1024, 512, 256, 128):
         scores = []
         for magnitude in magnitudes:
@@ -284,7 +293,7 @@ def batch_blocks(bench: Bench) -> str:
                 samples = torch.cat(
                     list(rtspecinv.invert_blocks(magnitude.mT, STFT, block_frames=block_frames))
                 )
-            scores.append(float(protocol.convergence(A, samples[None], magnitude[None])))
+            scores.append(float(protocol.convergence(STANDARD, samples[None], magnitude[None])))
         whole = whole or scores
         change = np.subtract(scores, whole)
         name = "whole" if block_frames is None else str(block_frames)
@@ -299,8 +308,8 @@ def batch_starts(bench: Bench) -> str:
     than in the tables above. The constants of the start were chosen on these clips. "s" is the time in
     seconds for the start of one clip. Values are means and their standard errors.
     """
-    parts = [protocol.read_clips(bench.files, A.sample_rate, begin) for begin in (1.5, 3.0, 4.5, 6.0)]
-    magnitude, rows = A.magnitude(torch.cat([part.samples for part in parts])), []
+    parts = [protocol.read_clips(bench.files, STANDARD.sample_rate, begin) for begin in (1.5, 3.0, 4.5, 6.0)]
+    magnitude, rows = STANDARD.magnitude(torch.cat([part.samples for part in parts])), []
     bold = rtspecinv.updates.RAAR(beta=0.9, ramp=0.1)
     starts: list[tuple[str, dict[str, Any]]] = [
         (f"default, look_ahead 3, {n} iterations", {"n_iter": n}) for n in (8, 16, 32)
@@ -318,7 +327,7 @@ def batch_starts(bench: Bench) -> str:
         cells = []
         for n_iter in (0, 32, 100, 200):
             samples = rtspecinv.invert(magnitude, STFT, init=start, n_iter=n_iter)
-            values = protocol.convergence(A, samples, magnitude)
+            values = protocol.convergence(STANDARD, samples, magnitude)
             cells.append(f"{float(values.mean()):.2f} ± {float(values.std() / len(values) ** 0.5):.2f}")
         rows.append([name, number(seconds), *cells])
     return table(["stream", "s", "SC dB, 0 iterations", "32", "100", "200"], rows)
@@ -331,7 +340,7 @@ def batch_engines(bench: Bench) -> str:
     in table "batch methods". The last row is a lower bound: two real transforms per frame and iteration, by
     torch. The target for `numba` is a ratio of 2.
     """
-    magnitude, rows = A.magnitude(bench.clips(A).samples), []
+    magnitude, rows = STANDARD.magnitude(bench.clips(STANDARD).samples), []
     names, engines = ("gla", "fgla", "agla", "raar", "dm", "admm", "hybrid"), ("eager", "numba")
     results: dict[Any, Tensor] = {}
     jobs: dict[Any, Callable[[], Tensor]] = {}
@@ -346,7 +355,7 @@ def batch_engines(bench: Bench) -> str:
             frames = STFT.inverse_transform(STFT.transform(frames_of_one))
         return frames
 
-    frames_of_one = torch.rand(magnitude.shape[-1], A.n_fft)
+    frames_of_one = torch.rand(magnitude.shape[-1], STANDARD.n_fft)
     for name in names:
         for engine in engines:
             jobs[name, engine] = partial(run_all, name, engine)
@@ -354,7 +363,7 @@ def batch_engines(bench: Bench) -> str:
     times = {key: 1000 * seconds / len(magnitude) for key, seconds in _medians(jobs, 5).items()}
     for name in names:
         eager, compiled = times[name, "eager"], times[name, "numba"]
-        quality = [db(protocol.convergence(A, results[name, engine], magnitude)) for engine in engines]
+        quality = [db(protocol.convergence(STANDARD, results[name, engine], magnitude)) for engine in engines]
         rows.append([name, f"{eager:.0f}", f"{compiled:.0f}", number(eager / compiled), *quality])
     rows.append(["two transforms a frame", f"{times['transforms']:.0f}", "", "", "", ""])
     return table(["rule", "eager", "numba", "eager / numba", "SC dB, eager", "SC dB, numba"], rows)
@@ -362,7 +371,7 @@ def batch_engines(bench: Bench) -> str:
 
 def _streamed(magnitude: Tensor, options: dict[str, Any]) -> Tensor:
     """Spectrum of what a stream makes of `(n_freq, n_frames)`."""
-    inverter = A.inverter(**options)
+    inverter = STANDARD.inverter(**options)
     return STFT.analyze(inverter.run(magnitude))
 
 
@@ -370,9 +379,9 @@ def _long(bench: Bench, seconds: float) -> Iterator[Tensor]:
     for path in bench.files:
         samples, rate = rtspecinv.read_audio(path)
         cut = samples.mean(0)[round(bench.begin * rate) :][: round(seconds * rate)]
-        yield torch.from_numpy(soxr.resample(cut, rate, A.sample_rate)).float()
+        yield torch.from_numpy(soxr.resample(cut, rate, STANDARD.sample_rate)).float()
     if not bench.files:
-        yield from bench.clips(A).samples
+        yield from bench.clips(STANDARD).samples
 
 
 SECTIONS = named(batch_methods, batch_time, batch_mel, batch_blocks, batch_starts, batch_engines)

@@ -7,7 +7,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from protocol import A, B, C, Configuration, D
+from protocol import DENSE, LONG, SHORT, STANDARD, Configuration
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -40,8 +40,8 @@ def noise(configuration: Configuration, *batch: int) -> Tensor:
 @pytest.fixture(scope="module")
 def buffer() -> FrameBuffer:
     """A buffer of 1024/256, all its frames open."""
-    buffer = FrameBuffer(rtspecinv.STFT(A.n_fft, A.hop_length), LOOK_AHEAD + 1)
-    for magnitude in noise(A).unbind(-1):
+    buffer = FrameBuffer(rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length), LOOK_AHEAD + 1)
+    for magnitude in noise(STANDARD).unbind(-1):
         buffer.push(magnitude)
     return buffer
 
@@ -68,14 +68,14 @@ def test_to_consistent(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectru
 def test_overlap_add(benchmark: BenchmarkFixture, buffer: FrameBuffer, spectrum: Tensor) -> None:
     stft = buffer.stft
     samples = benchmark(stft.overlap_add, stft.inverse_transform(spectrum))
-    assert samples.shape == (LOOK_AHEAD * A.hop_length + A.n_fft,)
+    assert samples.shape == (LOOK_AHEAD * STANDARD.hop_length + STANDARD.n_fft,)
 
 
 @pytest.mark.benchmark(group=f"a push, look_ahead {LOOK_AHEAD}, n_iter {N_ITER}")
 @pytest.mark.parametrize("device", timing.devices())
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "auto"])
 @pytest.mark.parametrize("n_streams", [1, 16])
-@pytest.mark.parametrize("configuration", [A, B, C, D], ids=str)
+@pytest.mark.parametrize("configuration", [STANDARD, LONG, SHORT, DENSE], ids=str)
 def test_push(
     benchmark: BenchmarkFixture, configuration: Configuration, n_streams: int, engine: str, device: str
 ) -> None:
@@ -98,6 +98,6 @@ def test_push(
         push()
     hop = benchmark(push)
     assert hop.shape == (n_streams, configuration.hop_length)
-    if benchmark.stats is not None:  # None unless benchmarks are enabled
+    if benchmark.stats is not None:  # None if benchmarks are disabled
         seconds = n_streams * configuration.hop_length / configuration.sample_rate
         benchmark.extra_info["real_time_factor"] = benchmark.stats.stats.median / seconds

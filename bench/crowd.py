@@ -24,8 +24,8 @@ HELLO: dict[str, Any] = {
     "n_iter": 8,
 }
 PERIOD = HELLO["hop_length"] / HELLO["sample_rate"]
-WARM_UP = 1.0  # seconds that are not counted
-N_FRAMES = 64  # different ones
+WARM_UP = 1.0  # seconds before delays are counted
+N_FRAMES = 64  # number of different frames
 
 
 class Crowd:
@@ -33,7 +33,7 @@ class Crowd:
 
     def __init__(self, url: str, n_clients: int, seconds: float) -> None:
         self.url, self.n_clients, self.seconds = url, n_clients, seconds
-        self.waits: list[float] = []  # seconds from frame out to hop back
+        self.waits: list[float] = []  # seconds from sending a frame until its hop arrives
         self.refusals: list[str] = []
         self.n_sent = self.n_back = 0
         self.frames = np.abs(np.random.default_rng(1).standard_normal((N_FRAMES, 513))).astype(np.float32)
@@ -88,7 +88,7 @@ class Crowd:
     async def _listen(self, client: AsyncClient, out: list[float]) -> int:
         n_back, counted = 0, int(WARM_UP / PERIOD)
         async for hop in client:
-            if len(hop) == HELLO["hop_length"] and n_back < len(out):  # the rest is what was owed
+            if len(hop) == HELLO["hop_length"] and n_back < len(out):  # other samples are those of the flush
                 if n_back >= counted:
                     self.waits.append(time.perf_counter() - out[n_back])
                 n_back += 1

@@ -29,13 +29,13 @@ from rtspecinv.metrics import spectral_convergence
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 from features import KINDS, SOUNDS, Kind, instructions, obeyed, untrue
 
-SEEDS = (2, 3)  # thresholds were set on 0 and 1
+SEEDS = (2, 3)  # the thresholds were chosen with seeds 0 and 1
 HIFIGAN = rtspecinv.presets["hifigan-22k"].config
 KALDI = MelConfig(
     16000, 512, 160, win_length=400, fmin=20, fmax=8000, scale="htk", area_norm=False, power=2, center=False,
     preemphasis=0.97, compression=Compression("ln", floor=2.0**-23),
 )  # fmt: skip
-# The nearest configurations of kinds that it may give an instruction for.
+# Nearest configuration of each kind for which `diagnose` may give an instruction.
 CONFIGS = {
     "hifigan-22k": HIFIGAN,
     "hifigan, (frames, mels)": HIFIGAN,

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from protocol import A, B, C, D
+from protocol import DENSE, LONG, SHORT, STANDARD
 from scale import label, runners
 from tables import Bench, number, table
 from torch import Tensor
@@ -19,18 +19,18 @@ from rtspecinv.engines.eager import Eager
 from rtspecinv.frames import FrameBuffer
 from rtspecinv.measure.timing import Runner, Setting
 
-ROUNDS, N_PUSHES, SECONDS = 5, 200, 0.3  # at most
+ROUNDS, N_PUSHES, SECONDS = 5, 200, 0.3  # largest numbers and duration
 SETTINGS = [
-    (A, 3, 8, 1),
-    (A, 3, 8, 64),
-    (B, 3, 8, 1),
-    (C, 3, 8, 1),
-    (D, 3, 8, 1),
-    (A, 0, 8, 1),
-    (A, 3, 32, 1),
+    (STANDARD, 3, 8, 1),
+    (STANDARD, 3, 8, 64),
+    (LONG, 3, 8, 1),
+    (SHORT, 3, 8, 1),
+    (DENSE, 3, 8, 1),
+    (STANDARD, 0, 8, 1),
+    (STANDARD, 3, 32, 1),
 ]
-# Flops of a bin in an iteration of RAAR: magnitude 3, root and quotient 2, scaling 5, times the magnitude 2,
-# y 6, the rest 6, the new iterate 4; of a sample: window and overlap-add 3.
+# Flops per bin in an iteration of RAAR: magnitude 3, root and quotient 2, scaling 5, product with the
+# magnitude 2, y 6, the remaining sums 6, the new iterate 4. Flops per sample: window and overlap-add 3.
 PER_BIN, PER_SAMPLE = 28, 3
 
 
@@ -80,7 +80,8 @@ def _cells(runner: Runner, setting: Setting, frame: Tensor) -> list[str]:
     buffer = reference._engine.buffer
     for _ in range(3 * buffer.n_open + 20):
         inverter.push(frame)
-    with Counter() as counter:  # of the reference: of a graph or of compiled code nothing would be seen
+    # The reference is counted, because operations of a graph or of compiled code are invisible.
+    with Counter() as counter:
         reference.push(frame)
     n_ffts, alone = counter.n_ffts, counter.again(frame.device)
     if engine.name == "numba":
@@ -143,7 +144,7 @@ class Counter(TorchDispatchMode):
 def ffts_of_numba(buffer: FrameBuffer, n_iter: int) -> tuple[int, int]:
     """Forward and inverse transforms of a push of one stream, default rule, as the kernel has them."""
     n_open, n_revised = buffer.n_open, buffer.n_heard // buffer.stft.hop_length
-    n_heard = min(n_open, n_revised + (2 if buffer.n_fade else 1))  # frames with a part in the hop
+    n_heard = min(n_open, n_revised + (2 if buffer.n_fade else 1))  # number of frames that contain the hop
     start, sweeps = (1, n_open - 1), (n_iter * n_open, n_iter * n_open)
     estimate, commit = (n_heard, n_open), (0, n_heard)
     forward, inverse = (sum(parts) for parts in zip(start, sweeps, estimate, commit, strict=True))

@@ -29,7 +29,7 @@ RATE = 44100
 SECONDS = 8
 N_RUNS = 5
 DEVICE = "room, JACK"
-STEP = 8  # samples between delays that are tried
+STEP = 8  # distance of the delays that are tried, in samples
 LONGEST = RATE // 4
 
 
@@ -79,7 +79,7 @@ class Lateness:
 
     whole_ms: float
     queue_ms: float
-    silence_ms: float  # heard instead of sound, in gaps
+    silence_ms: float  # duration of gaps, in which silence is heard
     n_made_up: int
 
 

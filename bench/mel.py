@@ -21,7 +21,7 @@ import protocol
 import soxr
 import torch
 from page import named, run, summarise
-from protocol import A, Clips
+from protocol import STANDARD, Clips
 from tables import Bench, number, table
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,16 +36,16 @@ from rtspecinv.updates import ADMM, RAAR
 try:
     import speechmos.dnsmos
     import speechmos.plcmos
-except ImportError:  # opinions without a reference, whose models come with the package
+except ImportError:  # scores without a reference; the package contains the models
     speechmos = None
 try:
     import librosa
-except ImportError:  # a peer, not a part
+except ImportError:  # only needed for comparison
     librosa = None
 
 PRESET = rtspecinv.presets["hifigan-22k"]
-CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, framed as librosa's Griffin-Lim wants it
-TUNED = [  # seconds and speed of excerpts that have no part in the reported clips
+CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, with the frames that librosa's Griffin-Lim needs
+TUNED = [  # begin in seconds and speed of excerpts that do not overlap the reported clips
     *((begin, 1.0) for begin in (4.6, 5.1, 5.6, 6.0)),
     *((begin, 1.08) for begin in (4.6, 5.1, 5.6)),
     *((begin, 0.93) for begin in (4.6, 5.2, 5.8, 6.2)),
@@ -91,7 +91,7 @@ def methods() -> Iterator[tuple[str, str, Method]]:
         latency = PRESET.inverter(look_ahead=look_ahead, engine="eager").latency
         yield (
             name,
-            f"{1000 * latency / A.sample_rate:.0f} ms",
+            f"{1000 * latency / STANDARD.sample_rate:.0f} ms",
             partial(live, look_ahead=look_ahead),
         )
     yield "the same, 16 iterations", "", partial(live, look_ahead=3, n_iter=16)
@@ -121,16 +121,16 @@ def mel_methods(bench: Bench) -> str:
 
 @cache
 def _method_rows(bench: Bench) -> list[list[str]]:
-    clips = speech(bench.clips(A))
+    clips = speech(bench.clips(STANDARD))
     return [_judged(*method, clips) for method in methods()]
 
 
 def _judged(name: str, latency: str, method: Method, clips: Clips) -> list[str]:
-    live(clips.samples[0])  # what is compiled is compiled by now
+    live(clips.samples[0])  # compiles before times are measured
     begin = time.perf_counter()
     found = torch.stack([_to_length(method(x), clips.samples.shape[-1]) for x in clips.samples])
-    factor = (time.perf_counter() - begin) / clips.samples.numel() * A.sample_rate
-    opinion, intelligible = protocol.speech_quality(A, found, clips)
+    factor = (time.perf_counter() - begin) / clips.samples.numel() * STANDARD.sample_rate
+    opinion, intelligible = protocol.speech_quality(STANDARD, found, clips)
     ours, wanted = (PRESET.linear(x)[..., 4:-4] for x in (found, clips.samples))
     distance = spectral_convergence(ours, wanted).mean()
     judged = [number(opinion), number(intelligible, 3), number(float(distance)), number(factor, 3)]
@@ -171,7 +171,7 @@ def mel_choices(bench: Bench) -> str:
     variant (first row), with its standard error over the excerpts; chance alone changes PESQ of single
     excerpts by much more than that.
     """
-    parts = [speech(protocol.read_clips(bench.files, A.sample_rate, *where)) for where in TUNED]
+    parts = [speech(protocol.read_clips(bench.files, STANDARD.sample_rate, *where)) for where in TUNED]
     clips = Clips(sum((p.names for p in parts), ()), torch.cat([p.samples for p in parts]))
     mel = PRESET(clips.samples)
     magnitude = PRESET.stft.magnitude(clips.samples)
@@ -185,7 +185,10 @@ def mel_choices(bench: Bench) -> str:
         )
         found = inverter.run(given)
         scores = torch.tensor(
-            [protocol._speech_scores(x, y, A.sample_rate) for x, y in zip(found, clips.samples, strict=True)]
+            [
+                protocol._speech_scores(x, y, STANDARD.sample_rate)
+                for x, y in zip(found, clips.samples, strict=True)
+            ]
         )
         change = scores - known.setdefault("choice", scores)
         mean, by, error = scores.mean(0), change.mean(0), change.std(0) / len(scores) ** 0.5
@@ -244,7 +247,7 @@ def mel_cost(bench: Bench) -> str:
     Times are medians of 600 pushes in µs, measured in turn; the ratio is relative to a push of magnitudes
     ("linear") with its default rule. The target is 2.5.
     """
-    samples, rows = speech(bench.clips(A)).samples[0], []
+    samples, rows = speech(bench.clips(STANDARD)).samples[0], []
     mel, magnitude = (frames.mT.contiguous() for frames in (PRESET(samples), PRESET.stft.magnitude(samples)))
     for engine in ("numba", "eager"):
         options: dict[str, Any] = {"look_ahead": 3, "engine": engine}
@@ -266,7 +269,7 @@ def mel_cost(bench: Bench) -> str:
         median = {name: statistics.median(t[50:]) for name, t in times.items()}
         for name, seconds in median.items():
             ratio = seconds / median["linear, raar"]
-            factor = seconds * A.sample_rate / A.hop_length
+            factor = seconds * STANDARD.sample_rate / STANDARD.hop_length
             rows.append([engine, name, f"{1e6 * seconds:.0f}", number(ratio), number(factor, 3)])
     return table(["engine", "push", "µs", "ratio", "real-time factor"], rows)
 
@@ -308,7 +311,7 @@ def mel_degraded(bench: Bench) -> str:
     default. PESQ and ESTOI compare with the clean recording; DNSMOS (overall) and PLCMOS need no reference
     (package speechmos). Values are means over the clips with their standard errors, and the worst clip.
     """
-    clips = speech(bench.clips(A))
+    clips = speech(bench.clips(STANDARD))
     rows = []
     for look_ahead, names in ((3, list(DEGRADED)), (0, list(DEGRADED)[:3])):
         for name in names:
@@ -340,11 +343,11 @@ def mel_degraded(bench: Bench) -> str:
 def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]:
     """PESQ, ESTOI, DNSMOS and PLCMOS; those that are not installed are NaN."""
     heard = _to_length(samples, len(clean))
-    opinion, intelligible = protocol._speech_scores(heard, clean, A.sample_rate)
+    opinion, intelligible = protocol._speech_scores(heard, clean, STANDARD.sample_rate)
     if speechmos is None:
         return opinion, intelligible, math.nan, math.nan
     loud = heard / heard.abs().max().clamp_min(1e-9) * 0.9
-    wide = soxr.resample(loud.double().numpy(), A.sample_rate, 16000).clip(-1, 1)
+    wide = soxr.resample(loud.double().numpy(), STANDARD.sample_rate, 16000).clip(-1, 1)
     overall = speechmos.dnsmos.run(wide, sr=16000)["ovrl_mos"]
     return opinion, intelligible, float(overall), float(speechmos.plcmos.run(wide, sr=16000)["plcmos"])
 

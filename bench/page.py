@@ -20,14 +20,14 @@ from rtspecinv.measure.machine import commit, processor
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_AUDIO = ROOT.parent / "shared" / "audio"
 README = ROOT / "bench" / "README.md"
-SUMMARIES = {  # pages with a few rows of a table, between markers of these names
+SUMMARIES = {  # pages that contain a few rows of a table, between markers of these names
     "measured": "README.md",
     "offline": "docs/whole.md",
     "mel": "docs/mel.md",
     "live": "docs/live.md",
     "pictures": "docs/files.md",
 }
-BEGIN = 0.5  # seconds
+BEGIN = 0.5  # beginning of clips, in seconds
 
 Section = Callable[[Bench], str]
 
@@ -44,7 +44,7 @@ def run(
     torch.set_num_threads(1)
     try:
         bench = Bench(recordings(args.audio), args.clips_from)
-        print(f"Clips: {', '.join(bench.clips(protocol.A).names)}\n")
+        print(f"Clips: {', '.join(bench.clips(protocol.STANDARD).names)}\n")
     except protocol.NoRecordings as error:
         print(error, file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from page import named, run, summarise
-from protocol import A
+from protocol import STANDARD
 from tables import Bench, number, table
 from torch import Tensor
 
@@ -21,7 +21,7 @@ import rtspecinv
 from rtspecinv.measure.machine import commit
 from rtspecinv.metrics import spectral_convergence
 
-STFT = rtspecinv.STFT(A.n_fft, A.hop_length)
+STFT = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length)
 PICTURES: list[tuple[str, str, int | None, int]] = [  # name, scale, rows, bits
     ("**linear, 513 rows**", "linear", None, 16),
     ("**linear, 513 rows**", "linear", None, 8),
@@ -47,7 +47,7 @@ def picture_loss(bench: Bench) -> str:
 
 @cache
 def _picture_rows(bench: Bench) -> list[list[str]]:
-    clips = bench.clips(A)
+    clips = bench.clips(STANDARD)
     rows = [["no picture", "", *_row([_measured(samples, None) for samples in clips.samples])]]
     for name, scale, height, bits in PICTURES:
         found = [_measured(samples, (scale, height, bits)) for samples in clips.samples]
@@ -67,11 +67,13 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
     if picture is not None:
         name, height, bits = picture
         lowest = 30.0 if name == "log" else None
-        scale = rtspecinv.PictureScale(A.sample_rate, A.n_fft, name, lowest, white=float(magnitude.max()))
+        scale = rtspecinv.PictureScale(
+            STANDARD.sample_rate, STANDARD.n_fft, name, lowest, white=float(magnitude.max())
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.png"
             rtspecinv.save_spectrogram(
-                path, magnitude, STFT, sample_rate=A.sample_rate, scale=scale, height=height, bits=bits
+                path, magnitude, STFT, sample_rate=STANDARD.sample_rate, scale=scale, height=height, bits=bits
             )
             size = path.stat().st_size
             found = torch.stack(
@@ -79,10 +81,10 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
             )
     inverter = rtspecinv.StreamingInverter(STFT, look_ahead=3)
     sound = inverter.run(found)
-    inner = slice(4, magnitude.shape[-1] - 4)  # as in every table
+    inner = slice(4, magnitude.shape[-1] - 4)  # as in all other tables
     actual = STFT.magnitude(sound)
     return (
-        size * A.sample_rate / samples.shape[-1],
+        size * STANDARD.sample_rate / samples.shape[-1],
         float(spectral_convergence(found[:, inner], magnitude[:, inner])),
         float(spectral_convergence(actual[:, inner], magnitude[:, inner])),
     )
@@ -95,7 +97,7 @@ def write_summary(name: str, bench: Bench) -> None:
     rows = [row for row in _picture_rows(bench) if not row[0].startswith("log")]
     text = table(HEADER, rows)
     origin = f"From [bench/README.md](../bench/README.md#pictures), commit {commit()}."
-    caption = f"Mean of {len(bench.clips(A).names)} recordings, 4 s each. {origin}"
+    caption = f"Mean of {len(bench.clips(STANDARD).names)} recordings, 4 s each. {origin}"
     summarise("pictures", f"{text}\n\n{caption}")
 
 

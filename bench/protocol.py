@@ -24,7 +24,7 @@ SUFFIXES = {".flac", ".mp3", ".ogg", ".wav"}
 
 
 class NoRecordings(Exception):
-    """There is nothing to measure; says what to pass."""
+    """No recordings were found; the message states what to pass."""
 
 
 def gauss_window(n_fft: int) -> Tensor:
@@ -75,8 +75,10 @@ class Configuration:
         return Setting(self.sample_rate, self.n_fft, self.hop_length, look_ahead, n_iter)
 
 
-A, B = Configuration(22050, 1024, 256), Configuration(22050, 2048, 512)
-C, D = Configuration(16000, 512, 128), Configuration(22050, 1024, 128)
+STANDARD = Configuration(22050, 1024, 256)
+LONG = Configuration(22050, 2048, 512)
+SHORT = Configuration(16000, 512, 128)
+DENSE = Configuration(22050, 1024, 128)
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -
 def _speech_scores(samples: Tensor, clean: Tensor, rate: int) -> tuple[float, float]:
     try:
         opinion = rtspecinv.metrics.pesq(samples, clean, rate)
-    except ImportError:  # it has to be compiled
+    except ImportError:  # pesq is compiled when it is installed, which may have failed
         opinion = np.nan
     return opinion, rtspecinv.metrics.estoi(samples, clean, rate)
 
@@ -222,7 +224,7 @@ def score(
 
 def seam_ratio(output: Tensor, hop_length: int, latency: int) -> Tensor:
     """RMS second difference across hop boundaries over that at all other samples, `(n_clips,)`."""
-    bent = output.diff(n=2).double()  # item i is centred on sample i + 1
+    bent = output.diff(n=2).double()  # item i belongs to sample i + 1
     phase = (torch.arange(bent.shape[-1]) + 1 + latency) % hop_length
     across = (phase == 0) | (phase == hop_length - 1)
     return (bent[..., across].square().mean(-1) / bent[..., ~across].square().mean(-1)).sqrt()

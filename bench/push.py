@@ -18,7 +18,7 @@ import protocol
 import scale
 import steady
 from page import ROOT, named, run
-from protocol import A, B, C, Configuration, D
+from protocol import DENSE, LONG, SHORT, STANDARD, Configuration
 from scale import runners
 from tables import Bench, db, table
 from torch import Tensor
@@ -33,10 +33,10 @@ from rtspecinv.measure.timing import Setting
 C_REFERENCE = ROOT.parent / "shared" / "reference" / "rtisi_la_fftw.c"
 PLOT, NUMBERS = ROOT / "docs" / "push.png", ROOT / "bench" / "push.json"
 N_PUSHES = 2000
-USUAL = A.setting(3, 8)
+USUAL = STANDARD.setting(3, 8)
 PLAN = [
-    *((A.setting(look_ahead, n_iter), 1) for look_ahead in (3, 1, 0) for n_iter in (8, 2, 32)),
-    *((configuration.setting(3, 8), 1) for configuration in (B, C, D)),
+    *((STANDARD.setting(look_ahead, n_iter), 1) for look_ahead in (3, 1, 0) for n_iter in (8, 2, 32)),
+    *((configuration.setting(3, 8), 1) for configuration in (LONG, SHORT, DENSE)),
     *((USUAL, streams) for streams in (4, 16, 64)),
 ]
 
@@ -65,7 +65,7 @@ def push_cost(bench: Bench) -> str:
 @cache
 def measured(bench: Bench) -> Result:
     """All that table "push cost" says, as `rtspecinv bench --json` writes it."""
-    names = bench.clips(A).names
+    names = bench.clips(STANDARD).names
     result = Result(f"{len(names)} clips: {', '.join(names)}", facts())
 
     def magnitude(setting: Setting) -> Tensor:
@@ -89,7 +89,7 @@ def write_files(name: str, bench: Bench) -> None:
         write_json(NUMBERS, result.numbers())
         from rtspecinv.measure.plots import push_plot
 
-        sizes = (A.n_fft, A.hop_length)
+        sizes = (STANDARD.n_fft, STANDARD.hop_length)
         shown = [point(record) for record in result.records if (record.n_fft, record.hop_length) == sizes]
         content = push_plot(shown)
         write_whole(PLOT, lambda file: file.write(content))
@@ -101,14 +101,16 @@ def push_quality(bench: Bench) -> str:
     Each setting is measured on the clips of table "stream quality"; settings that another one beats in both
     time and SC are left out. The target is -30 dB in 80 µs.
     """
-    clips, points = bench.clips(A), []
-    magnitude = A.magnitude(clips.samples)
+    clips, points = bench.clips(STANDARD), []
+    magnitude = STANDARD.magnitude(clips.samples)
     for look_ahead in range(4):
         for revise in range(4):
             for n_iter in (1, 2, 3, 4, 6, 8, 12, 16, 32):
                 options: dict[str, Any] = {"look_ahead": look_ahead, "revise": revise, "n_iter": n_iter}
-                quality = db(protocol.convergence(A, protocol.invert(A, magnitude, **options), magnitude))
-                cost, _ = protocol.push_seconds(A, magnitude[0], engine="numba", **options)
+                quality = db(
+                    protocol.convergence(STANDARD, protocol.invert(STANDARD, magnitude, **options), magnitude)
+                )
+                cost, _ = protocol.push_seconds(STANDARD, magnitude[0], engine="numba", **options)
                 points.append((cost, float(quality), options))
     points.sort(key=lambda point: point[0])
     rows, so_far = [], 0.0
@@ -127,14 +129,14 @@ def push_streams(bench: Bench) -> str:
     target is a throughput of 1.85 for 64 streams on 2 threads.
     """
     rows, one = [], 0.0
-    magnitude = bench.magnitude(A)[0]
+    magnitude = bench.magnitude(STANDARD)[0]
     for n_threads in (1, 2):
         for n_streams in (1, 8, 64, 256):
             with threads(n_threads):
-                inverter = A.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(n_streams,))
+                inverter = STANDARD.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(n_streams,))
                 seconds = float(np.median(timing.push_seconds(inverter, magnitude, 300)))
             one = one or seconds
-            keeps_up = int(n_streams * A.hop_length / A.sample_rate / seconds)
+            keeps_up = int(n_streams * STANDARD.hop_length / STANDARD.sample_rate / seconds)
             each = (
                 f"{1e6 * seconds:.0f}",
                 f"{1e6 * seconds / n_streams:.1f}",
@@ -151,12 +153,12 @@ def push_capacity(bench: Bench) -> str:
     than the duration of a hop, on one core or on the GPU. The search stops at a precision of 6 %.
     """
     rows = []
-    for setting in (USUAL, A.setting(0, 8)):
+    for setting in (USUAL, STANDARD.setting(0, 8)):
         for runner in runners():
-            limit = timing.most_streams(runner, setting, bench.magnitude(A)[0], N_PUSHES)
+            limit = timing.most_streams(runner, setting, bench.magnitude(STANDARD)[0], N_PUSHES)
             p99 = "" if limit.p99_us is None else f"{limit.p99_us / 1000:.2f}"
             name, hop = (
-                f"{A.name}, {setting.look_ahead}, {setting.n_iter}",
+                f"{STANDARD.name}, {setting.look_ahead}, {setting.n_iter}",
                 f"{1000 * setting.hop_seconds:.2f}",
             )
             rows.append([name, engine_label(limit), str(limit.streams), p99, hop])

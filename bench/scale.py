@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from protocol import A, Configuration
+from protocol import STANDARD, Configuration
 from tables import Bench, table
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from rtspecinv.common.threads import threads
 from rtspecinv.measure import timing
 from rtspecinv.measure.timing import Runner, Setting
 
-SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # of a point
+SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # per point
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def median(runner: Runner, setting: Setting, streams: int, magnitude: Tensor) ->
 @cache
 def runners() -> list[Runner]:
     """All engines that this machine can run."""
-    return timing.runners(["all"], timing.devices(), A.setting(3, 8))
+    return timing.runners(["all"], timing.devices(), STANDARD.setting(3, 8))
 
 
 def sweeps() -> list[Sweep]:
-    usual, rate = A.setting(3, 8), A.sample_rate
+    usual, rate = STANDARD.setting(3, 8), STANDARD.sample_rate
     many = {n: (usual, n) for n in (1, 4, 16, 64, 256, 1024)}
     found = [
-        Sweep("open frames", {n + 2: (A.setting(n, 8), 1) for n in (0, 1, 3, 7, 15)}),
-        Sweep("n_iter", {n: (A.setting(3, n), 1) for n in (1, 2, 4, 8, 16, 32)}),
+        Sweep("open frames", {n + 2: (STANDARD.setting(n, 8), 1) for n in (0, 1, 3, 7, 15)}),
+        Sweep("n_iter", {n: (STANDARD.setting(3, n), 1) for n in (1, 2, 4, 8, 16, 32)}),
         Sweep("n_fft", {n: (Setting(rate, n, n // 4, 3, 8), 1) for n in (256, 512, 1024, 2048, 4096)}),
         Sweep("overlap", {n: (Setting(rate, 1024, 1024 // n, 3, 8), 1) for n in (4, 8, 16)}),
         Sweep("overlap, all ahead", {n: (Setting(rate, 1024, 1024 // n, n - 1, 8), 1) for n in (4, 8, 16)}),
@@ -114,7 +114,7 @@ def crossovers(done: list[Sweep]) -> str:
             )
         ]
         names = (label(first), label(second))
-        usual = ratios[2][0]  # of the first sweep: the setting that all sweeps start from
+        usual = ratios[2][0]  # from the first sweep: the setting that all sweeps begin with
         if usual < 1:
             ratios, names = [(1 / ratio, where) for ratio, where in ratios], names[::-1]
         low, high = min(ratios), max(ratios)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from floor import compiled_ffts, ffts_of_numba
-from protocol import A
+from protocol import STANDARD
 from tables import Bench, table
 
 from rtspecinv.common.threads import threads
@@ -28,7 +28,7 @@ def push_steadiness(bench: Bench) -> str:
     thread, measured in turn: the median over the rounds of the ratio of medians. Targets are p99 / p50 1.5
     and throughput 1.85.
     """
-    magnitude = bench.magnitude(A)[0][:, 40]
+    magnitude = bench.magnitude(STANDARD)[0][:, 40]
     with threads(2):
         one, many = jobs(magnitude, 1), jobs(magnitude, N_STREAMS)
         times = in_turn([*((job, N_PUSHES) for job in one), *((job, N_PUSHES_OF_MANY) for job in many)])
@@ -52,7 +52,7 @@ def push_steadiness(bench: Bench) -> str:
 
 def jobs(magnitude: Any, streams: int) -> tuple[Job, Job]:
     """A push of so many streams, and the transforms of one."""
-    inverter = A.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(streams,))
+    inverter = STANDARD.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(streams,))
     frame = magnitude.expand(streams, -1).contiguous()
     engine: Any = inverter._engine
     return lambda: inverter.push(frame), compiled_ffts(engine, *ffts_of_numba(engine.buffer, 8))

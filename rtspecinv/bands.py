@@ -18,7 +18,7 @@ from rtspecinv.common.checks import finite, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import Module, home
 from rtspecinv.projections import to_magnitude
-from rtspecinv.stft import check_dense, check_real, checked_device
+from rtspecinv.stft import STFT, check_dense, check_real, checked_device
 
 Array = np.ndarray[Any, Any]
 
@@ -232,8 +232,24 @@ class FilterBank(Module):
         digest = hashlib.sha256(self.filters.double().cpu().numpy().tobytes()).hexdigest()
         return f"{tuple(self.filters.shape)}, power {self.power}, {digest[:16]}"
 
-    def measured(self, step: int = 1) -> Bands:
-        """Return the projection for this bank and a transform that has every `step`-th frequency."""
+    def measured(self, stft: STFT) -> Bands:
+        """Return the projection for this bank and a transform, which may have only every n-th frequency.
+
+        Raises:
+            ValueError: the bank has other frequencies, or another dtype or device.
+        """
+        n_freq, n_half = self.filters.shape[1], stft.n_fft // 2 + 1
+        step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
+        if n_freq != step * (n_half - 1) + 1 or not step:
+            raise ValueError(
+                f"Parameter bank has {n_freq} frequencies, and the transform n_fft // 2 + 1 = {n_half}: make "
+                "filters for this n_fft"
+            )
+        if self.filters.dtype != stft.dtype or self.filters.device != stft.device:
+            raise ValueError(
+                f"Parameter bank is {self.filters.dtype} on {str(self.filters.device)!r}, and the transform "
+                f"{stft.dtype} on {str(stft.device)!r}: use bank.to(...)"
+            )
         return Bands(self.filters, self.beyond, self.power, step)
 
 

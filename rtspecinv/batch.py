@@ -4,6 +4,8 @@ No frame is committed, so the projection on consistent spectra is that of the tr
 `P_C(c) = STFT(iSTFT(c))`, with its padding. By default a batch run starts from the result of a streaming
 inverter, whose errors are rare and local; hundreds of iterations from random phases do not reach that result
 (bench/README.md, "batch starts").
+
+The module is long because `invert` documents all parameters that the other functions of batch runs share.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from rtspecinv.client import Client
 with Client("ws://127.0.0.1:8765/stream", n_fft=1024, hop_length=256, sample_rate=22050) as client:
     for frame in frames:              # (513,)
         client.push(frame)
-    samples = client.flush()          # all that has not been taken, from client.latency on
+    samples = client.flush()          # all samples that have not been received, from client.latency on
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class AsyncClient:
     def __init__(self, url: str = URL, *, token: str | None = None, **hello: Any) -> None:
         self._url, self._token, self._hello = url, token, hello
         self._dtype = np.dtype(_DTYPES.get(hello.get("dtype", "f32"), "<f4"))
-        self._n_resets = 0  # that have not been answered
+        self._n_resets = 0  # number of unanswered resets
         self.ready: dict[str, Any] = {}
 
     async def __aenter__(self) -> AsyncClient:

@@ -1,4 +1,7 @@
-"""`listen`: play samples, magnitudes or mel frames from an array, a file or an iterable."""
+"""`listen`: play samples, magnitudes or mel frames from an array, a file or an iterable.
+
+The module is long because it checks every combination of input and options before anything is played.
+"""
 
 from __future__ import annotations
 

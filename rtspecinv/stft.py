@@ -5,6 +5,8 @@ Public tensors have torch's layout, spectra `(*batch, n_freq, n_frames)`. Inside
 
     samples --pad, frame--> frames --* window, transform--> spectrum
     samples <--/ window sum, trim-- overlap_add <--* window, inverse_transform-- spectrum
+
+The module is long because the checks of parameters and inputs are beside the transform that defines them.
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ from rtspecinv.common.modes import Module, home
 
 PAD_MODES = ("reflect", "constant", "replicate", "circular")
 CENTERS = (True, False, "same", "snip")
-# general_cosine has a mandatory argument, so its name alone does not say which window it is.
+# general_cosine has a mandatory argument, so its name alone does not define a window.
 WINDOWS = ("rectangular", "boxcar", *sorted(set(torch.signal.windows.__all__) - {"general_cosine"}))
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
-LONGEST = 2**22  # n_fft: its windows take 200 MB
+LONGEST = 2**22  # largest n_fft; its windows take 200 MB
 
-# Below this coverage (window sum at a sample / steady-state window sum there) a sample is lost. A frame has
-# rounding errors of about eps times its amplitude; dividing by the window, sqrt(coverage) of its usual size,
-# leaves an error of eps / sqrt(coverage): at coverage = eps**2 nothing of the sample is left. float32's eps
-# serves both precisions, so that casting never changes which samples are silent. torch.istft refuses window
-# sums under 1e-11, far above this: where it is defined, both divide by the same sum.
+# Below this coverage (window sum at a sample / steady-state window sum there) a sample cannot be recovered.
+# Rounding errors of a frame are about eps times its amplitude. Division by the window, which has
+# sqrt(coverage) of its usual size, increases them to eps / sqrt(coverage): at coverage = eps**2 they are as
+# large as the sample. Both precisions use eps of float32, so that casting never changes which samples are
+# silent. torch.istft rejects window sums below 1e-11, far above this limit: where it is defined, both divide
+# by the same sum.
 COVERAGE_FLOOR = torch.finfo(torch.float32).eps ** 2
 
 
@@ -115,7 +118,7 @@ class STFT(Module):
                 f"Parameter {win_length=} is larger than {n_fft=}: the window must fit in a frame"
             )
         if hop_length > win_length:
-            larger = f"{n_fft=}" if win_length == n_fft else f"{win_length=}"  # what the caller has said
+            larger = f"{n_fft=}" if win_length == n_fft else f"{win_length=}"  # which one was passed
             raise ValueError(
                 f"Parameter {hop_length=} is larger than {larger}: samples would be skipped, use a smaller "
                 f"one, such as hop_length={max(1, win_length // 4)}"
@@ -138,7 +141,7 @@ class STFT(Module):
         window_sum = self._steady_sum(g.square())
         _check_invertible(window_sum, self._window_label, hop_length, win_length)
         dual = g / window_sum.repeat(self.look_back + 1)[:n_fft]
-        # float64 masters that .to() does not touch: the buffers are cast from them.
+        # Values in float64 that .to() does not change; the buffers are cast from them.
         self._masters = {"window": g, "dual_window": dual, "envelope": g * dual}
         for name, master in self._masters.items():
             self.register_buffer(name, master.to(device, dtype, copy=True), persistent=False)
@@ -197,7 +200,7 @@ class STFT(Module):
             )
         if not padding:
             return samples
-        flat = samples.reshape(-1, 1, n_samples)  # F.pad wants (batch, channel, n_samples)
+        flat = samples.reshape(-1, 1, n_samples)  # F.pad needs (batch, channel, n_samples)
         return F.pad(flat, (padding, padding), mode=self.pad_mode).reshape(*samples.shape[:-1], -1)
 
     def length(self, n_frames: int) -> int:
@@ -330,7 +333,7 @@ class STFT(Module):
 
     @property
     def _norm(self) -> str:
-        return "ortho" if self.normalized else "backward"  # both ways: what `scale` says, and its inverse
+        return "ortho" if self.normalized else "backward"  # for both directions: `scale` and its inverse
 
     def _steady_sum(self, values: Tensor) -> Tensor:
         """Return the sum of `(n_fft,)` over all hop shifts, one period `(hop_length,)`."""
@@ -398,15 +401,16 @@ def check_dense(value: Tensor, name: str) -> None:
 def _overlap_add(frames: Tensor, hop_length: int) -> Tensor:
     *batch, n_frames, n_fft = frames.shape
     n_samples, n_shifts = (n_frames - 1) * hop_length + n_fft, -(-n_fft // hop_length)
-    # unfold's own adjoint is one kernel with a cheap gradient, at 7 ns a sample on a CPU. Adding shifted hops
-    # costs 8 us a shift and little more a sample: faster there from 1200 samples a shift, up to ten times.
+    # The adjoint of unfold is one kernel with a cheap gradient; it takes 7 ns per sample on a CPU. Adding
+    # shifted hops takes 8 us per shift and little time per sample: on a CPU it is faster from 1200 samples
+    # per shift on, up to ten times.
     if frames.device.type != "cpu" or frames.requires_grad or frames.numel() < 1200 * n_shifts**2:
         shape = [*batch, n_samples]
         samples: Tensor = torch.ops.aten.unfold_backward(frames, shape, len(batch), n_fft, hop_length)
         return samples
     # hop:         0       1       2       3       4
-    # frame 0  [ 0 : 1 : 2 : 3 ]                        slice `shift` of frame t goes to hop t + shift;
-    # frame 1          [ 0 : 1 : 2 : 3 ]                counting shift down adds the oldest frame first.
+    # frame 0  [ 0 : 1 : 2 : 3 ]                        slice `shift` of frame t is added to hop t + shift;
+    # frame 1          [ 0 : 1 : 2 : 3 ]                decreasing shifts add the oldest frame first.
     hops = frames.new_zeros(*batch, n_frames + n_shifts - 1, hop_length)
     for shift in reversed(range(n_shifts)):
         part = frames[..., shift * hop_length : (shift + 1) * hop_length]
@@ -422,7 +426,7 @@ def _window_values(window: str | Tensor | np.ndarray[Any, Any], win_length: int,
         return make(win_length, sym=False, dtype=torch.float64, device="cpu")
     if not isinstance(window, (Tensor, np.ndarray)):
         raise TypeError(
-            f"Parameter window={shown(window)} is no name, tensor or array: use 'rectangular' for none"
+            f"Parameter window={shown(window)} is not a name, tensor or array: pass 'rectangular' for none"
         )
     values = window if isinstance(window, Tensor) else torch.from_numpy(unmasked(window, "window").copy())
     if values.is_complex():
@@ -464,7 +468,7 @@ def checked_device(device: torch.device | str | int | None) -> torch.device | No
         if isinstance(device, str) or not math.isnan(real(device)):
             return torch.device(device)
     raise ValueError(
-        f"Parameter device={shown(device)} is no device here: use 'cpu', or 'cuda' where there is one"
+        f"Parameter device={shown(device)} is not a device of this machine: use 'cpu', or 'cuda' with a GPU"
     )
 
 

@@ -1,45 +1,36 @@
-"""Streaming inversion: push a magnitude frame, get a hop of samples."""
+"""Streaming inversion: push a magnitude frame, get a hop of samples.
+
+Half of the module is the documentation of the public methods.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import EllipsisType
-from typing import Any, NamedTuple, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv import defaults, engines, phase, updates
-from rtspecinv.bands import Bands, FilterBank
+from rtspecinv.bands import FilterBank
 from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, instance, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
-from rtspecinv.inputs import (
-    Array,
-    as_magnitude,
-    as_mask,
-    as_positions,
-    check_range,
-    check_values,
-    full_scale,
-    iterations,
-    largest_magnitude,
-    some_streams,
-    warn_of_power,
-)
+from rtspecinv.inputs import Array, as_mask, as_positions, iterations, some_streams
+from rtspecinv.intake import BandIntake, Intake
 from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_stft
 
 Streams = Tensor | Array | Sequence[int]  # a bool mask, or positions
-_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # attributes a state depends on
+_OF_STFT = ("n_fft", "hop_length", "win_length", "center", "normalized")  # attributes that a state depends on
 CHECKS = ("now", "later")
-MOST_VALUES = 2**31  # largest number of values in the open frames of all streams; each copy takes 8 GB
+MOST_VALUES = 2**31  # largest number of values in the open frames of all streams; a copy takes 8 GB
 
 
 class StreamOptions(TypedDict, total=False):
@@ -53,20 +44,6 @@ class StreamOptions(TypedDict, total=False):
     joint: bool
     engine: str
     check: str
-
-
-class _Unseen(NamedTuple):
-    """Smallest and largest values of a frame, being copied to the CPU, which have not been checked yet."""
-
-    number: int  # number of the push since the last reset
-    extremes: Tensor
-    arrival: Any  # CUDA event of the copy, None if there is nothing to wait for
-
-    def has_arrived(self, wait: bool) -> bool:
-        """Return whether the copy is complete; if `wait` is true, wait until it is."""
-        if self.arrival is not None and wait:
-            self.arrival.synchronize()
-        return self.arrival is None or bool(self.arrival.query())
 
 
 class StreamingInverter(Checkpointed):
@@ -164,7 +141,7 @@ class StreamingInverter(Checkpointed):
         check: str = "now",
     ) -> None:
         super().__init__()
-        self._is_late = choice(CHECKS, check=check) == "later"
+        is_late = choice(CHECKS, check=check) == "later"
         self.stft = copy.deepcopy(check_stft(stft))
         self.update = defaults.rule(self.stft) if update is None else updates.find(update)
         look_back = stft.look_back
@@ -177,9 +154,7 @@ class StreamingInverter(Checkpointed):
         n_iter = defaults.n_iter(stft) if n_iter is None else iterations(n_iter=n_iter)
         self.batch_shape = sizes("a tuple of integers >= 1, () for one stream", batch_shape=batch_shape)
         if self.revise > look_back:
-            raise ValueError(
-                f"Parameter {revise=} is larger than {look_back=}: older frames have been heard in full"
-            )
+            raise ValueError(f"Parameter {revise=} is larger than {look_back=}: older frames are final")
         if self.update.textbook and self.revise:
             raise ValueError(f"Parameter {revise=} must be 0 for {self.update}: use GriffinLim() to revise")
         if self.look_ahead < self.init.n_waiting:
@@ -194,7 +169,9 @@ class StreamingInverter(Checkpointed):
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
         self.joint = flag(joint=joint) and bank is not None
-        measurement = None if bank is None else self._measured(bank)
+        if bank is not None:
+            instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
+        measurement = None if bank is None else bank.measured(self.stft)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
         make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)
         self._engine: engines.Engine = make(
@@ -207,16 +184,8 @@ class StreamingInverter(Checkpointed):
             batch_shape=self.batch_shape,
             measurement=measurement if self.joint else None,
         )
-        self._full_scale = full_scale(self.stft)
-        self._limit = largest_magnitude(self.stft.dtype, stft.n_fft)
-        self._warned = False
-        self._unseen: deque[_Unseen] = deque()
-        self._n_pushed = 0
         self.bank = bank
-        self._framer: tuple[Tensor, Callable[[Tensor], Tensor]] | None = None
-        if bank is not None:
-            silence = self.stft.window.new_zeros(*self.batch_shape, bank.n_bands)
-            self._framed(bank, silence)  # compiles now, not in the first push
+        self._intake = self._make_intake(is_late)
 
     @property
     def engine(self) -> str:
@@ -264,12 +233,12 @@ class StreamingInverter(Checkpointed):
         A rejected frame leaves the stream unchanged. With `check="later"` the error may be that of an earlier
         frame; the frame of this call is then not pushed.
         """
-        self._look_back(wait=False)
+        self._intake.look_back(wait=False)
         if streams is None:
-            return self._take_in(magnitude)[0]
+            return self._intake.push(magnitude)[0]
         chosen, batch_shape = self._chosen(streams)
-        hops = self._advance(*self._check(magnitude, 1, batch_shape), chosen)
-        self._n_pushed += 1
+        hops = self._advance(*self._intake.checked(magnitude, 1, batch_shape), chosen)
+        self._intake.n_pushed += 1
         return hops
 
     def check(
@@ -285,8 +254,8 @@ class StreamingInverter(Checkpointed):
             streams: selection of streams, as in `push`; default: all.
         """
         if isinstance(magnitude, EllipsisType):
-            return self._look_back(wait=True)
-        self._look_at(magnitude, 1, self._chosen(streams)[1])
+            return self._intake.look_back(wait=True)
+        self._intake.check(magnitude, 1, self._chosen(streams)[1])
 
     def is_silence(self, magnitude: Tensor | Array) -> bool:
         """Return whether all magnitudes of a frame are 0."""
@@ -304,14 +273,14 @@ class StreamingInverter(Checkpointed):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is pushed.
         """
-        self._look_back(wait=False)
-        magnitudes, spectra = self._check(magnitude, 2, self.batch_shape)
+        self._intake.look_back(wait=False)
+        magnitudes, spectra = self._intake.checked(magnitude, 2, self.batch_shape)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
         hops = [self.stft.window.new_zeros(*self.batch_shape, 0)]
         with self._engine.preserved(len(frames)):
             hops += [self._engine.push(*pair) for pair in zip(frames, starts, strict=True)]
-        self._n_pushed += len(frames)
+        self._intake.n_pushed += len(frames)
         return torch.cat(hops, -1)
 
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
@@ -327,9 +296,9 @@ class StreamingInverter(Checkpointed):
             Samples `(*batch_shape, n_samples)`, by default `(*batch_shape, max(0, latency + length(0)))`;
             they are silence if no frame was pushed since the last reset.
         """
-        self._look_back(wait=True)
+        self._intake.look_back(wait=True)
         stft = self.stft
-        covered = max(0, self.latency + self.length(0))  # every push has returned its hop
+        covered = max(0, self.latency + self.length(0))  # without the hops that pushes have returned
         owed = covered if n_samples is None else count(0, LONGEST_SOUND, n_samples=n_samples)
         n_heard = min(owed, covered + stft.padding)
         n_hops = -(-n_heard // stft.hop_length)
@@ -358,7 +327,7 @@ class StreamingInverter(Checkpointed):
             ValueError, TypeError: as in `push`, before anything changes.
         """
         wanted = None if length is None else count(0, LONGEST_SOUND, length=length)
-        self._check_many(magnitude)
+        self._intake.check(magnitude, 2, self.batch_shape)
         self.reset()
         hops = self.push_many(magnitude)
         owed = None if wanted is None else max(0, self.latency + wanted - hops.shape[-1])
@@ -366,9 +335,6 @@ class StreamingInverter(Checkpointed):
         if wanted is None and not samples.shape[-1]:
             warn(no_samples(hops.shape[-1] // self.stft.hop_length))
         return samples
-
-    def _check_many(self, magnitude: Tensor | Array) -> None:
-        self._look_at(magnitude, 2, self.batch_shape)
 
     def reset(self, streams: Streams | None = None) -> None:
         """Reset streams to their state before the first push.
@@ -380,9 +346,9 @@ class StreamingInverter(Checkpointed):
             ValueError: a mask has another shape, or a position does not exist.
             TypeError: `streams` is neither a bool mask nor positions.
         """
-        self._look_back(wait=True)
+        self._intake.look_back(wait=True)
         if streams is None:
-            self._n_pushed = 0
+            self._intake.n_pushed = 0
             return self._engine.reset()
         mask = as_mask(some_streams(streams, self.batch_shape), self.batch_shape)
         self._engine.reset(mask.to(self.stft.device))
@@ -396,35 +362,9 @@ class StreamingInverter(Checkpointed):
         """Detach the state from the gradients of earlier frames; the samples do not change."""
         self._engine.detach()
 
-    def _measured(self, bank: FilterBank) -> Bands:
-        """Return the filters of a checked bank in the form that the engine uses."""
-        instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
-        n_freq, n_half = bank.filters.shape[1], self.stft.n_fft // 2 + 1
-        step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
-        if n_freq != step * (n_half - 1) + 1 or not step:
-            raise ValueError(
-                f"Parameter bank has {n_freq} frequencies, and the transform n_fft // 2 + 1 = {n_half}: make "
-                "filters for this n_fft"
-            )
-        if bank.filters.dtype != self.stft.dtype or bank.filters.device != self.stft.device:
-            raise ValueError(
-                f"Parameter bank is {bank.filters.dtype} on {str(bank.filters.device)!r}, and the transform "
-                f"{self.stft.dtype} on {str(self.stft.device)!r}: use bank.to(...)"
-            )
-        return bank.measured(step)
-
-    def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
-        """Return the engine's input for values `(*batch, n_bands)`: magnitudes, and values if joint."""
-        if self._framer is None or self._framer[0] is not bank.filters:  # the filters were moved
-            unmix, joint = engines.unmixer(self._engine, bank), self.joint
-            step = (bank.filters.shape[1] - 1) // max(1, self.stft.n_fft // 2)
-
-            def frame_of(values: Tensor) -> Tensor:
-                magnitude = unmix(values)[..., ::step]
-                return torch.cat([magnitude, bank.heard(values)], -1) if joint else magnitude
-
-            self._framer = bank.filters, engines.replayed(self._engine, frame_of, bank.filters.device)
-        return self._framer[1](values)
+    def _make_intake(self, is_late: bool) -> Intake:
+        common = self._engine, self.stft, self.init, self.batch_shape, is_late
+        return Intake(*common) if self.bank is None else BandIntake(*common, self.bank, self.joint)
 
     def _state(self) -> dict[str, Tensor]:
         return self._engine.state()
@@ -462,232 +402,3 @@ class StreamingInverter(Checkpointed):
             return None, self.batch_shape
         positions = as_positions(some_streams(streams, self.batch_shape)).to(self.stft.device)
         return positions, tuple(positions.shape)
-
-    def _check(
-        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the engine's input of frames whose values are checked: half spectra.
-
-        The first is the magnitude, with band values if joint; the second the spectrum, None of real frames.
-        """
-        if self.bank is not None:
-            frames = self._checked_bands(value, n_axes, batch_shape)
-            if not len(frames):
-                return self.stft.window.new_zeros(*batch_shape, 0, 0), None
-            many = frames.unbind(0) if n_axes == 2 else (frames,)
-            framed = [self._framed(self.bank, self._of_bands(frame)) for frame in many]
-            magnitude = torch.stack(framed, -1) if n_axes == 2 else framed[0]
-            self._look(magnitude, n_axes)
-            return magnitude, None
-        magnitude, spectrum = self._shaped(value, n_axes, batch_shape)
-        self._look(magnitude)
-        return self._half(magnitude, n_axes), None if spectrum is None else self._half(spectrum, n_axes)
-
-    def _shaped(
-        self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return magnitude and spectrum, None of real frames; shape and type are checked, values are not."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            raise RuntimeError(
-                "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
-                "model that makes the magnitudes, and push what it gives"
-            )
-        value = as_magnitude(value, self.stft.window)
-        n_fft, n_freq = self.stft.n_fft, self.stft.n_freq
-        _check_shape(value.shape, batch_shape, n_freq, n_axes, f"n_fft ({n_fft} gives {n_freq})")
-        if not value.is_complex():
-            return value, None
-        if self.init.n_waiting:
-            raise ValueError(
-                f"Parameter magnitude is complex, but {self.init} makes the phase: pass init='overlap'"
-            )
-        return _modulus(value, n_axes), value
-
-    def _half(self, value: Tensor, n_axes: int) -> Tensor:
-        n_half = self.stft.n_fft // 2 + 1
-        is_half = self.bank is not None or n_half == self.stft.n_freq
-        return value if is_half else value.narrow(-n_axes, 0, n_half)
-
-    def _take_in(self, value: Tensor | Array) -> tuple[Tensor, Tensor | None]:
-        """Push a frame to all streams and return what `_push` returns."""
-        if self.bank is None:
-            return self._push(*self._shaped(value, 1, self.batch_shape))
-        if not self._engine.judges:
-            hop = self._engine.push(self._check(value, 1, self.batch_shape)[0])
-            self._n_pushed += 1
-            return hop, None
-        values = self._shaped_bands(value, 1, self.batch_shape)
-        seen = torch.stack(torch.aminmax(values.detach(), dim=-1))
-        # The engine rejects NaN, so a bad frame is replaced by NaN, whatever magnitudes the bank makes of it.
-        frame = self._framed(self.bank, self._of_bands(values))
-        return self._push(frame.where(self._fits(*seen).unsqueeze(-1), torch.nan), None, seen)
-
-    def _push(
-        self, magnitude: Tensor, spectrum: Tensor | None, seen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Push a frame of the right shape; the engine checks its values if it can.
-
-        magnitude: magnitudes `(*batch, n_freq)`, unchecked.
-        spectrum: spectrum of a complex frame, otherwise None.
-        seen: smallest and largest band values `(2, *batch)`, default: none, magnitudes were pushed.
-
-        Returns:
-            The hop and, if the engine checks values and `check="later"`, the smallest and largest magnitude
-            of each stream, which show the streams that were not advanced for a bad frame; otherwise None.
-        """
-        offered = None
-        if self.stft.onesided:
-            offered = self._engine.offer(magnitude, spectrum, each=self._is_late)
-        if offered is None:
-            if seen is not None:
-                self._look_at_seen(*_span(seen.cpu()))
-            self._look(magnitude)
-            halves = (None if value is None else self._half(value, 1) for value in (magnitude, spectrum))
-            hop, late = self._engine.push(*halves), None
-        else:
-            hop, extremes = offered
-            both = extremes if seen is None else torch.cat([extremes, seen])
-            if self._is_late:
-                late = extremes
-                self._engine.accept()
-                self._unseen.append(self._sent(both))
-            else:
-                self._judge(both.cpu())
-                self._engine.accept()
-                late = None
-        self._n_pushed += 1
-        return hop, late
-
-    def _sent(self, extremes: Tensor) -> _Unseen:
-        here = extremes.to("cpu", non_blocking=True, copy=True)
-        event: Any = None
-        if extremes.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(extremes.device))
-        return _Unseen(self._n_pushed, here, event)
-
-    def _look_back(self, *, wait: bool) -> None:
-        """Raise the error of the first bad unchecked frame.
-
-        wait: whether to wait for all pushed frames; otherwise only those that are complete are checked.
-        """
-        while self._unseen and self._unseen[0].has_arrived(wait):
-            late = self._unseen.popleft()
-            try:
-                self._judge(late.extremes)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error}. This was frame {late.number} since the last reset, 0 being the first: its "
-                    "hop was silence, and its stream is as it was before"
-                ) from None
-
-    def _look(self, magnitude: Tensor, n_axes: int = 1) -> None:
-        if self.bank is not None:  # the band values that follow are no magnitudes
-            magnitude = magnitude.narrow(-n_axes, 0, self.stft.n_fft // 2 + 1)
-        self._warn_of_power(check_values(magnitude, self.stft.n_fft))
-
-    def _judge(self, extremes: Tensor) -> None:
-        """Raise an error or issue a warning if values are out of range.
-
-        extremes: smallest and largest magnitudes, then those of band values if any, `(2 or 4, *batch)`.
-        """
-        if len(extremes) > 2:
-            self._look_at_seen(*_span(extremes[2:]))
-        low, high = _span(extremes[:2])
-        check_range(low, high, self._limit)
-        self._warn_of_power(high)
-
-    def _look_at_seen(self, low: float, high: float) -> None:
-        """Raise `ValueError` if band values from `low` to `high` cannot be inverted."""
-        check_range(low, high, self._limit)
-
-    def _fits(self, low: Tensor, high: Tensor) -> Tensor:
-        """Return a bool tensor: whether `_look_at_seen` accepts each stream; does not wait for the GPU."""
-        return (low >= 0) & (high <= self._limit)
-
-    def _warn_of_power(self, largest: float) -> None:
-        if largest > 2 * self._full_scale and not self._warned:
-            self._warned = True
-            warn_of_power(largest, self._full_scale)
-
-    def _look_at(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> None:
-        """Raise the errors of `_check` without making the input of the engine."""
-        if self.bank is None:
-            self._check(value, n_axes, batch_shape)
-        else:
-            self._checked_bands(value, n_axes, batch_shape)
-
-    def _checked_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Return band values of checked shape and range, as in `_shaped_bands`."""
-        values = self._shaped_bands(value, n_axes, batch_shape)
-        if values.numel():
-            self._look_at_seen(*map(float, torch.aminmax(values.detach())))
-        return values
-
-    def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
-        """Return contiguous band values of checked shape, `(*batch_shape, n_bands)` or `(n_frames, ...)`."""
-        assert self.bank is not None
-        values = as_magnitude(value, self.stft.window)
-        n_bands = self.bank.n_bands
-        _check_shape(values.shape, batch_shape, n_bands, n_axes, f"bank (this one has {n_bands} bands)")
-        if values.is_complex():
-            raise ValueError("Parameter magnitude is complex: values of bands have no phase, pass its .abs()")
-        return (values.movedim(-1, 0) if n_axes == 2 else values).contiguous()
-
-    def _of_bands(self, frame: Tensor) -> Tensor:
-        """Return the band values of a pushed frame; subclasses undo compression here."""
-        return frame
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy has no pending errors, and makes a new function for its own bank.
-        return {**self.__dict__, "_unseen": deque(), "_framer": None}
-
-    def _apply(self, fn: Any, recurse: bool = True) -> StreamingInverter:
-        super()._apply(fn, recurse)
-        self._limit = largest_magnitude(self.stft.dtype, self.stft.n_fft)
-        return self
-
-
-def _span(extremes: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest value of extremes `(2, *batch)` on the CPU."""
-    return float(extremes[0].amin()), float(extremes[1].amax())
-
-
-def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
-    """Return the modulus of one frame or of several, computed frame by frame.
-
-    Torch rounds values at the end of an array, which do not fill a SIMD vector, differently from the others.
-    Which values these are must not depend on the number of frames in a call.
-    """
-    if n_axes == 1 or not spectrum.shape[-1]:
-        return spectrum.contiguous().abs()
-    return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
-
-
-def _check_shape(
-    shape: torch.Size, batch_shape: tuple[int, ...], n_freq: int, n_axes: int, source: str
-) -> None:
-    """Raise unless the shape is batch_shape + (n_freq,), followed by n_frames if `n_axes` is 2.
-
-    source: parameter that determines n_freq, for the error message.
-    """
-    one = (*batch_shape, n_freq)
-    many = len(shape) == len(one) + 1 and shape[: len(batch_shape)] == batch_shape
-    if (n_axes == 1 and shape == one) or (n_axes == 2 and many and shape[-2] == n_freq):
-        return
-    layout = (
-        f"batch_shape + (n_freq,) = {one}"
-        if n_axes == 1
-        else f"batch_shape + (n_freq, n_frames) = {one} + ..."
-    )
-    if many and shape[-2] == n_freq:
-        way_out = "there are several frames, use push_many"
-    elif many and shape[-1] == n_freq:
-        way_out = "it looks like (frames, freq), use push_many(magnitude.mT)"
-    elif n_axes == 2 and shape == one:
-        way_out = "it is one frame, use push"
-    elif len(shape) == len(one) + n_axes - 1:
-        way_out = f"make the inverter for its batch_shape and {source}"
-    else:
-        way_out = f"batch_shape={batch_shape} wants {len(one) + n_axes - 1} axes"
-    raise ValueError(f"Parameter magnitude has shape {tuple(shape)}, not {layout}: {way_out}")

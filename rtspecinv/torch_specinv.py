@@ -2,7 +2,8 @@
 
 Settings of the transform are those of `torch.stft`, with its defaults: a rectangular window and a hop of
 `n_fft // 4`. The default of `n_fft` is derived from the number of frequencies. It is even, unless the window
-has the odd length that fits this number.
+has the odd length that fits this number. The module is long because every function lists and documents all
+keywords of its original.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def card(request: pytest.FixtureRequest) -> Iterator[str]:
     """
     if reason := jackd.missing():
         pytest.skip(reason)
-    with jackd.server(**jackd.CARDS[request.param]) as (name, _):  # type: ignore[arg-type]
+    with jackd.server(**jackd.CARDS[request.param]) as (name, _):
         if not jackd.known_to_portaudio():
             pytest.skip("this PortAudio does not support JACK")
         yield name

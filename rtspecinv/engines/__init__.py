@@ -39,10 +39,10 @@ __all__ = [
 
 ENGINES = ("auto", "eager", "numba", "cuda_graph", "cuda")
 
-# Where the engines are, which are imported when they are asked for.
+# Modules of the engines, which are imported when first selected.
 MODULES = {"numba": "cpu.stream", "cuda_graph": "gpu.graph", "cuda": "gpu.cuda"}
 CPU = "cpu"
-ON_A_GPU = ("cuda", "cuda_graph")  # what "auto" takes there, the fastest first
+ON_A_GPU = ("cuda", "cuda_graph")  # what "auto" selects on a GPU, the fastest first
 NEEDS = {"numba": ("numba and rocket-fft", "fast"), "cuda": ("cuda-bindings and NVRTC", "gpu")}
 
 
@@ -180,7 +180,7 @@ def find_batch(
     """
     choice(ENGINES, engine=engine)
     if engine in ON_A_GPU or (engine == "auto" and stft.device.type != CPU):
-        return EagerBatch  # the others are for streams
+        return EagerBatch  # the GPU engines are for streams only
     if _compiled(engine) is None:
         return EagerBatch
     from rtspecinv.engines.cpu import batch
@@ -255,8 +255,8 @@ def _compiled(engine: str) -> ModuleType | None:
                 f"Parameter {engine=} is compiled code, which NUMBA_DISABLE_JIT=1 switches off: start Python "
                 "without that variable, or use 'eager'"
             )
-        warnings.warn(  # from one line, so that it is shown once
-            "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch works in its place", stacklevel=1
+        warnings.warn(  # always from this line, so that Python shows it once
+            "NUMBA_DISABLE_JIT=1 switches compiled code off: plain torch is used instead", stacklevel=1
         )
         return None
     return module

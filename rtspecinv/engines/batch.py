@@ -25,7 +25,7 @@ class BatchTransform:
     def __init__(self, stft: STFT, n_frames: int, length: int | None) -> None:
         self.n_frames, self.n_covered = n_frames, (n_frames - 1) * stft.hop_length + stft.n_fft
         natural = stft.length(n_frames)
-        # A signal of this length has n_frames frames too, and its last samples are in them.
+        # A signal of this length also has n_frames frames, and they contain its last samples.
         n_centred = length if length and natural <= length < natural + stft.hop_length else natural
         centred = bool(stft.center) and n_centred >= stft.n_needed
         self.stft = stft.with_center(stft.center if centred else False)

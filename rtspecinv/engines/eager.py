@@ -173,7 +173,7 @@ def preserved(state: list[Tensor]) -> Iterator[None]:
 
 
 def _no_overlap() -> Tensor:
-    raise NotImplementedError("only starts that do not need the overlap")
+    raise NotImplementedError("The overlap is not available to this start")
 
 
 def start_ahead(

@@ -21,7 +21,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 def own_folder() -> Path | None:
     """Return the user's cache folder, which nobody else may write to; None if there is none."""
-    with suppress(RuntimeError, OSError):  # there is no home
+    with suppress(RuntimeError, OSError):  # there is no home folder
         cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
         own = (cache if cache.is_absolute() else Path.home() / ".cache") / "rtspecinv"
         own.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,17 +23,18 @@ from torch import Tensor
 
 from rtspecinv.updates import DifferenceMap, Projection, State, Update
 
-N_SLOTS = 3  # of x, at most
-# Columns: s, A, and the first of x.
+N_SLOTS = 3  # largest number of slots of x
+# Columns: s, A, and the first slot of x.
 CONSISTENT, OF_MAGNITUDE, STATE = range(3)
 N_COLUMNS = STATE + N_SLOTS
-# Rows: the argument of P_M, that of P_C, and the first of the new x; after the last of them comes e.
+# Rows: the argument of P_M, that of P_C, and the first slot of the new x; e follows the last slot.
 INTO_P_M, INTO_P_C, NEW_STATE = range(3)
 N_ROWS = NEW_STATE + N_SLOTS + 1
 
-TOLERANCE = 1e-9  # of the check, relative
-SCALES = (1e-6, 1.0, 1e6)  # of the spectra of the check: limits and thresholds show at one of them
-MOST_KEPT = 64  # tables
+TOLERANCE = 1e-9  # relative tolerance of the check
+# Scales of the spectra of the check: limits and thresholds of a rule take effect at one of them.
+SCALES = (1e-6, 1.0, 1e6)
+MOST_KEPT = 64  # largest number of tables kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def table_of(update: Update, n_open: int, n_new: int = 1) -> Table | None:
     n_new: number of newest frames that do their first step together: 1 in a stream, all in a batch run;
         default: 1.
     """
-    if type(update).__module__ == Update.__module__:  # of others, what a step does may change at any time
+    if type(update).__module__ == Update.__module__:  # the step of any other rule may change at any time
         return _kept(update, n_open, n_new)
     return _read_or_none(update, n_open, n_new)
 
@@ -106,7 +107,7 @@ def _read(update: Update, n_open: int, n_new: int) -> Table:
         raise NoTable(f"it carries {update.n_carried} spectra, more than {N_SLOTS - 1}")
     steps, before = _steps(update, n_open, n_new), dict(vars(update))
     axes = torch.eye(STATE + n_slots, dtype=torch.float64, device="cpu")
-    # A vector of the space for every frame, where a rule expects spectra: (axis, n_open, n_half, pair)
+    # A unit vector for every frame in place of spectra: (axis, n_open, n_half, pair).
     units = axes[:, :, None, None, None].expand(-1, -1, n_open, 1, 1)
     one = torch.ones(1, 1, 1, dtype=torch.float64, device="cpu")
     try:
@@ -115,7 +116,7 @@ def _read(update: Update, n_open: int, n_new: int) -> Table:
         start = tuple(part.item() for part in update.start(one))
     except NoTable:
         raise
-    except Exception as error:  # whatever a user's rule may raise
+    except Exception as error:  # a user's rule may raise any exception
         raise NoTable(f"it raises {type(error).__name__} on spectra of one frequency: {error}") from error
     now = vars(update)
     if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
@@ -206,7 +207,7 @@ def _check(found: Table, update: Update, steps: tuple[Step, Step]) -> None:
         same = all(((one - other).abs_().div_(scales) <= TOLERANCE).all() for one, other in pairs)
     except NoTable:
         raise
-    except Exception as error:  # whatever a user's rule may raise
+    except Exception as error:  # a user's rule may raise any exception
         raise NoTable(f"it raises {type(error).__name__} on random spectra: {error}") from error
     if not same:
         raise NoTable("between its projections it does more than to add real multiples of spectra of a frame")
@@ -215,8 +216,8 @@ def _check(found: Table, update: Update, steps: tuple[Step, Step]) -> None:
 def _of_difference_map(beta: float, n_open: int) -> Table:
     """Return the table of the difference map with two `P_C`: `c' = c + beta (P_C(f_M) - P_M(f_C))`."""
     rows = [
-        [1 - 1 / beta, 0.0, 1 / beta],  # f_C, of P_C(c) and c
-        [0.0, 1 + 1 / beta, -1 / beta],  # f_M, of P_M(c) and c
+        [1 - 1 / beta, 0.0, 1 / beta],  # f_C, from P_C(c) and c
+        [0.0, 1 + 1 / beta, -1 / beta],  # f_M, from P_M(c) and c
         [beta, -beta, 1.0],
         [0.0, 0.0, 1.0],
     ]

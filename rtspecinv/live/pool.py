@@ -21,7 +21,7 @@ from rtspecinv.live.worker import Worker
 Array = np.ndarray[Any, Any]
 Receive = Callable[[Array], object]
 Refuse = Callable[[Exception], object]
-AT_ONCE = 16  # streams that are pushed together: the hops of the first need not wait for the last
+AT_ONCE = 16  # largest number of streams pushed together; with more, the hops of the first would wait longer
 _LOG = logging.getLogger("rtspecinv")
 
 
@@ -97,7 +97,7 @@ class StreamPool:
         self._observe = observe
         self._lock = threading.Lock()
         self._free = deque(range(self.n_streams))
-        self._ready: deque[PooledStream] = deque()  # each once, while it has something to do
+        self._ready: deque[PooledStream] = deque()  # each stream once, while it has requests
         self._streams: set[PooledStream] = set()
         self._bell = Bell()
         self._worker = Worker("rtspecinv pool", self._step, self._bell, self._end)
@@ -264,8 +264,8 @@ class PooledStream:
         self.failure: BaseException | None = None
         self._pool, self._position, self._receive, self._refuse = pool, position, receive, refuse
         self._acts: deque[tuple[str, Any]] = deque()
-        self._n_waiting = 0  # frames whose hops are still to be delivered
-        self._era = self._turn = 0  # grows with every reset: what was pushed before is not delivered any more
+        self._n_waiting = 0  # number of frames whose hops have not been delivered
+        self._era = self._turn = 0  # number of resets; hops of frames before the last reset are dropped
         self._waits: set[threading.Event] = set()
 
     @property

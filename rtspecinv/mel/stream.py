@@ -13,6 +13,7 @@ from rtspecinv.checkpoint import Settings
 from rtspecinv.common.checks import flag, instance
 from rtspecinv.common.modes import Module, modeless
 from rtspecinv.inputs import Array, as_magnitude
+from rtspecinv.intake import BandIntake
 from rtspecinv.mel.bank import MelBank
 from rtspecinv.mel.config import MelConfig
 from rtspecinv.streaming import StreamingInverter, StreamOptions, Streams
@@ -61,6 +62,7 @@ class MelInverter(StreamingInverter):
     """
 
     bank: MelBank
+    _intake: MelIntake
 
     def __init__(
         self,
@@ -107,11 +109,11 @@ class MelInverter(StreamingInverter):
         chosen, _ = self._chosen(streams)
         if chosen is not None:
             return self._finish(super().push(mel, streams=chosen), chosen)
-        self._look_back(wait=False)
-        samples, extremes = self._take_in(mel)
+        self._intake.look_back(wait=False)
+        samples, extremes = self._intake.push(mel)
         if extremes is None or self.deemphasis is None:
             return self._finish(samples)
-        good = (extremes[0] >= 0) & (extremes[1] <= self._limit)
+        good = (extremes[0] >= 0) & (extremes[1] <= self._intake.limit)
         before = self.deemphasis.last.clone()
         samples = self._finish(samples)
         self.deemphasis.last.copy_(torch.where(good, self.deemphasis.last, before))
@@ -120,7 +122,7 @@ class MelInverter(StreamingInverter):
     @modeless
     def is_silence(self, mel: Tensor | Array) -> bool:
         """Return whether a frame is silence: all of its values are at the floor."""
-        return not bool(self.bank.expand(self._checked_bands(mel, 1, self.batch_shape)).any())
+        return not bool(self.bank.expand(self._intake.checked_bands(mel, 1, self.batch_shape)).any())
 
     @modeless
     def push_many(self, mel: Tensor | Array) -> Tensor:
@@ -160,6 +162,9 @@ class MelInverter(StreamingInverter):
         if self.deemphasis is not None:
             self.deemphasis.reset(self._chosen(streams)[0])
 
+    def _make_intake(self, is_late: bool) -> MelIntake:
+        return MelIntake(self._engine, self.stft, self.init, self.batch_shape, is_late, self.bank, self.joint)
+
     def _state(self) -> dict[str, Tensor]:
         state = super()._state()
         return state if self.deemphasis is None else {**state, "deemphasis": self.deemphasis.last}
@@ -175,19 +180,25 @@ class MelInverter(StreamingInverter):
         found: Tensor = self.deemphasis(samples, streams)
         return found
 
-    def _of_bands(self, frame: Tensor) -> Tensor:
-        return self.bank.undo(frame)
 
-    def _look_at_seen(self, low: float, high: float) -> None:
-        self.bank.check_range(low, high)
+class MelIntake(BandIntake):
+    """Checks mel frames and converts them to magnitudes, followed by their values if joint."""
+
+    _bank: MelBank
+
+    def _of_bands(self, frame: Tensor) -> Tensor:
+        return self._bank.undo(frame)
+
+    def _check_bands(self, low: float, high: float) -> None:
+        self._bank.check_range(low, high)
 
     def _fits(self, low: Tensor, high: Tensor) -> Tensor:
-        return self.bank.fits(low, high)
+        return self._bank.fits(low, high)
 
     def _shaped_bands(self, value: Tensor | Array, n_axes: int, batch_shape: tuple[int, ...]) -> Tensor:
         """Return contiguous mel frames after a shape check: `(*batch_shape, n_mels)` or `(n_frames, ...)`."""
-        mel = as_magnitude(value, self.bank.filters, "mel")
-        one = (*batch_shape, self.bank.config.n_mels)
+        mel = as_magnitude(value, self._bank.filters, "mel")
+        one = (*batch_shape, self._bank.config.n_mels)
         many = n_axes == 2
         fits = mel.shape[:-1] == one if many else mel.shape == one
         if mel.is_complex() or not fits:

@@ -29,14 +29,14 @@ class MessagePack:
         """Return the decoded message of a client."""
         try:
             said = self._unpack(message) if isinstance(message, bytes) else None
-        except Exception as error:  # msgpack has no one class for them
+        except Exception as error:  # msgpack has no common class for its errors
             raise ValueError(f"The message is not MessagePack: {error}") from error
         if not isinstance(said, dict) or not isinstance(said.get("type"), str):
             raise ValueError('The message is not a map of MessagePack with a type, such as {"type": "Flush"}')
         if said["type"] == "Frames":
             return _bytes(said.get("data"))
         if said.get("format", "f32") != "f32":
-            raise ValueError("Audio is a list of floats here: leave out the format")
+            raise ValueError("This protocol returns samples as a list of floats: leave out the format")
         return {**said, "type": said["type"].lower()}
 
     def write(self, said: Said) -> Message:

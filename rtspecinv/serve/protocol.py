@@ -20,16 +20,16 @@ from rtspecinv.streaming import StreamingInverter
 
 Array = np.ndarray[Any, Any]
 Message = str | bytes
-Said = dict[str, Any] | bytes  # a message: what is said, or frames and samples
+Said = dict[str, Any] | bytes  # a decoded message: a request or an answer, or frames or samples
 
 DTYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
 FORMATS = ("f32", "s16", "mulaw")
 _LINEAR = ("n_fft", "hop_length", "sample_rate")
 _OPTIONS = ("look_ahead", "n_iter", "dtype", "format", "output_rate")
 LEAST_OUTPUT_RATE, MOST_OUTPUT_RATE = 4000, 384000  # Hz
-MOST_STATE = 2**23  # samples of the frames of all streams of a kind: some 300 MB
-_MOST_DEFAULT = 16  # iterations that an inverter chooses by itself
-MOST_WORK = 2**20  # values that a push of one stream passes over: a few milliseconds
+MOST_STATE = 2**23  # largest number of samples in the frames of all streams of a kind: about 300 MB
+_MOST_DEFAULT = 16  # largest default number of iterations of an inverter
+MOST_WORK = 2**20  # largest number of values that a push of one stream computes: a few milliseconds
 
 
 class Codec(Protocol):
@@ -74,7 +74,7 @@ class Kind:
     hop_length: int
     window: str
     look_ahead: int
-    n_iter: int | None  # that of the inverter, if None
+    n_iter: int | None  # None: default of the inverter
 
     def inverter(self, n_streams: int) -> StreamingInverter:
         """Return an inverter of `n_streams` streams."""
@@ -282,7 +282,7 @@ def _encode_mulaw(samples: Array) -> bytes:
     """
     whole = _as_s16(samples).astype(np.int32)
     magnitude = np.minimum(np.abs(whole), 32635) + 132
-    exponent = np.frexp(magnitude.astype(np.float32))[1] - 8  # 132 is 2**7 and more
+    exponent = np.frexp(magnitude.astype(np.float32))[1] - 8  # 132 stands for 2**7 and above
     mantissa = (magnitude >> (exponent + 3)) & 15
     sign = np.where(whole < 0, 128, 0)
     code: Array = ~(sign | exponent << 4 | mantissa) & 255

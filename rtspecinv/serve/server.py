@@ -34,7 +34,7 @@ CODECS: dict[str, type[Codec]] = {
     "/stream/msgpack": MessagePack,
     "/v1/realtime": Realtime,
 }
-_CLOSE_SECONDS = 2.0  # for a client to answer that it has understood
+_CLOSE_SECONDS = 2.0  # time for a client to answer a close frame
 
 
 class Server:
@@ -114,7 +114,7 @@ class Server:
         self._sweeper.cancel()
         await self._runner.cleanup()
         await asyncio.get_running_loop().run_in_executor(None, self._pools.close)
-        gc.collect()  # soxr complains of streams that are there when Python ends
+        gc.collect()  # soxr prints warnings about streams that exist when Python ends
 
     async def drain(self) -> None:
         """Reject new streams, and wait until the others have ended with all of their samples.
@@ -144,7 +144,7 @@ class Server:
         while True:
             await asyncio.sleep(min(1.0, limits.idle_seconds / 4, limits.stall_seconds / 4))
             if self._is_frozen and len(self._sessions) < n_before:
-                gc.collect()  # ended sockets and their unread messages refer to each other
+                gc.collect()  # closed sockets and their unread messages refer to each other
             n_before = len(self._sessions)
             now = time.monotonic()
             for session, request in [*self._sessions.items()]:
@@ -163,7 +163,7 @@ class Server:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    # What is asked for.
+    # Requests.
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -274,7 +274,7 @@ async def serve_until_told(server: Server, say: Callable[[str], object]) -> None
     is_main = threading.current_thread() is threading.main_thread()
     numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
     for number in numbers:
-        with suppress(NotImplementedError):  # Windows: Ctrl-C is an exception there
+        with suppress(NotImplementedError):  # on Windows, Ctrl-C raises an exception
             loop.add_signal_handler(number, told.set)
     try:
         async with server:

@@ -24,8 +24,8 @@ from rtspecinv.serve.protocol import Array, Codec, Hello, Said, Sound, frames_of
 ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError)
 _HOP, _REFUSED, _OWED, _TEXT, _RESET, _END = "hop", "refused", "owed", "text", "reset", "end"
 _ENDING = "the server is ending: come later"
-_LONGEST_REASON = 123  # bytes, of a close frame
-_OF_FRAMES = (_HOP, _REFUSED, _OWED)  # what a reset drops
+_LONGEST_REASON = 123  # bytes of the reason in a close frame
+_OF_FRAMES = (_HOP, _REFUSED, _OWED)  # messages that a reset drops
 Item = tuple[str, Any]
 
 
@@ -73,17 +73,17 @@ class Session:
         limits: Limits,
         metrics: Metrics,
     ) -> None:
-        self.heard = self.sent = time.monotonic()  # when it last sent, or took, something
+        self.heard = self.sent = time.monotonic()  # time of the last message from, and to, the client
         self.sending_since: float | None = None
         self._socket, self._codec, self._pools, self._outbox = socket, codec, pools, outbox
         self._limits, self._metrics = limits, metrics
         self._out: deque[Item] = deque()
         self._news, self._room = asyncio.Event(), asyncio.Event()
-        self._arrivals: deque[float] = deque()  # of the frames that wait
-        self._n_texts = 0  # answers that are owed besides hops
-        self._n_resets = 0  # that have not been answered: what is heard meanwhile was before them
+        self._arrivals: deque[float] = deque()  # times of arrival of the frames that wait
+        self._n_texts = 0  # number of pending answers other than hops
+        self._n_resets = 0  # number of unanswered resets; hops that arrive meanwhile are of earlier frames
         self._is_receiving = self._is_ending = self._is_flushing = False
-        self._owes = False  # samples of frames that came since it was last as new
+        self._owes = False  # whether samples remain of frames that came since the last reset or flush
         self._reader: asyncio.Task[Any] | None = None
         self._stream: PooledStream | None = None
 
@@ -125,7 +125,7 @@ class Session:
         """Send an error message with the reason, and close the socket."""
         with suppress(ConnectionError, RuntimeError):
             await self._send({"type": "error", "message": reason})
-        short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # of whole characters
+        short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # without incomplete characters
         await self._socket.close(code=code, message=short.encode())
 
     def take(self, item: Item) -> None:
@@ -138,7 +138,7 @@ class Session:
         self._out.append(item)
         self._news.set()
 
-    # What comes in.
+    # Input.
 
     async def _begin(self) -> tuple[PooledStream, dict[str, Any]] | None:
         """Wait for a valid first message; return the client's stream and the answer, None if it has left."""
@@ -294,7 +294,7 @@ class Session:
         self._metrics.errors.inc()
         return {"type": "error", "message": str(error)}
 
-    # In the thread of the pool, in the order in which it was asked for.
+    # Called in the thread of the pool, in the order of the requests.
 
     def _hear(self, samples: Array) -> None:
         if self._is_flushing:
@@ -310,14 +310,14 @@ class Session:
         self._is_flushing = True
 
     def _end_flush(self) -> None:
-        if self._is_flushing:  # no samples were owed by the inverter
+        if self._is_flushing:  # the inverter had no remaining samples
             self._hear(np.zeros(0, np.float32))
 
     def _end_reset(self) -> None:
         self._sound.reset()
         self._outbox.put(self, _RESET, None)
 
-    # What goes out.
+    # Output.
 
     async def _write(self) -> None:
         """Send the queued hops and answers until the end item."""

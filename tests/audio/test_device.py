@@ -36,11 +36,11 @@ def test_written_samples_are_played_and_every_gap_is_counted(backend, steps, int
         assert sink.latency_seconds >= 0
     while stream.active and sink.queued:
         stream.ask(50)
-    written, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)  # type: ignore[assignment]
+    given, heard = np.concatenate(written, -1), np.concatenate(stream.heard, -1)
     # Written samples and fades differ by their values.
-    ours = np.isin(heard[0], written[0])
-    np.testing.assert_array_equal(heard[:, ours], written)
-    if written.size:  # type: ignore[attr-defined]
+    ours = np.isin(heard[0], given[0])
+    np.testing.assert_array_equal(heard[:, ours], given)
+    if given.size:
         first, last = np.nonzero(ours)[0][[0, -1]]
         ours = ours[first : last + 1]
         assert sink.underflow_samples == np.count_nonzero(~ours)

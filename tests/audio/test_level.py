@@ -67,14 +67,15 @@ def test_listen_reports_clipped_samples(tmp_path, monkeypatch, to, kind):
     if to == "notebook":
         monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setattr("rtspecinv.listening.SoundDeviceSink", lambda *args, device: ArraySink())
-    sound, how = {
+    kinds: dict[str, tuple[torch.Tensor, dict[str, Any]]] = {
         "samples": (LOUD, {"sample_rate": 22050}),
         "magnitudes": (STFT.magnitude(LOUD), {"stft": STFT, "sample_rate": 22050}),
         "mel": (PRESET(LOUD / 3.2) + 1.5, {"preset": "hifigan-22k"}),
-    }[kind]
-    places = {"array": ArraySink(), "wav": tmp_path / "a.wav", "flac": tmp_path / "a.flac"}
+    }
+    sound, how = kinds[kind]
+    places: dict[str, Any] = {"array": ArraySink(), "wav": tmp_path / "a.wav", "flac": tmp_path / "a.flac"}
     with pytest.warns(UserWarning, match="beyond full scale") as remarks:
-        heard = listen(sound, output=places.get(to), **how)  # type: ignore[arg-type]
+        heard = listen(sound, output=places.get(to), **how)
     assert len(remarks) == 1
     assert remarks[0].filename == __file__
     assert np.abs(heard.samples).max() == 1
@@ -82,7 +83,7 @@ def test_listen_reports_clipped_samples(tmp_path, monkeypatch, to, kind):
     assert f"{heard.clipped} of {heard.samples.size} samples" in str(remarks[0].message)
     if kind == "samples":
         assert heard.clipped == int((LOUD.abs() > 1).sum())
-        assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))  # type: ignore[arg-type]
+        assert not told(lambda: listen(sound * factor_of(str(remarks[0].message)), output=ArraySink(), **how))
 
 
 def test_files_report_clipping_once_when_closed(tmp_path):
@@ -269,8 +270,8 @@ def by_play(frames, inverter) -> None:
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
 def test_silence_is_reported_if_frames_were_not_silent(how, as_array):
-    frames = list(STFT.magnitude(LOUD).unbind(-1))
-    frames = [frame.numpy() for frame in frames] if as_array else frames  # type: ignore[misc]
+    tensors = STFT.magnitude(LOUD).unbind(-1)
+    frames = [frame.numpy() for frame in tensors] if as_array else list(tensors)
     (said,) = told(lambda: how(frames, Mute()))
     assert said == "the sound is silent: every sample is 0"
     assert told(lambda: how([0 * frames[0]] * 4 + frames[:1], Mute())) == [said]

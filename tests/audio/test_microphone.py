@@ -37,6 +37,12 @@ def alone(backend: str, channels: int = 2, **options) -> tuple[Recording, HandSt
     return hand_microphone(RATE, channels, backend=backend, **options)
 
 
+def taken_from(microphone: Recording) -> np.ndarray:
+    taken = microphone._take()
+    assert taken is not None  # None is the end
+    return taken
+
+
 def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
     stream.sink = sink  # type: ignore[attr-defined]
@@ -255,7 +261,7 @@ def test_a_recording_device_continues_in_silence(backend, monkeypatch):
         heard = np.concatenate(stream.heard[-30:], -1)[0]
         np.testing.assert_array_equal(heard[np.isin(heard, noise(200))], noise(200))
         assert stream.active
-        taken = microphone._take()
+        taken = taken_from(microphone)
         first = int(taken[-1, 0]) + 1
     assert sink.underflows == 0
     microphone.close()
@@ -308,7 +314,7 @@ def test_a_device_that_played_its_whole_ring_is_restarted(backend, monkeypatch):
         for _ in range(90):
             stream.ask(100)
         begin = stream.n_given
-        while not len(taken := microphone._take()) or taken[-1, 0] < begin:  # type: ignore[arg-type]
+        while not len(taken := taken_from(microphone)) or taken[-1, 0] < begin:
             if stream.active:
                 stream.ask(10)
         assert len(starts) == 1 + n_lost
@@ -342,7 +348,7 @@ def test_samples_before_the_iteration_are_dropped(backend):
         stream.ask(20)
     with sink.microphone as microphone:
         microphone._begin()
-        while not len(taken := microphone._take()):  # type: ignore[arg-type]
+        while not len(taken := taken_from(microphone)):
             stream.ask(20)
         assert taken[0, 0] > 2000
         assert microphone.overflows == 0

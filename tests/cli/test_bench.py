@@ -45,7 +45,7 @@ class Clock:
     def __init__(self, monkeypatch, every=0, late_ms=0):
         self.now = 0.0
         self.n_pushes = 0
-        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)  # type: ignore[attr-defined]
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
 
         def push(inverter, frame):
             self.n_pushes += 1
@@ -186,7 +186,7 @@ def test_bad_input_is_refused_before_anything_is_measured(monkeypatch, tmp_path,
 
 
 def test_a_folder_that_may_not_be_written_to(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench.os, "access", lambda path, mode: path != tmp_path)  # type: ignore[attr-defined]
+    monkeypatch.setattr(bench.os, "access", lambda path, mode: path != tmp_path)
     monkeypatch.setattr(timing, "push_seconds", lambda *a, **k: pytest.fail("measured"))
     assert main([*QUICK, "--json", str(tmp_path / "bench.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err
@@ -201,7 +201,7 @@ def test_invalid_lists_are_rejected(capsys):
 
 def test_interrupted_files_are_absent_and_threads_are_restored(monkeypatch, tmp_path):
     before = torch.get_num_threads()
-    monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)  # type: ignore[attr-defined]
+    monkeypatch.setattr(bench.os, "cpu_count", lambda: 2)
 
     def interrupt(*_, **__):
         assert torch.get_num_threads() == 2
@@ -235,7 +235,7 @@ def test_c_reference(monkeypatch, tmp_path):
 
 
 def test_c_reference_without_a_compiler(monkeypatch, tmp_path):
-    monkeypatch.setattr(c_reference.shutil, "which", lambda name: None)  # type: ignore[attr-defined]
+    monkeypatch.setattr(c_reference.shutil, "which", lambda name: None)
     (tmp_path / "reference.c").touch()
     with pytest.raises(OSError, match="There is no C compiler"), c_reference.built(tmp_path / "reference.c"):
         pass
@@ -245,7 +245,7 @@ def test_per_stream_and_per_core():
     record = timing._record("eager", "cpu", SMALL, 4, np.full(10, 2e-3))
     ratio = next(column for column in table.COLUMNS if column.title == "least / C")
     assert ratio.text(record) == ""
-    assert ratio.text(table.replace(record, c_reference_us=250.0)) == "2.00"  # type: ignore[attr-defined]
+    assert ratio.text(table.replace(record, c_reference_us=250.0)) == "2.00"
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])

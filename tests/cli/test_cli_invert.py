@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def magnitude(n_samples: int = 20000, channels: int = 1) -> torch.Tensor:
 
 def store(path: Path, values: torch.Tensor, **settings: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, magnitude=values.numpy(), **{"sample_rate": SAMPLE_RATE, "hop_length": 128, **settings})  # type: ignore[arg-type]
+    named: dict[str, Any] = {"sample_rate": SAMPLE_RATE, "hop_length": 128, **settings}
+    np.savez(path, magnitude=values.numpy(), **named)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ FAST = ["--n-fft", "64", "--hop-length", "16", "--n-iter", "1"]
 
 def run(*args: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
     command = forked([sys.executable, "-m", "rtspecinv", *map(str, args)])
-    return subprocess.run(command, capture_output=True, timeout=100, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, timeout=100, **options)
 
 
 @pytest.fixture

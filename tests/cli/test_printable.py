@@ -75,7 +75,8 @@ def evil_files(folder: Path) -> None:
     safetensors(folder / "names.safetensors", [EVIL_TEXT, "b"], {"sample_rate": "22050"})
     torch.save({EVIL: torch.ones(513, 4), "b": torch.ones(513, 4)}, folder / "names.pt")
     torch.save({"magnitude": torch.ones(513, 4), "sample_rate": EVIL}, folder / "value.pt")
-    np.savez(folder / "names.npz", **{EVIL_TEXT.replace("\0", ""): values, "b": values})  # type: ignore[arg-type]
+    named: dict[str, Any] = {EVIL_TEXT.replace("\0", ""): values, "b": values}
+    np.savez(folder / "names.npz", **named)
     np.savez(folder / "value.npz", magnitude=values, window=EVIL)
     (folder / "header.npy").write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", 99) + EVIL_TEXT.encode() * 9)
     for field in ("sample_rate", "white", "scale"):
@@ -176,9 +177,11 @@ def shown_raw(tree: ast.AST) -> list[str]:
             value = part.value if isinstance(part, ast.FormattedValue) else None
             while isinstance(value, ast.Call) and ast.unparse(value.func) == "str":
                 value = value.args[0]
-            words = ast.unparse(value).split(".") if isinstance(value, ast.Name | ast.Attribute) else [""]
+            if not isinstance(value, ast.Name | ast.Attribute):
+                continue
+            words = ast.unparse(value).split(".")
             if words[-1] in OF_FILES or (words[-1] in ("name", "stem") and words[-2:][0] in OF_FILES):
-                found.append(f"{part.lineno}: {ast.unparse(value)}")  # type: ignore[arg-type, attr-defined]
+                found.append(f"{value.lineno}: {ast.unparse(value)}")
     return found
 
 

@@ -95,7 +95,7 @@ def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: 
     )
     for name, n in legs:
         step, factors, committed = reference.RULES[name]
-        carried = [{} if f is None else {t: f * c[t] for t in c} for f in factors]  # type: ignore[attr-defined]
+        carried = [{} if f is None else {t: f * c[t] for t in c} for f in factors]
         for _ in range(n):
             # A batch run has no older frames, so every frame has the middle of the ramp.
             c, carried = step(c, carried, p_m, p_c, lambda t: 0.0)

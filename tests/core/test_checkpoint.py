@@ -109,7 +109,7 @@ def test_mel_streams_with_preemphasis(engine):
 
 
 def test_within_a_larger_model():
-    def model() -> torch.nn.Module:
+    def model() -> Any:
         return torch.nn.ModuleDict({"net": torch.nn.Linear(3, 33), "voice": inverter_of()})
 
     first, second = model(), model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ def test_every_kind_of_rows_becomes_the_half(n_fft, batch):
     both = rtspecinv.STFT(n_fft, stft.hop_length, window="rectangular", onesided=False)
     samples = CLIP[:200].expand(*batch, -1)
     half = stft.magnitude(samples)
-    for make in (torch.Tensor.clone, torch.Tensor.numpy):
-        torch.testing.assert_close(torch.as_tensor(half_spectrum(make(both.magnitude(samples)), n_fft)), half)  # type: ignore[type-var]
-        assert torch.equal(torch.as_tensor(half_spectrum(make(half), n_fft)), half)  # type: ignore[type-var]
+    kinds: list[Callable[..., Any]] = [torch.Tensor.clone, torch.Tensor.numpy]
+    for make in kinds:
+        torch.testing.assert_close(torch.as_tensor(half_spectrum(make(both.magnitude(samples)), n_fft)), half)
+        assert torch.equal(torch.as_tensor(half_spectrum(make(half), n_fft)), half)
         if n_fft % 2 == 0 and n_fft > 2:
-            found = torch.as_tensor(half_spectrum(make(half[..., :-1, :]), n_fft))  # type: ignore[type-var]
+            found = torch.as_tensor(half_spectrum(make(half[..., :-1, :]), n_fft))
             assert torch.equal(found[..., :-1, :], half[..., :-1, :])
             assert not found[..., -1, :].any()
     with pytest.raises(ValueError, match=rf"n_fft={n_fft} have {n_fft // 2 + 1} rows, not 200"):
@@ -188,7 +190,7 @@ def test_a_chunk_of_no_frames_is_no_samples_and_changes_nothing(engine, dtype, b
     inverter = StreamingInverter(stft, batch_shape=batch, engine=engine, n_iter=1)
     expected = inverter.push_many(frames)
     inverter.reset()
-    hops = []
+    hops: list[torch.Tensor] = []
     for nothing in (frames[..., :0], frames[..., :0].numpy(), frames[..., :0].to(dtype.to_complex())):
         empty = inverter.push_many(nothing)
         assert (empty.shape, empty.dtype) == ((*batch, 0), dtype)

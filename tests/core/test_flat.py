@@ -46,7 +46,7 @@ def least_kept(stft: STFT, samples: Tensor, at: Tensor) -> float:
 
 
 def streamed(stft: STFT, magnitude: Tensor, **options: Any) -> Tensor:
-    inverter = StreamingInverter(stft, batch_shape=magnitude.shape[:-2], **options)  # type: ignore[arg-type]
+    inverter = StreamingInverter(stft, batch_shape=magnitude.shape[:-2], **options)
     return inverter.run(magnitude)
 
 

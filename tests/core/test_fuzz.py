@@ -20,6 +20,7 @@ from fuzzing import (
     attempt,
     check_finite,
     quick,
+    shown,
     sound,
 )
 from hypothesis import given, settings
@@ -73,8 +74,8 @@ def test_transforms(samples, spectrum, length):
 def test_streams_survive(name, frames, mask):
     inverter = STREAMS[name]
     for frame in frames:
-        attempt(lambda frame=frame: inverter.push(frame))  # type: ignore[misc]
-        attempt(lambda frame=frame: inverter.push_many(frame))  # type: ignore[misc]
+        attempt(partial(inverter.push, frame))
+        attempt(partial(inverter.push_many, frame))
     attempt(lambda: inverter.reset(mask))
     attempt(inverter.flush)
     good = torch.rand(*inverter.batch_shape, N_FREQ, 9, generator=torch.Generator().manual_seed(0))
@@ -94,10 +95,10 @@ TRANSFORMS = rtspecinv.transforms
 def test_streams_of_mel_frames_and_of_samples_survive(pieces):
     analysis = rtspecinv.StreamingAnalysis(STFT)
     for piece in pieces:
-        attempt(lambda piece=piece: MEL_STREAM.push(piece))  # type: ignore[misc]
-        attempt(lambda piece=piece: MEL_STREAM.push_many(piece))  # type: ignore[misc]
+        attempt(partial(MEL_STREAM.push, piece))
+        attempt(partial(MEL_STREAM.push_many, piece))
         if sound(piece):  # the samples of NaN are NaN, and those of 3e38 are infinite
-            attempt(lambda piece=piece: analysis.push(piece))  # type: ignore[misc]
+            attempt(partial(analysis.push, piece))
     attempt(MEL_STREAM.flush)
     attempt(analysis.finish)
     good = MEL(torch.rand(400, generator=torch.Generator().manual_seed(0)) - 0.5)
@@ -117,7 +118,7 @@ def test_streams_of_mel_frames_and_of_samples_survive(pieces):
 def test_transforms_of_frames_and_playing_them(frames, make, number):
     transform = attempt(lambda: make(number)) or TRANSFORMS.Pitch(1.5)
     for frame in frames:  # the inverter rejects results of NaN and of negative values
-        attempt(lambda frame=frame: str(transform(frame)))  # type: ignore[misc]
+        attempt(partial(shown, transform, frame))
     sink = ArraySink()
     attempt(lambda: rtspecinv.play(frames, STREAMS["one"], sink))
     STREAMS["one"].reset()
@@ -179,7 +180,7 @@ def test_descent(target, length):
 def test_faces_of_torch_specinv(spec, number):
     options: dict[str, Any] = {"verbose": False, "n_fft": 64, "hop_length": 16}
     for method in ("griffin_lim", "ADMM"):
-        attempt(lambda method=method: getattr(rtspecinv.torch_specinv, method)(spec, max_iter=2, **options))  # type: ignore[misc]
+        attempt(partial(getattr(rtspecinv.torch_specinv, method), spec, max_iter=2, **options))
     attempt(lambda: rtspecinv.torch_specinv.RTISI_LA(spec, max_iter=1, **options))
     attempt(lambda: rtspecinv.torch_specinv.phase_init(spec, n_fft=64, hop_length=16))
     attempt(lambda: rtspecinv.torch_specinv.griffin_lim(spec, max_iter=1, verbose=False, hop_length=number))
@@ -209,7 +210,7 @@ def test_metrics_and_diagnose(one, other, same):
     second = one if same else other
     for name in ("sc", "snr", "ser", "spectral_convergence", "log_spectral_distance"):
         measure = getattr(rtspecinv.metrics, name)  # ratios of silence and of NaN are not finite
-        attempt(lambda measure=measure: str(measure(one, second)))  # type: ignore[misc]
+        attempt(partial(shown, measure, one, second))
     assert attempt(lambda: str(rtspecinv.diagnose(one))) != ""
     attempt(lambda: str(rtspecinv.diagnose(one, preset="whisper")))
 
@@ -283,8 +284,9 @@ def test_listen(sound, kind, layout):
 )
 def test_saved_files_can_be_opened(tmp_path_factory, values, suffix, bits):
     path = tmp_path_factory.mktemp("saved") / f"a{suffix}"
-    for transform, options in ((STFT, {"sample_rate": 8000}), (MEL, {})):
-        attempt(partial(rtspecinv.save_spectrogram, path, values, transform, bits=bits, **options))  # type: ignore[arg-type]
+    kinds: list[tuple[Any, dict[str, Any]]] = [(STFT, {"sample_rate": 8000}), (MEL, {})]
+    for transform, options in kinds:
+        attempt(partial(rtspecinv.save_spectrogram, path, values, transform, bits=bits, **options))
         if path.exists():
             found = rtspecinv.open_spectrogram(path)
             check_finite(list(found.frames()))

@@ -111,7 +111,8 @@ def test_an_interrupted_push_with_gradients(interrupted):
     one.n_iter = 2
     for inverter, frame in zip((one, other), frames, strict=True):
         inverter.push_many(frame[:, 3:]).square().sum().backward()
-    assert torch.equal(*(frame.grad for frame in frames))  # type: ignore[arg-type]
+    gradients: list[Any] = [frame.grad for frame in frames]
+    assert torch.equal(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("engine", ["eager", "numba"])

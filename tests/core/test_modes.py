@@ -20,6 +20,7 @@ from rtspecinv import STFT, MelConfig, MelInverter, StreamingInverter, metrics, 
 from rtspecinv.live import transforms
 
 SETTINGS = STFT(64, 16)
+HANN = torch.hann_window(64)
 SAMPLES = 0.1 * torch.randn(600, generator=torch.Generator().manual_seed(0))
 OTHERS = 0.1 * torch.randn(600, generator=torch.Generator().manual_seed(1))
 MAGNITUDE, OTHER = SETTINGS.magnitude(SAMPLES), SETTINGS.magnitude(OTHERS)
@@ -147,10 +148,14 @@ SURFACE: dict[str, Callable[[], Tensor]] = {
     "L_BFGS": lambda: torch_specinv.L_BFGS(
         MAGNITUDE, SETTINGS.magnitude, 600, outer_max_iter=2, max_iter=2, verbose=0
     ),
-    "griffin_lim": lambda: torch_specinv.griffin_lim(MAGNITUDE, 3, verbose=False, window="hann"),  # type: ignore[arg-type]
-    "RTISI_LA": lambda: torch_specinv.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window="hann"),  # type: ignore[arg-type]
-    "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window="hann"),  # type: ignore[arg-type]
-    "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window="hann"),  # type: ignore[arg-type]
+    "griffin_lim": lambda: torch_specinv.griffin_lim(
+        MAGNITUDE, 3, verbose=False, window=torch.hann_window(SETTINGS.n_fft)
+    ),
+    "RTISI_LA": lambda: torch_specinv.RTISI_LA(
+        MAGNITUDE, max_iter=2, verbose=0, window=torch.hann_window(SETTINGS.n_fft)
+    ),
+    "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window=HANN),
+    "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window=HANN),
     "single_pass": lambda: phase.single_pass(SETTINGS, MAGNITUDE.mT),
     "metrics": lambda: torch.stack(
         [

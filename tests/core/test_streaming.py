@@ -35,7 +35,7 @@ ENGINES = [
         ),
     ),
 ]
-SETTINGS = [
+SETTINGS: list[dict[str, Any]] = [
     {"n_fft": 32, "hop_length": 8},
     {"n_fft": 32, "hop_length": 4},
     {"n_fft": 33, "hop_length": 10},
@@ -219,7 +219,7 @@ def voice(n_samples: int = 8000, rate: int = 16000) -> torch.Tensor:
 
 def convergence(stft: STFT, samples: torch.Tensor, **options: Any) -> float:
     S = stft.magnitude(samples)
-    inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
+    inverter = StreamingInverter(stft, **options)
     result = run(inverter, S)[inverter.latency :]
     return float(rtspecinv.metrics.spectral_convergence(stft.magnitude(result)[:, 4:-4], S[:, 4:-4]))
 
@@ -422,7 +422,7 @@ def test_every_argument_matters():
     S = magnitudes(stft, n_frames=12)
 
     def result(**options: Any) -> torch.Tensor:
-        inverter = StreamingInverter(stft, **options)  # type: ignore[arg-type]
+        inverter = StreamingInverter(stft, **options)
         return run(inverter, S)[inverter.latency :]
 
     results = [
@@ -553,9 +553,8 @@ def test_iterations_may_change_between_pushes(engine, update, n_iters, batch):
     changing = StreamingInverter(stft, update=update, n_iter=7, batch_shape=batch, engine=engine)
     for n_iter, frame in zip(n_iters, magnitude.unbind(-1), strict=True):
         fixed = StreamingInverter(stft, update=update, n_iter=n_iter, batch_shape=batch, engine=engine)
-        for name in fixed._engine.buffer.STATE:  # type: ignore[attr-defined]
-            state = changing._engine.buffer.get_buffer(name)  # type: ignore[attr-defined]
-            fixed._engine.buffer.get_buffer(name).copy_(state)  # type: ignore[attr-defined]
+        for name, state in changing._engine.state().items():
+            fixed._engine.state()[name].copy_(state)
         changing.n_iter = n_iter
         assert torch.equal(changing.push(frame), fixed.push(frame))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -169,29 +170,31 @@ def test_gradients_are_right(call):
 
 def test_unknown_keywords_get_a_suggestion():
     magnitude = SPEC.abs()
-    for call, wrong, right in [
+    misspelt: list[tuple[Callable[..., Any], str, str]] = [
         (torch_specinv.griffin_lim, "maxiter", "max_iter"),
         (torch_specinv.griffin_lim, "hop_lenght", "hop_length"),
         (torch_specinv.ADMM, "evaiter", "eva_iter"),
         (torch_specinv.RTISI_LA, "lookahead", "look_ahead"),
         (torch_specinv.phase_init, "hoplength", "hop_length"),
-    ]:
+    ]
+    for call, wrong, right in misspelt:
         with pytest.raises(TypeError, match=f"{wrong}'.*did you mean {right}"):
-            call(magnitude, **{wrong: 3})  # type: ignore[operator]
+            call(magnitude, **{wrong: 3})
     with pytest.raises(TypeError, match=r"maxiter'.*did you mean max_iter"):
         torch_specinv.L_BFGS(magnitude, torch.abs, maxiter=3)  # type: ignore[call-arg]
 
 
 def test_bad_values_are_refused():
     magnitude = SPEC.abs()
-    for options, error, says in [
+    bad_values: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"metric": "scc"}, ValueError, "did you mean 'sc'"),
         ({"max_iter": -1}, ValueError, "max_iter|n_iter"),
         ({"alpha": -1}, ValueError, "alpha=-1"),
         ({"window": torch.ones(3)}, ValueError, "window"),
-    ]:
+    ]
+    for options, error, says in bad_values:
         with pytest.raises(error, match=says):
-            torch_specinv.griffin_lim(magnitude, **QUIET, **options)  # type: ignore[arg-type]
+            torch_specinv.griffin_lim(magnitude, **QUIET, **options)
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):
         torch_specinv.RTISI_LA(SPEC)
     with pytest.raises(TypeError, match=r"spec.abs\(\)"):

@@ -283,7 +283,7 @@ def test_the_error_for_other_files_of_arrays_states_how_to_convert_them(tmp_path
     assert "numpy.save('x.npy', " in said
     assert "numpy.save('x.npy', " in invert(capsys, path, *QUICK)
     np.save(tmp_path / "x.npy", rtspecinv.STFT(64, 16).magnitude(CLIP).numpy())
-    options: dict[str, Any] = {"stft": rtspecinv.STFT(64, 16)}  # type: ignore[no-redef]
+    options = {"stft": rtspecinv.STFT(64, 16)}
     assert listen(tmp_path / "x.npy", sample_rate=8000, output=ArraySink(), **options).samples.any()
 
 
@@ -342,8 +342,7 @@ def test_the_error_for_a_file_that_is_not_sound_names_the_right_command(tmp_path
 def test_the_error_for_transposed_channels_states_the_layout(shape, words, as_array):
     sound = CLIP[: 1000 * (shape[1] == 1000) + 8000 * (shape[1] != 1000)]
     sound = (sound[:, None] if shape[0] > shape[1] else sound[None]) * torch.ones(shape)
-    sound = sound.numpy() if as_array else sound  # type: ignore[assignment]
-    said = refused(listen, sound, sample_rate=8000, output=ArraySink())
+    said = refused(listen, sound.numpy() if as_array else sound, sample_rate=8000, output=ArraySink())
     assert words in said
     assert str(shape) in said
     for way in re.search(r"pass (sound.*?); for", said).group(1).split(", or "):
@@ -354,9 +353,9 @@ def test_the_error_for_transposed_channels_states_the_layout(shape, words, as_ar
 # -- arrays by name ------------------------------------------------------------------------------------------
 
 
-def several(path, arrays: dict[str, np.ndarray]) -> None:
+def several(path, arrays: dict[str, Any]) -> None:
     if path.suffix == ".npz":
-        np.savez(path, **arrays)  # type: ignore[arg-type]
+        np.savez(path, **arrays)
     elif path.suffix == ".pt":
         torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
     else:
@@ -393,8 +392,8 @@ def test_mel_arrays_are_chosen_by_name_too(tmp_path):
 
 
 def test_names_in_errors_are_few_and_short(tmp_path):
-    arrays = {f"{'n' * 300}{i}": np.ones((3, 3), np.float32) for i in range(200)}
-    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {f"{'n' * 300}{i}": np.ones((3, 3), np.float32) for i in range(200)}
+    np.savez(tmp_path / "a.npz", **arrays)
     assert len(refused(open_spectrogram, tmp_path / "a.npz")) < 1000
     said = refused(open_spectrogram, tmp_path / "a.npz", array="m" * 1000)
     assert len(said) < 1000

@@ -126,5 +126,5 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
         assert rate == 22050
         assert 0.5 < abs(samples).max() < 1
     measured = (ROOT / "README.md").read_text("utf-8").split("<!-- measured:begin -->")[1]
-    number = re.search(r"\*\*(-\d+\.\d\d)\*\*", measured)[1]
+    number, *_ = re.findall(r"\*\*(-\d+\.\d\d)\*\*", measured)
     assert number in (tmp_path / "site" / "choosing.html").read_text("utf-8")

@@ -34,8 +34,8 @@ LOADED = "import sys; print('torch' in sys.modules)"
 
 def both(command: list[str], **options: Any) -> list[subprocess.CompletedProcess[bytes]]:
     command = [sys.executable, *command]
-    options: dict[str, Any] = {"capture_output": True, "timeout": 60, **options}  # type: ignore[no-redef]
-    return [subprocess.run(program, **options) for program in (command, forked(command))]  # type: ignore[call-overload]
+    options = {"capture_output": True, "timeout": 60, **options}
+    return [subprocess.run(program, **options) for program in (command, forked(command))]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,8 @@ def test_several_at_once():
 def test_the_process_that_forks_is_started_again_and_leaves_nothing():
     command = [sys.executable, "-c", LOADED]
     first = Path(forked(command)[4]).parent
-    process, _ = module._server  # type: ignore[misc]
+    assert module._server is not None
+    process, _ = module._server
     assert first.is_dir()
     process.communicate()
     assert process.returncode == 0

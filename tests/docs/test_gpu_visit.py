@@ -21,10 +21,12 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`bench/gpu.py` on tiny sizes and a card that is none; nothing that a bare machine lacks is imported."""
+    """`bench/gpu.py` on tiny sizes without a GPU; packages that a bare machine lacks cannot be imported."""
     for name in ("soundfile", "soxr", "scipy", "tqdm"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(sys, "path", sys.path[:])
+    for path in BENCH.glob("gpu_*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])  # as for a script in this folder
     spec = importlib.util.spec_from_file_location("bench_gpu", BENCH / "gpu.py")
     assert spec is not None
     assert spec.loader is not None
@@ -41,9 +43,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "CLIPS": ((1, 0.1), (64, 0.05)),
         "ITERATIONS": 2,
         "N_RUNS": 2,
-        "N_NUMBERS": 2**10,
     }.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(module.common, name, value)
+    monkeypatch.setattr("gpu_machine.N_NUMBERS", 2**10)
     monkeypatch.setattr(timing, "MOST_STREAMS", 2)
     for name in ("rtspecinv.batch.STREAM_ITER", "rtspecinv.mel.spectrogram.START_ITER"):
         monkeypatch.setattr(name, 1)
@@ -66,7 +68,7 @@ class Event:
 
 
 def test_a_whole_visit(gpu, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(gpu.COMMIT, "abc1234")
+    monkeypatch.setenv("RTSPECINV_COMMIT", "abc1234")
     monkeypatch.setattr(gpu, "compiling", lambda emit: emit(engine="cuda_graph", what="all", seconds=1.0))
     done = []
 
@@ -75,7 +77,7 @@ def test_a_whole_visit(gpu, tmp_path, monkeypatch, capsys):
         assert gpu.run_step(Path(command[2]), command[-1]) == 0
 
     monkeypatch.setattr(gpu, "in_a_process", run)
-    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr("gpu_machine.shutil.which", lambda name: None)
     gpu.visit(tmp_path, list(gpu.steps()), 1e6)
     assert done == list(gpu.steps())
     rows = gpu.read(tmp_path)
@@ -93,7 +95,7 @@ def test_a_whole_visit(gpu, tmp_path, monkeypatch, capsys):
 
 def test_a_failed_step_does_not_stop_the_others(gpu, tmp_path, monkeypatch):
     def broken(emit: Any) -> None:
-        gpu.attempt(emit, lambda: {"value": 1 / 0}, what="first")
+        gpu.common.attempt(emit, lambda: {"value": 1 / 0}, what="first")
         emit(what="second", value=1)
         raise RuntimeError("an illegal address")
 

@@ -8,9 +8,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import served
+import torch
 
+from rtspecinv import presets
 from rtspecinv.cli._parser import parser
+from rtspecinv.client import URL as CLIENT_URL
 from rtspecinv.metrics import sc
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +49,20 @@ def test_python_snippets_run(tmp_path, monkeypatch):
     assert sc(linear(names["from_mel"]), names["preset"].expand(mel_frames)) < -25
     assert sc(linear(names["at_once"]), names["preset"].expand(mel_frames)) < -10
     assert len(names["hops"]) == mel_frames.shape[-1]
+
+
+def test_the_client_snippet_returns_what_an_inverter_returns():
+    for name, extra in (("aiohttp", "serve"), ("rocket_fft", "fast")):
+        pytest.importorskip(name, reason=f'{name} is missing: pip install "rtspecinv[{extra}]"')
+    (code,) = snippets("py")
+    preset = presets["hifigan-22k"]
+    names: dict[str, Any] = {"mel_frames": preset(torch.sin(0.05 * torch.arange(22050)))}
+    with served.served() as server:
+        assert CLIENT_URL in code
+        exec(compile(code.replace(CLIENT_URL, server.stream), "README.md", "exec"), names)
+    expected = preset.inverter().run(names["mel_frames"])
+    assert len(expected) > 22050 - preset.config.hop_length
+    np.testing.assert_array_equal(names["samples"], expected.numpy())
 
 
 @pytest.mark.parametrize("card", ["patient"], indirect=True)
@@ -94,7 +113,7 @@ def test_numbers_are_those_of_the_bench(name):
 
 def test_the_scripts_write_each_table_where_it_is():
     scripts = {path.stem: path.read_text() for path in (ROOT / "bench").glob("*.py")}
-    known = re.search(r"^SUMMARIES = (\{.*?^\})", scripts["page"], re.MULTILINE | re.DOTALL)[1]
+    (known,) = re.findall(r"^SUMMARIES = (\{.*?^\})", scripts["page"], re.MULTILINE | re.DOTALL)
     assert ast.literal_eval(known) == SUMMARIES
     for name in SUMMARIES:
         assert sum(f'summarise("{name}"' in text for text in scripts.values()) == 1

@@ -100,7 +100,7 @@ def test_a_damaged_file_is_replaced(damage, log, places):
 def test_a_complete_file_of_other_content_is_replaced(log, places):
     fresh()(1.0)
     (path,) = files(places["package"])
-    kept.write(path, cache.dumps(("not", "code")))  # type: ignore[attr-defined]
+    kept.write(path, cache.dumps(("not", "code")))
     assert fresh()(1.0) == 2.0
 
 

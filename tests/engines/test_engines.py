@@ -39,8 +39,7 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
 
 def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **options: Any) -> None:
     eager, compiled = (
-        run(StreamingInverter(stft, engine=engine, **options), magnitude)  # type: ignore[arg-type]
-        for engine in ("eager", "numba")
+        run(StreamingInverter(stft, engine=engine, **options), magnitude) for engine in ("eager", "numba")
     )
     assert compiled.shape == eager.shape
     assert (compiled - eager).abs().max() <= tolerance * eager.abs().max()
@@ -210,12 +209,12 @@ def test_eager_can_continue_a_compiled_stream_and_back(update):
 @fast
 def test_gradients_are_those_of_the_reference():
     stft = STFT(128, 32, dtype=torch.float64)
-    gradients = []
+    gradients: list[Any] = []
     for engine in ("eager", "numba"):
         S = magnitudes(stft).requires_grad_()
         run(StreamingInverter(stft, n_iter=1, engine=engine), S).square().sum().backward()
         gradients.append(S.grad)
-    assert torch.equal(*gradients)  # type: ignore[arg-type]
+    assert torch.equal(gradients[0], gradients[1])
 
 
 @fast
@@ -277,8 +276,8 @@ def test_the_selected_engine():
         assert StreamingInverter(stft, **options).engine == "numba"
     assert StreamingInverter(stft, engine="eager").engine == "eager"
     assert StreamingInverter(stft, engine="numba").engine == "numba"
-    for options in ({"update": Other()}, {"init": Else()}):  # type: ignore[assignment]
-        assert StreamingInverter(stft, **options).engine == "eager"
+    for other in ({"update": Other()}, {"init": Else()}):
+        assert StreamingInverter(stft, **other).engine == "eager"
         with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
             StreamingInverter(stft, engine="numba", **options)
 

@@ -52,7 +52,7 @@ def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: Any
     seen: dict[str, list[Iteration]] = {"eager": [], "numba": []}
     for engine, so_far in seen.items():
         start = given_start(magnitude)
-        invert(magnitude, stft, init=start, engine=engine, callback=so_far.append, **options)  # type: ignore[arg-type]
+        invert(magnitude, stft, init=start, engine=engine, callback=so_far.append, **options)
     eager, compiled = seen.values()
     assert [now.number for now in eager] == [now.number for now in compiled]
     for one, other in zip(eager, compiled, strict=True):
@@ -166,13 +166,13 @@ def test_tensors_kept_by_a_callback_do_not_change():
 
 def test_gradients_use_plain_torch():
     magnitude = SMALL.magnitude(sound(500))
-    gradients = []
+    gradients: list[Any] = []
     for engine in ("eager", "numba"):
         value = magnitude.clone().requires_grad_()
         samples = invert(value, SMALL, n_iter=3, init=given_start(magnitude), engine=engine)
         samples.square().sum().backward()
         gradients.append(value.grad)
-    assert torch.equal(*gradients)  # type: ignore[arg-type]
+    assert torch.equal(gradients[0], gradients[1])
     value = magnitude.clone().requires_grad_()
     with torch.no_grad():
         plain = invert(value, SMALL, n_iter=3)
@@ -217,9 +217,9 @@ def test_eager_uses_no_compiled_code(monkeypatch):
         invert(magnitude, SMALL, init="zeros", engine="numba")
     monkeypatch.undo()
     assert torch.equal(invert(magnitude, SMALL, n_iter=3, engine="eager"), plain)
-    blocks = {"block_frames": 40, "overlap_frames": 10, "n_iter": 2}
+    blocks: dict[str, Any] = {"block_frames": 40, "overlap_frames": 10, "n_iter": 2}
     eager, compiled = (
-        torch.cat(list(invert_blocks(magnitude.mT, SMALL, engine=engine, **blocks)))  # type: ignore[arg-type]
+        torch.cat(list(invert_blocks(magnitude.mT, SMALL, engine=engine, **blocks)))
         for engine in ("eager", "numba")
     )
     assert eager.shape == compiled.shape

@@ -42,9 +42,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pair(stft: STFT, **options: Any) -> tuple[StreamingInverter, StreamingInverter]:
-    replayed = StreamingInverter(stft, engine="cuda_graph", **options)  # type: ignore[arg-type]
+    replayed = StreamingInverter(stft, engine="cuda_graph", **options)
     assert replayed.engine == "cuda_graph"
-    return StreamingInverter(stft, engine="eager", **options), replayed  # type: ignore[arg-type]
+    return StreamingInverter(stft, engine="eager", **options), replayed
+
+
+def engine_of(inverter: StreamingInverter) -> Any:
+    return inverter._engine
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def test_a_move_or_a_copy_records_again(graphs):
     expected = [eager.push(frame) for frame in S.unbind(-1)]
     hops = [replayed.push(frame) for frame in S.unbind(-1)[:2]]
     other = copy.deepcopy(replayed)
-    assert replayed.to(DEVICE)._engine._pushes is None  # type: ignore[attr-defined]
+    assert engine_of(replayed.to(DEVICE))._pushes is None
     hops += [replayed.push(frame) for frame in S.unbind(-1)[2:]]
     agree(torch.cat(hops), torch.cat(expected))
     agree(torch.cat([other.push(frame) for frame in S.unbind(-1)[2:]]), torch.cat(expected[2:]))
@@ -172,7 +176,7 @@ def test_switched_off_by_the_environment(graphs, monkeypatch):
     S = magnitudes(stft)
     monkeypatch.setenv(cuda_graph.SWITCH, "1")
     assert torch.equal(run(eager, S), run(replayed, S))
-    assert pair(stft)[1]._engine._pushes is None  # type: ignore[attr-defined]
+    assert engine_of(pair(stft)[1])._pushes is None
 
 
 def test_gradients_flow_without_a_recording(graphs):
@@ -263,7 +267,7 @@ def quiet_tapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_push_is_75_launches(quiet_tapes):
     """At 1024/256, 3 ahead, 8 iterations; an inverse transform of torch copies what it is given first."""
     _, replayed = pair(STFT(1024, 256), look_ahead=3, n_iter=8)
-    replay = replayed._engine._pushes.replay  # type: ignore[attr-defined]
+    replay = engine_of(replayed)._pushes.replay
     pieces = {name: [str(step[0]) for step in piece.__self__.steps] for name, piece in replay.items()}
     assert len(pieces["iterate"]) == 4
     whole = [*pieces["begin"], *pieces["iterate first"], *(7 * pieces["iterate"]), *pieces["finish"]]

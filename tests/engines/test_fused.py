@@ -61,7 +61,7 @@ def test_rule(dtype, n_slots, has_s):
     expected: Any
     found, expected = ([t.clone() for t in (x, a, a)] for _ in range(2))
     kernels.launch_rule(*found, s, goal, signs, numbers)
-    fused.rule(*expected, s, goal, signs, numbers)  # type: ignore[call-arg]
+    fused.rule(expected[0], expected[1], expected[2], s, goal, signs, numbers)
     # Where terms cancel, the phase of a sum depends on rounding; these random terms do not cancel.
     agree([t[i, ..., k, :, :] for t in found for i in range(2) for k in range(N_OPEN)],
           [t[i, ..., k, :, :] for t in expected for i in range(2) for k in range(N_OPEN)])  # fmt: skip

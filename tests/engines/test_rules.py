@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sounds import SMALL, sound
 
 from rtspecinv import STFT, StreamingInverter, invert
+from rtspecinv.batch import Iteration
 from rtspecinv.engines.table import Table, table_of, why_none
 from rtspecinv.updates import RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim, Update
 
@@ -215,8 +217,9 @@ def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
 )
 def test_a_table_describes_a_step(update):
     table = table_of(update, 4)
+    assert table is not None
     assert table.projects_twice == (isinstance(update, DifferenceMap) and update.beta != 1)
-    assert torch.allclose(*steps(table, update))  # type: ignore[arg-type]
+    assert torch.allclose(*steps(table, update))
 
 
 def test_equal_rules_have_separate_tables():
@@ -264,7 +267,7 @@ def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: Any) 
     """In every push, from the state of the reference: rules amplify rounding errors from push to push."""
     magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
     eager, compiled = (
-        StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)._engine  # type: ignore[arg-type]
+        StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)._engine
         for engine in ("eager", "numba")
     )
     assert compiled.name == "numba"
@@ -274,6 +277,10 @@ def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: Any) 
         compiled.changed()
         expected = eager.push(frame)
         assert (compiled.push(frame) - expected).abs().max() <= TOLERANCE * magnitude.max()
+
+
+def record(seen: list[torch.Tensor], now: Iteration) -> None:
+    seen.append(now.actual)
 
 
 def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> None:
@@ -289,7 +296,7 @@ def assert_batches_agree(stft: STFT, update: Update, seed: int, n_iter: int) -> 
             n_iter=n_iter,
             evaluate_every=1,
             engine=engine,
-            callback=lambda now, actual=actual: actual.append(now.actual) and None,  # type: ignore[misc]
+            callback=partial(record, actual),
         )
     for one, other in zip(*seen.values(), strict=True):
         assert (one - other).abs().max() <= TOLERANCE_OF_BATCH * max(magnitude.abs().max(), one.abs().max())

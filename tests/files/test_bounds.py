@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,8 @@ def test_an_archive_of_many_members_is_refused_at_once(tmp_path):
 
 
 def test_many_arrays_are_named_in_one_short_line(tmp_path):
-    np.savez(tmp_path / "a.npz", **{f"{'x' * 200}{n}": np.ones((3, 3)) for n in range(500)})  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {f"{'x' * 200}{n}": np.ones((3, 3)) for n in range(500)}
+    np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=r"holds 500 arrays .*, \.\.\.\)") as error:
         rtspecinv.open_spectrogram(tmp_path / "a.npz")
     assert len(str(error.value)) < 1000

@@ -10,6 +10,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +30,12 @@ def magnitudes(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 2, shape).astype(np.float32)
 
 
-def save(path: Path, array: np.ndarray, **parameters: int) -> Path:
+def save(path: Path, array: np.ndarray, **parameters: Any) -> Path:
     array = np.ascontiguousarray(array)
     if path.suffix == ".npy":
         np.save(path, array)
     elif path.suffix == ".npz":
-        np.savez_compressed(path, magnitude=array, **parameters)  # type: ignore[arg-type]
+        np.savez_compressed(path, magnitude=array, **parameters)
     elif path.suffix == ".pt":
         torch.save({"magnitude": torch.from_numpy(array), **parameters}, path)
     else:

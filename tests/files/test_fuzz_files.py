@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,9 +119,11 @@ def test_wrong_headers_are_rejected(tmp_path_factory, shape, dtype):
     wave = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 60000, 8000, 8000, 2, 16)
     (folder / "a.wav").write_bytes(wave + b"data" + struct.pack("<I", 2**32 - 1) + bytes(200))
     for path in folder.iterdir():
-        attempt(
-            lambda path=path: rtspecinv.listen(path, sample_rate=8000, output=ArraySink(), n_iter=1).samples  # type: ignore[misc]
-        )
+        attempt(partial(samples_of, path))
+
+
+def samples_of(path: Path) -> np.ndarray:
+    return rtspecinv.listen(path, sample_rate=8000, output=ArraySink(), n_iter=1).samples
 
 
 def test_an_archive_that_unpacks_to_more_than_there_is_room_for(tmp_path, monkeypatch):

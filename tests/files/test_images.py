@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,8 +98,8 @@ def test_invalid_scales_are_rejected(options):
 @pytest.mark.parametrize("bits", [8, 16])
 def test_levels_and_texts_come_back(tmp_path, suffix, bits):
     levels = np.linspace(0, 1, 60).reshape(6, 10)
-    texts = {"sample_rate": 22050, "scale": "log"}
-    write_image(tmp_path / f"a{suffix}", levels, texts, bits=bits)  # type: ignore[arg-type]
+    texts: dict[str, Any] = {"sample_rate": 22050, "scale": "log"}
+    write_image(tmp_path / f"a{suffix}", levels, texts, bits=bits)
     found, said = read_image(tmp_path / f"a{suffix}")
     np.testing.assert_allclose(found, levels, atol=0.51 / (2**bits - 1))
     assert {name: said[name] for name in texts} == {name: str(value) for name, value in texts.items()}
@@ -114,7 +115,7 @@ def test_pictures_of_every_mode(tmp_path):
         if mode != "1":  # mode "1" is dithered
             np.testing.assert_allclose(read_image(path)[0] * 255, expected, atol=1.01, err_msg=mode)
         assert set(np.unique(read_image(path)[0])) <= (
-            {0, 1} if mode == "1" else set(np.float32(range(256)) / np.float32(255))  # type: ignore[arg-type, call-overload]
+            {0, 1} if mode == "1" else set(np.arange(256, dtype=np.float32) / np.float32(255))
         )
     transparent = Image.new("RGBA", (3, 2), (255, 255, 255, 0))
     transparent.save(tmp_path / "b.png")
@@ -131,8 +132,8 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def test_a_small_picture_of_very_many_frequencies_is_refused(tmp_path):
     """Its texts ask for 524289 magnitudes a column, 3 GB."""
-    texts = {"sample_rate": 8000, "n_fft": 2**20, "scale": "linear", "fmin": 0, "fmax": 4000}
-    write_image(tmp_path / "a.png", np.ones((1, 1500)), texts | {"white": 1, "range_db": 80})  # type: ignore[arg-type]
+    texts: dict[str, Any] = {"sample_rate": 8000, "n_fft": 2**20, "scale": "linear", "fmin": 0, "fmax": 4000}
+    write_image(tmp_path / "a.png", np.ones((1, 1500)), texts | {"white": 1, "range_db": 80})
     with pytest.raises(ValueError, match=r"a\.png: 524289 x 1500 values are more than 67108864"):
         rtspecinv.open_spectrogram(tmp_path / "a.png")
     with pytest.raises(ValueError, match="100000000 x 1 values are more than"):

@@ -13,7 +13,7 @@ from PIL import Image
 import rtspecinv
 from rtspecinv import STFT, MelConfig, open_spectrogram, save_spectrogram
 from rtspecinv.files.metadata import describe, understand
-from rtspecinv.files.saving import config_of  # type: ignore[attr-defined]
+from rtspecinv.files.saving import config_of
 from rtspecinv.mel.config import Compression
 
 ARRAYS = [".npz", ".pt", ".safetensors"]

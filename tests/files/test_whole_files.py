@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -93,14 +94,14 @@ def test_the_reason_is_that_of_the_disk(monkeypatch, tmp_path):
 
 
 def test_errors_of_the_file_precede_those_of_the_encoder(tmp_path):
-    def encode(file: io.RawIOBase) -> None:
+    def encode(file: IO[bytes]) -> None:
         file.write(bytes(2000))
         raise RuntimeError("encoder")
 
     with room_for(1000), pytest.raises(OSError, match="File too large"):
-        write_whole(tmp_path / "a", encode)  # type: ignore[arg-type]
+        write_whole(tmp_path / "a", encode)
     with pytest.raises(RuntimeError, match="encoder"):
-        write_whole(tmp_path / "a", encode)  # type: ignore[arg-type]
+        write_whole(tmp_path / "a", encode)
     assert not list(tmp_path.iterdir())
 
 
@@ -170,7 +171,7 @@ def test_a_named_pipe_keeps_its_name_and_gets_the_sound(tmp_path, name):
 def test_an_open_file_gets_the_sound_and_stays_open(subtype):
     file = io.BytesIO()
     samples = np.linspace(-0.9, 0.9, 1001, dtype=np.float32)
-    with rtspecinv.FileSink(file, 8000, subtype=subtype) as sink:  # type: ignore[arg-type]
+    with rtspecinv.FileSink(file, 8000, subtype=subtype) as sink:
         sink.write(samples)
     assert not file.closed
     file.seek(0)

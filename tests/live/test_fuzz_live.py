@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_players(frames, options):
     if player is not None:
         for frame in [*frames, *8 * [GOOD]]:
             with suppress(queue.Full):
-                attempt(lambda frame=frame: player.push(frame))  # type: ignore[misc]
+                attempt(partial(player.push, frame))
         attempt(lambda: player.stats)
         with bounded():
             player.close()
@@ -60,7 +61,7 @@ def test_players(frames, options):
 def test_mailboxes(frames):
     mailbox = Mailbox()
     for frame in frames:
-        attempt(lambda frame=frame: mailbox.put(frame))  # type: ignore[misc]
+        attempt(partial(mailbox.put, frame))
     mailbox.put(GOOD)
     with bounded():
         assert torch.equal(next(iter(mailbox)), GOOD)
@@ -82,7 +83,7 @@ def test_several_sinks(samples, other):
     attempt(lambda: TeeSink(kept[0], other))
     tee = TeeSink(*kept)
     for block in samples:
-        attempt(lambda block=block: tee.write(block))  # type: ignore[misc]
+        attempt(partial(tee.write, block))
     assert np.array_equal(kept[0].samples, kept[1].samples)
     check_finite(kept[0].samples)
 
@@ -101,7 +102,7 @@ def test_sound_devices(sample_rate, channels, options, blocks):
     sink, stream = opened
     with stream.asking(100):
         for block in blocks:
-            attempt(lambda block=block: sink.write(block))  # type: ignore[misc]
+            attempt(partial(sink.write, block))
         attempt(lambda: (sink.latency_seconds, sink.queued, sink.room, sink.underflows))
         with bounded():
             sink.abort()

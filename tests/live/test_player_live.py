@@ -101,7 +101,7 @@ def kill_at_random(seed: int) -> None:
         with pytest.raises(MemoryError):
             use()
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     join_workers()
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,7 +221,8 @@ class Calling(Card):
 
     def __init__(self, where: str) -> None:
         super().__init__(Clock())
-        self.where, self.error, self.called = where, None, threading.Event()
+        self.where, self.called = where, threading.Event()
+        self.error: Exception | None = None
 
     def run(self, here: str) -> None:
         if here == self.where and self.call is not None:
@@ -228,7 +230,7 @@ class Calling(Card):
             try:
                 call()
             except (ValueError, RuntimeError, queue.Full) as error:
-                self.error = error  # type: ignore[assignment]
+                self.error = error
             self.called.set()
 
     def write(self, samples) -> None:
@@ -413,7 +415,8 @@ def test_a_signal_handler_may_call_the_player_where_its_locks_are_held(name, pla
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_signal_handler_may_call_the_player_where_its_thread_starts(name, monkeypatch):
-    sink, start, called = Calling("write"), threading.Thread.start, []
+    sink, start = Calling("write"), threading.Thread.start
+    called: list[Any] = []
 
     def use() -> None:
         player = Player(Echo(), sink, queue_seconds=0.01)
@@ -554,7 +557,8 @@ def test_a_fork_gets_an_error_about_the_missing_thread():
 
 
 def test_every_thread_that_waits_at_a_mailbox_gets_frames():
-    mailbox, got = Mailbox(), queue.Queue()
+    mailbox = Mailbox()
+    got: queue.Queue[Any] = queue.Queue()
     threads = [threading.Thread(target=lambda: got.put(next(iter(mailbox), None))) for _ in range(3)]
     for thread in threads:
         thread.start()

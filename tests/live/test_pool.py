@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_reset_drops_waiting_frames_and_begins_a_new_stream():
         inside.set()
         go_on.wait(10)
 
-    heard = []
+    heard: list[Any] = []
     with StreamPool(inverter_of("linear")) as pool:
         blocker, stream = pool.join(slow), pool.join(heard.append)
         blocker.push(frame_of("linear", 1))
@@ -187,7 +188,8 @@ def test_calls_come_in_order():
 
 def test_bad_frames_and_full_queues_change_nothing():
     with StreamPool(inverter_of("linear"), max_frames=1) as pool:
-        inside, go_on, heard = threading.Event(), threading.Event(), []
+        inside, go_on = threading.Event(), threading.Event()
+        heard: list[Any] = []
         blocker = pool.join(lambda hop: (inside.set(), go_on.wait(10)))
         stream = pool.join(heard.append)
         blocker.push(frame_of("linear", 1))
@@ -212,7 +214,7 @@ def test_a_failing_stream_does_not_affect_others():
     def fails(hop):
         raise OSError("the line is dead")
 
-    heard = []
+    heard: list[Any] = []
     with StreamPool(inverter_of("linear")) as pool:
         broken, well = pool.join(fails), pool.join(heard.append)
         for stream in (broken, well):
@@ -267,7 +269,9 @@ def test_pushes_are_observed():
 @pytest.mark.parametrize("kind", ["linear", "mel"])
 def test_bad_frames_are_rejected_in_order_with_a_callback(kind):
     """Also when they are pushed together with frames of others."""
-    inside, go_on, heard, other = threading.Event(), threading.Event(), [], []
+    inside, go_on = threading.Event(), threading.Event()
+    heard: list[Any] = []
+    other: list[Any] = []
     with StreamPool(inverter_of(kind)) as pool:
         blocker = pool.join(lambda hop: (inside.set(), go_on.wait(10)))
         stream, beside = pool.join(heard.append, refuse=heard.append), pool.join(other.append)

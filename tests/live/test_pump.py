@@ -179,7 +179,7 @@ def melody(n_frames: int, stft: rtspecinv.STFT) -> torch.Tensor:
     """Three harmonic notes with vibrato, `(n_samples,)`."""
     seconds = torch.arange(n_frames * stft.hop_length) / 22050
     phase = 2 * math.pi * (seconds + 0.002 * torch.sin(12 * seconds))
-    return sum(level * torch.sin(frequency * phase) for frequency, level in PARTIALS)  # type: ignore[return-value]
+    return torch.stack([level * torch.sin(frequency * phase) for frequency, level in PARTIALS]).sum(0)
 
 
 @pytest.mark.parametrize(

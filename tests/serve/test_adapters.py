@@ -61,7 +61,7 @@ def test_messages_of_messagepack():
             await send(type="Marker", id=7)
             await send(type="Flush")
             pcm: list[float] = []
-            kinds = []
+            kinds: list[str] = []
             while not kinds or kinds[-1] != "Flushed":
                 said = await receive()
                 kinds.append(said["type"])

@@ -49,7 +49,7 @@ def play(backend: str, drains: bool) -> None:
 
 
 def interrupt(n_rounds: int, backend: str, chance: random.Random) -> None:
-    with jackd.server(**jackd.CARDS["patient"]):  # type: ignore[arg-type]
+    with jackd.server(**jackd.CARDS["patient"]):
         SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE).close()
         n_threads = None
         for _ in range(n_rounds):
@@ -76,13 +76,13 @@ def unplug(n_rounds: int, backend: str, chance: random.Random) -> None:
     for _ in range(n_rounds):
         program = [sys.executable, __file__, name, "0", backend, str(chance.random())]
         subprocess.run(program, check=True, timeout=30)
-    with jackd.server(**jackd.CARDS["patient"], name=name):  # type: ignore[arg-type]
+    with jackd.server(**jackd.CARDS["patient"], name=name):
         pass  # the regular end of a server frees its name
 
 
 def unplug_once(name: str, backend: str, when: float) -> None:
     portaudio.STALL_SECONDS = 0.5
-    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):  # type: ignore[arg-type]
+    with jackd.server(**jackd.CARDS["patient"], name=name) as (_, process):
         puller = threading.Timer(0.3 + when, process.kill)
         puller.start()
         try:

@@ -47,7 +47,8 @@ class Tape:
 class _TakeDown(TorchDispatchMode):
     def __init__(self, tape: Tape) -> None:
         super().__init__()
-        self.tape, self.before = tape, []
+        self.tape = tape
+        self.before: list[Any] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -132,9 +132,9 @@ class HandMixer(HandStream):
         return self._active
 
     def _add(self, ring, serve):
-        action = Count(self)
-        action.ring, action.serve = ring, serve  # type: ignore[attr-defined]
-        action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)  # type: ignore[attr-defined]
+        action: Any = Count(self)
+        action.ring, action.serve = ring, serve
+        action.stats = types.SimpleNamespace(max_blocksize=0, output_underflows=0, input_overflows=0)
         self._active.append(action)
         return action
 

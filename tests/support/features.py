@@ -148,7 +148,8 @@ def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0, povey
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** povey
     power = np.abs(np.fft.rfft(frames * window, 512)) ** 2
     mel = 1127 * np.log(1 + np.arange(257) * 16000 / 512 / 700)
-    edges = np.linspace(*(1127 * np.log(1 + np.array([20, 8000]) / 700)), n_mels + 2)[:, None]  # type: ignore[call-overload]
+    low, high = 1127 * np.log(1 + np.array([20, 8000]) / 700)
+    edges = np.linspace(low, high, n_mels + 2)[:, None]
     step = edges[1] - edges[0]
     triangles = np.clip(1 - np.abs(mel - edges[1:-1]) / step, 0, None)
     return np.log(np.maximum(power @ triangles.T, 2**-23))

@@ -74,6 +74,11 @@ def little_memory() -> Iterator[None]:
         assert after - before < 1000 * MEGABYTES
 
 
+def shown(call: Callable[..., Any], *args: Any) -> str:
+    """Text of a result, which need not be finite."""
+    return str(call(*args))
+
+
 def attempt(call: Callable[[], Any]) -> Any:
     """Return the result of a call, which must be finite; None after a documented error with a message."""
     with bounded(), warnings.catch_warnings():
@@ -151,7 +156,7 @@ def arrays(draw: st.DrawFn) -> Any:
     return tensor.expand(2, *tensor.shape) if kind == "expanded" else tensor
 
 
-ANYTHING = st.one_of(
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
     arrays(), arrays(), arrays(), st.sampled_from([None, 3, 1.5, "text", [], [1.0, 2.0], {}, b"\0"])
 )
 NUMBERS = st.one_of(

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ DEVICE = "system, JACK"  # name of the card in PortAudio
 CHANNELS = 2
 # Kinds of servers. A patient server waits for late clients, so that it loses no sound on a busy machine; an
 # impatient server loses sound like a real card. period: number of samples that it requests at once.
-CARDS = {
+CARDS: dict[str, Any] = {
     "patient": {"wait_for_clients": True, "sample_rate": SAMPLE_RATE, "period": 1024},
     "impatient": {"wait_for_clients": False, "sample_rate": SAMPLE_RATE, "period": 1024},
     "22050 Hz": {"wait_for_clients": True, "sample_rate": 22050, "period": 512},

@@ -6,6 +6,7 @@ It is slow, and inverts one whole spectrogram to a whole signal.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def accelerated(alpha: float, beta: float, gamma: float):
 
 
 # Name: step; carried arrays of a new frame as multiples of its start, None for none; committed spectrum.
-RULES = {
+RULES: dict[str, tuple[Any, list[float | None], str]] = {
     "gla": (griffin_lim(0.0), [None], "consistent"),
     "rtisi": (griffin_lim(0.0), [None], "consistent"),
     "fgla": (griffin_lim(0.99), [None], "consistent"),
@@ -104,7 +105,7 @@ def invert(
     step, carried_start, committed = RULES[update]
     n_fft, hop, n_frames = stft.n_fft, stft.hop_length, S.shape[-1]
     w, d = stft.window.double().numpy(), stft.dual_window.double().numpy()
-    norm = "ortho" if stft.normalized else "backward"
+    norm: Literal["ortho", "backward"] = "ortho" if stft.normalized else "backward"
     S = S[: n_fft // 2 + 1]
     nothing = burst(n_fft // 2)
     n_samples = (n_frames - 1) * hop + n_fft
@@ -113,7 +114,7 @@ def invert(
     expected = np.zeros(n_fade)  # next samples, as expected by the last push
     left, left_sum = np.zeros(n_samples), np.zeros(n_samples)  # samples and window sum of final frames
     c: Frames = {}
-    carried: list[Frames] = [{} for _ in carried_start]  # type: ignore[attr-defined]
+    carried: list[Frames] = [{} for _ in carried_start]
 
     def place(t: int) -> float:
         n_slots = revise + 1 + look_ahead
@@ -125,7 +126,7 @@ def invert(
     def overlap_add(y: Frames) -> np.ndarray:
         x = left.copy()
         for t, frame in y.items():
-            x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft, norm=norm)  # type: ignore[arg-type]
+            x[t * hop : t * hop + n_fft] += d * np.fft.irfft(frame, n_fft, norm=norm)
         x[:n_heard] = heard[:n_heard]
         return x
 
@@ -137,7 +138,7 @@ def invert(
         return e
 
     def analyze(x: np.ndarray, t: int, window: np.ndarray) -> np.ndarray:
-        return np.fft.rfft(x[t * hop : t * hop + n_fft] * window, norm=norm)  # type: ignore[arg-type]
+        return np.fft.rfft(x[t * hop : t * hop + n_fft] * window, norm=norm)
 
     def p_c(y: Frames) -> Frames:
         x, e = overlap_add(y), np.maximum(window_sum(list(y)), MIN_COVERAGE)
@@ -161,7 +162,7 @@ def invert(
             e = np.maximum(window_sum(list(c)), MIN_COVERAGE_AT_START)[now * hop : now * hop + n_fft]
             window = w / e if update != "rtisi" else mirrored_envelope(1) if stft.look_back > 1 else w
             c[now] = analyze(x, now, window)
-            for array, factor in zip(carried, carried_start, strict=True):  # type: ignore[call-overload]
+            for array, factor in zip(carried, carried_start, strict=True):
                 if factor is not None:
                     array[now] = factor * c[now]
         for _ in range(n_iter):
@@ -183,7 +184,7 @@ def invert(
             expected = np.append(known[due + hop :], np.zeros(n_fade))[:n_fade]
         gone = now - look_ahead - revise
         if gone in c:
-            left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)  # type: ignore[arg-type]
+            left[gone * hop : gone * hop + n_fft] += d * np.fft.irfft(estimate[gone], n_fft, norm=norm)
             left_sum[gone * hop : gone * hop + n_fft] += w * d
             for frames in (c, *carried):
                 frames.pop(gone, None)

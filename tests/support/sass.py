@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rtspecinv import STFT, StreamingInverter
 from rtspecinv.engines.gpu import cuda, nvrtc
@@ -40,7 +40,9 @@ class Code(NamedTuple):
 def missing() -> str:
     """Return the reason why nothing can be measured here; empty if it can."""
     try:
-        nvrtc.library.nvrtcVersion()  # type: ignore[attr-defined]
+        from cuda.bindings import nvrtc as library
+
+        library.nvrtcVersion()
     except Exception:
         return f"NVRTC is missing: {INSTALL}"
     return "" if _disassembler() else f"nvdisasm is missing: {INSTALL}"
@@ -51,7 +53,8 @@ def constants_of(
 ) -> tuple[str, FrameBuffer]:
     """Return the beginning of the source for a stream with the default rule and start, and its buffer."""
     inverter = StreamingInverter(STFT(n_fft, hop_length), look_ahead=look_ahead, engine="eager")
-    buffer: FrameBuffer = inverter._engine.buffer  # type: ignore[attr-defined]
+    engine: Any = inverter._engine
+    buffer: FrameBuffer = engine.buffer
     table = table_of(RAAR(), buffer.n_open)
     assert table is not None
     return cuda.constants_of(buffer, table, Overlap(), clusters)[0], buffer
@@ -63,8 +66,8 @@ def measure(n_fft: int, hop_length: int, look_ahead: int, clusters: bool = False
     layout = cuda.layout_of(buffer, clusters)
     code, log = nvrtc.built(constants, ARCHITECTURE, "--ptxas-options=--verbose")
     of_push = log[log.index("'push'") :]
-    registers = int(re.search(r"Used (\d+) registers", of_push)[1])  # type: ignore[index]
-    stack = int(re.search(r"(\d+) bytes stack frame", of_push)[1])  # type: ignore[index]
+    registers = int(re.findall(r"Used (\d+) registers", of_push)[0])
+    stack = int(re.findall(r"(\d+) bytes stack frame", of_push)[0])
     shared = layout.n_bytes + 1024  # the system reserves 1024 bytes
     n_blocks = min(65536 // (registers * layout.n_threads), 233472 // shared)
     return Code(

@@ -28,7 +28,8 @@ class Served:
     def terminate(self) -> tuple[int, str]:
         """Send SIGTERM; return the exit status and the output after the first line."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30), self.process.stderr.read()  # type: ignore[union-attr]
+        assert self.process.stderr is not None
+        return self.process.wait(30), self.process.stderr.read()
 
     @property
     def memory(self) -> int:
@@ -44,9 +45,10 @@ def served(*options: object, **limits: Any) -> Iterator[Served]:
     if limits:
         program = [__file__, json.dumps(limits)]
     with subprocess.Popen([sys.executable, *program], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
         try:
             lines = []
-            for line in process.stderr:  # type: ignore[union-attr]
+            for line in process.stderr:
                 lines.append(line)
                 if address := re.search(r"http://(\S+)/;", line):
                     break

@@ -74,7 +74,7 @@ class NumbaBatch:
         self.arrays["numbers"] = aligned(N_NUMBERS * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
         self.arrays["stop"] = aligned(1, dtype)
-        # Views, in which padding is left out.
+        # Views without padding.
         work = torch.from_numpy(self.arrays["work"])
         spectra = work[plan.spectra : plan.samples].view(-1, n_items, n_frames, 2, plan.padded)
         self.spectra = spectra[..., :n_half]
@@ -82,7 +82,7 @@ class NumbaBatch:
         work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
         self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
         self._set(rules[0])
-        sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles, if need be
+        sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles if necessary
 
     def begin(self, rule: Update) -> None:
         """Use this rule in the next iterations; see `BatchEngine`."""
@@ -104,7 +104,7 @@ class NumbaBatch:
         self.is_new = False
 
     def _iterate(self, n_iter: int) -> None:
-        # What is made of the samples of the last sweep, and what is added to those of the next one.
+        # What is done with the samples of the last sweep, and what is added to those of the next one.
         steps = [(SPECTRUM, RULE), (RULE, ITERATE)] if self.rule.kind == TWICE else [(RULE, RULE)]
         self._sweep(NOTHING, steps[-1][1])
         steps *= n_iter
@@ -175,9 +175,9 @@ def suits(stft: STFT, rules: tuple[Update, ...], n_frames: int) -> bool:
 
 def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
     stft, n_open = transform.stft, n_items * transform.n_frames
-    n_block = max(BLOCK_FRAMES, stft.look_back)  # so that only neighbours overlap
+    n_block = max(BLOCK_FRAMES, stft.look_back)  # only adjacent blocks overlap
     n_blocks = -(-transform.n_frames // n_block)
-    kept = max(1 + rule.n_carried for rule in rules)  # the slot after theirs
+    kept = max(1 + rule.n_carried for rule in rules)  # the first slot after those of the rules
     padded = fft.pad(stft.n_fft // 2 + 1)
     n_signal = _room(max(transform.n_samples + 2 * stft.padding, transform.n_covered))
     n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)

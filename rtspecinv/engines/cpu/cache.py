@@ -32,7 +32,7 @@ from rtspecinv.engines import kept
 log = logging.getLogger("rtspecinv")
 
 PACKAGE = Path(__file__).parent
-ROOM = 2**20  # bytes that must fit into a folder before code is compiled for it: more than any has
+ROOM = 2**20  # free bytes that a folder needs before code is compiled for it: more than any file takes
 _VERSIONS = (numba.__version__, llvmlite.__version__, rocket_fft.__version__, sys.implementation.cache_tag)
 
 
@@ -49,7 +49,7 @@ class CodeCache:
     def __init__(self, function: Callable[..., Any], sources: str, label: str = "") -> None:
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         self._sources, self._label = sources, label
-        self._folder: Path | None = None  # where the code that is being compiled will be kept
+        self._folder: Path | None = None  # where the code that is being compiled will be written
         self._begin = 0.0
 
     cache_path = property(lambda self: None if self._folder is None else str(self._folder))

@@ -31,8 +31,8 @@ from rtspecinv.engines.cpu.lanes import (
 
 Array = np.ndarray[Any, Any]
 
-SHORTEST = 2 * WIDTH * WIDTH  # frame with a transform of our own
-GAP = 2 * WIDTH  # avoids distances of powers of two, which processors can mistake for the same address
+SHORTEST = 2 * WIDTH * WIDTH  # shortest frame that uses the transform of this module
+GAP = 2 * WIDTH  # avoids distances of powers of two, which processors may treat as the same address
 AXES = np.zeros(1, np.int64)
 
 
@@ -59,7 +59,7 @@ def tables(n_fft: int) -> Array:
     n //= 8
     radix = odd_radix(n_fft)
     while n > 8:
-        later = _twiddles(n, radix).T  # (n / radix, radix - 1): those of one butterfly together
+        later = _twiddles(n, radix).T  # (n / radix, radix - 1): the factors of one butterfly are adjacent
         parts.append(np.stack([later.real, later.imag], -1))
         n, radix = n // radix, 8
     return np.concatenate([part.ravel() for part in parts])
@@ -87,8 +87,8 @@ def _dft8(half, a, A, b, B, c, C, d, D, e, E, f, F, g, G, h, H):
     """Return the transform of length 8 of a + iA, b + iB, ...; `half` is the square root of 1/2."""
     a, A, c, C, e, E, g, G = _dft4(a, A, c, C, e, E, g, G)
     b, B, d, D, f, F, h, H = _dft4(b, B, d, D, f, F, h, H)
-    d, D = half * (d + D), half * (D - d)  # turned by exp(-i pi / 4)
-    h, H = half * (H - h), half * (h + H)  # turned by exp(-3 i pi / 4), sign of H changed
+    d, D = half * (d + D), half * (D - d)  # multiplied by exp(-i pi / 4)
+    h, H = half * (H - h), half * (h + H)  # multiplied by exp(-3 i pi / 4), with the sign of H changed
     return (
         a + b, A + B, c + d, C + D, e + F, E - f, g + h, G - H,
         a - b, A - B, c - d, C - D, e - F, E + f, g - h, G + H,
@@ -246,7 +246,7 @@ def _transform(work, at, n, second, tables):
     source, target, w = at, at + 2 * n + GAP, WIDTH + n
     _first8(work, source, target, n, tables, w)
     source, target, m, stride, w = target, source, n >> 3, 8, w + 14 * (n >> 3)
-    if m > 8:  # These steps are much faster because their stride is a constant.
+    if m > 8:  # these steps are much faster because their stride is a constant
         if second == 2:
             m, stride = m >> 1, 16
             _second2(work, source, target, m, tables, w)
@@ -342,7 +342,7 @@ def synthesize(plan, memory, spectrum, samples):
         for i in range(0, plan.n_fft, WIDTH):
             store(work, samples + i, load(work, samples + i) + load(memory.real, i) * load(window, i))
         return
-    # The inverse transform is the transform with real and imaginary parts swapped, before and after.
+    # The inverse transform is the transform with real and imaginary parts swapped before and after it.
     work[z], work[z + n] = work[x] - work[x + n], work[x] + work[x + n]
     for k in range(1, (n >> 1) + 1, WIDTH):
         mirror = n - k - WIDTH + 1

@@ -37,12 +37,12 @@ from rtspecinv.updates import Update
 
 Array = np.ndarray[Any, Any]
 
-# Least work per thread, in samples transformed and back: about 0.3 ms; waking a thread takes 0.1 ms.
+# Smallest work of a thread, in samples transformed and back: about 0.3 ms; waking a thread takes 0.1 ms.
 WORK_OF_A_THREAD = 200_000
 
 SHARES = 4  # parts into which a thread's tasks are divided; other threads may take some of them
 
-LINE = 64  # bytes
+LINE = 64  # bytes of a line of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def parallel_for(part: Callable[[int, int, int], None], n_tasks: int, n_threads:
         others.extend(_pool(n_threads - 1).submit(work, thread) for thread in range(1, n_threads))
         work(0)
     finally:
-        deque(chain(*shares), maxlen=0)  # what an interruption has left
+        deque(chain(*shares), maxlen=0)  # runs the tasks that remain after an interruption
         _finish(others)
     for other in others:
         other.result()

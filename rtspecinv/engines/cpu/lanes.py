@@ -23,7 +23,7 @@ from numba.extending import intrinsic, models, register_model
 WIDTH = 8
 I32 = ir.IntType(32)
 
-# a * b + c in one instruction; neither NaN nor infinity loses its meaning.
+# Allows a * b + c in one instruction; NaN and infinity keep their meaning.
 FLAGS = ("contract", "nsz")
 
 
@@ -189,8 +189,8 @@ def transpose(typingctx: Any, rows: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         rows = cgutils.unpack_tuple(builder, args[0])
-        # Row j, lane i sits at position 8 j + i. Zipping row j with row j + 4 turns the six bits of every
-        # position left by one; three turns swap j and i.
+        # Row j, lane i sits at position 8 j + i. Zipping row j with row j + 4 rotates the six bits of every
+        # position left by one; three rotations swap j and i.
         for _ in range(3):
             rows = [row for j in range(4) for row in _zip(builder, rows[j], rows[j + 4])]
         return cgutils.pack_array(builder, rows)

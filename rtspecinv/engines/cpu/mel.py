@@ -26,7 +26,7 @@ class Tables(NamedTuple):
     begin: Array  # (n_mels + 1,): from begin[m] to begin[m + 1], m is the lower band
     filters: Array  # (2, n_freq)
     shares: Array  # (2, n_freq)
-    near: Array  # (2, n_freq): the bands that its start lies between, and their weights
+    near: Array  # (2, n_freq): weights of the two bands that a start is interpolated from
     level: Array  # (2, n_freq)
     density: Array  # (n_freq,)
     beyond: Array  # (n_freq,)
@@ -156,7 +156,7 @@ def _undo_preemphasis(samples: Array, last: Array, positions: Array, a: float) -
         x = last[positions[row]]
         for i in range(samples.shape[1]):
             x = samples[row, i] + factor * x
-            if abs(x) < least:  # what rings on would be slow to compute
+            if abs(x) < least:  # denormal numbers would be slow to compute
                 x = number(0)
             samples[row, i] = x
         last[positions[row]] = x

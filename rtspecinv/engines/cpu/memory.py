@@ -32,7 +32,7 @@ from rtspecinv.engines.cpu.cache import CodeCache
 from rtspecinv.engines.cpu.lanes import WIDTH, deinterleave, interleave, load, store
 from rtspecinv.engines.table import N_COLUMNS, N_ROWS
 
-# What compiled code is made of. By itself numba would look for changes in the file of a function only.
+# Sources of the compiled code. Numba itself checks only the file of a function for changes.
 _FILES = [*sorted(Path(__file__).parent.glob("*.py")), Path(table.__file__), Path(frames.__file__)]
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()
 
@@ -48,20 +48,20 @@ def jit_cached(label: str = "", **options: Any) -> Callable[[Callable[..., Any]]
     return compiled
 
 
-# Kinds of rules, by the zeros in their tables (`engines.table`), each with loops of its own. y being the
+# Kinds of rules, by the zeros in their tables (`engines.table`), each with its own loops. Let y be the
 # argument of P_C, and c the iterate:
-# TARGET_ONLY: y = A = P_M(c), and the new state has no part of A: all of it is made after P_C.
-# ONE_SLOT: any other rule that carries nothing beside c.
-# MULTIPLES: the new state is multiples of y and of s; y is kept in the last slot, and its multiples take the
-#     places of those of A in the table.
-# GENERAL: any other; before P_C the first `n_kept` slots, the others having none, get their parts of A and of
-#     the old state.
+# TARGET_ONLY: y = A = P_M(c), and the new state contains no A: all of it is computed after P_C.
+# ONE_SLOT: any other rule that carries only c.
+# MULTIPLES: the new state consists of multiples of y and of s; y is stored in the last slot, and its factors
+#     replace those of A in the table.
+# GENERAL: any other rule; before P_C the first `n_kept` slots receive their multiples of A and of the old
+#     state; the other slots contain neither.
 # TWICE: `Table.projects_twice`; P_C(c) is in slot 1.
 TARGET_ONLY, ONE_SLOT, MULTIPLES, GENERAL, TWICE = range(5)
 
-N_NUMBERS = N_ROWS * N_COLUMNS  # of a frame: its table, in which rows and columns are missing at the end only
+N_NUMBERS = N_ROWS * N_COLUMNS  # in the table of a frame, whose last rows and columns may be unused
 
-# Starts of the newest frame, unless it is given.
+# Starts of the newest frame, unless the caller passes a spectrum.
 OVERLAP, ZEROS, GRADIENT = range(3)
 
 
@@ -76,22 +76,22 @@ class Plan(NamedTuple):
     second_radix: int
     hop_length: int
     n_open: int
-    n_known: int  # open frames, and those that came in but wait
+    n_known: int  # number of open frames and of frames that wait for their start
     n_revised: int
     n_fade: int
     n_samples: int
-    n_slots: int  # spectra in the buffer
+    n_slots: int  # number of spectra in the buffer
     n_iter: int
-    n_settling: int  # pushes without a change of presence until the windows stay as they are
-    kind: int  # and what follows: as in `host.Rule`
+    n_settling: int  # number of pushes without a change of presence after which the windows are constant
+    kind: int  # this and the following fields: as in `host.Rule`
     uses_iterate: int  # 0 or 1
     n_kept: int
     looks_again: int  # 0 or 1
     mixes: int  # 0 or 1
     start: int
     compensated: int  # 0 or 1
-    n_values: int  # of a frame, beside its magnitudes
-    is_power: int  # 0 or 1: whether these values are of powers
+    n_values: int  # number of values of bands of a frame
+    is_power: int  # 0 or 1: whether these are values of powers
     spectra: int
     y: int
     values: int
@@ -113,8 +113,8 @@ class Memory(NamedTuple):
     committed: int
     coverage: int
     expected: int
-    # What follows from it.
-    unchanged: int  # (n_streams,) pushes since presence changed, at most n_settling + 1
+    # Derived from the state.
+    unchanged: int  # (n_streams,): number of pushes since presence changed, at most n_settling + 1
     analysis: int  # (n_streams, n_open, padded_frame)
     start_analysis: int  # (n_streams, padded_frame)
     gain: int  # (n_streams, hop_length + n_fade)
@@ -122,22 +122,20 @@ class Memory(NamedTuple):
     window: int  # with the scale of the transform
     dual_window: int  # with the scale of the inverse transform
     envelope: int
-    first_window: int  # asymmetric windows, before and after the newest frame adds itself
+    first_window: int  # asymmetric windows, before and after the newest frame is added
     newest_window: int
     fade: int  # (n_fade,)
     tables: int
-    stop: int  # (1,): not 0 when the push has been interrupted, whatever becomes of the state
-    signs: int  # (padded,): the direction of 0
+    stop: int  # (1,): not 0 if the push has been interrupted; the state is then undefined
+    signs: int  # (padded,): signs that bins of value 0 get
     gradient: int  # of the phase gradient: (2, n_half) and (4,), see `start.GRADIENT_NUMBERS`
-    numbers: int  # (2, n_open, N_NUMBERS) of the rule, of the first iteration and of others; then its start
-    ranges: int  # (n_values, 2): of each band, the first frequency and how many vectors of them it hears
-    filters: int  # these vectors, of all bands one after the other
-    shares: int  # the same of what a band says about a frequency
+    numbers: int  # (2, n_open, N_NUMBERS): the rule in the first iteration and in later ones; then its start
+    ranges: int  # (n_values, 2): first frequency of each band, and its number of vectors of frequencies
+    filters: int  # these vectors of all bands, one band after the other
+    shares: int  # the same vectors of the weights of a band at its frequencies
     beyond: int  # (padded,)
-    limits: (
-        int  # (4,): the smallest normal number, 0, and the shares of an estimate and of the rest, see `PULL`
-    )
-    # Room of a thread.
+    limits: int  # (4,): the smallest normal number, 0, `PULL` and 1 - `PULL`
+    # Working memory of a thread.
     work: int
     real: int
     half: int

@@ -31,7 +31,7 @@ from rtspecinv.engines.cpu.start import phase_gradient
 from rtspecinv.engines.table import NEW_STATE
 from rtspecinv.frames import MIN_COVERAGE, MIN_COVERAGE_AT_START, N_PAST
 
-# --- State in and out --------------------------------------------------------------------------------------
+# --- Reading and writing the state ------------------------------------------------------------------------
 
 
 @numba.njit
@@ -106,7 +106,7 @@ def _analyze(plan, memory, stream, frame, to):
     analyze(plan, memory, memory.analysis, at, plan.samples + frame * plan.hop_length, to)
 
 
-# What `_overlap_add` adds of a frame: c, P_M(c), or the rule's y, in the first iteration or in later ones.
+# What `_overlap_add` adds for a frame: c, P_M(c), or y of the rule, in the first iteration or in later ones.
 ITERATE, TARGET, FIRST, LATER = range(4)
 
 
@@ -132,7 +132,7 @@ def _overlap_add(plan, memory, stream, n_frames, what):
 @numba.njit
 def _iterate(plan, memory, stream, is_later):
     """Do one step of the rule; absent frames are zeros and remain zeros."""
-    if plan.kind == TWICE:  # P_C(c) first
+    if plan.kind == TWICE:  # begins with P_C(c)
         _overlap_add(plan, memory, stream, plan.n_open, ITERATE)
         for frame in range(plan.n_open):
             if memory.stop[0]:
@@ -197,7 +197,7 @@ def _commit(plan, memory, stream, hops):
     hop_length, n_fade, n_samples, work = plan.hop_length, plan.n_fade, plan.n_samples, memory.work
     n_heard, samples, first = plan.n_revised * hop_length, plan.samples, stream * plan.n_known
     n_final, n_pairs, committed = n_heard + hop_length, 2 * plan.n_half, stream * n_samples
-    n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # that have a part in the hop
+    n_frames = min(plan.n_open, plan.n_revised + (2 if n_fade else 1))  # frames that contain the hop
     _estimate(plan, memory, stream, n_frames)
 
     _begin(plan, memory, stream, n_samples)
@@ -205,7 +205,7 @@ def _commit(plan, memory, stream, hops):
     for frame in range(n_frames):
         if memory.present[first + frame]:
             _add(plan, memory, frame, spectrum_at(plan, 0, frame))
-        if frame == 0:  # it leaves what is not heard yet
+        if frame == 0:  # its samples that have not been returned are committed
             move(memory.committed, committed + n_heard, work, samples + n_final, n_samples - n_final)
     fill(memory.committed, committed + n_samples - hop_length, hop_length, 0)
 

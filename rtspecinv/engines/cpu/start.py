@@ -42,7 +42,7 @@ def _log_magnitude(plan, memory, stream, age, to, otherwise):
             magnitude = memory.magnitude[at + k]
             sounds = sounds or magnitude > 0
             work[to + k] = math.log(max(magnitude, least))
-    else:  # it has left
+    else:  # the frame has left the buffer
         at = (stream * N_PAST + N_PAST + frame) * 2 * n_half
         for k in range(n_half):
             re, im = memory.past[at + 2 * k], memory.past[at + 2 * k + 1]
@@ -81,7 +81,7 @@ def phase_gradient(plan, memory, stream):
     advance, turn, last = 0, n_half, 2 * n_half  # in `memory.gradient`
     to_frame, to_bin = memory.gradient[last], memory.gradient[last + 1]
     magnitude, c = (plan.n_open - 1) * padded, spectrum_at(plan, 0, plan.n_open - 1)
-    # Rows of `n_half` in the room that P_C has not used yet.
+    # Rows of `n_half` in working memory that P_C uses only later.
     now, before, older, below, above, grown = (
         plan.y,
         plan.y + padded,
@@ -105,7 +105,7 @@ def phase_gradient(plan, memory, stream):
     for k in range(n_half):
         floor = max(floor, max(work[now + k], work[before + k]))
     floor += memory.gradient[last + 2]
-    # How loud the quietest bin is on the best path to each bin from below, and from above: `phase._reached`.
+    # Level of the quietest bin on the best path to each bin, from below and from above: `phase._reached`.
     nothing = floor - abs(floor) - 1
     work[below] = work[above + n_half - 1] = nothing
     for k in range(1, n_half):
@@ -114,7 +114,7 @@ def phase_gradient(plan, memory, stream):
     for k in range(n_half - 2, -1, -1):
         key = work[now + k + 1]
         work[above + k] = min(max(work[before + k + 1], work[above + k + 1]), key) if key > floor else nothing
-    # Growth over time in place of `older`, and sums of what it makes over bins.
+    # Growth over time replaces `older`; then the sums of the resulting phase differences over bins.
     for k in range(n_half):
         if delay:
             work[older + k] -= work[before + k]
@@ -124,7 +124,7 @@ def phase_gradient(plan, memory, stream):
     for k in range(n_half - 1):
         work[grown + k + 1] = work[grown + k] + to_bin * (work[older + k] + work[older + k + 1])
 
-    # Phases in place of `older`: bins that begin with the last frame, then paths up, then paths down.
+    # Phases replace `older`: bins that begin with the last frame, then paths up, then paths down.
     phase = older
     for k in range(n_half):
         from_below = work[below + k] >= work[before + k] and work[below + k] >= work[above + k]

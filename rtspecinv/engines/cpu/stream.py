@@ -46,7 +46,7 @@ is_switched_off = bool(numba.config.DISABLE_JIT)
 N_ITER = Plan._fields.index("n_iter")
 
 NONE = np.zeros(0)
-STARTS = {Overlap: OVERLAP, Zeros: ZEROS, Gradient: GRADIENT}  # those that are compiled
+STARTS = {Overlap: OVERLAP, Zeros: ZEROS, Gradient: GRADIENT}  # starts with compiled code
 
 
 class _Ready(NamedTuple):
@@ -56,12 +56,12 @@ class _Ready(NamedTuple):
     memories: list[Array]
     number: np.floating[Any]
     n_streams: int
-    shape: tuple[int, ...]  # of hops
+    shape: tuple[int, ...]  # shape of hops
     dtype: torch.dtype
     unchanged: Array
     stop: Array
-    n_values: int  # of all open frames
-    arrays: list[Array]  # all that the addresses point to
+    n_values: int  # number of values of all open frames
+    arrays: list[Array]  # arrays that the addresses point to, kept alive
 
 
 class NumbaCPU(Eager):
@@ -93,7 +93,7 @@ class NumbaCPU(Eager):
                 self._has_gradients, self._ready = requires, None
                 return super().push(magnitude, spectrum, streams)
             self.detach()
-            for name in self.buffer.STATE:  # compiled code changes what a graph may have saved
+            for name in self.buffer.STATE:  # compiled code overwrites what a gradient graph may have saved
                 torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
@@ -115,7 +115,7 @@ class NumbaCPU(Eager):
         """Update what is derived from the buffers, after other code has written to them."""
         self._has_gradients = self.buffer.spectra.requires_grad
         if self._ready is not None:
-            self._ready.unchanged[:] = 0  # the windows are made of them
+            self._ready.unchanged[:] = 0  # the windows depend on the buffers
 
     @contextmanager
     def preserved(self, n_pushes: int = 1) -> Iterator[None]:
@@ -131,7 +131,7 @@ class NumbaCPU(Eager):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": None}  # a copy has buffers of its own
+        return {**self.__dict__, "_ready": None}  # a copy has its own buffers
 
     def _apply(self, fn: Any, recurse: bool = True) -> NumbaCPU:
         super()._apply(fn, recurse)
@@ -145,7 +145,7 @@ class NumbaCPU(Eager):
         ready.plan[N_ITER] = self.n_iter
         shape = ready.shape if streams is None else (len(streams), ready.shape[-1])
         hops = torch.empty(shape, dtype=ready.dtype, device="cpu")
-        # In memory they lie as the buffers do; these names keep alive what the addresses point to.
+        # They have the memory layout of the buffers; these names keep alive what the addresses point to.
         magnitude = None if magnitude is None else magnitude.contiguous()
         spectrum = None if spectrum is None else spectrum.contiguous()
         frame = 0 if magnitude is None else magnitude.data_ptr()
@@ -180,7 +180,7 @@ class NumbaCPU(Eager):
         )
 
         def part(thread: int, first: int, last: int) -> None:
-            for at, run in _runs(streams[first:last]):  # a stream looks for its frame at its own place
+            for at, run in _runs(streams[first:last]):  # a stream reads its frame at its own position
                 to = first + at - run.start
                 moved = (start and start + to * row for start, row in zip(addresses, rows, strict=True))
                 push(ready.plan, ready.memories[thread], *moved, ready.number, run.start, run.stop)
@@ -235,7 +235,7 @@ class NumbaCPU(Eager):
             n_streams * stft.n_fft * n_open,
             arrays,
         )
-        push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)  # compiles, if need be
+        push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)  # compiles if necessary
         return ready
 
 
@@ -293,7 +293,7 @@ def _plan(
         n_samples=n_samples,
         n_slots=rule.n_slots,
         n_iter=n_iter,
-        # By then all frames that left before the change have left the coverage, too.
+        # By then, all frames that left before the change have also left the coverage.
         n_settling=2 * buffer.present.shape[-1] + 2 * stft.look_back + 2,
         kind=rule.kind,
         uses_iterate=rule.uses_iterate,

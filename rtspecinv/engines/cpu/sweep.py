@@ -45,13 +45,13 @@ class SweepPlan(NamedTuple):
     own_fft: int  # 0 or 1
     second_radix: int
     hop_length: int
-    n_open: int  # frames of all items
-    n_frames: int  # of an item
-    n_block: int  # frames of a block, the last of an item may have fewer
-    n_blocks: int  # of an item
-    n_covered: int  # samples that frames cover
-    n_samples: int  # of an item
-    padding: int  # samples on each side
+    n_open: int  # number of frames of all items
+    n_frames: int  # number of frames of an item
+    n_block: int  # number of frames of a block; the last block of an item may have fewer
+    n_blocks: int  # number of blocks of an item
+    n_covered: int  # number of samples that frames cover
+    n_samples: int  # number of samples of an item
+    padding: int  # number of samples added on each side
     first_known: int
     n_known: int
     n_slots: int
@@ -59,7 +59,7 @@ class SweepPlan(NamedTuple):
     kind: int
     uses_iterate: int
     n_kept: int
-    n_values: int  # of a frame, beside its magnitudes
+    n_values: int  # number of values of bands of a frame
     is_power: int  # 0 or 1
     values: int  # (n_open, n_values)
     spectra: int
@@ -69,21 +69,21 @@ class SweepPlan(NamedTuple):
     n_added: int
     y: int  # of the thread
     found: int  # of the thread
-    room: int  # of the thread
-    n_room: int  # of all that a thread has to itself, from y on
+    room: int  # working memory of the thread
+    n_room: int  # size of the memory of one thread, which begins with y
 
 
 class SweepMemory(NamedTuple):
     """Addresses of the arrays of a batch run; windows are padded to a multiple of WIDTH."""
 
     work: int
-    gain: int  # (2, n_covered): of iterations, of the result
+    gain: int  # (2, n_covered): gains of iterations, and of the result
     known: int  # (n_items, n_known)
     numbers: int  # (n_open, N_NUMBERS)
     window: int
     dual_window: int
     tables: int
-    signs: int  # (padded,): the direction of 0
+    signs: int  # (padded,): signs that bins of value 0 get
     ranges: int  # of bands, as in `memory`
     filters: int
     shares: int

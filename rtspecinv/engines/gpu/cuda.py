@@ -28,14 +28,14 @@ from rtspecinv.updates import Update
 assert frames.N_PAST == 2, "or push.cu would have to move more than one"
 
 MOST_OPEN = 8
-OVERLAPS = (2, 4, 8, 16)  # hops of a frame
+OVERLAPS = (2, 4, 8, 16)  # numbers of hops per frame
 RADICES = {256: (4, 4, 4, 2), 512: (8, 8, 4), 1024: (8, 8, 8), 2048: (16, 16, 4), 4096: (16, 16, 8)}
 # Registers that the kernel needs, by the complex values of a frame that a thread has, with a few spilled.
 REGISTERS = {4: 64, 8: 96, 16: 168}
 OF_A_MULTIPROCESSOR = 65536
-MOST_BLOCKS = 3  # of a multiprocessor: enough to hide each other's waits
-IN_CLUSTERS = 128  # blocks that a GPU surely has room for at once: so few are spread over it
-N_CHECKING = 128  # threads that check a frame
+MOST_BLOCKS = 3  # per multiprocessor: while one waits, others run
+IN_CLUSTERS = 128  # up to this number of blocks, a stream is a cluster: any GPU can run them at once
+N_CHECKING = 128  # number of threads that check a frame
 
 
 STATE = tuple(name for name in FrameBuffer.STATE if name != "values")  # see `lacks_bands`
@@ -92,7 +92,7 @@ class _Ready(NamedTuple):
     arguments: Arguments
     report: Tensor
     flags: Tensor
-    tensors: tuple[Tensor, ...]  # all that the addresses point to
+    tensors: tuple[Tensor, ...]  # tensors that the addresses point to, kept alive
 
 
 class Cuda(CudaGraph):
@@ -166,7 +166,7 @@ class Cuda(CudaGraph):
             spectrum = start_ahead(known, self.init, magnitude, self.measurement)
         shape = buffer.batch_shape if streams is None else (len(streams),)
         hops = buffer.committed.new_empty(*shape, buffer.stft.hop_length)
-        # In memory they lie as the buffers do; these names keep alive what the addresses point to.
+        # They have the memory layout of the buffers; these names keep alive what the addresses point to.
         frame = None if magnitude is None else magnitude.detach().contiguous()
         start = (
             None if magnitude is None or spectrum is None else spectrum.detach().resolve_conj().contiguous()
@@ -204,7 +204,7 @@ class Cuda(CudaGraph):
         if not requires or torch.is_grad_enabled():
             return requires
         self.detach()
-        for name in self.buffer.STATE:  # the kernel changes what a graph may have saved
+        for name in self.buffer.STATE:  # the kernel overwrites what a gradient graph may have saved
             torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
         return False
 
@@ -217,7 +217,7 @@ class Cuda(CudaGraph):
         clusters = n_streams * buffer.n_open <= IN_CLUSTERS and nvrtc.has_clusters(stft.device)
         source, numbers = constants_of(buffer, table, self.init, clusters)
         before, after = asymmetric_windows(stft)
-        # The transform leaves factors to the windows: 2 and, the inverse one, n_fft.
+        # The windows include the factors of the transforms: 2, and n_fft for the inverse transform.
         forward, inverse = stft.scale / 2, 1 / (stft.n_fft * stft.scale)
         windows = (stft.window * forward, stft.dual_window * inverse, stft.envelope)
         tensors = {

@@ -237,9 +237,9 @@ def _on_a_gpu() -> Any:
         from rtspecinv.engines.gpu import kernels
 
         kernels.try_out()
-    except Exception as error:  # no Triton, no C compiler for it, no code for this card
+    except Exception as error:  # Triton is missing, or has no C compiler, or does not support this GPU
         warn(
-            f"The engine 'cuda_graph' is slower than it could be, as Triton does not work here: "
+            f"The engine 'cuda_graph' is slower without Triton, which does not work here: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         )
         return None

@@ -7,7 +7,8 @@
 
 The operations between the Fourier transforms are fused (`engines.gpu.fused`). A push reads the state and
 writes to a copy of it, and only `accept` changes the state. A bad frame therefore changes nothing, and the
-CPU need not wait for the GPU's check before the next push.
+CPU need not wait for the GPU's check before the next push. The module is long because all recorded pieces
+share the buffers of one class, `Pushes`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from rtspecinv.stft import STFT
 from rtspecinv.updates import Update, of_pairs
 
 DEVICE = "cuda"
-SWITCH = "RTSPECINV_NO_CUDA_GRAPH"  # set to anything in the environment: nothing is recorded
-N_WARM_UPS = 2  # before recording, so that libraries have made their plans and kernels are loaded
+SWITCH = "RTSPECINV_NO_CUDA_GRAPH"  # if this environment variable is set, nothing is recorded
+N_WARM_UPS = 2  # calls before recording, in which libraries make their plans and kernels are loaded
 
 Piece = Callable[[], object]
 
@@ -69,12 +70,12 @@ class Recorder:
 
     def _recorded(self, piece: Piece) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        # Not torch.cuda.graph, which waits for the device and empties the cache.
+        # torch.cuda.graph is not used, because it waits for the device and empties the cache.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             piece()
         except BaseException:
-            with suppress(Exception):  # says only that something has failed before
+            with suppress(Exception):  # the error only repeats that an earlier operation has failed
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -107,7 +108,7 @@ class Replayed:
             return self._found.clone()
 
     def __reduce__(self) -> Any:
-        return Replayed, (self._function,)  # a copy records anew
+        return Replayed, (self._function,)  # a copy records again
 
 
 class Pushes:
@@ -174,13 +175,13 @@ class Pushes:
         self.replay["finish" if n_iter else "finish without iterating"]()
         return self.hop.clone()
 
-    # -- what is recorded --------------------------------------------------------------------------------
+    # -- recorded operations --------------------------------------------------------------------------------
 
     def _make_constants(self) -> None:
         """Compute the windows, with the scale of their transforms, and the numbers of the rule."""
         stft, buffer, update = self.stft, self.buffer, self.update
         before, after = asymmetric_windows(stft)
-        # The transforms here are without scale: n_fft of them go into the dual window.
+        # These transforms are unscaled; the dual window includes the factor n_fft.
         dual = stft.dual_window / (stft.n_fft * stft.scale)
         self.windows = torch.stack(
             [stft.window * stft.scale, dual, stft.envelope, before * stft.scale, after * stft.scale]
@@ -232,7 +233,7 @@ class Pushes:
             new.magnitude[..., -1, :].copy_(magnitude[..., :n_half])
             low, high = self.extremes.unbind()
             torch.aminmax(magnitude[..., :n_half], dim=-1, out=(low, high))
-            torch.logical_and(low >= 0, high <= self._limit, out=self.good)  # false of NaN
+            torch.logical_and(low >= 0, high <= self._limit, out=self.good)  # False for NaN
             start = spectrum
             if start is None:
                 start = start_ahead(old, self.init, magnitude, self.measurement, self._overlap)
@@ -346,7 +347,7 @@ class CudaGraph(Eager):
     """
 
     name = "cuda_graph"
-    RECORDS_AT_ONCE = True  # rather than at the first push that needs it
+    RECORDS_AT_ONCE = True  # not at the first push that needs the recording
 
     def __init__(self, stft: STFT, update: Update, init: Start, **options: Any) -> None:
         super().__init__(stft, update, init, **options)
@@ -368,7 +369,7 @@ class CudaGraph(Eager):
         if pushes.spectra.requires_grad:
             self.detach()
         self._accepts = "accept the good" if each else "accept"
-        # What is recorded is written to in whatever mode later pushes are.
+        # Later pushes, in any mode of torch, write to the recorded tensors.
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(pushes.frame.device):
             return pushes.offer(magnitude, spectrum, self.n_iter), pushes.extremes
 
@@ -391,7 +392,7 @@ class CudaGraph(Eager):
             offered = CudaGraph.offer(self, magnitude, spectrum, each=False)
         if offered is None:
             return super().push(magnitude, spectrum, streams)
-        CudaGraph.accept(self)  # of subclasses, these may do other things
+        CudaGraph.accept(self)  # subclasses override these methods
         return offered[0]
 
     @property
@@ -407,7 +408,7 @@ class CudaGraph(Eager):
             return Pushes(self.buffer, self.update, self.init, self.measurement)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pushes": None}  # a copy has buffers of its own
+        return {**self.__dict__, "_pushes": None}  # a copy has its own buffers
 
     def _apply(self, fn: Any, recurse: bool = True) -> CudaGraph:
         self._pushes = None

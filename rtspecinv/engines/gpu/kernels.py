@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rtspecinv.engines.table import STATE
 
-BLOCK = 256  # numbers of a program
+BLOCK = 256  # values per program
 tl_state = tl.constexpr(STATE)
 
 
@@ -71,7 +71,7 @@ def _rule(
         now += N_SLOTS * width
     re = _added(now, nothing, nothing, x0_re, x1_re, x2_re, N_SLOTS)
     im = _added(now, nothing, nothing, x0_im, x1_im, x2_im, N_SLOTS)
-    # Scaled by the larger part, so that no square overflows or is lost.
+    # Scaled by the larger part, so that no square overflows or underflows.
     size = tl.maximum(tl.abs(re), tl.abs(im))
     divisor = tl.where(size > 0, size, 1.0)
     re, im = re / divisor, im / divisor
@@ -168,7 +168,7 @@ def _commit(
     tl.store(hop + stream * hop_length + i, tl.where(is_good, heard, 0.0), in_hop)
     ahead = (i >= hop_length) & (i < hop_length + n_fade)
     tl.store(new_expected + stream * n_fade + i - hop_length, known, ahead)
-    # What remains: samples that were heard, the hop, then the rest with the frame that leaves.
+    # New committed samples: those that were returned, the hop, then the rest with the frame that leaves.
     leaves = (i >= hop_length) & (at < n_fft)
     old += tl.load(windows + n_fft + at, leaves, 0.0) * tl.load(frames + at, leaves, 0.0)
     covered += tl.load(windows + 2 * n_fft + at, leaves, 0.0) * tl.load(present)

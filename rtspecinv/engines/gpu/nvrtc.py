@@ -14,10 +14,10 @@ from cuda.bindings import nvrtc as library
 
 from rtspecinv.engines import kept
 
-DEVICE = "cuda"  # where kernels run
+DEVICE = "cuda"  # device on which kernels run
 HERE = Path(__file__).parent
 FILES = ("device.cu", "transform.cu", "push.cu")
-# One rounding where the source says so, two elsewhere, whatever is compiled with it: the same bits.
+# Only the fused multiply-adds of the source are fused, so that every build returns the same bits.
 OPTIONS = ("--std=c++17", "--fmad=false")
 
 
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     n_threads: int
     n_blocks: int
     n_bytes: int
-    n_checking: int  # threads of a block that checks
+    n_checking: int  # number of threads of a block of the kernel `check`
 
 
 class Loaded:
@@ -83,7 +83,7 @@ def compiled(constants: str, architecture: str) -> bytes:
     """Return machine code, from the cache on disk or compiled in about two seconds."""
     try:
         version = "{}.{}".format(*_checked(library.nvrtcVersion()))
-    except Exception as error:  # of cuda.bindings, which says where it has looked
+    except Exception as error:  # the error of cuda.bindings lists where it searched
         raise ImportError(
             f"Parameter engine='cuda' needs NVRTC ({error}): pip install \"rtspecinv[gpu]\""
         ) from error
@@ -107,7 +107,9 @@ def built(constants: str, architecture: str, *more: str) -> tuple[bytes, str]:
         _checked(library.nvrtcGetProgramLog(program, log))
         text = log.rstrip(bytes(1)).decode()
         if status != 0:
-            raise RuntimeError(f"the kernels could not be compiled for {architecture}: {text}")
+            raise RuntimeError(
+                f"The CUDA kernels do not compile for {architecture}, use engine='cuda_graph': {text}"
+            )
         code = bytes(_checked(library.nvrtcGetCUBINSize(program)))
         _checked(library.nvrtcGetCUBIN(program, code))
         return code, text
@@ -119,5 +121,5 @@ def _checked(answer: tuple[Any, ...]) -> Any:
     """Return the results of a call of the driver or of NVRTC; raise if its status is not 0."""
     status, *results = answer
     if status != 0:
-        raise RuntimeError(f"{status!r} of the CUDA driver or of NVRTC")
+        raise RuntimeError(f"The CUDA driver or NVRTC returned {status!r}")
     return results[0] if len(results) == 1 else tuple(results)

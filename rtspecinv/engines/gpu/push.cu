@@ -8,6 +8,8 @@
 //
 // State is read at the beginning. It is written after the last barrier, one frame further to the left: a thread reads
 // the bins of frame f + 1 and writes those of frame f. A rejected push writes only a silent hop.
+//
+// The file is long because a push is one kernel; its Fourier transforms are in transform.cu.
 
 struct Arguments {
     const float* frame;   // (n, n_half) of the n streams that are pushed, null after the last frame
