@@ -28,7 +28,11 @@ _SAMPLES = {"f32": "<f4", "s16": "<i2", "mulaw": "u1"}
 
 
 class ServerError(RuntimeError):
-    """Error message of the server; the stream continues unless the socket is closed."""
+    """Error message of the server; the stream continues."""
+
+
+class StreamClosed(ServerError):
+    """The server has closed the stream, or cannot be reached any more; the message states the reason."""
 
 
 class AsyncClient:
@@ -112,7 +116,8 @@ class AsyncClient:
         """Return the next samples `(n_samples,)` or the next answer, such as {"type": "flushed"}.
 
         Raises:
-            ServerError: it says that something is wrong, or has closed the socket.
+            ServerError: the server answers with an error message.
+            StreamClosed: the server has closed the stream.
         """
         import aiohttp
 
@@ -124,10 +129,10 @@ class AsyncClient:
         if message.type is aiohttp.WSMsgType.TEXT:
             said: dict[str, Any] = json.loads(message.data)
             if said.get("type") == "error":
-                raise ServerError(said["message"])
+                raise (StreamClosed if "code" in said else ServerError)(said["message"])
             self._n_resets -= said.get("type") == "reset" and self._n_resets > 0
             return said
-        raise ServerError(f"The server has closed the stream (code {self._socket.close_code})")
+        raise StreamClosed(f"The server has closed the stream (code {self._socket.close_code})")
 
     async def __aiter__(self) -> AsyncIterator[Array]:
         """Samples until the answer to "flush"."""

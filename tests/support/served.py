@@ -93,7 +93,7 @@ def main() -> None:
 
     from rtspecinv.common.threads import one_thread
     from rtspecinv.serve import Limits, Server
-    from rtspecinv.serve.server import serve_until_told
+    from rtspecinv.serve.process import serve_until_told
 
     server = Server(port=0, limits=Limits(**json.loads(sys.argv[1])))
     with one_thread():
