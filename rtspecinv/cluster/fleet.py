@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ try:
     from ray import serve
     from ray.util.metrics import Gauge
     from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, Response, StreamingResponse
+    from starlette.responses import PlainTextResponse, Response
 except ImportError as error:
     raise ImportError(f'{error}: a fleet needs Ray Serve: pip install "rtspecinv[cluster]"') from error
 
@@ -70,6 +69,23 @@ class FleetOptions:
             )
 
 
+class _Lease(Response):
+    """Answer that is sent until the client leaves: the address of a server, then blank lines."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(media_type="application/x-ndjson")
+        del self.headers["content-length"]
+        self._url = url
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        line = json.dumps({"url": self._url}).encode()
+        while True:  # Ray Serve cancels it when the client has left
+            await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+            await asyncio.sleep(BLANK_SECONDS)
+            line = b""
+
+
 class SlotServer:
     """One server of the fleet, in a process of its own at a port of its own; a deployment of Ray Serve."""
 
@@ -88,13 +104,7 @@ class SlotServer:
         """Return the address of the server in a line of JSON, and blank lines until the client leaves."""
         if not self._server.accepts(token_of(request.headers, request.query_params)):
             return PlainTextResponse("This fleet wants a token: send Authorization: Bearer TOKEN\n", 401)
-        return StreamingResponse(self._lease(), media_type="application/x-ndjson")
-
-    async def _lease(self) -> AsyncIterator[str]:
-        yield json.dumps({"url": self.url}) + "\n"
-        while True:
-            await asyncio.sleep(BLANK_SECONDS)
-            yield "\n"
+        return _Lease(self.url)
 
     async def check_health(self) -> None:
         """Raise `ConnectionError` unless the server accepts connections; Ray Serve then replaces it."""
