@@ -15,6 +15,7 @@ import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -66,25 +67,22 @@ class AsyncClient:
         except ImportError as error:
             raise ImportError('The client needs aiohttp: pip install "rtspecinv[serve]"') from error
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
-        self._session = aiohttp.ClientSession()
-        try:
-            self._socket = await self._session.ws_connect(self._url, headers=headers, max_msg_size=0)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            connecting = session.ws_connect(self._url, headers=headers, max_msg_size=0)
+            self._socket = await stack.enter_async_context(connecting)
             await self._socket.send_json(self._hello)
             first = await self.receive()
             if not isinstance(first, dict):
                 raise ServerError("The server did not answer with JSON: is it rtspecinv serve?")
-            self.ready = first
-        except BaseException:
-            await self._session.close()
-            raise
+            self.ready, self._exit = first, stack.pop_all()
         self.sample_type = np.dtype(_SAMPLES[self.ready["format"]])
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._socket.close()
-        await self._session.close()
+        await self._exit.aclose()
 
     @property
     def latency(self) -> int:

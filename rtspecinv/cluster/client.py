@@ -32,6 +32,8 @@ class FleetClient:
         hello: as in `AsyncClient`.
 
     Attributes:
+        ready: answer of the server, as in `AsyncClient`.
+        server: address of the server that has the stream now, or had it last.
         n_lost: number of frames so far whose hops were lost.
         n_moves: number of servers lost so far.
 
@@ -59,6 +61,7 @@ class FleetClient:
         self._n_owed = 0  # frames whose hops have not come
         self.n_lost = self.n_moves = 0
         self.ready: dict[str, Any] = {}
+        self.server = ""
 
     async def __aenter__(self) -> FleetClient:
         try:
@@ -215,7 +218,7 @@ class FleetClient:
             if getattr(error, "status", None) in REFUSALS:
                 raise ServerError(f"{url} refuses the client: {error}") from error
             raise
-        self.ready = client.ready
+        self.ready, self.server = client.ready, url
         return client
 
     async def _ask_where(self) -> str:

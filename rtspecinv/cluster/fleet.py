@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,15 +90,16 @@ class SlotServer:
     """One server of the fleet, in a process of its own at a port of its own; a deployment of Ray Serve."""
 
     async def __init__(self, streams: int, token: str | None) -> None:
-        self._settings = ExitStack()
-        self._settings.enter_context(dedicated())
+        self._exit = AsyncExitStack()
+        self._exit.enter_context(dedicated())
         host = "127.0.0.1" if token is None else "0.0.0.0"
         self._server = Server(host, 0, limits=Limits(streams=streams), token=token)
-        await self._server.__aenter__()
+        await self._exit.enter_async_context(self._server)
         self._server.freeze()
         name = "127.0.0.1" if token is None else ray.util.get_node_ip_address()
         self.url = f"ws://{name}:{self._server.port}/stream"
         self._reporter = asyncio.ensure_future(self._report())
+        self._exit.callback(self._reporter.cancel)
 
     async def __call__(self, request: Request) -> Response:
         """Return the address of the server in a line of JSON, and blank lines until the client leaves."""
@@ -113,9 +114,7 @@ class SlotServer:
 
     async def __del__(self) -> None:
         """Send the remaining samples of all streams and close them; Ray Serve calls and awaits it."""
-        self._reporter.cancel()
-        await self._server.__aexit__(None, None, None)
-        self._settings.close()
+        await self._exit.aclose()
 
     async def _report(self) -> None:
         """Pass the metrics of the server to Ray's metrics, at regular intervals."""
