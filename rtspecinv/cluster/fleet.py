@@ -153,7 +153,5 @@ def application(options: dict[str, Any]) -> serve.Application:
         },
         graceful_shutdown_timeout_s=of.drain_seconds,
         graceful_shutdown_wait_loop_s=1.0,
-        health_check_period_s=2.0,
-        health_check_timeout_s=5.0,
     )
     return deployment.bind(of.streams, of.token)

@@ -139,8 +139,8 @@ def test_servers_come_and_go_with_the_streams(fleet):
             await last.push(frames)
             await last.ask("flush")
             heard = [hop async for hop in last]
+            assert last.n_moves == last.n_lost == 0
             assert np.array_equal(np.concatenate(heard), own(frames))
-            assert last.n_lost == 0
 
     asyncio.run(live())
 
