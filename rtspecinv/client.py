@@ -15,6 +15,7 @@ import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -28,7 +29,11 @@ _SAMPLES = {"f32": "<f4", "s16": "<i2", "mulaw": "u1"}
 
 
 class ServerError(RuntimeError):
-    """Error message of the server; the stream continues unless the socket is closed."""
+    """Error message of the server; the stream continues."""
+
+
+class StreamClosed(ServerError):
+    """The server has closed the stream, or cannot be reached any more; the message states the reason."""
 
 
 class AsyncClient:
@@ -62,25 +67,22 @@ class AsyncClient:
         except ImportError as error:
             raise ImportError('The client needs aiohttp: pip install "rtspecinv[serve]"') from error
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
-        self._session = aiohttp.ClientSession()
-        try:
-            self._socket = await self._session.ws_connect(self._url, headers=headers, max_msg_size=0)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            connecting = session.ws_connect(self._url, headers=headers, max_msg_size=0)
+            self._socket = await stack.enter_async_context(connecting)
             await self._socket.send_json(self._hello)
             first = await self.receive()
             if not isinstance(first, dict):
                 raise ServerError("The server did not answer with JSON: is it rtspecinv serve?")
-            self.ready = first
-        except BaseException:
-            await self._session.close()
-            raise
+            self.ready, self._exit = first, stack.pop_all()
         self.sample_type = np.dtype(_SAMPLES[self.ready["format"]])
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._socket.close()
-        await self._session.close()
+        await self._exit.aclose()
 
     @property
     def latency(self) -> int:
@@ -112,7 +114,8 @@ class AsyncClient:
         """Return the next samples `(n_samples,)` or the next answer, such as {"type": "flushed"}.
 
         Raises:
-            ServerError: it says that something is wrong, or has closed the socket.
+            ServerError: the server answers with an error message.
+            StreamClosed: the server has closed the stream.
         """
         import aiohttp
 
@@ -124,10 +127,10 @@ class AsyncClient:
         if message.type is aiohttp.WSMsgType.TEXT:
             said: dict[str, Any] = json.loads(message.data)
             if said.get("type") == "error":
-                raise ServerError(said["message"])
+                raise (StreamClosed if "code" in said else ServerError)(said["message"])
             self._n_resets -= said.get("type") == "reset" and self._n_resets > 0
             return said
-        raise ServerError(f"The server has closed the stream (code {self._socket.close_code})")
+        raise StreamClosed(f"The server has closed the stream (code {self._socket.close_code})")
 
     async def __aiter__(self) -> AsyncIterator[Array]:
         """Samples until the answer to "flush"."""

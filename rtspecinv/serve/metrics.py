@@ -40,3 +40,8 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics as the body of a response to `/metrics`."""
         return generate_latest(self._registry)
+
+    def values(self) -> dict[str, float]:
+        """Return the values of all metrics but histograms, by name."""
+        samples = (sample for family in self._registry.collect() for sample in family.samples)
+        return {s.name: s.value for s in samples if not s.labels and not s.name.endswith("_created")}

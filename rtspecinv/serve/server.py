@@ -6,10 +6,8 @@ import asyncio
 import gc
 import hmac
 import ipaddress
-import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -116,6 +114,26 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, self._pools.close)
         gc.collect()  # soxr prints warnings about streams that exist when Python ends
 
+    def freeze(self) -> None:
+        """Exclude all present objects from garbage collections, which then take milliseconds, not 0.2 s.
+
+        It is for a process that only serves; `gc.unfreeze` undoes it.
+        """
+        gc.freeze()
+        self._is_frozen = True  # a flag, as gc.get_freeze_count() takes 20 ms
+
+    def refusal(self) -> str:
+        """Return the reason to reject a new stream now; empty if it is accepted."""
+        if self._is_ending:
+            return "the server is ending: come later"
+        if len(self._sessions) >= self.limits.streams:
+            return f"all {self.limits.streams} streams of this server are taken: come later"
+        return ""
+
+    def accepts(self, given: str) -> bool:
+        """Return whether a client may use this server by the token that it has sent."""
+        return self._token is None or hmac.compare_digest(given.encode(), self._token.encode())
+
     async def drain(self) -> None:
         """Reject new streams, and wait until the others have ended with all of their samples.
 
@@ -167,20 +185,17 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        if refusal := self._refusal(request):
+        if refusal := self._why_forbidden(request):
             return web.Response(status=403, text=f"{refusal}\n")
-        if self._token is not None and request.path in (*CODECS, "/metrics"):
-            given = request.headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").strip()
-            given = given or request.query.get("token", "")
-            if not hmac.compare_digest(given.encode(), self._token.encode()):
-                text = (
-                    "This server wants a token: send Authorization: Bearer TOKEN, or ask for ?token=TOKEN\n"
-                )
-                return web.Response(status=401, text=text)
+        if request.path in (*CODECS, "/metrics") and not self.accepts(
+            token_of(request.headers, request.query)
+        ):
+            text = "This server wants a token: send Authorization: Bearer TOKEN, or ask for ?token=TOKEN\n"
+            return web.Response(status=401, text=text)
         response: web.StreamResponse = await handler(request)
         return response
 
-    def _refusal(self, request: web.Request) -> str:
+    def _why_forbidden(self, request: web.Request) -> str:
         """Return the reason to reject a request by its host or origin; empty if it is allowed.
 
         A page of another web site may open websockets to this machine, so its origin is rejected. The site
@@ -227,7 +242,7 @@ class Server:
             compress=False,
         )
         session = Session(socket, speaks, self._pools, self._outbox, self.limits, self.metrics)
-        refusal = self._why_full()
+        refusal = self.refusal()
         if not refusal:
             self._sessions[session] = request
         try:
@@ -243,12 +258,11 @@ class Server:
             self._sessions.pop(session, None)
         return socket
 
-    def _why_full(self) -> str:
-        if self._is_ending:
-            return "the server is ending: come later"
-        if len(self._sessions) >= self.limits.streams:
-            return f"all {self.limits.streams} streams of this server are taken: come later"
-        return ""
+
+def token_of(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """Return the token in the headers or in the query of a request; empty if there is none."""
+    given = headers.get(hdrs.AUTHORIZATION, "").removeprefix("Bearer ").strip()
+    return given or query.get("token", "")
 
 
 def _abort(request: web.Request) -> None:
@@ -263,27 +277,3 @@ def is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False
-
-
-async def serve_until_told(server: Server, say: Callable[[str], object]) -> None:
-    """Serve until SIGTERM or Ctrl-C, then send the remaining samples of all streams and close them.
-
-    say: function that prints a line about the started server.
-    """
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    is_main = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if is_main else ()
-    for number in numbers:
-        with suppress(NotImplementedError):  # on Windows, Ctrl-C raises an exception
-            loop.add_signal_handler(number, told.set)
-    try:
-        async with server:
-            gc.freeze()  # collections examine only later objects: they take milliseconds, not 0.2 s
-            server._is_frozen = True  # a flag, as gc.get_freeze_count() takes 20 ms
-            say(f"{server.limits.streams} streams at {server.url}; Ctrl-C ends it")
-            await told.wait()
-    finally:
-        gc.unfreeze()
-        for number in numbers:
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)

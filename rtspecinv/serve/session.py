@@ -124,7 +124,7 @@ class Session:
     async def close(self, code: int, reason: str) -> None:
         """Send an error message with the reason, and close the socket."""
         with suppress(ConnectionError, RuntimeError):
-            await self._send({"type": "error", "message": reason})
+            await self._send({"type": "error", "message": reason, "code": int(code)})
         short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # without incomplete characters
         await self._socket.close(code=code, message=short.encode())
 

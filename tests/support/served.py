@@ -93,13 +93,11 @@ def own_samples(inverter: Any, frames: Array) -> Array:
 def main() -> None:
     import asyncio
 
-    from rtspecinv.common.threads import one_thread
     from rtspecinv.serve import Limits, Server
-    from rtspecinv.serve.server import serve_until_told
+    from rtspecinv.serve.process import serve_until_told
 
     server = Server(port=0, limits=Limits(**json.loads(sys.argv[1])))
-    with one_thread():
-        asyncio.run(serve_until_told(server, lambda line: print(line, file=sys.stderr, flush=True)))
+    asyncio.run(serve_until_told(server, lambda line: print(line, file=sys.stderr, flush=True)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Work on several machines, by Ray: servers of live streams."""

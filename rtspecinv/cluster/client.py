@@ -1,0 +1,242 @@
+"""Client of a fleet: asks where to go, and asks again when its server is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from rtspecinv.client import Array, AsyncClient, ServerError, StreamClosed
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
+REFUSALS = (401, 403)  # HTTP status; another attempt would not help
+
+
+class FleetClient:
+    """A stream of a fleet, with the methods of `AsyncClient`; it survives the loss of its server.
+
+    If the server is lost or is about to end, the client asks for another one and begins a new stream there.
+    The hops of frames that were on their way, and frames that are pushed meanwhile, are lost; `receive` then
+    returns {"type": "moved", "n_lost": number of these frames, "seconds": duration}, and the sound begins
+    again with `latency` samples that precede the first frame.
+
+    Args:
+        url: address of the fleet, or of a single server (ws://...), default: http://127.0.0.1:8000/.
+        token: secret word of the fleet, default: none.
+        patience: longest time to look for a server, seconds, default: 30.
+        hello: as in `AsyncClient`.
+
+    Attributes:
+        ready: answer of the server, as in `AsyncClient`.
+        server: address of the server that has the stream now, or had it last.
+        n_lost: number of frames so far whose hops were lost.
+        n_moves: number of servers lost so far.
+
+    Raises:
+        ServerError: the server refuses the parameters of the stream.
+        StreamClosed: no server had a free stream within `patience`.
+        ImportError: aiohttp is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000/",
+        *,
+        token: str | None = None,
+        patience: float = 30.0,
+        **hello: Any,
+    ) -> None:
+        self.url, self.patience = url, patience
+        self._token, self._hello = token, hello
+        self._client: AsyncClient | None = None  # None while it looks for a server
+        self._lease: Any = None
+        self._moving: asyncio.Task[None] | None = None
+        self._asked: deque[tuple[str, dict[str, Any]]] = deque()  # that have not been answered
+        self._moved: dict[str, Any] | None = None  # message of the last move, until it is received
+        self._n_owed = 0  # frames whose hops have not come
+        self.n_lost = self.n_moves = 0
+        self.ready: dict[str, Any] = {}
+        self.server = ""
+
+    async def __aenter__(self) -> FleetClient:
+        try:
+            import aiohttp
+        except ImportError as error:
+            raise ImportError('The client needs aiohttp: pip install "rtspecinv[serve]"') from error
+        self._failures = (aiohttp.ClientError, OSError, asyncio.TimeoutError, StreamClosed)
+        self._session = aiohttp.ClientSession()
+        try:
+            self._client = await self._find()
+        except BaseException:
+            await self._session.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+        await self._leave(self._client)
+        await self._session.close()
+
+    @property
+    def latency(self) -> int:
+        """Samples to drop at the beginning, and after each move."""
+        return int(self.ready["latency"])
+
+    async def push(self, frames: Any) -> None:
+        """Send frames `(n_values,)` or `(n_frames, n_values)`; they are lost while there is no server."""
+        n_frames = 1 if getattr(frames, "ndim", 1) == 1 else len(frames)
+        client = self._client
+        if client is None:
+            self.n_lost += n_frames
+            return self._check_moving()
+        self._n_owed += n_frames
+        await self._try(client, client.push(frames))
+
+    async def ask(self, kind: str, **more: Any) -> None:
+        """Send "flush", "reset" or "marker"; a lost request is sent again to the next server."""
+        self._asked.append((kind, more))
+        if (client := self._client) is None:
+            return self._check_moving()
+        await self._try(client, self._tell(client, kind, more))
+
+    async def reset(self) -> None:
+        """Ask for silence at once, as `AsyncClient.reset`."""
+        await self.ask("reset")
+
+    async def receive(self) -> Array | dict[str, Any]:
+        """Return the next samples `(n_samples,)` or the next answer, or the message of a move.
+
+        Raises:
+            ServerError: the server answers with an error message.
+            StreamClosed: no server had a free stream within `patience`.
+        """
+        while True:
+            client = self._client
+            if client is None:
+                await self._wait_for_server()
+                continue
+            if self._moved is not None:
+                moved, self._moved = self._moved, None
+                return moved
+            try:
+                said = await client.receive()
+            except self._failures:
+                self._lose(client)
+                continue
+            except ServerError:
+                self._n_owed = max(0, self._n_owed - 1)
+                raise
+            if isinstance(said, dict):
+                self._answered(said)
+            elif self._n_owed:
+                self._n_owed -= 1
+            return said
+
+    async def __aiter__(self) -> AsyncIterator[Array]:
+        """Samples until the answer to "flush"."""
+        while True:
+            said = await self.receive()
+            if not isinstance(said, dict):
+                yield said
+            elif said.get("type") == "flushed":
+                return
+
+    def _answered(self, said: dict[str, Any]) -> None:
+        kind = {"flushed": "flush"}.get(said.get("type", ""), said.get("type"))
+        if self._asked and self._asked[0][0] == kind:
+            self._asked.popleft()
+        if kind in ("flush", "reset"):
+            self._n_owed = 0
+
+    async def _try(self, client: AsyncClient, sending: Awaitable[None]) -> None:
+        try:
+            await sending
+        except self._failures:
+            self._lose(client)
+
+    async def _wait_for_server(self) -> None:
+        assert self._moving is not None
+        await asyncio.shield(self._moving)
+
+    def _check_moving(self) -> None:
+        """Raise the error of the task that has looked for a server in vain."""
+        if self._moving is not None and self._moving.done():
+            self._moving.result()
+
+    async def _tell(self, client: AsyncClient, kind: str, more: dict[str, Any]) -> None:
+        await (client.reset() if kind == "reset" else client.ask(kind, **more))
+
+    def _lose(self, client: AsyncClient) -> None:
+        """Give up a client, unless another task has done so, and begin to look for a server."""
+        if self._client is not client:
+            return
+        before, self._client = self.n_lost, None
+        self.n_moves, self.n_lost, self._n_owed = self.n_moves + 1, self.n_lost + self._n_owed, 0
+        self._moving = asyncio.ensure_future(self._move(client, before))
+
+    async def _move(self, client: AsyncClient, n_lost_before: int) -> None:
+        begin = time.monotonic()
+        await self._leave(client)
+        self._client = await self._find()
+        seconds = time.monotonic() - begin
+        self._moved = {"type": "moved", "n_lost": self.n_lost - n_lost_before, "seconds": seconds}
+
+    async def _find(self) -> AsyncClient:
+        """Return a client with a stream on some server, which has got the unanswered requests."""
+        give_up, pause = time.monotonic() + self.patience, FIRST_PAUSE
+        while True:
+            try:
+                return await asyncio.wait_for(self._connect(), give_up - time.monotonic())
+            except self._failures as error:
+                if time.monotonic() + pause >= give_up:
+                    reason = str(error) or "no server has answered"
+                    raise StreamClosed(
+                        f"No stream was free at {self.url} within {self.patience:g} seconds ({reason}): come "
+                        "later, or set a longer patience"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _connect(self) -> AsyncClient:
+        url = self.url if self.url.startswith("ws") else await self._ask_where()
+        client = AsyncClient(url, token=self._token, **self._hello)
+        try:
+            await client.__aenter__()
+            for kind, more in self._asked:
+                await self._tell(client, kind, more)
+        except BaseException as error:
+            await self._leave(client)
+            if getattr(error, "status", None) in REFUSALS:
+                raise ServerError(f"{url} refuses the client: {error}") from error
+            raise
+        self.ready, self.server = client.ready, url
+        return client
+
+    async def _ask_where(self) -> str:
+        """Return the address of a server; the answer stays open, which reserves the stream."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
+        self._lease = lease = await self._session.get(self.url, headers=headers)
+        if lease.status in REFUSALS:
+            raise ServerError(f"{self.url} refuses the client: {(await lease.text()).strip()}")
+        try:
+            return str(json.loads(await lease.content.readline())["url"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StreamClosed(f"{self.url} does not answer with the address of a server") from error
+
+    async def _leave(self, client: AsyncClient | None) -> None:
+        """Close the stream, and the answer that reserves it."""
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+        if client is not None and client.ready:
+            with suppress(*self._failures):
+                await client.__aexit__(None, None, None)
