@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,13 +21,12 @@ from rtspecinv.cli._files import is_standard_output, named, refuse_same_file, so
 from rtspecinv.cli._report import Report, Tally, kind_of, on_terminal, one_line
 from rtspecinv.cli._transfer import (
     STREAM_OPTIONS,
-    Outcome,
     Run,
     Source,
-    inverter_of,
     print_convergence,
     print_source,
     stream,
+    stream_options,
     transfer,
 )
 from rtspecinv.common.printable import printable
@@ -35,6 +35,9 @@ from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
+from rtspecinv.many.runner import Opened, carry_out
+from rtspecinv.many.tasks import Settings, StreamTask
+from rtspecinv.measure.score import Score
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -51,12 +54,12 @@ def invert(args: argparse.Namespace) -> int:
 
 
 def _invert_file(args: argparse.Namespace) -> int:
-    if args.format or args.overwrite:
-        option = "format" if args.format else "overwrite"
-        raise ValueError(
-            f"--{option} is for folders, and {printable(args.spectrogram)} is none: leave it out, and let "
-            "the name of the output say the rest"
-        )
+    for option in ("format", "overwrite", "measure"):
+        if getattr(args, option):
+            raise ValueError(
+                f"--{option} is for folders, and {printable(args.spectrogram)} is a file: leave it out. The "
+                "suffix of the output determines the format; a file is always measured and replaced"
+            )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
     source = _open(args.spectrogram, args)
@@ -92,17 +95,21 @@ def _check_options(args: argparse.Namespace) -> None:
             )
 
 
-def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by the method of the command line, and return a line for the report."""
+def _check_mel_options(path: Path, args: argparse.Namespace) -> None:
     for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"{printable(path)} has mel frames, which take no --{name.replace('_', '-')}: leave it out"
             )
+    if args.method not in (names.METHODS[0], "stream", "lbfgs"):
+        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
+
+
+def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
+    """Invert mel frames by the method of the command line, and return lines for the report."""
+    _check_mel_options(path, args)
     if args.method == "lbfgs":
         return _descend(path, output, args)
-    if args.method not in (names.METHODS[0], "stream"):
-        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
     sound = rtspecinv.listen(
         path,
         preset=args.preset,
@@ -118,7 +125,20 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 
 def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by lbfgs on their uncompressed values, and return lines for the report."""
+    """Write the sound of mel frames by lbfgs, and return lines for the report."""
+    samples, rate, near = _descent(path, args)
+    with FileSink(sound_output(output), rate, len(samples)) as sink:
+        sink.write(samples)
+    warn_of_peak(sink.level.peak)
+    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
+    return (
+        f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
+        f"convergence   {near:.1f} dB spectral convergence of the mel values"
+    )
+
+
+def _descent(path: Path, args: argparse.Namespace) -> tuple[Tensor, int, float]:
+    """Invert mel frames by lbfgs; return samples `(channels, n)`, sample rate and convergence in dB."""
     found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
     assert found.mel is not None  # `_open` has checked it
     mel = rtspecinv.Mel(found.mel)
@@ -134,14 +154,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     target = mel.expand(torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1))
     length = found.length(found.mel)
     samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
-    with FileSink(sound_output(output), rate, found.channels) as sink:
-        sink.write(samples)
-    warn_of_peak(sink.level.peak)
-    near = rtspecinv.metrics.sc(mel.linear(samples), target)
-    return (
-        f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
-        f"convergence   {near:.1f} dB spectral convergence of the mel values"
-    )
+    return samples, rate, float(rtspecinv.metrics.sc(mel.linear(samples), target))
 
 
 def _alone(args: argparse.Namespace) -> bool:
@@ -206,69 +219,93 @@ def _pieces(frames: Iterable[Tensor], source: Source, args: argparse.Namespace) 
 
 def _invert_folder(args: argparse.Namespace) -> int:
     outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
-    n_written = n_skipped = n_failed = 0
-    with Tally(len(outputs), "file") as tally:
-        for path, output in outputs.items():
-            tally.begin(path.name)
-            if output.exists() and not args.overwrite:
-                n_skipped += 1
-            elif _invert_one(path, output, args, tally):
-                n_written += 1
-            else:
-                n_failed += 1
+    missing = {path: output for path, output in outputs.items() if args.overwrite or not output.exists()}
+    n_skipped, n_failed = len(outputs) - len(missing), 0
+    make = _StreamOfFile if args.method == "stream" else _WholeFile
+    begin = time.perf_counter()
+    tasks = (make(path, output, args) for path, output in missing.items())
+    with Tally(len(missing), "file") as tally, closing(carry_out(tasks)) as ended:
+        for task in ended:
+            _tell(task, tally)
+            n_failed += task.error is not None
             tally.end()
+    n_written, seconds = len(missing) - n_failed, time.perf_counter() - begin
+    if n_written:
+        print(f"speed         {n_written / seconds:.1f} files per second")
     there = " (already there: --overwrite writes them anew)" if n_skipped else ""
     print(f"{n_written} written, {n_skipped} skipped{there}, {n_failed} failed")
     return 1 if n_failed else 0
 
 
-def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally) -> bool:
-    """Invert one file of a folder, print notes, and return whether it succeeded."""
-    try:
-        with warnings.catch_warnings(record=True) as remarks:
-            warnings.simplefilter("always", UserWarning)
-            source = _open(path, args)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            if source is not None:
-                outcome = _convert(source, output, args)
-                warn_of_peak(outcome.peak, source.stft, args.scaling)
-            else:
-                with one_thread():
-                    _invert_mel(path, output, args)
-    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
-        reason = one_line(error)
-        tally.note(f"error: {_about(path, reason)}")
-        return False
-    first: dict[object, warnings.WarningMessage] = {}
-    for remark in remarks:
-        first.setdefault(kind_of(remark.message, remark.filename, remark.lineno), remark)
+def _tell(task: StreamTask, tally: Tally) -> None:
+    """Print what became of a file, and remarks about it, those that differ only in numbers once."""
+    if task.error is not None:
+        tally.note(f"error: {_about(task, one_line(task.error))}")
+        return
+    first: dict[object, str] = {}
+    for remark in task.remarks:
+        first.setdefault(kind_of(remark, "", 0), remark)
     for remark in first.values():
-        tally.note(f"warning: {_about(path, str(remark.message))}")
-    if source is None:
-        tally.line(f"written       {printable(output)}")
-        return True
-    known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
-    factor = outcome.progress.work_seconds * source.sample_rate / max(1, outcome.progress.n_samples)
-    tally.line(f"written       {printable(output)}{known}   real-time factor {factor:.3f}")
-    return True
+        tally.note(f"warning: {_about(task, remark)}")
+    known = "" if math.isnan(task.convergence) else f"   {task.convergence:.1f} dB"
+    factor = task.work_seconds * task.sample_rate / max(1, task.n_samples)
+    tally.line(f"written       {printable(task.output)}{known}   real-time factor {factor:.3f}")
 
 
-def _about(path: Path, text: str) -> str:
+def _about(task: StreamTask, text: str) -> str:
     """Return the text, with the file's name in front unless it contains that already."""
-    return text if printable(path) in text else f"{printable(path)}: {text}"
+    return text if task.name in text else f"{task.name}: {text}"
 
 
-def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
-    silent = Report(source.seconds, source.sample_rate, silent=True)
-    if args.method != "stream":
-        return transfer(source, _batch(source, args, silent), silent, output=output)
-    inverter = inverter_of(args, source.stft, source.channels)
-    return transfer(
-        source,
-        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=silent),
-        silent,
-        output=output,
-    )
+class _StreamOfFile(StreamTask):
+    """The inversion of a file of a folder by a stream."""
+
+    def __init__(self, path: Path, output: Path, args: argparse.Namespace) -> None:
+        settings = Settings(
+            n_fft=args.n_fft,
+            hop_length=args.hop_length,
+            sample_rate=args.sample_rate,
+            scaling=args.scaling,
+            stream=stream_options(args),
+        )
+        read = partial(open_spectrogram, path, layout=args.layout, mel=args.preset, array=args.array)
+        super().__init__(printable(path), read, output, settings, measure=args.measure)
+        self.path, self.args = path, args
+
+
+class _WholeFile(_StreamOfFile):
+    """The inversion of a file of a folder by another method; mel frames are a stream unless it is lbfgs."""
+
+    def open(self) -> Opened | None:
+        """Invert the file, unless it is a stream."""
+        source = _open(self.path, self.args)
+        if source is None:
+            _check_mel_options(self.path, self.args)
+            if self.args.method != "lbfgs":
+                return super().open()
+            begin = time.perf_counter()
+            samples, self.sample_rate, convergence = _descent(self.path, self.args)
+            self.work_seconds = time.perf_counter() - begin
+            self._open_sink(len(samples))
+            self.write(samples)
+            self.convergence = convergence if self.args.measure else math.nan
+            return None
+        self._stft, self.sample_rate, self._n_expected = (
+            source.stft,
+            source.sample_rate,
+            source.n_samples or 0,
+        )
+        frames = source.frames
+        if self.args.measure:
+            self._score = Score(source.stft)
+            frames = self._score.watch(frames)
+        self._open_sink(source.channels)
+        begin = time.perf_counter()
+        for samples in _pieces(frames, source, self.args):
+            self.work_seconds += time.perf_counter() - begin
+            self.write(samples)
+            begin = time.perf_counter()
+        return None
 
 
 def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:

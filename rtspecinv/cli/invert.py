@@ -67,6 +67,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--format", choices=names.FORMATS, help="format of the files in a folder (default: wav)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing sound files of a folder")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="print the spectral convergence of each file of a folder, which takes time",
+    )
     options.add_stft_options(parser, n_fft=None, hop_length=None)
     group = parser.add_argument_group("inversion")
     group.add_argument(
