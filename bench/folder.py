@@ -92,13 +92,15 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
     """Write spectrograms of 4 s; each begins at another place of all recordings in a row."""
     folder.mkdir()
     everything = bench.clips(A).samples.flatten()
-    transform = rtspecinv.presets["hifigan-22k"] if is_mel else rtspecinv.STFT(A.n_fft, A.hop_length)
+    stft, mel = rtspecinv.STFT(A.n_fft, A.hop_length), rtspecinv.presets["hifigan-22k"]
     for i in range(n_files):
         samples = everything.roll(-i * len(everything) // n_files)[: 4 * A.sample_rate].clone()
-        values = transform(samples) if is_mel else transform.magnitude(samples)  # type: ignore[union-attr]
         path = folder / f"{i:05}.npz"
-        rate = None if is_mel else A.sample_rate
-        rtspecinv.save_spectrogram(path, values, transform, sample_rate=rate, length=len(samples))
+        if is_mel:
+            rtspecinv.save_spectrogram(path, mel(samples), mel)
+        else:
+            magnitude = stft.magnitude(samples)
+            rtspecinv.save_spectrogram(path, magnitude, stft, sample_rate=A.sample_rate, length=len(samples))
 
 
 def timed(home: Path, arguments: list[str]) -> tuple[float, float]:
