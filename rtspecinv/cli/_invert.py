@@ -35,9 +35,8 @@ from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
-from rtspecinv.many.runner import Opened, carry_out
-from rtspecinv.many.tasks import Settings, StreamTask
-from rtspecinv.measure.score import Score
+from rtspecinv.many.runner import carry_out
+from rtspecinv.many.tasks import Inversion, Settings, descent, too_short
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -95,7 +94,8 @@ def _check_options(args: argparse.Namespace) -> None:
             )
 
 
-def _check_mel_options(path: Path, args: argparse.Namespace) -> None:
+def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
+    """Invert mel frames by the method of the command line, and return lines for the report."""
     for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if getattr(args, name) is not None:
             raise ValueError(
@@ -103,11 +103,6 @@ def _check_mel_options(path: Path, args: argparse.Namespace) -> None:
             )
     if args.method not in (names.METHODS[0], "stream", "lbfgs"):
         raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
-
-
-def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by the method of the command line, and return lines for the report."""
-    _check_mel_options(path, args)
     if args.method == "lbfgs":
         return _descend(path, output, args)
     sound = rtspecinv.listen(
@@ -126,35 +121,23 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     """Write the sound of mel frames by lbfgs, and return lines for the report."""
-    samples, rate, near = _descent(path, args)
+    found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
+    assert found.mel is not None  # `_open` has checked it
+    rate = round(found.mel.sample_rate)
+    if args.sample_rate not in (None, rate):
+        raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
+    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
+    values = torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1)
+    samples = descent(found, found.mel, values, n_iter, progress=_alone(args))
+    mel = rtspecinv.Mel(found.mel)
+    near = float(rtspecinv.metrics.sc(mel.linear(samples), mel.expand(values)))
     with FileSink(sound_output(output), rate, len(samples)) as sink:
         sink.write(samples)
     warn_of_peak(sink.level.peak)
-    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
         f"convergence   {near:.1f} dB spectral convergence of the mel values"
     )
-
-
-def _descent(path: Path, args: argparse.Namespace) -> tuple[Tensor, int, float]:
-    """Invert mel frames by lbfgs; return samples `(channels, n)`, sample rate and convergence in dB."""
-    found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
-    assert found.mel is not None  # `_open` has checked it
-    mel = rtspecinv.Mel(found.mel)
-    rate = round(found.mel.sample_rate)
-    if args.sample_rate not in (None, rate):
-        raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
-    if mel.length(found.n_frames) < mel.stft.n_needed:
-        raise ValueError(
-            f"{printable(path)} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
-            "use --method stream"
-        )
-    n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
-    target = mel.expand(torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1))
-    length = found.length(found.mel)
-    samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
-    return samples, rate, float(rtspecinv.metrics.sc(mel.linear(samples), target))
 
 
 def _alone(args: argparse.Namespace) -> bool:
@@ -177,10 +160,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     if n_samples < 1:
         raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
     if args.method == "lbfgs" and n_samples < stft.n_needed:
-        raise ValueError(
-            f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
-            f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
-        )
+        raise ValueError(too_short(spectrogram, stft, names.METHODS[0]))
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
     return Source(frames, stft, sample_rate, spectrogram.channels, n_samples, length)
 
@@ -221,9 +201,12 @@ def _invert_folder(args: argparse.Namespace) -> int:
     outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
     missing = {path: output for path, output in outputs.items() if args.overwrite or not output.exists()}
     n_skipped, n_failed = len(outputs) - len(missing), 0
-    make = _StreamOfFile if args.method == "stream" else _WholeFile
-    begin = time.perf_counter()
-    tasks = (make(path, output, args) for path, output in missing.items())
+    begin, settings = time.perf_counter(), _settings(args)
+    opened = partial(open_spectrogram, layout=args.layout, mel=args.preset, array=args.array)
+    tasks = (
+        Inversion(printable(path), partial(opened, path), output, settings, measure=args.measure)
+        for path, output in missing.items()
+    )
     with Tally(len(missing), "file") as tally, closing(carry_out(tasks)) as ended:
         for task in ended:
             _tell(task, tally)
@@ -237,7 +220,7 @@ def _invert_folder(args: argparse.Namespace) -> int:
     return 1 if n_failed else 0
 
 
-def _tell(task: StreamTask, tally: Tally) -> None:
+def _tell(task: Inversion, tally: Tally) -> None:
     """Print what became of a file, and remarks about it, those that differ only in numbers once."""
     if task.error is not None:
         tally.note(f"error: {_about(task, one_line(task.error))}")
@@ -252,60 +235,22 @@ def _tell(task: StreamTask, tally: Tally) -> None:
     tally.line(f"written       {printable(task.output)}{known}   real-time factor {factor:.3f}")
 
 
-def _about(task: StreamTask, text: str) -> str:
+def _about(task: Inversion, text: str) -> str:
     """Return the text, with the file's name in front unless it contains that already."""
     return text if task.name in text else f"{task.name}: {text}"
 
 
-class _StreamOfFile(StreamTask):
-    """The inversion of a file of a folder by a stream."""
-
-    def __init__(self, path: Path, output: Path, args: argparse.Namespace) -> None:
-        settings = Settings(
-            n_fft=args.n_fft,
-            hop_length=args.hop_length,
-            sample_rate=args.sample_rate,
-            scaling=args.scaling,
-            stream=stream_options(args),
-        )
-        read = partial(open_spectrogram, path, layout=args.layout, mel=args.preset, array=args.array)
-        super().__init__(printable(path), read, output, settings, measure=args.measure)
-        self.path, self.args = path, args
-
-
-class _WholeFile(_StreamOfFile):
-    """The inversion of a file of a folder by another method; mel frames are a stream unless it is lbfgs."""
-
-    def open(self) -> Opened | None:
-        """Invert the file, unless it is a stream."""
-        source = _open(self.path, self.args)
-        if source is None:
-            _check_mel_options(self.path, self.args)
-            if self.args.method != "lbfgs":
-                return super().open()
-            begin = time.perf_counter()
-            samples, self.sample_rate, convergence = _descent(self.path, self.args)
-            self.work_seconds = time.perf_counter() - begin
-            self._open_sink(len(samples))
-            self.write(samples)
-            self.convergence = convergence if self.args.measure else math.nan
-            return None
-        self._stft, self.sample_rate, self._n_expected = (
-            source.stft,
-            source.sample_rate,
-            source.n_samples or 0,
-        )
-        frames = source.frames
-        if self.args.measure:
-            self._score = Score(source.stft)
-            frames = self._score.watch(frames)
-        self._open_sink(source.channels)
-        begin = time.perf_counter()
-        for samples in _pieces(frames, source, self.args):
-            self.work_seconds += time.perf_counter() - begin
-            self.write(samples)
-            begin = time.perf_counter()
-        return None
+def _settings(args: argparse.Namespace) -> Settings:
+    stream, n_iter = stream_options(args), args.n_iter
+    return Settings(
+        method=args.method,
+        n_iter=names.BATCH_ITERATIONS if n_iter is None else n_iter,
+        n_fft=args.n_fft,
+        hop_length=args.hop_length,
+        sample_rate=args.sample_rate,
+        scaling=args.scaling,
+        stream=stream,
+    )
 
 
 def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:

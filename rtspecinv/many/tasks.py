@@ -1,8 +1,9 @@
-"""Tasks that invert spectrograms by a stream: from files or arrays to sound files or arrays."""
+"""Tasks that invert spectrograms: from files or arrays to sound files or arrays."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 
 from rtspecinv.audio import ArraySink, FileSink
+from rtspecinv.blocks import invert_blocks
 from rtspecinv.common.printable import printable
+from rtspecinv.descent import lbfgs
 from rtspecinv.files.opening import Spectrogram
 from rtspecinv.inputs import Array
 from rtspecinv.levels import no_samples, warn_of_peak
 from rtspecinv.many.runner import Opened, Task
 from rtspecinv.measure.score import MelScore, Score
 from rtspecinv.mel.config import MelConfig
+from rtspecinv.mel.spectrogram import Mel
 from rtspecinv.mel.stream import MelInverter
 from rtspecinv.stft import STFT
 from rtspecinv.streaming import StreamingInverter
@@ -30,12 +34,17 @@ from rtspecinv.streaming import StreamingInverter
 class Settings:
     """How spectrograms are inverted.
 
+    method: "stream", a rule of `invert_blocks`, or "lbfgs". Mel frames are inverted as a stream with "agla",
+        too, the default of the command line.
+    n_iter: number of iterations of methods other than "stream", default: 100.
     scaling, n_fft, hop_length, sample_rate: as in `listen` and `Spectrogram.stft`; None for what the file
         says.
     stream: options of `StreamingInverter`.
     device: device of the inverters, default: the CPU.
     """
 
+    method: str = "stream"
+    n_iter: int = 100
     n_fft: int | None = None
     hop_length: int | None = None
     sample_rate: int | None = None
@@ -44,8 +53,8 @@ class Settings:
     device: str = "cpu"
 
 
-class StreamTask(Task):
-    """The inversion of a spectrogram by a stream.
+class Inversion(Task):
+    """The inversion of a spectrogram.
 
     Args:
         name: name of the spectrogram for messages.
@@ -82,10 +91,13 @@ class StreamTask(Task):
         self._n_expected = 0
 
     def open(self) -> Opened | None:
-        """Open the spectrogram, and the sound file."""
-        found = self._read()
+        """Open the spectrogram and the sound file, and invert it, unless that is the work of a stream."""
+        found, method = self._read(), self._settings.method
         opened = self._magnitudes(found) if found.mel is None else self._mel_frames(found, found.mel)
         self._open_sink(found.channels)
+        if method == "lbfgs" or (found.mel is None and method != "stream"):
+            self._invert(found, opened)
+            return None
         options = (self._settings.device, *sorted(self._settings.stream.items()))
         return replace(opened, kind=(opened.kind, options), blocks=self._watched(opened.blocks))
 
@@ -125,6 +137,8 @@ class StreamTask(Task):
                 raise ValueError(
                     f"{name} has mel frames, which take no --{option.replace('_', '-')}: leave it out"
                 )
+        if settings.method not in ("agla", "stream", "lbfgs"):
+            raise ValueError(f"{name} has mel frames, which take --method stream or --method lbfgs")
         if settings.sample_rate not in (None, rate):
             raise ValueError(f"{name} has mel frames of {rate} Hz: leave out --sample-rate")
         self.sample_rate, length = rate, found.length(mel)
@@ -139,6 +153,31 @@ class StreamTask(Task):
             return MelInverter(mel, device=settings.device, batch_shape=(n_streams,), **settings.stream)
 
         return Opened(mel, make, map(torch.from_numpy, found.blocks()), found.channels, length)
+
+    def _invert(self, found: Spectrogram, opened: Opened) -> None:
+        """Invert a spectrogram by its iterations, and write the samples."""
+        begin = time.perf_counter()
+        for samples in self._pieces(found, opened):
+            self.work_seconds += time.perf_counter() - begin
+            self.write(samples)
+            begin = time.perf_counter()
+
+    def _pieces(self, found: Spectrogram, opened: Opened) -> Iterator[Tensor]:
+        settings = self._settings
+        frames = (frame for block in self._watched(opened.blocks) for frame in block)
+        if found.mel is not None:
+            target = torch.stack(list(frames), -1)
+            yield descent(found, found.mel, target, settings.n_iter)
+            return
+        assert self._stft is not None
+        if settings.method != "lbfgs":
+            update, n_iter = settings.method, settings.n_iter
+            yield from invert_blocks(frames, self._stft, length=opened.length, update=update, n_iter=n_iter)
+            return
+        if self._n_expected < self._stft.n_needed:
+            raise ValueError(too_short(found, self._stft, "agla"))
+        target = torch.stack(list(frames), -1)
+        yield lbfgs(target, self._stft.magnitude, length=opened.length, n_iter=settings.n_iter)
 
     def _watched(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         for block in blocks:
@@ -158,9 +197,7 @@ class StreamTask(Task):
 
     def finish(self) -> None:
         """Finish the sound file, or join the samples; warn of what is odd about them."""
-        if self._score is not None:
-            self._score.drain()
-            self.convergence = self._score.convergence
+        self._drain()
         if isinstance(self._sink, FileSink):
             self._sink.close()
             peak = self._sink.level.peak
@@ -170,10 +207,35 @@ class StreamTask(Task):
             peak = float(np.abs(self.samples).max(initial=0))
         warn_of_peak(peak, self._stft, self._settings.scaling)
 
+    def _drain(self) -> None:
+        """Finish measuring, which can be done once."""
+        if self._score is not None:
+            self._score.drain()
+            self.convergence, self._score = self._score.convergence, None
+
     def abort(self) -> None:
         """Remove the unfinished sound file."""
         if isinstance(self._sink, FileSink):
             self._sink.abort()
+
+
+def too_short(found: Spectrogram, stft: STFT, method: str) -> str:
+    """Return the message of the error that lbfgs needs more frames; `method` is one that does not."""
+    return (
+        f"{printable(found.path)} has {found.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
+        f"use --method {method}"
+    )
+
+
+def descent(
+    found: Spectrogram, config: MelConfig, values: Tensor, n_iter: int, *, progress: bool = False
+) -> Tensor:
+    """Return the samples of mel frames `(channels, n_mels, n_frames)` by lbfgs, without compression."""
+    mel = Mel(config, device="cpu")
+    if mel.length(found.n_frames) < mel.stft.n_needed:
+        raise ValueError(too_short(found, mel.stft, "stream"))
+    length = found.length(config)
+    return lbfgs(mel.expand(values), mel.linear, length=length, n_iter=n_iter, progress=progress)
 
 
 @lru_cache(16)
