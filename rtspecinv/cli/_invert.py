@@ -6,7 +6,8 @@ import argparse
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,8 @@ from rtspecinv.cli._transfer import (
     stream_options,
     transfer,
 )
+from rtspecinv.cluster.folder import Done, Work, invert_folder
+from rtspecinv.cluster.journal import ERRORS, RESULTS
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
 from rtspecinv.files.opening import ARRAYS, open_spectrogram
@@ -37,6 +40,7 @@ from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
 from rtspecinv.many.runner import carry_out
 from rtspecinv.many.tasks import Inversion, Settings, descent, too_short
+from rtspecinv.mel.models import config_of
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -47,17 +51,20 @@ def invert(args: argparse.Namespace) -> int:
     if args.spectrogram.is_dir():
         if is_standard_output(args.output):
             raise ValueError("A folder becomes a folder of sound files: give a name with -o OUTPUT")
-        return _invert_folder(args)
+        return _invert_folder(args) if args.on is None else _invert_on_ray(args)
+    if args.on is not None:
+        raise ValueError(f"--on is for folders, and {printable(args.spectrogram)} is none: leave it out")
     with spectrogram_file(args.spectrogram) as args.spectrogram:
         return _invert_file(args)
 
 
 def _invert_file(args: argparse.Namespace) -> int:
-    for option in ("format", "overwrite", "measure"):
+    for option in ("format", "overwrite", "measure", "address", "workers", "worker_gpus"):
         if getattr(args, option):
             raise ValueError(
-                f"--{option} is for folders, and {printable(args.spectrogram)} is a file: leave it out. The "
-                "suffix of the output determines the format; a file is always measured and replaced"
+                f"--{option.replace('_', '-')} is for folders, and {printable(args.spectrogram)} is a file: "
+                "leave it out. The suffix of the output determines the format; a file is always measured and "
+                "replaced"
             )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
@@ -198,6 +205,13 @@ def _pieces(frames: Iterable[Tensor], source: Source, args: argparse.Namespace) 
 
 
 def _invert_folder(args: argparse.Namespace) -> int:
+    for option in ("address", "workers", "worker_gpus"):
+        if getattr(args, option) is not None:
+            raise ValueError(
+                f"--{option.replace('_', '-')} is an option of --on ray: add that, or leave it out"
+            )
+    if args.format == names.PARQUET:
+        raise ValueError("--format parquet needs --on ray: add that, or choose wav, flac or ogg")
     outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
     missing = {path: output for path, output in outputs.items() if args.overwrite or not output.exists()}
     n_skipped, n_failed = len(outputs) - len(missing), 0
@@ -218,6 +232,47 @@ def _invert_folder(args: argparse.Namespace) -> int:
     there = " (already there: --overwrite writes them anew)" if n_skipped else ""
     print(f"{n_written} written, {n_skipped} skipped{there}, {n_failed} failed")
     return 1 if n_failed else 0
+
+
+def _invert_on_ray(args: argparse.Namespace) -> int:
+    if args.output.exists():
+        if not args.output.is_dir():
+            raise NotADirectoryError(f"{printable(args.output)} is a file, but the output must be a folder")
+        refuse_same_file(args.spectrogram, args.output)
+    if args.worker_gpus and args.method != "stream":
+        raise ValueError("--worker-gpus is for streams: add --method stream")
+    work = Work(
+        source=args.spectrogram.resolve(),
+        output=args.output.resolve(),
+        format=args.format or names.FORMATS[0],
+        layout=args.layout,
+        mel=args.preset if args.preset is None else config_of(args.preset),
+        array=args.array,
+        settings=replace(_settings(args), device="cuda" if args.worker_gpus else "cpu"),
+        overwrite=args.overwrite,
+        n_threads=1,
+    )
+    with ExitStack() as stack:
+        tallies: list[Tally] = []
+
+        def report(done: Done) -> None:
+            for error in done.errors:
+                tallies[0].note(f"error: {error}")
+            if done.n_failed > len(done.errors):
+                tallies[0].note(f"error: {done.n_failed - len(done.errors)} more, see errors.csv")
+            tallies[0].end(done.n_sources)
+
+        def begin(n_sources: int) -> None:
+            tallies.append(stack.enter_context(Tally(n_sources, "file")))
+
+        gpus, start = args.worker_gpus or 0.0, time.perf_counter()
+        options = {"address": args.address, "workers": args.workers, "num_gpus": gpus}
+        total, errors = invert_folder(work, report=report, begin=begin, **options)
+    if total.n_written:
+        print(f"speed         {total.n_written / (time.perf_counter() - start):.1f} spectrograms per second")
+    print(f"{total.n_written} written, {total.n_skipped} skipped, {len(errors)} failed")
+    print(f"tables        {printable(args.output / RESULTS)}, {printable(args.output / ERRORS)}")
+    return 1 if errors else 0
 
 
 def _tell(task: Inversion, tally: Tally) -> None:

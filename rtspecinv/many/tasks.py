@@ -65,6 +65,7 @@ class Inversion(Task):
 
     Attributes:
         samples: samples `(channels, n_samples)` without `output`, when it has ended.
+        has_channels: whether the spectrogram has an axis of channels.
         sample_rate: sample rate, Hz.
         n_samples: number of samples per channel.
         convergence: spectral convergence in dB; NaN if it was not measured, or for silence.
@@ -82,6 +83,7 @@ class Inversion(Task):
         super().__init__()
         self.name, self.output = name, output
         self.samples: Array = np.zeros((0, 0), np.float32)
+        self.has_channels = False
         self.sample_rate = self.n_samples = 0
         self.convergence = math.nan
         self._read, self._settings, self._measure = read, settings, measure
@@ -93,6 +95,7 @@ class Inversion(Task):
     def open(self) -> Opened | None:
         """Open the spectrogram and the sound file, and invert it, unless that is the work of a stream."""
         found, method = self._read(), self._settings.method
+        self.has_channels = len(found.shape) == 3
         opened = self._magnitudes(found) if found.mel is None else self._mel_frames(found, found.mel)
         self._open_sink(found.channels)
         if method == "lbfgs" or (found.mel is None and method != "stream"):
