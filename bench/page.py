@@ -27,6 +27,7 @@ SUMMARIES = {  # pages with a few rows of a table, between markers of these name
     "live": "docs/live.md",
     "pictures": "docs/files.md",
     "folders": "docs/files.md",
+    "cluster": "docs/cluster.md",
 }
 BEGIN = 0.5  # seconds
 

@@ -18,7 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import client, engines, metrics, phase, torch_specinv, updates
+    from rtspecinv import client, cluster, engines, metrics, phase, torch_specinv, updates
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
@@ -79,6 +79,7 @@ __all__ = [
     "StreamingInverter",
     "TeeSink",
     "client",
+    "cluster",
     "diagnose",
     "engines",
     "invert",
