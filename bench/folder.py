@@ -159,13 +159,14 @@ def timed(home: Path, arguments: list[str]) -> tuple[float, float]:
 
 def after(name: str, bench: Bench) -> None:
     """Copy a table into the page of the docs that shows it."""
-    found = re.search(rf"### {heading(name)}:.*?\n((?:\|.*\n)+)", between(README, "folder"), re.DOTALL)
+    found = re.search(rf"### {heading(name)}:[^|]*\n((?:\|[^\n]*\n)+)", between(README, "folder"))
     assert found is not None
     origin = f"From [bench/README.md](../bench/README.md#folders), commit {commit()}, {processor()}, 2 cores."
     if name == "folder-ray":
-        summarise("cluster", f"{found[1]}\n{origin}")
+        summarise("cluster", f"{found[1]}\nFiles of 4 s, written as sound, measured. {origin}")
     else:
-        summarise("folders", f"{found[1]}\n{origin}")
+        said = f"{N_FILES} files of 4 s, before (commit {BEFORE}) and now; a load over 2 is of other programs, too."
+        summarise("folders", f"{found[1]}\n{said} {origin}")
 
 
 if __name__ == "__main__":
