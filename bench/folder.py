@@ -165,7 +165,7 @@ def after(name: str, bench: Bench) -> None:
     if name == "folder-ray":
         summarise("cluster", f"{found[1]}\nFiles of 4 s, written as sound, measured. {origin}")
     else:
-        said = f"{N_FILES} files of 4 s, before (commit {BEFORE}) and now; a load over 2 is of other programs, too."
+        said = f"{N_FILES} files of 4 s, before (commit {BEFORE}) and now, beside other programs if load > 2."
         summarise("folders", f"{found[1]}\n{said} {origin}")
 
 

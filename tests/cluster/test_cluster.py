@@ -46,7 +46,8 @@ def work(tmp_path) -> Work:
     for i, name in enumerate(("a", "b", "sub/a")):
         np.savez(folder / f"{name}.npz", magnitude=magnitude(i, 2 if i == 1 else None), **FIELDS)
     (folder / "bad.npy").write_text("hello")
-    np.savez(folder / "shard.npz", x=magnitude(3), **{"y/..": magnitude(4)}, **FIELDS)
+    rows: dict[str, Any] = {"x": magnitude(3), "y/..": magnitude(4), **FIELDS}
+    np.savez(folder / "shard.npz", **rows)
     return Work(folder, tmp_path / "out", "wav", None, None, None, SETTINGS, False, 1)
 
 
