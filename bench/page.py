@@ -26,6 +26,8 @@ SUMMARIES = {  # pages that contain a few rows of a table, between markers of th
     "mel": "docs/mel.md",
     "live": "docs/live.md",
     "pictures": "docs/files.md",
+    "folders": "docs/files.md",
+    "cluster": "docs/cluster.md",
 }
 BEGIN = 0.5  # beginning of clips, in seconds
 

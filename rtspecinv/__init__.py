@@ -18,7 +18,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtspecinv import client, engines, metrics, phase, torch_specinv, updates
+    from rtspecinv import client, cluster, engines, metrics, phase, torch_specinv, updates
     from rtspecinv.audio import (
         ArraySink,
         AudioReader,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rtspecinv.listening import Sound, listen
     from rtspecinv.live import Mailbox, Pace, Player, StreamPool, play, transforms
     from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
+    from rtspecinv.many.lanes import stream_many
     from rtspecinv.mel.config import Compression, MelConfig
     from rtspecinv.mel.diagnosis import Diagnosis, diagnose
     from rtspecinv.mel.models import presets
@@ -78,6 +79,7 @@ __all__ = [
     "StreamingInverter",
     "TeeSink",
     "client",
+    "cluster",
     "diagnose",
     "engines",
     "invert",
@@ -93,6 +95,7 @@ __all__ = [
     "presets",
     "read_audio",
     "save_spectrogram",
+    "stream_many",
     "torch_specinv",
     "transforms",
     "updates",
@@ -110,6 +113,7 @@ _HOMES = {
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
+    "stream_many": "many",
     **dict.fromkeys(
         (
             "Mailbox",

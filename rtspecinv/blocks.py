@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from rtspecinv.batch import BlockOptions, invert, start_stream
 from rtspecinv.common.checks import count, iterable, unknown_name
+from rtspecinv.common.warning import muted
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.levels import MORE_ITERATIONS, SILENCE_AROUND, Balance
 from rtspecinv.stft import STFT, check_stft
@@ -139,9 +139,8 @@ def _blocks(
         at_edge = padded if not n_final or last else stft
         inside = slice(at_edge.padding, samples.shape[-1] - at_edge.padding + (n_further if last else 0))
         better = samples.clone()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "magnitudes up to")  # the stream has warned of it
-            warnings.filterwarnings("ignore", "the result is")  # `balance` compares the levels
+        # The stream has warned of large magnitudes; `balance` compares the levels.
+        with muted("magnitudes up to", "the result is"):
             better[..., inside] = invert(
                 torch.stack(magnitudes, -1),
                 at_edge,

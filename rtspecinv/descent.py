@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +26,7 @@ from rtspecinv.common.checks import (
 )
 from rtspecinv.common.modes import modeless
 from rtspecinv.common.progress import bar
+from rtspecinv.common.warning import muted
 from rtspecinv.inputs import MOST_ITER, iterations
 from rtspecinv.levels import least_share, warn_of_quiet
 from rtspecinv.stft import STFT, check_dense
@@ -302,8 +302,7 @@ def _start(
     n_samples = length[-1] if isinstance(length, tuple) else length
     owner = getattr(transform, "__self__", None)
     if isinstance(owner, STFT) and transform == owner.magnitude:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "the result is")  # the level of a start does not matter
+        with muted("the result is"):  # the level of a start does not matter
             return invert(target, owner, n_iter=0, length=n_samples)
     way_back: object = transform
     if isinstance(way_back, Invertible):

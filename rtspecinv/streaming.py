@@ -261,11 +261,12 @@ class StreamingInverter(Checkpointed):
         """Return whether all magnitudes of a frame are 0."""
         return not bool((magnitude != 0).any())
 
-    def push_many(self, magnitude: Tensor | Array) -> Tensor:
+    def push_many(self, magnitude: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
         """Push any number of frames and return one hop of samples for each, bit-identical to single pushes.
 
         Args:
             magnitude: magnitude frames `(*batch_shape, n_freq, n_frames)`, otherwise as in `push`.
+            streams: selection of streams that receive frames, as in `push`; default: all.
 
         Returns:
             Samples `(*batch_shape, n_frames * hop_length)`.
@@ -274,12 +275,13 @@ class StreamingInverter(Checkpointed):
             ValueError, TypeError: as in `push`, before any frame is pushed.
         """
         self._intake.look_back(wait=False)
-        magnitudes, spectra = self._intake.checked(magnitude, 2, self.batch_shape)
+        chosen, batch_shape = self._chosen(streams)
+        magnitudes, spectra = self._intake.checked(magnitude, 2, batch_shape)
         frames = magnitudes.unbind(-1)
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
-        hops = [self.stft.window.new_zeros(*self.batch_shape, 0)]
+        hops = [self.stft.window.new_zeros(*batch_shape, 0)]
         with self._engine.preserved(len(frames)):
-            hops += [self._engine.push(*pair) for pair in zip(frames, starts, strict=True)]
+            hops += [self._advance(*pair, chosen) for pair in zip(frames, starts, strict=True)]
         self._intake.n_pushed += len(frames)
         return torch.cat(hops, -1)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,21 +22,25 @@ from rtspecinv.cli._files import is_standard_output, named, refuse_same_file, so
 from rtspecinv.cli._report import Report, Tally, kind_of, on_terminal, one_line
 from rtspecinv.cli._transfer import (
     STREAM_OPTIONS,
-    Outcome,
     Run,
     Source,
-    inverter_of,
     print_convergence,
     print_source,
     stream,
+    stream_options,
     transfer,
 )
+from rtspecinv.cluster.folder import Done, Work, invert_folder
+from rtspecinv.cluster.journal import ERRORS, RESULTS
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
 from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
+from rtspecinv.many.runner import carry_out
+from rtspecinv.many.tasks import Inversion, Settings, descent, too_short
+from rtspecinv.mel.models import config_of
 
 
 def invert(args: argparse.Namespace) -> int:
@@ -45,18 +51,21 @@ def invert(args: argparse.Namespace) -> int:
     if args.spectrogram.is_dir():
         if is_standard_output(args.output):
             raise ValueError("A folder becomes a folder of sound files: give a name with -o OUTPUT")
-        return _invert_folder(args)
+        return _invert_folder(args) if args.on is None else _invert_on_ray(args)
+    if args.on is not None:
+        raise ValueError(f"--on is for folders, and {printable(args.spectrogram)} is none: leave it out")
     with spectrogram_file(args.spectrogram) as args.spectrogram:
         return _invert_file(args)
 
 
 def _invert_file(args: argparse.Namespace) -> int:
-    if args.format or args.overwrite:
-        option = "format" if args.format else "overwrite"
-        raise ValueError(
-            f"--{option} is for folders, and {printable(args.spectrogram)} is none: leave it out, and let "
-            "the name of the output say the rest"
-        )
+    for option in ("format", "overwrite", "measure", "address", "workers", "worker_gpus"):
+        if getattr(args, option):
+            raise ValueError(
+                f"--{option.replace('_', '-')} is for folders, and {printable(args.spectrogram)} is a file: "
+                "leave it out. The suffix of the output determines the format; a file is always measured and "
+                "replaced"
+            )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
     source = _open(args.spectrogram, args)
@@ -93,16 +102,16 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by the method of the command line, and return a line for the report."""
+    """Invert mel frames by the method of the command line, and return lines for the report."""
     for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if getattr(args, name) is not None:
             raise ValueError(
                 f"{printable(path)} has mel frames, which take no --{name.replace('_', '-')}: leave it out"
             )
+    if args.method not in (names.METHODS[0], "stream", "lbfgs"):
+        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
     if args.method == "lbfgs":
         return _descend(path, output, args)
-    if args.method not in (names.METHODS[0], "stream"):
-        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
     sound = rtspecinv.listen(
         path,
         preset=args.preset,
@@ -118,26 +127,20 @@ def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
 
 
 def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
-    """Invert mel frames by lbfgs on their uncompressed values, and return lines for the report."""
+    """Write the sound of mel frames by lbfgs, and return lines for the report."""
     found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
     assert found.mel is not None  # `_open` has checked it
-    mel = rtspecinv.Mel(found.mel)
     rate = round(found.mel.sample_rate)
     if args.sample_rate not in (None, rate):
         raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
-    if mel.length(found.n_frames) < mel.stft.n_needed:
-        raise ValueError(
-            f"{printable(path)} has {found.n_frames} frames, too few for lbfgs with n_fft={mel.stft.n_fft}: "
-            "use --method stream"
-        )
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
-    target = mel.expand(torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1))
-    length = found.length(found.mel)
-    samples = rtspecinv.lbfgs(target, mel.linear, length=length, n_iter=n_iter, progress=_alone(args))
-    with FileSink(sound_output(output), rate, found.channels) as sink:
+    values = torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1)
+    samples = descent(found, found.mel, values, n_iter, progress=_alone(args))
+    mel = rtspecinv.Mel(found.mel)
+    near = float(rtspecinv.metrics.sc(mel.linear(samples), mel.expand(values)))
+    with FileSink(sound_output(output), rate, len(samples)) as sink:
         sink.write(samples)
     warn_of_peak(sink.level.peak)
-    near = rtspecinv.metrics.sc(mel.linear(samples), target)
     return (
         f"{samples.shape[-1] / rate:.2f} s of mel frames, lbfgs, {n_iter} iterations\n"
         f"convergence   {near:.1f} dB spectral convergence of the mel values"
@@ -164,10 +167,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     if n_samples < 1:
         raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
     if args.method == "lbfgs" and n_samples < stft.n_needed:
-        raise ValueError(
-            f"{printable(path)} has {spectrogram.n_frames} frames, too few for lbfgs with "
-            f"n_fft={stft.n_fft}: use --method {names.METHODS[0]}"
-        )
+        raise ValueError(too_short(spectrogram, stft, names.METHODS[0]))
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
     return Source(frames, stft, sample_rate, spectrogram.channels, n_samples, length)
 
@@ -205,69 +205,106 @@ def _pieces(frames: Iterable[Tensor], source: Source, args: argparse.Namespace) 
 
 
 def _invert_folder(args: argparse.Namespace) -> int:
+    for option in ("address", "workers", "worker_gpus"):
+        if getattr(args, option) is not None:
+            raise ValueError(
+                f"--{option.replace('_', '-')} is an option of --on ray: add that, or leave it out"
+            )
+    if args.format == names.PARQUET:
+        raise ValueError("--format parquet needs --on ray: add that, or choose wav, flac or ogg")
     outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
-    n_written = n_skipped = n_failed = 0
-    with Tally(len(outputs), "file") as tally:
-        for path, output in outputs.items():
-            tally.begin(path.name)
-            if output.exists() and not args.overwrite:
-                n_skipped += 1
-            elif _invert_one(path, output, args, tally):
-                n_written += 1
-            else:
-                n_failed += 1
+    missing = {path: output for path, output in outputs.items() if args.overwrite or not output.exists()}
+    n_skipped, n_failed = len(outputs) - len(missing), 0
+    begin, settings = time.perf_counter(), _settings(args)
+    opened = partial(open_spectrogram, layout=args.layout, mel=args.preset, array=args.array)
+    tasks = (
+        Inversion(printable(path), partial(opened, path), output, settings, measure=args.measure)
+        for path, output in missing.items()
+    )
+    with Tally(len(missing), "file") as tally, closing(carry_out(tasks)) as ended:
+        for task in ended:
+            _tell(task, tally)
+            n_failed += task.error is not None
             tally.end()
+    n_written, seconds = len(missing) - n_failed, time.perf_counter() - begin
+    if n_written:
+        print(f"speed         {n_written / seconds:.1f} files per second")
     there = " (already there: --overwrite writes them anew)" if n_skipped else ""
     print(f"{n_written} written, {n_skipped} skipped{there}, {n_failed} failed")
     return 1 if n_failed else 0
 
 
-def _invert_one(path: Path, output: Path, args: argparse.Namespace, tally: Tally) -> bool:
-    """Invert one file of a folder, print notes, and return whether it succeeded."""
-    try:
-        with warnings.catch_warnings(record=True) as remarks:
-            warnings.simplefilter("always", UserWarning)
-            source = _open(path, args)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            if source is not None:
-                outcome = _convert(source, output, args)
-                warn_of_peak(outcome.peak, source.stft, args.scaling)
-            else:
-                with one_thread():
-                    _invert_mel(path, output, args)
-    except (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError) as error:
-        reason = one_line(error)
-        tally.note(f"error: {_about(path, reason)}")
-        return False
-    first: dict[object, warnings.WarningMessage] = {}
-    for remark in remarks:
-        first.setdefault(kind_of(remark.message, remark.filename, remark.lineno), remark)
+def _invert_on_ray(args: argparse.Namespace) -> int:
+    if args.output.exists():
+        if not args.output.is_dir():
+            raise NotADirectoryError(f"{printable(args.output)} is a file, but the output must be a folder")
+        refuse_same_file(args.spectrogram, args.output)
+    if args.worker_gpus and args.method != "stream":
+        raise ValueError("--worker-gpus is for streams: add --method stream")
+    work = Work(
+        source=args.spectrogram.resolve(),
+        output=args.output.resolve(),
+        format=args.format or names.FORMATS[0],
+        layout=args.layout,
+        mel=args.preset if args.preset is None else config_of(args.preset),
+        array=args.array,
+        settings=replace(_settings(args), device="cuda" if args.worker_gpus else "cpu"),
+        overwrite=args.overwrite,
+        n_threads=1,
+    )
+    with ExitStack() as stack:
+        tallies: list[Tally] = []
+
+        def report(done: Done) -> None:
+            for error in done.errors:
+                tallies[0].note(f"error: {error}")
+            if done.n_failed > len(done.errors):
+                tallies[0].note(f"error: {done.n_failed - len(done.errors)} more, see errors.csv")
+            tallies[0].end(done.n_sources)
+
+        def begin(n_sources: int) -> None:
+            tallies.append(stack.enter_context(Tally(n_sources, "file")))
+
+        gpus, start = args.worker_gpus or 0.0, time.perf_counter()
+        options = {"address": args.address, "workers": args.workers, "num_gpus": gpus}
+        total, errors = invert_folder(work, report=report, begin=begin, **options)
+    if total.n_written:
+        print(f"speed         {total.n_written / (time.perf_counter() - start):.1f} spectrograms per second")
+    print(f"{total.n_written} written, {total.n_skipped} skipped, {len(errors)} failed")
+    print(f"tables        {printable(args.output / RESULTS)}, {printable(args.output / ERRORS)}")
+    return 1 if errors else 0
+
+
+def _tell(task: Inversion, tally: Tally) -> None:
+    """Print what became of a file, and remarks about it, those that differ only in numbers once."""
+    if task.error is not None:
+        tally.note(f"error: {_about(task, one_line(task.error))}")
+        return
+    first: dict[object, str] = {}
+    for remark in task.remarks:
+        first.setdefault(kind_of(remark, "", 0), remark)
     for remark in first.values():
-        tally.note(f"warning: {_about(path, str(remark.message))}")
-    if source is None:
-        tally.line(f"written       {printable(output)}")
-        return True
-    known = "" if math.isnan(outcome.convergence) else f"   {outcome.convergence:.1f} dB"
-    factor = outcome.progress.work_seconds * source.sample_rate / max(1, outcome.progress.n_samples)
-    tally.line(f"written       {printable(output)}{known}   real-time factor {factor:.3f}")
-    return True
+        tally.note(f"warning: {_about(task, remark)}")
+    known = "" if math.isnan(task.convergence) else f"   {task.convergence:.1f} dB"
+    factor = task.work_seconds * task.sample_rate / max(1, task.n_samples)
+    tally.line(f"written       {printable(task.output)}{known}   real-time factor {factor:.3f}")
 
 
-def _about(path: Path, text: str) -> str:
+def _about(task: Inversion, text: str) -> str:
     """Return the text, with the file's name in front unless it contains that already."""
-    return text if printable(path) in text else f"{printable(path)}: {text}"
+    return text if task.name in text else f"{task.name}: {text}"
 
 
-def _convert(source: Source, output: Path, args: argparse.Namespace) -> Outcome:
-    silent = Report(source.seconds, source.sample_rate, silent=True)
-    if args.method != "stream":
-        return transfer(source, _batch(source, args, silent), silent, output=output)
-    inverter = inverter_of(args, source.stft, source.channels)
-    return transfer(
-        source,
-        lambda frames, sink: rtspecinv.play(frames, inverter, sink, length=source.length, progress=silent),
-        silent,
-        output=output,
+def _settings(args: argparse.Namespace) -> Settings:
+    stream, n_iter = stream_options(args), args.n_iter
+    return Settings(
+        method=args.method,
+        n_iter=names.BATCH_ITERATIONS if n_iter is None else n_iter,
+        n_fft=args.n_fft,
+        hop_length=args.hop_length,
+        sample_rate=args.sample_rate,
+        scaling=args.scaling,
+        stream=stream,
     )
 
 

@@ -44,6 +44,8 @@ BATCH_RULES = ("agla", "hybrid", "fgla", "gla", "admm", "raar", "dm")  # update 
 METHODS = (*BATCH_RULES, "lbfgs", "stream")
 BATCH_ITERATIONS = 100  # default of all methods except "stream"
 FORMATS = ("wav", "flac", "ogg")  # formats of sound files made of a folder
+PARQUET = "parquet"  # format of tables of samples
+CLUSTERS = ("ray",)
 CONTESTANTS = (
     "rtisi-la",
     "stream-0",

@@ -205,10 +205,10 @@ class Tally:
         if self._bar is not None:
             self._bar.set_postfix_str(printable(name, 40))
 
-    def end(self) -> None:
-        """Advance the bar by one item."""
+    def end(self, n_items: int = 1) -> None:
+        """Advance the bar by one item, or by several."""
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(n_items)
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

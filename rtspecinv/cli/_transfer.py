@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -61,8 +62,12 @@ class Outcome:
 
 def inverter_of(args: argparse.Namespace, stft: rtspecinv.STFT, channels: int) -> rtspecinv.StreamingInverter:
     """Return an inverter with the options of the command line."""
-    given = {name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None}
-    return rtspecinv.StreamingInverter(stft, batch_shape=(channels,), **given)
+    return rtspecinv.StreamingInverter(stft, batch_shape=(channels,), **stream_options(args))
+
+
+def stream_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a `StreamingInverter` that the command line gives."""
+    return {name: getattr(args, name) for name in STREAM_OPTIONS if getattr(args, name) is not None}
 
 
 def transfer(

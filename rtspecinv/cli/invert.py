@@ -64,9 +64,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "ShortTimeFFT",
     )
     parser.add_argument(
-        "--format", choices=names.FORMATS, help="format of the files in a folder (default: wav)"
+        "--format",
+        choices=(*names.FORMATS, names.PARQUET),
+        help="format of the files in a folder (default: wav); parquet, of samples, needs --on",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing sound files of a folder")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="print the spectral convergence of each file of a folder, which takes time",
+    )
     options.add_stft_options(parser, n_fft=None, hop_length=None)
     group = parser.add_argument_group("inversion")
     group.add_argument(
@@ -86,3 +93,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"all frames (default: {names.BATCH_ITERATIONS}). More is slower",
     )
     options.add_stream_options(parser.add_argument_group("inversion with --method stream"))
+    group = parser.add_argument_group("inversion of a folder by a cluster")
+    group.add_argument(
+        "--on",
+        choices=names.CLUSTERS,
+        help="ray: by Ray Data, on the cores of this machine or on a cluster. The folder may also contain "
+        "Parquet files, and .npz files with many arrays, whose rows are spectrograms",
+    )
+    group.add_argument(
+        "--address", metavar="ADDRESS", help="address of a cluster, as of ray.init (default: this machine)"
+    )
+    group.add_argument(
+        "--workers", metavar="N", type=int, help="number of workers (default: one for each CPU)"
+    )
+    group.add_argument(
+        "--worker-gpus",
+        metavar="SHARE",
+        type=float,
+        help="share of a GPU that a worker uses, such as 0.5 (default: 0, it works on its CPU)",
+    )

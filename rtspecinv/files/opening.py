@@ -44,7 +44,7 @@ LOADERS = {  # of files of arrays that others write, by suffix
     **dict.fromkeys((".csv", ".txt"), "numpy.loadtxt(path)"),
 }
 _N_FFT = "--n-fft "
-_BLOCK_VALUES = 2**20  # values read at once: a few MB
+_BLOCK_VALUES = 2**18  # values read at once: a MB, as many files may be open
 
 
 @dataclass(frozen=True)
@@ -181,18 +181,28 @@ class Spectrogram:
 
         scaling: scaling of `scipy.signal` to be undone; see `listen`.
         """
+        for block in self.magnitude_blocks(stft, scaling, sample_rate):
+            yield from block
+
+    def magnitude_blocks(self, stft: STFT, scaling: str | None, sample_rate: float) -> Iterator[torch.Tensor]:
+        """Yield blocks of half spectra `(n_frames, channels, n_fft // 2 + 1)`, otherwise as `magnitudes`."""
         factor = unscaled(scaling, stft, sample_rate)
-        for frame in self.frames():
-            half = half_spectrum(torch.from_numpy(frame).unsqueeze(-1), stft.n_fft).squeeze(-1)
+        for block in self.blocks():
+            half = half_spectrum(torch.from_numpy(block).unsqueeze(-1), stft.n_fft).squeeze(-1)
             yield half if factor == 1 else half * factor
 
     def frames(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield frames `(channels, n_freq)`; raises `ValueError` for NaN and for negative magnitudes."""
+        for block in self.blocks():
+            yield from block
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield blocks of frames `(n_frames, channels, n_freq)`, otherwise as `frames`."""
         step = max(1, _BLOCK_VALUES // (self.channels * self.n_freq))
         for start in range(0, self.n_frames, step):
             block = self._read(start, min(start + step, self.n_frames))
             self._check_values(block, start)
-            yield from block
+            yield block
 
     def _read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Return frames `start` to `stop` as `(n_frames, channels, n_freq)`."""
@@ -291,6 +301,39 @@ def open_spectrogram(
         raise ValueError(
             f"{printable(path)} is damaged or not a {suffix} file of plain arrays: {reason}"
         ) from error
+    return _spectrogram(path, load, shape, dtype, found, layout, mel)
+
+
+def array_spectrogram(
+    array: npt.NDArray[Any],
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    layout: str | None = None,
+    mel: MelConfig | None = None,
+) -> Spectrogram:
+    """Return an array as if it had been read from a file, with the checks of `open_spectrogram`.
+
+    name: name of the array, for error messages.
+    parameters: parameters, as in the fields of a .npz file.
+    """
+    path = Path(name)
+    try:
+        found = understand(parameters)
+    except ValueError as error:
+        raise ValueError(f"{printable(path)}: {_first_sentence(error)}") from error
+    return _spectrogram(path, lambda: array, array.shape, array.dtype.name, found, layout, mel)
+
+
+def _spectrogram(
+    path: Path,
+    load: Callable[[], Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    found: dict[str, Any],
+    layout: str | None,
+    mel: MelConfig | None,
+) -> Spectrogram:
     while len(shape) > 3 and shape[0] == 1:
         shape = shape[1:]
     _check_shape(path, shape)

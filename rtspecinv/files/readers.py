@@ -34,7 +34,7 @@ from rtspecinv.mel.config import MelConfig
 Opened = tuple[Callable[[], Any], tuple[int, ...], str, Mapping[str, Any]]
 
 _MOST_NAMES = 8  # in a message
-_PREFERRED_NAMES = ("magnitude", "spectrogram", "mel")
+PREFERRED_NAMES = ("magnitude", "spectrogram", "mel")
 _LARGEST_FIELD = 2**20  # bytes of what an archive says about its array
 _LONGEST_CONTENTS = 2**20  # bytes of an archive's table of contents: some 10000 members
 _LONGEST_HEADER = 2**16  # bytes, of an array
@@ -118,6 +118,17 @@ def _open_npz(path: Path, array_name: str | None) -> Opened:
 
     weakref.finalize(load, unpacked.close)
     return load, shape, dtype.name, parameters
+
+
+def spectrogram_names(path: Path) -> list[str]:
+    """Return the names of the arrays of two axes or more in a .npz file, whose sizes are checked."""
+    names = []
+    with _archive(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".npy") and len(_member_header(archive, member)[0]) >= 2:
+                _check_room(member.file_size, path.stat().st_size)
+                names.append(member.filename.removesuffix(".npy"))
+    return names
 
 
 @contextmanager
@@ -271,19 +282,19 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> st
     """Return the name of the spectrogram among the arrays of a file.
 
     shapes: shapes of the arrays by name.
-    array_name: requested name; default: `_PREFERRED_NAMES`, or the only array of two or more axes.
+    array_name: requested name; default: `PREFERRED_NAMES`, or the only array of two or more axes.
     """
     candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
     if array_name is not None:
         if array_name not in shapes:
             raise ValueError(f"it has no array {printable(array_name, 40)!r}, but {_named(list(shapes))}")
         return array_name
-    preferred = [name for name in _PREFERRED_NAMES if name in candidates]
+    preferred = [name for name in PREFERRED_NAMES if name in candidates]
     if len(candidates) != 1 and not preferred:
         way_out = "say which with --array NAME (in Python array=)" if candidates else "expected one"
         raise ValueError(
             f"it holds {len(candidates)} arrays of two or more axes ({_named(candidates)}) and none of them "
-            f"is named {_PREFERRED_NAMES[0]!r}: {way_out}"
+            f"is named {PREFERRED_NAMES[0]!r}: {way_out}"
         )
     return (preferred or candidates)[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -60,3 +61,43 @@ class Score(Sink):
         if not self._energy > 0 or math.isnan(self._error):
             return math.nan
         return 10 * math.log10(self._error / self._energy) if self._error else -math.inf
+
+
+class MelScore(Sink):
+    """A sink that compares a sound with the mel frames it was made from, without compression.
+
+    It is used as a `Score` is, but keeps all samples and frames in memory.
+    """
+
+    def __init__(self, config: rtspecinv.MelConfig) -> None:
+        self._mel, self._linear = _mel(config)
+        self._targets: list[Tensor] = []
+        self._samples: list[Tensor] = []
+        self.convergence = math.nan
+
+    def watch(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield mel frames `(channels, n_mels)` unchanged, and keep them."""
+        for frame in frames:
+            self._targets.append(frame)
+            yield frame
+
+    def write(self, samples: npt.ArrayLike) -> None:
+        """Keep samples, `(channels, n_samples)`."""
+        self._samples.append(torch.from_numpy(np.array(samples, np.float32)))
+
+    def drain(self) -> None:
+        """Compute the convergence, which is NaN if the target is silent or the sound too short."""
+        target = self._mel.expand(torch.stack(self._targets, -1))
+        samples = torch.cat(self._samples, -1)
+        if samples.shape[-1] >= self._linear.stft.n_needed:
+            estimate = self._linear(samples)
+            n_frames = min(estimate.shape[-1], target.shape[-1])
+            if bool(target[..., :n_frames].any()):
+                pair = (estimate[..., :n_frames], target[..., :n_frames])
+                self.convergence = float(rtspecinv.metrics.sc(*pair))
+
+
+@lru_cache(8)
+def _mel(config: rtspecinv.MelConfig) -> tuple[rtspecinv.Mel, rtspecinv.Mel]:
+    mel = rtspecinv.Mel(config, device="cpu")
+    return mel, mel.linear

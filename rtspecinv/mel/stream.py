@@ -125,11 +125,12 @@ class MelInverter(StreamingInverter):
         return not bool(self.bank.expand(self._intake.checked_bands(mel, 1, self.batch_shape)).any())
 
     @modeless
-    def push_many(self, mel: Tensor | Array) -> Tensor:
+    def push_many(self, mel: Tensor | Array, *, streams: Streams | None = None) -> Tensor:
         """Push several frames, or none, and return as many hops, with the same bits as single pushes.
 
         Args:
             mel: mel frames `(*batch_shape, n_mels, n_frames)`, otherwise as in `push`.
+            streams: selection of streams that receive frames, as in `push`; default: all.
 
         Returns:
             Samples `(*batch_shape, n_frames * hop_length)`.
@@ -137,7 +138,8 @@ class MelInverter(StreamingInverter):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
-        return self._finish(super().push_many(mel))
+        chosen, _ = self._chosen(streams)
+        return self._finish(super().push_many(mel, streams=chosen), chosen)
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
