@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from page import README, ROOT, between, heading, named, run, summarise
-from protocol import A
+from protocol import STANDARD
 from tables import Bench, table
 
 import rtspecinv
@@ -118,11 +118,11 @@ def earlier() -> Iterator[Path]:
         subprocess.run(["tar", "-x", "-C", name], input=packed.stdout, check=True)
         tiny = Path(name) / "tiny"
         tiny.mkdir()
-        stft = rtspecinv.STFT(A.n_fft, A.hop_length)
-        magnitude = stft.magnitude(torch.rand(10 * A.n_fft))
-        rtspecinv.save_spectrogram(tiny / "a.npz", magnitude, stft, sample_rate=A.sample_rate)
+        stft = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length)
+        magnitude = stft.magnitude(torch.rand(10 * STANDARD.n_fft))
+        rtspecinv.save_spectrogram(tiny / "a.npz", magnitude, stft, sample_rate=STANDARD.sample_rate)
         mel = rtspecinv.presets["hifigan-22k"]
-        rtspecinv.save_spectrogram(tiny / "b.npz", mel(torch.rand(10 * A.n_fft)), mel)
+        rtspecinv.save_spectrogram(tiny / "b.npz", mel(torch.rand(10 * STANDARD.n_fft)), mel)
         for home in (Path(name), ROOT):  # compiles, once on this machine
             for method in ("stream", "agla"):
                 timed(home, [str(tiny), "-o", f"{name}/out-{method}-{home.name}", "--method", method])
@@ -132,16 +132,18 @@ def earlier() -> Iterator[Path]:
 def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> None:
     """Write spectrograms of 4 s; each begins at another place of all recordings in a row."""
     folder.mkdir()
-    everything = bench.clips(A).samples.flatten()
-    stft, mel = rtspecinv.STFT(A.n_fft, A.hop_length), rtspecinv.presets["hifigan-22k"]
+    everything = bench.clips(STANDARD).samples.flatten()
+    stft, mel = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length), rtspecinv.presets["hifigan-22k"]
     for i in range(n_files):
-        samples = everything.roll(-i * len(everything) // n_files)[: 4 * A.sample_rate].clone()
+        samples = everything.roll(-i * len(everything) // n_files)[: 4 * STANDARD.sample_rate].clone()
         path = folder / f"{i:05}.npz"
         if is_mel:
             rtspecinv.save_spectrogram(path, mel(samples), mel)
         else:
             magnitude = stft.magnitude(samples)
-            rtspecinv.save_spectrogram(path, magnitude, stft, sample_rate=A.sample_rate, length=len(samples))
+            rtspecinv.save_spectrogram(
+                path, magnitude, stft, sample_rate=STANDARD.sample_rate, length=len(samples)
+            )
 
 
 def timed(home: Path, arguments: list[str]) -> tuple[float, float]:

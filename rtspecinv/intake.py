@@ -42,7 +42,7 @@ class Intake:
         self._is_late = is_late
         self._unseen: deque[_Unseen] = deque()
         self._full_scale = full_scale(stft)
-        self._has_warned = False
+        self.has_warned = False
         self.n_pushed = 0
 
     @property
@@ -184,8 +184,8 @@ class Intake:
         check_range(low, high, self.limit)
 
     def _warn_of_power(self, largest: float) -> None:
-        if largest > 2 * self._full_scale and not self._has_warned:
-            self._has_warned = True
+        if largest > 2 * self._full_scale and not self.has_warned:
+            self.has_warned = True
             warn_of_power(largest, self._full_scale)
 
     def __getstate__(self) -> dict[str, Any]:

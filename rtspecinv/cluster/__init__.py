@@ -1,4 +1,4 @@
-"""More than one machine, by Ray: many spectrograms (`dataset`, `folder`), servers of live streams (`fleet`)."""
+"""More than one machine, by Ray: many spectrograms (`dataset`), servers of live streams (`fleet`)."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class _Lease(Response):
 class SlotServer:
     """One server of the fleet, in a process of its own at a port of its own; a deployment of Ray Serve."""
 
-    async def __init__(self, streams: int, token: str | None) -> None:
+    async def __init__(self, streams: int, token: str | None) -> None:  # type: ignore[misc]  # Ray awaits it
         self._exit = AsyncExitStack()
         self._exit.enter_context(dedicated())
         host = "127.0.0.1" if token is None else "0.0.0.0"

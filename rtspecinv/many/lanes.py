@@ -116,7 +116,7 @@ class Lane:
             return []
         device = self.inverter.stft.device
         frames = torch.cat([item._block[:n_frames] for item in self._items], 1).to(device)
-        self.inverter._warned = self.inverter.bank is None  # each has been looked at by itself
+        self.inverter._intake.has_warned = self.inverter.bank is None  # each has been looked at by itself
         # Contiguous in memory is what the engine takes: the frames of one moment.
         hops = self.inverter.push_many(frames.permute(1, 2, 0), streams=self._streams(self._items))
         return _split(hops, self._items)
@@ -130,11 +130,10 @@ class Lane:
         """Read the next block of frames, and return whether there was one."""
         for block in item.blocks:
             if len(block):
-                self.inverter._warned = item._is_warned
-                self.inverter._look_at(
-                    block.to(self.inverter.stft.device).permute(1, 2, 0), 2, (item.channels,)
-                )
-                item._is_warned = self.inverter._warned
+                frames = block.to(self.inverter.stft.device).permute(1, 2, 0)
+                self.inverter._intake.has_warned = item._is_warned
+                self.inverter._intake.check(frames, 2, (item.channels,))
+                item._is_warned = self.inverter._intake.has_warned
                 item._block = block
                 return True
         return False

@@ -50,7 +50,8 @@ async def places(where: Callable[[], str | None]) -> AsyncIterator[str]:
 
 async def until(client: FleetClient, kind: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Samples and answers up to an answer of that kind."""
-    hops, said = [np.zeros(0, np.float32)], []
+    hops: list[Any] = [np.zeros(0, np.float32)]
+    said: list[Any] = []
     while not said or said[-1]["type"] != kind:
         heard = await asyncio.wait_for(client.receive(), 20)
         said.append(heard) if isinstance(heard, dict) else hops.append(heard)
