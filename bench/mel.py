@@ -17,6 +17,7 @@ from functools import cache, partial
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import protocol
 import soxr
 import torch
@@ -52,6 +53,7 @@ TUNED = [  # seconds and speed of excerpts that have no part in the reported cli
     (5.1, 1.2),
 ]
 LIVE = "**live, look_ahead 3**"
+DNSMOS_SAMPLES = int(9.01 * 16000)  # DNSMOS judges clips of this length; shorter ones are repeated
 Method = Callable[[Tensor], Tensor]
 
 
@@ -306,24 +308,16 @@ def mel_degraded(bench: Bench) -> str:
 
     "Each frame" estimates the magnitudes of every frame separately (`joint=False`); "jointly" is the
     default. PESQ and ESTOI compare with the clean recording; DNSMOS (overall) and PLCMOS need no reference
-    (package speechmos). Values are means over the clips with their standard errors, and the worst clip.
+    (package speechmos; 1 to 5, higher is better). Values are means over the clips with their standard errors, and the worst clip.
     """
     clips = speech(bench.clips(A))
-    rows = []
+    rows = [["", "the recording itself", "", *_mean_scores(clips.samples, clips)]]
     for look_ahead, names in ((3, list(DEGRADED)), (0, list(DEGRADED)[:3])):
         for name in names:
             mel = DEGRADED[name](PRESET(clips.samples))
             for way, joint in (("each frame", False), ("jointly", True)):
                 inverter = PRESET.inverter(look_ahead=look_ahead, joint=joint, batch_shape=mel.shape[:1])
-                found = inverter.run(mel)
-                scores = torch.tensor([_scores(*pair) for pair in zip(found, clips.samples, strict=True)])
-                mean, error = scores.mean(0), scores.std(0) / len(scores) ** 0.5
-                shown = [
-                    f"{mean[i]:.{d}f} ± {error[i]:.{d}f}" if mean[i].isfinite() else ""
-                    for i, d in enumerate((2, 3, 2, 2))
-                ]
-                worst = f"{float(scores[:, 0].min()):.2f}, {float(scores[:, 1].min()):.3f}"
-                rows.append([str(look_ahead), name, way, *shown, worst])
+                rows.append([str(look_ahead), name, way, *_mean_scores(inverter.run(mel), clips)])
     header = [
         "look_ahead",
         "mel frames",
@@ -337,6 +331,17 @@ def mel_degraded(bench: Bench) -> str:
     return table(header, rows)
 
 
+def _mean_scores(found: Tensor, clips: Clips) -> list[str]:
+    """PESQ, ESTOI, DNSMOS and PLCMOS, means with their standard errors, and the worst PESQ and ESTOI."""
+    scores = torch.tensor([_scores(*pair) for pair in zip(found, clips.samples, strict=True)])
+    mean, error = scores.mean(0), scores.std(0) / len(scores) ** 0.5
+    shown = [
+        f"{mean[i]:.{d}f} ± {error[i]:.{d}f}" if mean[i].isfinite() else ""
+        for i, d in enumerate((2, 3, 2, 2))
+    ]
+    return [*shown, f"{float(scores[:, 0].min()):.2f}, {float(scores[:, 1].min()):.3f}"]
+
+
 def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]:
     """PESQ, ESTOI, DNSMOS and PLCMOS; those that are not installed are NaN."""
     heard = _to_length(samples, len(clean))
@@ -345,7 +350,8 @@ def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]
         return opinion, intelligible, math.nan, math.nan
     loud = heard / heard.abs().max().clamp_min(1e-9) * 0.9
     wide = soxr.resample(loud.double().numpy(), A.sample_rate, 16000).clip(-1, 1)
-    overall = speechmos.dnsmos.run(wide, sr=16000)["ovrl_mos"]
+    overall = speechmos.dnsmos.run(np.resize(wide, DNSMOS_SAMPLES), sr=16000)["ovrl_mos"]
+    np.random.seed(0)  # noqa: NPY002  (PLCMOS draws its raters from this generator)
     return opinion, intelligible, float(overall), float(speechmos.plcmos.run(wide, sr=16000)["plcmos"])
 
 
