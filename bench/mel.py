@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -53,6 +54,7 @@ TUNED = [  # seconds and speed of excerpts that have no part in the reported cli
     (5.1, 1.2),
 ]
 LIVE = "**live, look_ahead 3**"
+BANDS = {512: (93, 80, 64, 46, 31), 1024: (160, 120, 93, 80, 64, 46), 2048: (240, 160, 120, 80)}  # by n_fft
 DNSMOS_SAMPLES = int(9.01 * 16000)  # DNSMOS judges clips of this length; shorter ones are repeated
 Method = Callable[[Tensor], Tensor]
 
@@ -303,12 +305,47 @@ DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def mel_bins(bench: Bench) -> str:
+    """Quality by bins per band, live, look_ahead 3.
+
+    Bands are on Slaney's scale, up to 8 kHz at a sample rate of 22.05 kHz. "Bins per band" is the mean number
+    of frequencies per band. Values are means over the clips. "Change" is
+    relative to a stream of the true magnitudes up to 8 kHz, the first row of each transform.
+    """
+    clips = speech(bench.clips(A))
+    n_clips, rows = len(clips.samples), []
+    for n_fft, numbers in BANDS.items():
+        config = rtspecinv.MelConfig(A.sample_rate, n_fft, n_fft // 4, fmax=8000, center="same")
+        stft = config.stft()
+        magnitude = stft.magnitude(clips.samples)
+        magnitude[:, round(8000 * n_fft / A.sample_rate) + 1 :] = 0
+        true = rtspecinv.StreamingInverter(stft, look_ahead=3, batch_shape=(n_clips,)).run(magnitude)
+        best = _means(true, clips)
+        rows.append([f"{n_fft}/{n_fft // 4}", "magnitudes", "", number(best[0]), "", number(best[1], 3), ""])
+        for n_mels in numbers:
+            mel = rtspecinv.Mel(replace(config, n_mels=n_mels))
+            found = mel.inverter(look_ahead=3, batch_shape=(n_clips,)).run(mel(clips.samples))
+            means = _means(found, clips)
+            change = [f"{means[i] - best[i]:+.{d}f}" for i, d in ((0, 2), (1, 3))]
+            values = [number(means[0]), change[0], number(means[1], 3), change[1]]
+            rows.append(["", str(n_mels), f"{mel.config.bins_per_band:.1f}", *values])
+    return table(["n_fft/hop", "bands", "bins per band", "PESQ", "change", "ESTOI", "change"], rows)
+
+
+def _means(found: Tensor, clips: Clips) -> tuple[float, float]:
+    """Mean PESQ and ESTOI over the clips."""
+    pairs = zip(found, clips.samples, strict=True)
+    scores = [protocol._speech_scores(_to_length(x, len(y)), y, A.sample_rate) for x, y in pairs]
+    return statistics.mean(s[0] for s in scores), statistics.mean(s[1] for s in scores)
+
+
 def mel_degraded(bench: Bench) -> str:
     """Mel frames with errors, as models make them, live, 8 iterations.
 
     "Each frame" estimates the magnitudes of every frame separately (`joint=False`); "jointly" is the
     default. PESQ and ESTOI compare with the clean recording; DNSMOS (overall) and PLCMOS need no reference
-    (package speechmos; 1 to 5, higher is better). Values are means over the clips with their standard errors, and the worst clip.
+    (package speechmos; 1 to 5, higher is better). Values are means over the clips with their standard
+    errors, and the worst clip.
     """
     clips = speech(bench.clips(A))
     rows = [["", "the recording itself", "", *_mean_scores(clips.samples, clips)]]
@@ -355,7 +392,7 @@ def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]
     return opinion, intelligible, float(overall), float(speechmos.plcmos.run(wide, sr=16000)["plcmos"])
 
 
-SECTIONS = named(mel_methods, mel_choices, mel_cost, mel_degraded)
+SECTIONS = named(mel_methods, mel_choices, mel_cost, mel_bins, mel_degraded)
 
 if __name__ == "__main__":
     if librosa is None:
