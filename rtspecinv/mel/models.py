@@ -156,7 +156,7 @@ def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
     if not isinstance(preset, str | os.PathLike):
         raise TypeError(
             f"Parameter preset is a {type(preset).__name__}: pass a name of rtspecinv.presets, a MelConfig, "
-            "or a .json or .toml file of one"
+            "a Mel, or the path of a .json or .toml file"
         )
     if isinstance(preset, str) and (preset in CONFIGS or Path(preset).suffix.lower() not in SUFFIXES):
         return find(preset)
