@@ -137,6 +137,8 @@ class MelConfig:
         slopes: variable in which the sides of the triangles are straight: "hz", or "mel" as in HTK and Kaldi.
         per_frame: whether, as in HTK and Kaldi, the mean of each frame is subtracted, which inversion does
             not undo, and pre-emphasis is applied within the frame, with its first sample repeated before it.
+            Inversion undoes the filter of all samples, which is the same for windows that begin with 0. With
+            a Hamming window, the magnitudes differ by about -48 dB.
 
     Raises:
         ValueError: a parameter is out of range.
