@@ -399,19 +399,7 @@ class StreamingInverter(Checkpointed):
     def _measured(self, bank: FilterBank) -> Bands:
         """Return the filters of a checked bank in the form that the engine uses."""
         instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
-        n_freq, n_half = bank.filters.shape[1], self.stft.n_fft // 2 + 1
-        step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1
-        if n_freq != step * (n_half - 1) + 1 or not step:
-            raise ValueError(
-                f"Parameter bank has {n_freq} frequencies, and the transform n_fft // 2 + 1 = {n_half}: make "
-                "filters for this n_fft"
-            )
-        if bank.filters.dtype != self.stft.dtype or bank.filters.device != self.stft.device:
-            raise ValueError(
-                f"Parameter bank is {bank.filters.dtype} on {str(bank.filters.device)!r}, and the transform "
-                f"{self.stft.dtype} on {str(self.stft.device)!r}: use bank.to(...)"
-            )
-        return bank.measured(step)
+        return bank.measured(self.stft)
 
     def _framed(self, bank: FilterBank, values: Tensor) -> Tensor:
         """Return the engine's input for values `(*batch, n_bands)`: magnitudes, and values if joint."""
