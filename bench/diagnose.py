@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/mel.md too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", ".* mel filters meet no frequency")
+    warnings.filterwarnings("ignore", ".* mel filters contain no frequency")
     begin = time.perf_counter()
     try:
         files = recordings(args.audio)

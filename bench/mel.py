@@ -13,10 +13,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import protocol
 import soxr
 import torch
@@ -52,6 +54,8 @@ TUNED = [  # begin in seconds and speed of excerpts that do not overlap the repo
     (5.1, 1.2),
 ]
 LIVE = "**live, look_ahead 3**"
+BANDS = {512: (93, 80, 64, 46, 31), 1024: (160, 120, 93, 80, 64, 46), 2048: (240, 160, 120, 80)}  # by n_fft
+DNSMOS_SAMPLES = int(9.01 * 16000)  # DNSMOS judges clips of this length; shorter ones are repeated
 Method = Callable[[Tensor], Tensor]
 
 
@@ -304,29 +308,56 @@ DEGRADED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def mel_bins(bench: Bench) -> str:
+    """Quality by bins per band, live, look_ahead 3.
+
+    Bands are on Slaney's scale, up to 8 kHz at a sample rate of 22.05 kHz. "Bins per band" is the mean number
+    of frequencies per band. Values are means over the clips. "Change" is
+    relative to a stream of the true magnitudes up to 8 kHz, the first row of each transform.
+    """
+    clips = speech(bench.clips(STANDARD))
+    n_clips, rows = len(clips.samples), []
+    for n_fft, numbers in BANDS.items():
+        config = rtspecinv.MelConfig(STANDARD.sample_rate, n_fft, n_fft // 4, fmax=8000, center="same")
+        stft = config.stft()
+        magnitude = stft.magnitude(clips.samples)
+        magnitude[:, round(8000 * n_fft / STANDARD.sample_rate) + 1 :] = 0
+        true = rtspecinv.StreamingInverter(stft, look_ahead=3, batch_shape=(n_clips,)).run(magnitude)
+        best = _means(true, clips)
+        rows.append([f"{n_fft}/{n_fft // 4}", "magnitudes", "", number(best[0]), "", number(best[1], 3), ""])
+        for n_mels in numbers:
+            mel = rtspecinv.Mel(replace(config, n_mels=n_mels))
+            found = mel.inverter(look_ahead=3, batch_shape=(n_clips,)).run(mel(clips.samples))
+            means = _means(found, clips)
+            change = [f"{means[i] - best[i]:+.{d}f}" for i, d in ((0, 2), (1, 3))]
+            values = [number(means[0]), change[0], number(means[1], 3), change[1]]
+            rows.append(["", str(n_mels), f"{mel.config.bins_per_band:.1f}", *values])
+    return table(["n_fft/hop", "bands", "bins per band", "PESQ", "change", "ESTOI", "change"], rows)
+
+
+def _means(found: Tensor, clips: Clips) -> tuple[float, float]:
+    """Mean PESQ and ESTOI over the clips."""
+    pairs = zip(found, clips.samples, strict=True)
+    scores = [protocol._speech_scores(_to_length(x, len(y)), y, STANDARD.sample_rate) for x, y in pairs]
+    return statistics.mean(s[0] for s in scores), statistics.mean(s[1] for s in scores)
+
+
 def mel_degraded(bench: Bench) -> str:
     """Mel frames with errors, as models make them, live, 8 iterations.
 
     "Each frame" estimates the magnitudes of every frame separately (`joint=False`); "jointly" is the
     default. PESQ and ESTOI compare with the clean recording; DNSMOS (overall) and PLCMOS need no reference
-    (package speechmos). Values are means over the clips with their standard errors, and the worst clip.
+    (package speechmos; 1 to 5, higher is better). Values are means over the clips with their standard
+    errors, and the worst clip.
     """
     clips = speech(bench.clips(STANDARD))
-    rows = []
+    rows = [["", "the recording itself", "", *_mean_scores(clips.samples, clips)]]
     for look_ahead, names in ((3, list(DEGRADED)), (0, list(DEGRADED)[:3])):
         for name in names:
             mel = DEGRADED[name](PRESET(clips.samples))
             for way, joint in (("each frame", False), ("jointly", True)):
                 inverter = PRESET.inverter(look_ahead=look_ahead, joint=joint, batch_shape=mel.shape[:1])
-                found = inverter.run(mel)
-                scores = torch.tensor([_scores(*pair) for pair in zip(found, clips.samples, strict=True)])
-                mean, error = scores.mean(0), scores.std(0) / len(scores) ** 0.5
-                shown = [
-                    f"{mean[i]:.{d}f} ± {error[i]:.{d}f}" if mean[i].isfinite() else ""
-                    for i, d in enumerate((2, 3, 2, 2))
-                ]
-                worst = f"{float(scores[:, 0].min()):.2f}, {float(scores[:, 1].min()):.3f}"
-                rows.append([str(look_ahead), name, way, *shown, worst])
+                rows.append([str(look_ahead), name, way, *_mean_scores(inverter.run(mel), clips)])
     header = [
         "look_ahead",
         "mel frames",
@@ -340,6 +371,17 @@ def mel_degraded(bench: Bench) -> str:
     return table(header, rows)
 
 
+def _mean_scores(found: Tensor, clips: Clips) -> list[str]:
+    """PESQ, ESTOI, DNSMOS and PLCMOS, means with their standard errors, and the worst PESQ and ESTOI."""
+    scores = torch.tensor([_scores(*pair) for pair in zip(found, clips.samples, strict=True)])
+    mean, error = scores.mean(0), scores.std(0) / len(scores) ** 0.5
+    shown = [
+        f"{mean[i]:.{d}f} ± {error[i]:.{d}f}" if mean[i].isfinite() else ""
+        for i, d in enumerate((2, 3, 2, 2))
+    ]
+    return [*shown, f"{float(scores[:, 0].min()):.2f}, {float(scores[:, 1].min()):.3f}"]
+
+
 def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]:
     """PESQ, ESTOI, DNSMOS and PLCMOS; those that are not installed are NaN."""
     heard = _to_length(samples, len(clean))
@@ -348,11 +390,12 @@ def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]
         return opinion, intelligible, math.nan, math.nan
     loud = heard / heard.abs().max().clamp_min(1e-9) * 0.9
     wide = soxr.resample(loud.double().numpy(), STANDARD.sample_rate, 16000).clip(-1, 1)
-    overall = speechmos.dnsmos.run(wide, sr=16000)["ovrl_mos"]
+    overall = speechmos.dnsmos.run(np.resize(wide, DNSMOS_SAMPLES), sr=16000)["ovrl_mos"]
+    np.random.seed(0)  # noqa: NPY002  (PLCMOS draws its raters from this generator)
     return opinion, intelligible, float(overall), float(speechmos.plcmos.run(wide, sr=16000)["plcmos"])
 
 
-SECTIONS = named(mel_methods, mel_choices, mel_cost, mel_degraded)
+SECTIONS = named(mel_methods, mel_choices, mel_cost, mel_bins, mel_degraded)
 
 if __name__ == "__main__":
     if librosa is None:

@@ -43,6 +43,10 @@ class Magnitudes(Module):
         """Return `P_M(c) = S c / |c|`, see `to_magnitude`; `values` is not used."""
         return to_magnitude(spectrum, magnitude)
 
+    def seen(self, magnitude: Tensor) -> Tensor:
+        """Return what is compared with the target: the magnitudes."""
+        return magnitude
+
 
 class Bands(Module):
     """Projection for given band values: P_M changes the magnitudes of a spectrum towards these values.
@@ -61,7 +65,7 @@ class Bands(Module):
 
     def __init__(self, filters: Tensor, beyond: Tensor, power: float, step: int = 1) -> None:
         super().__init__()
-        self.power, self.n_values = power, len(filters)
+        self.power, self.step, self.n_values = power, step, len(filters)
         wanted = filters.double().cpu().numpy()
         if step > 1:
             at, kept = np.arange(wanted.shape[1]), np.arange(0, wanted.shape[1], step)
@@ -89,6 +93,11 @@ class Bands(Module):
         ratio = values / bands.where(known, 1) * known
         factor = root(F.linear(ratio, self.shares), 1 / self.power)
         return to_magnitude(spectrum, found * factor + self.beyond * magnitude)
+
+    def seen(self, magnitude: Tensor) -> Tensor:
+        """Return what is compared with the target: `(W S^power)^(1 / power)`, `(..., n_bands)`."""
+        values = F.linear(magnitude if self.power == 1 else magnitude.square(), self.filters)
+        return root(values, 1 / self.power)
 
 
 class FilterBank(Module):
@@ -236,7 +245,7 @@ class FilterBank(Module):
         """Return the projection for this bank and a transform, which may have only every n-th frequency.
 
         Raises:
-            ValueError: the bank has other frequencies, or another dtype or device.
+            ValueError: the bank has other frequencies, another dtype or another device than the transform.
         """
         n_freq, n_half = self.filters.shape[1], stft.n_fft // 2 + 1
         step = (n_freq - 1) // (n_half - 1) if n_half > 1 else 1

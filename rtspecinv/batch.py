@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import engines
+from rtspecinv.bands import Bands, FilterBank, Magnitudes, root
 from rtspecinv.common.checks import (
     LONGEST_SOUND,
     count,
@@ -154,12 +155,13 @@ def invert(
     callback: Callback | None = None,
     progress: bool = False,
     engine: str = "auto",
+    bank: FilterBank | None = None,
 ) -> Tensor:
     """Return samples whose magnitudes approximate the given ones, found by iteration.
 
     Args:
         magnitude: magnitudes, real and non-negative, `(*batch, n_freq, n_frames)`; or complex values, whose
-            phase is then the initial phase.
+            phase is then the initial phase; with `bank`, band values `(*batch, n_bands, n_frames)`.
         stft: transform that the magnitudes come from.
         update: rule or its name, default: "agla" (accelerated Griffin-Lim). The others are "fgla", "gla",
             "raar", "dm", "admm", and "hybrid" (difference map, then agla), which is better from a poor
@@ -184,6 +186,9 @@ def invert(
         engine: implementation, as in `StreamingInverter`: "eager" (plain torch), "numba" (compiled), or
             "auto" (the fastest available). Gradients are always computed in plain torch. Compilation takes
             half a minute for each precision; the compiled code is cached on disk.
+        bank: filter bank of the values; default: none, for magnitudes. Every iteration then estimates the
+            magnitudes together with the phase, as in a `StreamingInverter` with a bank, and errors are those
+            of the band values, or of their square roots for a bank of powers.
 
     Returns:
         Real samples `(*batch, n_samples)`, on the device and in the dtype of `stft`.
@@ -220,29 +225,33 @@ def invert(
         instance(torch.Generator, "pass torch.Generator()", generator=generator)
     legs = _legs(update, n_iter)
     rules = tuple(rule for rule, _ in legs)
-    target, start, batch_shape = _check(magnitude, init, stft)
+    target, start, batch_shape = _check(magnitude, init, stft, bank)
     length = None if length is None else count(1, LONGEST_SOUND, length=length)
-    transform = engines.BatchTransform(stft, target.shape[-2], length)
+    transform = engines.BatchTransform(stft, target.n_frames, length)
     needs_grad = torch.is_grad_enabled() and any(
-        isinstance(t, Tensor) and t.requires_grad for t in (target, start)
+        isinstance(t, Tensor) and t.requires_grad for t in (target.magnitude, start)
     )
-    make = engines.find_batch(engine, stft, rules, transform.n_frames, needs_grad)
-    with torch.set_grad_enabled(needs_grad), bar(len(target) * n_iter, "inverting", progress) as show:
-        scale = _scale(target.detach(), stft)
-        target = target / scale
-        fixed = target.new_zeros(len(target), 0) if known is None else _known(known, batch_shape, transform)
+    make = engines.find_batch(engine, stft, rules, transform.n_frames, needs_grad, bank is not None)
+    n_items = len(target.magnitude)
+    with torch.set_grad_enabled(needs_grad), bar(n_items * n_iter, "inverting", progress) as show:
+        scale = _scale(target.magnitude.detach(), stft)
+        target = target.scaled(scale)
+        fixed = scale.new_zeros(n_items, 0) if known is None else _known(known, batch_shape, transform)
         fixed = fixed / scale[:, 0]
         if isinstance(start, str):
-            start = _start(start, target, transform, generator, engine)
+            start = _start(start, target, transform, generator, engine, bank, scale)
         else:
-            start = to_magnitude(start / scale, target)
-        results, share = [target.new_zeros(0, transform.n_out)], 1.0
-        for items in _groups(target):
-            wanted = target[items]
-            whole = make(transform, rules, wanted, start[items], fixed[items])
+            start = to_magnitude(start / scale, target.magnitude)
+        results, share = [scale.new_zeros(0, transform.n_out)], 1.0
+        for items in _groups(target.magnitude):
+            part = target.of(items)
+            wanted = part.compared()
+            whole = make(
+                transform, rules, part.magnitude, start[items], fixed[items], part.measurement, part.values
+            )
             best, energy = Best(tol), wanted.square().sum((-2, -1))
-            for number, sound, actual in _iterates(whole, legs, every):
-                n_new = number - best.number
+            for number, sound, magnitudes in _iterates(whole, legs, every):
+                n_new, actual = number - best.number, part.measurement.seen(magnitudes)
                 error = (actual - wanted).square().sum((-2, -1))
                 best.offer(number, sound, error, actual.square().sum((-2, -1)))
                 convergence = 10 * torch.log10(error / energy)
@@ -258,7 +267,7 @@ def invert(
             results.append(samples)
             share = min(share, least_share(best.energy, energy))
     if not transform.n_out:
-        warn(no_samples(target.shape[-2]))
+        warn(no_samples(target.n_frames))
     warn_of_quiet(share, ANOTHER_START + ("" if stft.center else SILENCE_AROUND))
     return torch.cat(results).reshape(*batch_shape, transform.n_out)
 
@@ -367,11 +376,58 @@ def _legs(update: str | Update | Hybrid, n_iter: int) -> list[tuple[Update, int]
     return [(replace(leg, ramp=0.0) if isinstance(leg, RAAR) else find(leg), n) for leg, n in legs]
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What a batch run approximates.
+
+    magnitude: given magnitudes, or those estimated from values of bands, `(n_items, n_frames, n_half)`.
+    measurement: projection on magnitudes, or on values of bands.
+    values: values of bands, `(n_items, n_frames, n_bands)`; no bands for magnitudes.
+    """
+
+    magnitude: Tensor
+    measurement: Magnitudes | Bands
+    values: Tensor
+
+    @property
+    def n_frames(self) -> int:
+        return self.magnitude.shape[-2]
+
+    def compared(self) -> Tensor:
+        """Return what the magnitudes of a result are compared with, see `Bands.seen`."""
+        power = self.measurement.power if isinstance(self.measurement, Bands) else 1
+        return root(self.values, 1 / power) if self.values.shape[-1] else self.magnitude
+
+    def scaled(self, scale: Tensor) -> _Target:
+        """Return the target of samples that are divided by `scale`, `(n_items, 1, 1)`."""
+        power = self.measurement.power if isinstance(self.measurement, Bands) else 1
+        return replace(self, magnitude=self.magnitude / scale, values=self.values / scale**power)
+
+    def of(self, items: slice) -> _Target:
+        """Return the target of some items."""
+        return replace(self, magnitude=self.magnitude[items], values=self.values[items])
+
+
 def _check(
-    magnitude: Tensor | Array, init: str | Tensor | Array, stft: STFT
-) -> tuple[Tensor, Tensor | str, tuple[int, ...]]:
-    """Return magnitude and start, `(n_items, n_frames, n_half)` or its name, and the batch shape."""
-    value = as_spectrogram(magnitude, stft)
+    magnitude: Tensor | Array, init: str | Tensor | Array, stft: STFT, bank: FilterBank | None
+) -> tuple[_Target, Tensor | str, tuple[int, ...]]:
+    """Return the target, the start, `(n_items, n_frames, n_half)` or its name, and the batch shape."""
+    measurement: Magnitudes | Bands = Magnitudes()
+    if bank is None:
+        value = as_spectrogram(magnitude, stft)
+        n_freq, values = stft.n_freq, None
+    else:
+        instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
+        measurement, value = bank.measured(stft), as_magnitude(magnitude, stft.window)
+        if value.is_complex() or value.ndim < 2 or value.shape[-2] != bank.n_bands or not value.shape[-1]:
+            raise ValueError(
+                f"Parameter magnitude has {value.dtype} and shape {tuple(value.shape)}: with this bank it "
+                f"must be real and (*batch, {bank.n_bands}, n_frames)"
+            )
+        check_values(value, stft.n_fft)
+        n_freq, values = stft.n_fft // 2 + 1, bank.heard(value.mT)
+        value = bank.unmix(value.mT)[..., :: measurement.step].mT
+    shape = (*value.shape[:-2], n_freq, value.shape[-1])
     start: Tensor | str = value
     if not isinstance(init, str):
         start = as_magnitude(init, stft.window, "init")
@@ -380,13 +436,13 @@ def _check(
                 "Parameter init is a spectrum, but the initial phase is that of the complex magnitude: leave "
                 "init out, or pass magnitude.abs()"
             )
-        if not start.is_complex() or start.shape not in (value.shape, value.shape[-2:]):
+        if not start.is_complex() or start.shape not in (shape, shape[-2:]):
             raise ValueError(
                 f"Parameter init has {start.dtype} and shape {tuple(start.shape)}: it must be complex "
-                f"and have the shape {tuple(value.shape)} of magnitude"
+                f"and have the shape {tuple(shape)} of magnitude"
             )
         check_finite(start, "init")
-        start = start.expand(value.shape)
+        start = start.expand(shape)
     elif init not in INITS:
         raise unknown_name("init", init, INITS)
     elif not value.is_complex():
@@ -400,7 +456,13 @@ def _check(
     def items(tensor: Tensor) -> Tensor:
         return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half)
 
-    return items(target), start if isinstance(start, str) else items(start), batch_shape
+    half = items(target)
+    of_bands = half[..., :0] if values is None else values.reshape(n_items, value.shape[-1], -1)
+    return (
+        _Target(half, measurement, of_bands),
+        start if isinstance(start, str) else items(start),
+        batch_shape,
+    )
 
 
 def _known(known: Tensor | Array, batch_shape: tuple[int, ...], transform: engines.BatchTransform) -> Tensor:
@@ -429,15 +491,21 @@ def _scale(target: Tensor, stft: STFT) -> Tensor:
 @torch.no_grad()
 def _start(
     init: str,
-    target: Tensor,
+    given: _Target,
     transform: engines.BatchTransform,
     generator: torch.Generator | None,
     engine: str,
+    bank: FilterBank | None,
+    scale: Tensor,
 ) -> Tensor:
     """Return the initial spectrum, `(n_items, n_frames, n_half)`."""
+    target = given.magnitude
     if init == "stream" and len(target):
-        stream = start_stream(transform.stft, (len(target),), engine)
-        samples = stream.run(target.mT, length=stream.length(target.shape[-2]))
+        stream = start_stream(transform.stft, (len(target),), engine, bank)
+        # The floor of a bank is not scaled, so its stream gets values that are not scaled, either.
+        frames = target if bank is None else given.scaled(1 / scale).values
+        samples = stream.run(frames.mT, length=stream.length(target.shape[-2]))
+        samples = samples if bank is None else samples / scale[:, 0]
         return transform.analyze(samples[:, : transform.n_samples])
     if init == "peaks":
         return single_pass(transform.stft, target)
@@ -448,7 +516,9 @@ def _start(
     return to_magnitude(torch.zeros_like(target, dtype=target.dtype.to_complex()), target)
 
 
-def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto") -> StreamingInverter:
+def start_stream(
+    stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto", bank: FilterBank | None = None
+) -> StreamingInverter:
     """Return the stream whose result a batch run starts from.
 
     Its latency does not matter, so its look-ahead is longer than that of a live stream. The table "batch
@@ -460,6 +530,7 @@ def start_stream(stft: STFT, batch_shape: tuple[int, ...], engine: str = "auto")
         n_iter=STREAM_ITER,
         batch_shape=batch_shape,
         engine=engine,
+        bank=bank,
     )
 
 

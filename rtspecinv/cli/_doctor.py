@@ -54,7 +54,11 @@ Findings = Iterator[Finding]
 def doctor(args: argparse.Namespace | Sequence[str] | None = None) -> int:
     """Print all findings and remedies, and return the exit status: 1 if playing is impossible, else 0."""
     status = 0
-    for check in CHECKS:
+
+    def mel() -> Findings:
+        yield from _mel(getattr(args, "preset", None))
+
+    for check in (*CHECKS, mel):
         for finding in _findings(check):
             print(f"{finding.name:<14}{finding.text}", flush=True)
             if finding.fix:
@@ -227,6 +231,19 @@ def _push() -> Findings:
         yield Finding("", "this machine is too slow", 'pip install "rtspecinv[fast]"', fatal=True)
     elif _broken("numba"):
         yield Finding("", "compiled code would be several times faster", 'pip install "rtspecinv[fast]"')
+
+
+def _mel(preset: str | None) -> Findings:
+    mel: Any = importlib.import_module("rtspecinv.mel")
+    config: Any = importlib.import_module("rtspecinv.mel.config")
+    models: Any = importlib.import_module("rtspecinv.mel.models")
+    yield Finding("mel", config.BINS_MEAN)
+    found: dict[str, list[str]] = {}
+    for name in [preset] if preset else mel.presets:
+        given = models.config_of(name)
+        found.setdefault(config.lost(given), []).append(f"{name} {given.bins_per_band:.1f}")
+    for meaning, which in found.items():
+        yield Finding("", f"{meaning}: {', '.join(which)}")
 
 
 def most_iterations(few_us: float, many_us: float, room_us: float) -> int:

@@ -171,9 +171,16 @@ def _on_a_gpu(stft: STFT, update: Update, init: Start, n_open: int, of_bands: bo
 
 
 def find_batch(
-    engine: str, stft: STFT, rules: tuple[Update, ...], n_frames: int, needs_grad: bool
+    engine: str,
+    stft: STFT,
+    rules: tuple[Update, ...],
+    n_frames: int,
+    needs_grad: bool,
+    joint: bool = False,
 ) -> Callable[..., BatchEngine]:
     """Return the engine of batch runs of a name, as in `find`; with gradients, it is always the reference.
+
+    joint: whether the engine gets values of bands, default: False.
 
     Raises:
         ValueError, ImportError: as in `find`.
@@ -185,11 +192,12 @@ def find_batch(
         return EagerBatch
     from rtspecinv.engines.cpu import batch
 
-    if batch.suits(stft, rules, n_frames):
+    if batch.suits(stft, rules, n_frames, joint):
         return EagerBatch if needs_grad else batch.NumbaBatch
     if engine == "auto":
         return EagerBatch
-    names, why = ", ".join(map(str, rules)), _reasons(rules, n_frames, n_frames)
+    names = ", ".join(map(str, rules))
+    why = _reasons(rules, n_frames, n_frames) or (" (values of bands)" if joint else "")
     raise ValueError(
         f"Parameter {engine=} has no compiled code for {names} on {str(stft.device)!r}{why}: use 'auto'"
     )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtspecinv.bands import Bands, Magnitudes
 from rtspecinv.frames import MIN_COVERAGE
-from rtspecinv.projections import to_magnitude, to_magnitude_in_range
+from rtspecinv.projections import to_magnitude_in_range
 from rtspecinv.stft import STFT
 from rtspecinv.updates import State, Update, of_pairs
 
@@ -80,6 +81,8 @@ class EagerBatch:
         target: magnitude, `(n_items, n_frames, n_half)`.
         start: spectrum, of the same shape.
         known: samples at the beginning that are given and do not change, `(n_items, n_known)`.
+        measurement: projection `P_M`, on magnitudes or on values of bands.
+        values: values of bands, `(n_items, n_frames, n_bands)`; none for `Magnitudes`.
 
     If gradients are enabled, they flow through all iterations.
     """
@@ -91,10 +94,14 @@ class EagerBatch:
         target: Tensor,
         start: Tensor,
         known: Tensor,
+        measurement: Magnitudes | Bands,
+        values: Tensor,
     ) -> None:
-        project = to_magnitude if torch.is_grad_enabled() else to_magnitude_in_range
         self.transform, self.known = transform, known
-        self.p_m = of_pairs(partial(project, magnitude=target))
+        if isinstance(measurement, Magnitudes) and not torch.is_grad_enabled():
+            self.p_m = of_pairs(partial(to_magnitude_in_range, magnitude=target))
+        else:
+            self.p_m = of_pairs(partial(measurement.project, magnitude=target, values=values))
         self.p_c = of_pairs(partial(transform.consistent, known=known))
         self.spectrum = torch.view_as_real(start)
         self.rule: Update | None = None

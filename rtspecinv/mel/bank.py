@@ -75,14 +75,14 @@ class MelBank(FilterBank):
         Module.__init__(self)
         self.config, self.extend, device = config, extend, home(device)
         if torch.device(device).type == "meta":
-            raise ValueError("Parameter device is 'meta', where nothing has values: pass device='cpu'")
+            raise ValueError("Parameter device is 'meta', where tensors have no values: pass device='cpu'")
         filters, centres = mel_filters(config)
         area, compression = filters.sum(1), config.compression
         empty = int((area == 0).sum())
         if empty > config.n_mels // 100:  # of AST's 128 there is one
             warn(
-                f"{empty} of {config.n_mels} mel filters meet no frequency: use fewer n_mels or a larger "
-                "n_fft"
+                f"{empty} of {config.n_mels} mel filters contain no frequency of the transform, so their "
+                "values are 0: use fewer bands (n_mels) or a larger n_fft"
             )
         frequencies = np.arange(filters.shape[1]) * (config.sample_rate / config.n_fft)
         floor = np.maximum(compression.floor, area * config.epsilon ** (config.power / 2))
@@ -138,17 +138,18 @@ class MelBank(FilterBank):
         """Raise `ValueError` if the smallest and the largest value of frames cannot be inverted."""
         if not (math.isfinite(low) and math.isfinite(high)):
             odd = high if math.isfinite(low) else low
-            raise ValueError(f"Parameter mel has the value {odd}: only finite ones can be inverted")
+            raise ValueError(f"Parameter mel has the value {odd}: only finite values can be inverted")
         if low < self._lowest:
             raise ValueError(
-                f"Parameter mel has the value {low:g} < {self._lowest:g}: if it is a logarithm or dB, say "
-                "so with Compression('ln', floor=1e-5), or ask rtspecinv.diagnose; if a model is off by so "
-                f"much, pass mel.clamp_min({self._lowest:g})"
+                f"Parameter mel has the value {low:g}, but with this compression the least value is "
+                f"{self._lowest:g}: if the values are logarithms or dB, declare it, for example with "
+                "Compression('ln', floor=1e-5); rtspecinv.diagnose(mel) helps to find out; if a model's "
+                f"values are slightly too low, pass mel.clamp_min({self._lowest:g})"
             )
         if high > self._highest:
             raise ValueError(
-                f"Parameter mel has the value {high:g}, which overflows where values are up to "
-                f"{self._highest:.3g}: ask rtspecinv.diagnose what it is"
+                f"Parameter mel has the value {high:g}, but with this compression values above "
+                f"{self._highest:.3g} overflow: rtspecinv.diagnose(mel) helps to find out what they are"
             )
 
     def _curve(self, mel: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
 MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
 
+# Bins per band up to which little is lost, and above which much is. The main lobe of a Hann window has 4 bins
+# between its zeros, so that partials further apart are separated by the window, but not by a wider band. With
+# half as many bins again, PESQ is lower by 0.6 and more (bench/README.md, table "mel bins").
+MAIN_LOBE = 4
+WIDE = 6
+BINS_MEAN = (
+    f"bins per band: up to {MAIN_LOBE}, the main lobe of a Hann window, little is lost; with more, bands "
+    f"merge partials that the window separates, and above {WIDE} much detail is lost"
+)
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -74,23 +84,29 @@ class Compression:
             keep(self, partial(finite, 0, above=True), "dynamic_range")
         if self.curve in LOGARITHMS and not self.floor + self.guard:
             raise ValueError(
-                f"Parameter floor={self.floor} is not above 0, as {self.curve!r} needs: give the least mel "
-                "value as floor, or what is added to it as guard"
+                f"Parameters floor={self.floor}, guard={self.guard} are both 0, but curve={self.curve!r} has "
+                "no finite value at 0: pass the least mel value as floor, or the added number as guard"
             )
         if not self.gain:
-            raise ValueError(f"Parameters gain={self.gain}, offset={self.offset} cannot be undone")
+            raise ValueError(
+                f"Parameter gain={self.gain} maps all values to offset={self.offset}, so that it cannot be "
+                "undone: use a gain other than 0"
+            )
         # Lists and arrays become tuples, so that a configuration can be compared.
         if self.clip is not None:
             clip = _values("clip", self.clip)
             if len(clip) != 2 or not clip[0] < clip[1]:
-                raise ValueError(f"Parameter clip={shown(self.clip)} is not (least, largest)")
+                raise ValueError(
+                    f"Parameter clip={shown(self.clip)} is not (least, largest) with least < largest"
+                )
             object.__setattr__(self, "clip", clip)
         for name in ("mean", "std"):
             values = _values(name, getattr(self, name))
             if not np.isfinite(values).all() or (name == "std" and min(values, default=0) <= 0):
                 given = shown(getattr(self, name))
                 raise ValueError(
-                    f"Parameter {name}={given} is not finite, above 0 if std, and a number or a list"
+                    f"Parameter {name}={given} is not finite{' and above 0' if name == 'std' else ''}: pass "
+                    "a number, or a list with a number for each band"
                 )
             is_number = np.ndim(getattr(self, name)) == 0
             object.__setattr__(self, name, values[0] if is_number else values)
@@ -121,6 +137,8 @@ class MelConfig:
         slopes: variable in which the sides of the triangles are straight: "hz", or "mel" as in HTK and Kaldi.
         per_frame: whether, as in HTK and Kaldi, the mean of each frame is subtracted, which inversion does
             not undo, and pre-emphasis is applied within the frame, with its first sample repeated before it.
+            Inversion undoes the filter of all samples, which is the same for windows that begin with 0. With
+            a Hamming window, the magnitudes differ by about -48 dB.
 
     Raises:
         ValueError: a parameter is out of range.
@@ -178,15 +196,18 @@ class MelConfig:
         n_weights = self.n_mels * max(self.n_fft, self.n_mels)
         if n_weights > MOST_WEIGHTS:
             raise ValueError(
-                f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} make {n_weights} weights, more than "
-                f"{MOST_WEIGHTS}"
+                f"Parameters n_mels={self.n_mels}, n_fft={self.n_fft} require {n_weights} weights, but at "
+                f"most {MOST_WEIGHTS} are allowed: use fewer bands or a smaller n_fft"
             )
         if not isinstance(self.compression, Compression):
             raise TypeError(f"Parameter compression={shown(self.compression)} is not a Compression")
         for name in ("mean", "std"):
             value = getattr(self.compression, name)
             if isinstance(value, tuple) and len(value) != self.n_mels:
-                raise ValueError(f"Parameter {name} has {len(value)} values for n_mels={self.n_mels}")
+                raise ValueError(
+                    f"Parameter {name} has {len(value)} values, but n_mels={self.n_mels}: pass one number, "
+                    "or one for each band"
+                )
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> MelConfig:
@@ -250,7 +271,7 @@ class MelConfig:
 
     @property
     def bins_per_band(self) -> float:
-        """Number of frequencies per band that the window resolves; fewer lose less information."""
+        """Mean number of frequencies per band, zeros around the window not counted; fewer lose less."""
         win_length = self.win_length or self.n_fft
         return (self.highest - self.fmin) * win_length / self.sample_rate / self.n_mels
 
@@ -297,8 +318,8 @@ class MelConfig:
         values = _values("window", self.window)
         if len(values) != win_length or not np.isfinite(values).all():
             raise ValueError(
-                f"Parameter window={shown(self.window)} has {len(values)} values, not {win_length} finite "
-                "ones: it is as long as win_length, or else n_fft"
+                f"Parameter window={shown(self.window)} has {len(values)} values, but must have {win_length} "
+                "finite values: as many as win_length, or n_fft if win_length is not given"
             )
         object.__setattr__(self, "window", values)
 
@@ -315,6 +336,12 @@ class MelConfig:
         return values.clamp_min(0).pow(0.85) if self.window == "povey" else values
 
 
+def lost(config: MelConfig) -> str:
+    """Return how much of a sound is lost in the bands, by their number of bins."""
+    bins = config.bins_per_band
+    return f"{'little' if bins <= MAIN_LOBE else 'some detail' if bins <= WIDE else 'much detail'} is lost"
+
+
 def _values(name: str, given: Any) -> tuple[float, ...]:
     """Return a number, or a list or an array of numbers, as a tuple."""
     value = given.detach().cpu() if isinstance(given, Tensor) else unmasked(given, name)
@@ -324,4 +351,4 @@ def _values(name: str, given: Any) -> tuple[float, ...]:
             raise TypeError
         return tuple(array.astype(np.float64).reshape(-1).tolist())
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Parameter {name}={shown(given)} is no list of numbers") from error
+        raise ValueError(f"Parameter {name}={shown(given)} is not a number or a list of numbers") from error

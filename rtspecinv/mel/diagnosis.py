@@ -42,62 +42,70 @@ def _floored(e: Evidence, unit: float, least: float) -> bool:
 
 # The first that is shown holds; "unknown" always is.
 CLAIMS: dict[str, Claim] = {
-    "broken": Claim("not finite anywhere, or empty", lambda e: math.isnan(e.low)),
-    "silence": Claim("one value only", lambda e: e.low == e.high),
+    "broken": Claim("no finite value", lambda e: math.isnan(e.low)),
+    "silence": Claim("one value, repeated everywhere", lambda e: e.low == e.high),
     "samples": Claim("samples of sound, not a spectrogram", Evidence.waves),
-    "chroma": Claim("chroma: shares of the twelve notes, not a mel spectrogram", Evidence.chromatic),
+    "chroma": Claim("chroma (energies of the twelve notes), not a mel spectrogram", Evidence.chromatic),
     "cepstrum": Claim("cepstral coefficients (MFCC), not a mel spectrogram", Evidence.cepstral),
     "grey": Claim("grey values of a picture", lambda e: e.whole and e.low >= 0 and 20 < e.high <= 255),
     "whisper": Claim(
-        "Whisper's (log10(power) + 4) / 4, cut off 8 decades under the largest",
+        "Whisper's values, (log10(power) + 4) / 4, limited to 8 decades below the largest",
         lambda e: e.repeated and abs(e.high - e.low - 2) < e.tolerance and -1.5 - NEAR <= e.low < 0,
     ),
     "symmetric": Claim(
-        "levels scaled to -4 to 4", lambda e: e.repeated and abs(e.low + 4) < NEAR and 0 < e.high <= 4 + NEAR
+        "levels scaled to the range -4 to 4",
+        lambda e: e.repeated and abs(e.low + 4) < NEAR and 0 < e.high <= 4 + NEAR,
     ),
     "ln": Claim(
-        "natural logarithms, by their floor", lambda e: _floored(e, LN10, -6.9) and e.high - e.low < 45
+        "natural logarithms (the least value is that of a power of ten)",
+        lambda e: _floored(e, LN10, -6.9) and e.high - e.low < 45,
     ),
     "log10": Claim(
-        "logarithms to base 10, by their floor", lambda e: _floored(e, 1, -4.5) and e.high - e.low < 15
+        "logarithms to base 10 (the least value is that of a power of ten)",
+        lambda e: _floored(e, 1, -4.5) and e.high - e.low < 15,
     ),
-    "standard": Claim("normalised to mean 0 and variance 1", Evidence.standard),
+    "standard": Claim("values normalised to mean 0 and variance 1", Evidence.standard),
     "dB": Claim(
-        "decibels, by their range", lambda e: not e.skewed and e.low < 0 and 45 < e.high - e.low <= 200
+        "decibels (judged by the range)",
+        lambda e: not e.skewed and e.low < 0 and 45 < e.high - e.low <= 200,
     ),
-    "unit": Claim("levels scaled to 0 to 1", lambda e: not e.skewed and e.low >= 0 and e.high <= 1 + NEAR),
-    "linear": Claim("magnitudes, or a power of them, no logarithm", lambda e: e.skewed and e.high > 12),
+    "unit": Claim(
+        "levels scaled to the range 0 to 1", lambda e: not e.skewed and e.low >= 0 and e.high <= 1 + NEAR
+    ),
+    "linear": Claim("magnitudes or a power of them, no logarithms", lambda e: e.skewed and e.high > 12),
     "small": Claim(
-        "magnitudes, a power of them, or ln(1 + x), which are alike where small", lambda e: e.skewed
+        "magnitudes, a power of them, or ln(1 + x), which is similar for small values", lambda e: e.skewed
     ),
-    "unknown": Claim("values of a kind that their range does not show", lambda e: True),
+    "unknown": Claim("values whose kind the range does not show", lambda e: True),
 }
 NO_SPECTROGRAM = ("broken", "samples", "chroma", "cepstrum", "spectrum")
 WORDS = {name: claim.words for name, claim in CLAIMS.items()} | {"spectrum": "a complex spectrum"}
 
 WAYS_OUT = {
-    "samples": "samples need no inversion: hear them with listen(array, sample_rate=...), or make mel frames "
-    "of them with presets[...](array)",
-    "spectrum": "take its absolute values, or push it as it is",
-    "cepstrum": "they cannot be inverted as they are: make mel levels of them first, for instance with "
-    "librosa.feature.inverse.mfcc_to_mel",
-    "chroma": "octaves are lost, and nothing here can invert it: keep the spectrogram that it was made of",
-    "silence": "it has one value only: there is nothing to hear",
+    "samples": "samples need no inversion; play them with listen(array, sample_rate=...), or compute mel "
+    "frames with presets[...](array)",
+    "spectrum": "the array is a complex spectrum; use its absolute values, or invert it as it is",
+    "cepstrum": "cepstral coefficients cannot be inverted; convert them to mel levels first, for example "
+    "with librosa.feature.inverse.mfcc_to_mel",
+    "chroma": "chroma does not contain octaves and cannot be inverted; use the spectrogram that it was "
+    "computed from",
+    "silence": "all values are equal; the array contains no sound",
 }
-# What cannot be told of a kind, and what decides.
-SAYS = "the code of the model says"
+# Questions that the values of a kind leave open, and what decides them.
+CODE = "the code that computed them shows it"
 OPEN = {
-    "unknown": f"base, scaling and statistics of the values: {SAYS} them",
-    "ln": f"magnitudes or powers: {SAYS} it",
-    "log10": f"magnitudes or powers: {SAYS} it",
-    "dB": f"what 0 dB is, and whether of magnitudes or powers: {SAYS} it",
-    "unit": f"which levels 0 and 1 are: {SAYS} them, as gain, offset and clip of Compression",
-    "symmetric": f"which levels -4 and 4 are: {SAYS} them, as gain, offset and clip of Compression",
-    "standard": "mean and deviation that were taken away: the statistics of the data, as mean= and std= of "
-    "Compression; without them the levels are lost",
-    "linear": f"magnitudes or powers, of which to pass the square root: {SAYS} it",
-    "small": f"magnitudes, powers, of which to pass the square root, or ln(1 + x), of which expm1: {SAYS} it",
-    "grey": "which sound is which grey: `rtspecinv image` takes any picture",
+    "unknown": f"which base, scaling and statistics the values have; {CODE}",
+    "ln": f"whether these are logarithms of magnitudes or of powers; {CODE}",
+    "log10": f"whether these are logarithms of magnitudes or of powers; {CODE}",
+    "dB": f"which level is 0 dB, and whether the levels are of magnitudes or of powers; {CODE}",
+    "unit": f"which levels 0 and 1 stand for (gain, offset and clip of Compression); {CODE}",
+    "symmetric": f"which levels -4 and 4 stand for (gain, offset and clip of Compression); {CODE}",
+    "standard": "which mean and standard deviation were used; pass those of the data as mean= and std= of "
+    "Compression, because the levels cannot be restored without them",
+    "linear": f"whether these are magnitudes or powers; {CODE}; the magnitudes are the square root of powers",
+    "small": f"whether these are magnitudes, powers or ln(1 + x); {CODE}; the square root of powers gives "
+    "magnitudes, and expm1 undoes ln(1 + x)",
+    "grey": "which level a grey value stands for; `rtspecinv image` turns any picture into sound",
 }
 
 
@@ -137,9 +145,9 @@ class Diagnosis:
         layout = f", {self.layout} with {self.n_bands} {what}" if self.layout else ", layout unknown"
         kind = WORDS[self.values]
         if self.power is not None:
-            kind += f", of {'magnitudes' if self.power == 1 else 'powers'}"
+            kind += f"; computed from {'magnitudes' if self.power == 1 else 'powers'}"
         lines = [f"shape {self.shape}{layout}", f"{self.low:.4g} to {self.high:.4g}: {kind}"]
-        lines += choices(self.presets, self.shape) or ["no preset is like this"]
+        lines += choices(self.presets, self.shape) or ["no preset has such values"]
         lines += [f"cannot tell: {part}" for part in self.unsure]
         return "\n".join([*lines, *(f"problem: {problem}" for problem in self.problems)])
 
@@ -177,7 +185,7 @@ def diagnose(
         >>> from rtspecinv import diagnose, presets
         >>> found = diagnose(presets["hifigan-22k"](torch.randn(44100)).mT)
         >>> found.problems
-        ('it lies as (frames, mels): pass array.mT',)
+        ('the layout is (frames, mels); pass array.mT',)
     """
     wanted = None if preset is None else find(preset)
     if sample_rate is not None:
@@ -265,12 +273,12 @@ def _layout(shape: tuple[int, ...], wanted: int | None) -> tuple[str, int | None
         return (
             "",
             None,
-            [f"which axis has the bands: neither {shape[-2]} nor {shape[-1]} is a usual number of them"],
+            [f"which axis holds the bands; neither {shape[-2]} nor {shape[-1]} is a usual number of bands"],
         )
     n_bands = shape[-2] if shape[-2] == shape[-1] else None
     return "", n_bands, [
-        f"which axis has the bands: {texts[-2]} has {shape[-2]} of them, {texts[-1]} has {shape[-1]}, and "
-        "both are usual; how many frames the recording has decides"
+        f"which axis holds the bands; {texts[-2]} would have {shape[-2]} and {texts[-1]} {shape[-1]}, and "
+        "both numbers are usual; the number of frames of the recording decides"
     ]  # fmt: skip
 
 
@@ -285,13 +293,16 @@ def _plain_problems(e: Evidence, kind: str, layout: str) -> list[str]:
     """Return the problems that do not depend on the preset."""
     problems = [WAYS_OUT[kind]] if kind in WAYS_OUT else []
     if e.n_bad:
-        problems.append(f"{e.n_bad} values are NaN or infinite: a logarithm of 0 needs a floor")
+        problems.append(
+            f"{e.n_bad} values are NaN or infinite; if they are logarithms of 0, limit the values to a floor "
+            "before the logarithm"
+        )
     if not e.values.size:
-        problems.append("it is empty")
+        problems.append("the array is empty")
     if e.values.ndim < 2 and kind not in ("samples", "broken"):
-        problems.append("it has one axis, a spectrogram has two: of one frame, pass array[:, None]")
+        problems.append("the array has fewer than two axes; for a single frame, pass array[:, None]")
     if layout.startswith("(..., frames") and kind not in NO_SPECTROGRAM:
-        problems.append(f"it lies as ({layout[6:]}: pass array.mT")
+        problems.append(f"the layout is ({layout[6:]}; pass array.mT")
     return problems
 
 
@@ -308,10 +319,10 @@ def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], lis
     if e.low < 0 and TURNED[0] < turned(levels) < TURNED[1]:  # levels: in magnitudes, hiss may look so
         upright = "array.mT" if lies else "array"
         way_out = f"{upright}.flip(-2)" if tensor else f"numpy.flip({upright}, -2)"
-        return [f"it is upside down, the first band being the highest: pass {way_out}"], []
+        return [f"the array is upside down, with the highest band first; pass {way_out}"], []
     return [], [
-        "whether the first band is the lowest: the last ones are louder, as of hiss, of cymbals, or after "
-        f"pre-emphasis, or as rows of a picture lie; {SAYS} it"
+        "whether the first band is the lowest; the last bands are louder, which hiss, cymbals, pre-emphasis "
+        f"or rows in the order of a picture can explain; {CODE}"
     ]
 
 
@@ -319,17 +330,22 @@ def _of_presets(found: tuple[str, ...], sample_rate: float | None, layout: str) 
     """Return the open questions about the sound, such as its sample rate."""
     if "freq" in layout:
         return [
-            "sample rate and hop: what made it says them, as sample_rate= and STFT(n_fft, hop_length); "
-            "a hop of n_fft // 4 gives 0.2 to 0.3 PESQ more than one of n_fft // 2"
+            f"which sample rate and hop were used; {CODE}; a hop of n_fft // 4 gives 0.2 to 0.3 PESQ more "
+            "than one of n_fft // 2"
         ]
-    what = "which preset" if len(found) > 1 else "whether it is that preset" if found else "which model"
-    rate, way_out = "sample rate, ", "the sample rate (sample_rate=) leaves few; "
+    what = (
+        "which preset made the array"
+        if len(found) > 1
+        else "whether this preset made the array"
+        if found
+        else "which model made the array"
+    )
+    rate, way_out = "sample rate, ", "pass sample_rate= to shorten the list, or "
     if sample_rate is not None:
         rate = way_out = ""
     return [
-        f"{what}, that is {rate}hop, edges and norm of the bands, and so the duration: any model may have "
-        f"such values; {way_out}a recording with its array (samples=) decides; what is no preset is a "
-        f"MelConfig, as {SAYS}"
+        f"{what}; its {rate}hop, bands and duration follow from that, but models share such values; {way_out}"
+        "pass the recording as samples= to decide; a model without a preset needs a MelConfig"
     ]
 
 
@@ -346,14 +362,15 @@ def _against(
     config = CONFIGS[preset]
     problems = []
     if sample_rate not in (None, config.sample_rate):
-        problems.append(f"{preset} has {config.sample_rate:g} Hz, not {sample_rate:g}")
+        problems.append(f"{preset} has a sample rate of {config.sample_rate:g} Hz, not {sample_rate:g} Hz")
     if n_bands is not None and n_bands != config.n_mels:
         problems.append(f"{preset} has {config.n_mels} bands, not {n_bands}")
     if kind in NO_SPECTROGRAM:
-        problems.append(f"{preset} has mel frames, this is {WORDS[kind]}")
+        problems.append(f"{preset} has mel frames, but the array has {WORDS[kind]}")
     elif kind == "standard":
         problems.append(
-            f"{preset} has levels as they are, this is {WORDS[kind]}: give it mean= and std= of Compression"
+            f"{preset} has values that are not normalised, but the array has {WORDS[kind]}; use a MelConfig "
+            "with mean= and std= in its Compression"
         )
     elif kind != "silence":
         problems += against(preset, e, WORDS[kind], others, tensor)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from rtspecinv.inputs import Array
-from rtspecinv.mel.config import Compression, MelConfig
+from rtspecinv.mel.config import BINS_MEAN, Compression, MelConfig, lost
 from rtspecinv.mel.evidence import Evidence, measure
 from rtspecinv.mel.models import CONFIGS, presets
 from rtspecinv.mel.spectrogram import Mel
@@ -104,7 +104,10 @@ def made_by(values: Array, names: tuple[str, ...], sound: Tensor) -> tuple[str, 
 
 
 def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
-    """Return lines that describe the differences of presets; presets without a difference share a line."""
+    """Return lines that describe the differences of presets; presets without a difference share a line.
+
+    A last line states what the number of bins per band means.
+    """
     lines: dict[str, list[str]] = {}
     for name in names:
         c = CONFIGS[name]
@@ -112,10 +115,12 @@ def choices(names: tuple[str, ...], shape: tuple[int, ...]) -> list[str]:
         seconds = (shape[other] if len(shape) > 1 else 1) * c.hop_length / c.sample_rate
         text = (
             f"{c.sample_rate:g} Hz, hop {c.hop_length}, {c.fmin:g} to {c.highest:g} Hz, bands of "
-            f"{'area' if c.area_norm else 'height'} 1, {c.bins_per_band:.1f} bins per band: {seconds:.2f} s"
+            f"{'area' if c.area_norm else 'height'} 1, {c.bins_per_band:.1f} bins per band ({lost(c)}): "
+            f"{seconds:.2f} s"
         )
         lines.setdefault(text, []).append(name)
-    return [f"may be {', '.join(alike)}: {text}" for text, alike in lines.items()]
+    found = [f"may be of {', '.join(alike)}: {text}" for text, alike in lines.items()]
+    return [*found, BINS_MEAN] if found else []
 
 
 def against(preset: str, e: Evidence, words: str, others: tuple[str, ...], tensor: bool) -> list[str]:
@@ -129,9 +134,9 @@ def against(preset: str, e: Evidence, words: str, others: tuple[str, ...], tenso
     if fits(preset, e) and not (e.repeated and not at_floor(preset, e)):
         return []
     low, _, high = _ends(preset)
-    text = f"{preset} has values from {low:.4g}, silence, to {high:.4g}; this has {e.low:.4g}"
-    text += f"{', many times,' if e.repeated else ''} to {e.high:.4g}: {words}"
-    other = f"; it may be {' or '.join(others)}" if others and preset not in others else ""
+    text = f"{preset} has values from {low:.4g} (silence) to {high:.4g}, but the array from {e.low:.4g}"
+    text += f"{' (often repeated)' if e.repeated else ''} to {e.high:.4g}: {words}"
+    other = f"; the array may be of {' or '.join(others)}" if others and preset not in others else ""
     return [f"{text}{other}{_remedy(preset, e, tensor)}"]
 
 
@@ -146,10 +151,15 @@ def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
     if e.high > _ends(preset)[2] and (at_floor(preset, e) or not e.repeated):
         shift = math.log(32768) * BASES[c.curve] * config.power
         norms = "height 1" if config.area_norm else "another height"
-        louder = f"; it is too loud for samples within -1 to 1: it has bands of {norms}, or louder samples"
+        louder = (
+            f"; that is too loud for samples from -1 to 1: either the bands have {norms}, or the samples are "
+            "louder"
+        )
         quieter = measure(e.values - shift, e.eps)
         return louder + (
-            f"; if they are up to 32768, pass array - {shift:.9g}" if quieter.high > _ends(preset)[0] else ""
+            f"; if the samples are up to 32768, pass array - {shift:.9g}"
+            if quieter.high > _ends(preset)[0]
+            else ""
         )
     factors = {}
     for base, unit in BASES.items():
@@ -160,8 +170,8 @@ def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
     able = [what for what, values in scaled.items() if fits(preset, values)]
     if e.repeated:
         sure = [what for what in able if at_floor(preset, scaled[what])]
-        return f"; these are {sure[0]}: pass array * {factors[sure[0]]:.9g}" if len(sure) == 1 else ""
-    return "".join(f"; if these are {what}, pass array * {factors[what]:.9g}" for what in able)
+        return f"; the values are {sure[0]}; pass array * {factors[sure[0]]:.9g}" if len(sure) == 1 else ""
+    return "".join(f"; if the values are {what}, pass array * {factors[what]:.9g}" for what in able)
 
 
 def _logarithm(config: MelConfig, tensor: bool) -> str:
@@ -172,4 +182,4 @@ def _logarithm(config: MelConfig, tensor: bool) -> str:
         return ""
     once = f"array.clamp_min({c.floor:g}).{function}()"
     once = once if tensor else f"numpy.{function}(numpy.maximum(array, {c.floor:g}))"
-    return f"; take the logarithm first: if these are magnitudes of its bands, pass {once}"
+    return f"; the preset has logarithms; if the array has magnitudes of the same bands, pass {once}"

@@ -1,8 +1,9 @@
 """Presets: mel spectrograms of known models, each as the source code of the model computes it.
 
-All except Kaldi's use a periodic Hann window and reflect padding. Presets with the same number of bands can
-differ in mel scale, added constants, frame positions and logarithm. The layout is `(n_mels, n_frames)`;
-ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save `(n_frames, n_mels)`: pass `mel.mT`.
+All except Kaldi's and NeMo's use a periodic Hann window, and all except Kaldi's reflect padding. Presets with
+the same number of bands can differ in mel scale, added constants, frame positions and logarithm. The layout
+is `(n_mels, n_frames)`; ESPnet, Parallel WaveGAN, SpeechT5, Kaldi and AST save `(n_frames, n_mels)`: pass
+`mel.mT`.
 """
 
 from __future__ import annotations
@@ -107,6 +108,38 @@ CONFIGS: dict[str, MelConfig] = {
     ),
     # huggingface/transformers, src/transformers/models/speecht5/feature_extraction_speecht5.py.
     "speecht5": replace(_PARALLEL_WAVEGAN, sample_rate=16000),
+    # FunAudioLLM/CosyVoice, examples/libritts/cosyvoice2/conf/cosyvoice2.yaml (feat_extractor), which calls
+    # shivammehta25/Matcha-TTS, matcha/utils/audio.py (mel_spectrogram).
+    "cosyvoice2": replace(_HIFIGAN, sample_rate=24000, n_fft=1920, hop_length=480),
+    # shivammehta25/Matcha-TTS, matcha/utils/audio.py, configs/data/ljspeech.yaml: statistics of LJ Speech.
+    # Its synthesis returns frames with them (decoder_outputs) and without (mel, as "hifigan-22k").
+    "matcha": replace(_HIFIGAN, compression=replace(_LN, mean=-5.536622, std=2.116101)),
+    # Rudrabha/Wav2Lip, audio.py (melspectrogram), hparams.py, with the padding of librosa before 0.10.
+    "wav2lip": MelConfig(
+        16000,
+        800,
+        200,
+        fmin=55,
+        fmax=7600,
+        preemphasis=0.97,
+        compression=Compression("dB", floor=1e-5, reference=10.0, gain=0.08, offset=4, clip=(-4, 4)),
+    ),
+    # NVIDIA/NeMo, nemo/collections/asr/parts/preprocessing/features.py (FilterbankFeatures), sizes as in
+    # examples/asr/conf/fastconformer. Models with normalize: "per_feature" then subtract the mean of each
+    # band of an utterance and divide by its deviation: pass these as mean and std. A version that pads with
+    # zeros would differ in the first and last frames only.
+    "nemo-asr": MelConfig(
+        16000,
+        512,
+        160,
+        win_length=400,
+        power=2,
+        preemphasis=0.97,
+        compression=Compression("ln", guard=2.0**-24),
+        periodic=False,
+    ),
+    # The same, examples/tts/conf/hifigan/hifigan.yaml.
+    "nemo-hifigan": replace(_HIFIGAN, epsilon=0.0, periodic=False),
     "kaldi-fbank": _KALDI,
     # YuanGongND/ast, src/dataloader.py (_wav2fbank, and statistics of AudioSet in egs/audioset/run.sh):
     # a Hann window, and twice the standard deviation.
@@ -156,7 +189,7 @@ def config_of(preset: str | os.PathLike[str] | Mel | MelConfig) -> MelConfig:
     if not isinstance(preset, str | os.PathLike):
         raise TypeError(
             f"Parameter preset is a {type(preset).__name__}: pass a name of rtspecinv.presets, a MelConfig, "
-            "or a .json or .toml file of one"
+            "a Mel, or the path of a .json or .toml file"
         )
     if isinstance(preset, str) and (preset in CONFIGS or Path(preset).suffix.lower() not in SUFFIXES):
         return find(preset)

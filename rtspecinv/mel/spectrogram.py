@@ -168,9 +168,13 @@ class Mel(Module):
         value = as_magnitude(mel, self.filters, "mel")
         if value.is_complex() or value.ndim < 2 or value.shape[-2] != n_mels or not value.shape[-1]:
             transposed = value.ndim >= 2 and value.shape[-1] == n_mels
-            way_out = "it looks like (frames, mels), pass mel.mT" if transposed else "ask rtspecinv.diagnose"
+            way_out = (
+                "the layout seems to be (frames, mels); pass mel.mT"
+                if transposed
+                else "rtspecinv.diagnose(mel) describes the array"
+            )
             raise ValueError(
-                f"Parameter mel has {value.dtype} and shape {tuple(value.shape)}, not real and "
+                f"Parameter mel has dtype {value.dtype} and shape {tuple(value.shape)}, but must be real and "
                 f"(*batch, {n_mels}, n_frames): {way_out}"
             )
         self.bank.check(value)

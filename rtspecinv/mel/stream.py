@@ -207,13 +207,13 @@ class MelIntake(BandIntake):
             layout = "batch_shape + (n_mels, n_frames)" if many else "batch_shape + (n_mels,)"
             transposed = mel.ndim == len(one) + 1 and mel.shape[-1] == one[-1]
             way_out = (
-                "it looks like (frames, mels), use push_many(mel.mT)"
+                "the layout seems to be (frames, mels); use push_many(mel.mT)"
                 if transposed
-                else f"batch_shape={batch_shape} and n_mels={one[-1]} belong to the inverter"
+                else f"the inverter has batch_shape={batch_shape} and n_mels={one[-1]}"
             )
             raise ValueError(
-                f"Parameter mel has {mel.dtype} and shape {tuple(mel.shape)}, not real and {layout}: "
-                f"{way_out}"
+                f"Parameter mel has dtype {mel.dtype} and shape {tuple(mel.shape)}, but must be real and "
+                f"{layout}: {way_out}"
             )
         return mel.movedim(-1, 0).contiguous() if many else mel.contiguous()
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import jackd
 import pytest
 
+import rtspecinv
 from rtspecinv.cli import _doctor as clinic
 from rtspecinv.cli import main
+from rtspecinv.mel.models import CONFIGS
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +122,24 @@ def test_nothing_makes_it_crash(capsys, monkeypatch):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert out.count("could not be checked: something odd") == len(clinic.CHECKS) - 1  # torch is installed
+
+
+def test_bins_per_band_of_presets_and_of_a_file(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(clinic, "CHECKS", ())
+    lines = {}
+    rtspecinv.MelConfig(16000, 2048, 512, n_mels=80).save(tmp_path / "mine.json")  # 1024 bins over 80 bands
+    for preset in ([], ["--preset", "whisper"], ["--preset", str(tmp_path / "mine.json")]):
+        assert main(["doctor", *preset]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("mel           bins per band: up to 4")
+        lines[len(lines)] = out.splitlines()[1:-1]
+    for name, config in CONFIGS.items():
+        (line,) = (line for line in lines[0] if re.search(f"[ ]{name} ", line))
+        bins = config.bins_per_band
+        assert f" {name} {bins:.1f}" in line
+        assert line.strip().startswith("little" if bins <= 4 else "some" if bins <= 6 else "much")
+    assert lines[1] == ["              little is lost: whisper 2.5"]
+    assert lines[2] == [f"              much detail is lost: {tmp_path / 'mine.json'} 12.8"]
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,98 @@ def test_a_bank_of_single_frequencies_is_as_good_as_magnitudes():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_batch_run_is_griffin_lim_with_the_projection_on_values(engine, power):
+    """`invert` against a loop that is written out with the projection and the transform."""
+    bank = FilterBank(BANKS["Bark"], power=power, dtype=torch.float64)
+    values = values_of(bank, 2)
+    magnitude, measured = bank.unmix(values.mT).mT, bank.measured(EXACT_64)
+    turns = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    start = torch.polar(magnitude + 0.1, 6 * turns)
+    c = torch.polar(magnitude, start.angle())
+    for _ in range(4):  # the estimate of a rule is one more iteration
+        aimed = measured.project(c.mT, magnitude.mT, values.mT).mT
+        c = EXACT_64.analyze(EXACT_64.synthesize(aimed))
+    aimed = measured.project(c.mT, magnitude.mT, values.mT).mT
+    wanted = EXACT_64.synthesize(aimed)
+    found = rtspecinv.invert(
+        values, EXACT_64, bank=bank, update="gla", n_iter=3, init=start, engine=engine, evaluate_every=3
+    )
+    inner = slice(64, -64)  # edges fade in the result
+    torch.testing.assert_close(found[:, inner], wanted[:, inner], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("update", ["raar", "admm", "agla", "fgla", "dm", "hybrid"])
+def test_compiled_batch_runs_agree_with_torch(name, update):
+    pytest.importorskip("rocket_fft", reason='the extra is missing: pip install "rtspecinv[fast]"')
+    for power, known in ((1, None), (2, 0.1 * torch.ones(2, 20, dtype=torch.float64))):
+        bank = FilterBank(BANKS[name], power=power, dtype=torch.float64)
+        seen: dict[str, list[Any]] = {"eager": [], "numba": []}
+        for engine, iterations in seen.items():
+            options: Any = {"bank": bank, "update": update, "n_iter": 4, "init": "random", "known": known}
+            rtspecinv.invert(
+                values_of(bank, 2), EXACT_64, engine=engine, callback=iterations.append, **options
+            )
+        for one, other in zip(*seen.values(), strict=True):
+            assert one.actual.shape == other.actual.shape == (2, bank.n_bands, 9)
+            assert (one.actual - other.actual).abs().max() < 1e-8 * one.target.abs().max()
+            assert (one.samples - other.samples).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_run_of_mel_values(engine):
+    """Its result has the values more exactly than its start, and its level does not matter."""
+    preset, samples = rtspecinv.presets["hifigan-22k"], CLIP[20000:36384]
+    values = preset.bank.undo(preset(samples).mT).mT
+    options: dict[str, Any] = {"length": 16384, "engine": engine}
+    found = [
+        rtspecinv.invert(values, preset.stft, n_iter=n, init=init, bank=preset.bank, **options)
+        for n, init in ((0, "random"), (30, "random"), (0, "stream"))
+    ]
+    distance = [float(metrics.sc(preset.linear(x)[:, 4:-4], values[:, 4:-4])) for x in found]
+    assert distance[1] < distance[0] - 10, distance
+    assert distance[2] < distance[1] - 1, distance  # better than a batch run from nothing
+    soft = rtspecinv.invert(
+        2.0**-20 * values, preset.stft, n_iter=30, init="random", **options, bank=FilterBank(preset.filters)
+    )
+    again = preset.linear(2.0**20 * soft)[:, 4:-4]
+    assert abs(float(metrics.sc(again, values[:, 4:-4])) - distance[1]) < 1
+    assert not rtspecinv.invert(0 * values, preset.stft, n_iter=2, bank=preset.bank, **options).any()
+
+
+def test_gradients_of_a_batch_run_reach_the_values():
+    bank = FilterBank(BANKS["Bark"], power=2, dtype=torch.float64)
+    values = values_of(bank).requires_grad_()
+    found = rtspecinv.invert(values, EXACT_64, bank=bank, update="gla", n_iter=2)
+    found.square().sum().backward()
+    assert values.grad.isfinite().all()
+    assert values.grad.any()
+
+
+def test_what_a_batch_run_cannot_invert_is_refused():
+    bank, rule = FilterBank(BANKS["Bark"]), rtspecinv.updates.DifferenceMap(beta=0.8)
+    values = values_of(bank)
+    assert rtspecinv.invert(values, STFT_64, bank=bank, update=rule, n_iter=2).isfinite().all()
+    with pytest.raises((ValueError, ImportError), match=r"values of bands.*'auto'|pip install"):
+        rtspecinv.invert(values, STFT_64, bank=bank, update=rule, engine="numba")
+    for bad, says in (
+        (values[1:], rf"\(\*batch, {bank.n_bands}, n_frames\)"),
+        (values.to(torch.complex64), "must be real"),
+        (-values, "has the value -"),
+        (values * math.nan, "nan"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            rtspecinv.invert(bad, STFT_64, bank=bank)
+    with pytest.raises(ValueError, match="make filters for this n_fft"):
+        rtspecinv.invert(values, STFT(128, 32), bank=bank)
+    with pytest.raises(ValueError, match=r"of the shape \(33, 9\)"):
+        rtspecinv.invert(values, STFT_64, bank=bank, init=values.to(torch.complex64))
+    with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
+        rtspecinv.invert(values, STFT_64, bank=bank.filters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_reach_the_values(engine):
     bank = FilterBank(BANKS["Bark"], power=2)
     inverter = StreamingInverter(STFT_64, bank=bank, look_ahead=1, n_iter=2, engine=engine)

@@ -196,7 +196,7 @@ def test_a_stream_that_fails_leaves_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("sound", "options", "error", "message"),
     [
-        (MEL, {}, ValueError, r"pass preset= or stft=.*may be hifigan-22k"),
+        (MEL, {}, ValueError, r"pass preset= or stft=.*may be of hifigan-22k"),
         (CLIP, {}, ValueError, "sample_rate is missing"),
         (CLIP, {"sample_rate": 22050.5}, ValueError, r"sample_rate=22050\.5 is not an integer"),
         (3, {"sample_rate": 8000}, TypeError, "is a int: pass a tensor, array or file"),

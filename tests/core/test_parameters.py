@@ -198,6 +198,7 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "callback": lambda now: False,
             "progress": False,
             "engine": "eager",
+            "bank": None,
         },
     ),
     "invert_many": (

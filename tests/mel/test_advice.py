@@ -112,7 +112,7 @@ def test_one_of_the_ways_out_of_loudness_helps(loud):
 
 
 def test_negative_values_of_a_linear_preset_have_a_way_out_that_works():
-    with pytest.raises(ValueError, match="say so with Compression") as error:
+    with pytest.raises(ValueError, match="if the values are logarithms or dB") as error:
         PRESET.linear.invert(MEL)
     (way_out,) = re.findall(r"Compression\(.*?\)", str(error.value))
     config = MelConfig(22050, fmax=8000, compression=eval(way_out, {"Compression": Compression}))
@@ -120,6 +120,6 @@ def test_negative_values_of_a_linear_preset_have_a_way_out_that_works():
 
 
 def test_an_array_that_is_not_sound_is_described_briefly():
-    with pytest.raises(ValueError, match="natural logarithms, by their floor; may be hifigan-22k") as error:
+    with pytest.raises(ValueError, match=r"natural logarithms \(.*\); may be of hifigan-22k") as error:
         listen(MEL, sample_rate=22050, output=ArraySink())
     assert "cannot tell" not in str(error.value)

@@ -141,25 +141,27 @@ def test_a_recording_of_another_shape_is_refused(samples):
 
 def test_presets_are_told_apart_by_rate_and_duration():
     """Features of another model than the presets' have no duration that could be taken for theirs."""
-    features = KINDS["CosyVoice 2"].make(voice(24000, 3.0, seed=SEED))
+    features = KINDS["CosyVoice 2"].make(voice(32000, 3.0, seed=SEED))
     text = str(diagnose(features))
     frames = features.shape[1]
     assert (
-        f"22050 Hz, hop 256, 0 to 8000 Hz, bands of area 1, 4.6 bins per band: {frames * 256 / 22050:.2f} s"
-        in text
+        "22050 Hz, hop 256, 0 to 8000 Hz, bands of area 1, 4.6 bins per band (some detail is lost): "
+        f"{frames * 256 / 22050:.2f} s" in text
     )
-    assert "cannot tell: which preset, that is sample rate, hop" in text
-    known = diagnose(features, sample_rate=24000)
+    assert "cannot tell: which preset made the array; its sample rate, hop" in text
+    known = diagnose(features, sample_rate=32000)
     assert known.presets == ()
     assert "MelConfig" in str(known)
     assert "bigvgan-24k-100 has" in str(diagnose(features, preset="bigvgan-24k-100", sample_rate=22050))
-    assert "has 24000 Hz, not 22050" in str(diagnose(features, preset="bigvgan-24k-100", sample_rate=22050))
+    assert "has a sample rate of 24000 Hz, not 22050 Hz" in str(
+        diagnose(features, preset="bigvgan-24k-100", sample_rate=22050)
+    )
 
 
 def test_levels_from_0_to_1_are_not_one_model():
     found = diagnose(KINDS["AutoVC"].make(voice(16000, seed=SEED)))
     assert len({CONFIGS[name].sample_rate for name in found.presets}) > 1
-    assert any("which levels 0 and 1 are" in part for part in found.unsure)
+    assert any("which levels 0 and 1 stand for" in part for part in found.unsure)
     assert any("sample rate" in part for part in found.unsure)
 
 
@@ -169,7 +171,7 @@ def test_a_layout_that_can_be_either_is_left_open(shape):
     found = diagnose(array)
     assert found.layout == ""
     assert "pass array.mT" not in str(found)
-    assert "which axis has the bands" in str(found)
+    assert "which axis holds the bands" in str(found)
     other = 80 if shape[0] != 80 else 100
     if 80 in shape and shape[0] != shape[1]:
         told = diagnose(array, preset="hifigan-22k")
@@ -182,39 +184,63 @@ def test_a_layout_that_can_be_either_is_left_open(shape):
 # array after the advice; None if there is no definite advice.
 SHIFT = math.log(32768)
 WRONG = {
-    "frames, mels": (MEL.mT, "hifigan-22k", "ln", "it lies as (frames, mels): pass array.mT", MEL),
+    "frames, mels": (MEL.mT, "hifigan-22k", "ln", "the layout is (frames, mels); pass array.mT", MEL),
     "magnitudes for logarithms": (
         LINEAR,
         "hifigan-22k",
         "small",
-        "take the logarithm first: if these are",
+        "the preset has logarithms; if the array has magnitudes of the same bands, pass",
         None,
     ),
-    "logarithms to base 10": (MEL / LN10, "hifigan-22k", "log10", "these are logarithms to base 10 of", MEL),
+    "logarithms to base 10": (
+        MEL / LN10,
+        "hifigan-22k",
+        "log10",
+        "the values are logarithms to base 10 of",
+        MEL,
+    ),
     "natural for base 10": (MEL, "parallel-wavegan", "ln", "parallel-wavegan has values from -10", None),
-    "decibels": (20 / LN10 * MEL, "hifigan-22k", "dB", "these are decibels: pass array * 0.115", MEL),
-    "powers": (2 * MEL, "hifigan-22k", "ln", "natural logarithms of powers: pass array * 0.5", MEL),
-    "HTK bank for Slaney": (PRESETS["f5-tts"](CLIP), "bigvgan-24k-100", "ln", "it may be f5-tts", None),
+    "decibels": (20 / LN10 * MEL, "hifigan-22k", "dB", "the values are decibels; pass array * 0.115", MEL),
+    "powers": (2 * MEL, "hifigan-22k", "ln", "natural logarithms of powers; pass array * 0.5", MEL),
+    "HTK bank for Slaney": (
+        PRESETS["f5-tts"](CLIP),
+        "bigvgan-24k-100",
+        "ln",
+        "the array may be of f5-tts",
+        None,
+    ),
     "Slaney bank for HTK": (
         PRESETS["bigvgan-24k-100"](CLIP),
         "vocos-24k",
         "ln",
-        "it may be bigvgan-24k-100 or f5-tts",
+        "the array may be of bigvgan-24k-100 or f5-tts",
         None,
     ),
-    "another model's": (PRESETS["whisper"](CLIP), "hifigan-22k", "whisper", "it may be whisper", None),
+    "another model's": (
+        PRESETS["whisper"](CLIP),
+        "hifigan-22k",
+        "whisper",
+        "the array may be of whisper",
+        None,
+    ),
     "too many bands": (PRESETS["bigvgan-24k-100"](CLIP), "hifigan-22k", "ln", "has 80 bands, not 100", None),
-    "0 to 1": ((MEL - MEL.min()) / (MEL.max() - MEL.min()), "hifigan-22k", "unit", "scaled to 0 to 1", None),
+    "0 to 1": (
+        (MEL - MEL.min()) / (MEL.max() - MEL.min()),
+        "hifigan-22k",
+        "unit",
+        "scaled to the range 0 to 1",
+        None,
+    ),
     "standardised": ((MEL - MEL.mean()) / MEL.std(), "hifigan-22k", "standard", "mean= and std=", None),
-    "upside down": (MEL.flip(-2), "hifigan-22k", "ln", "is upside down, the first band", MEL),
+    "upside down": (MEL.flip(-2), "hifigan-22k", "ln", "is upside down, with the highest band first", MEL),
     "samples of 32768": (
         PRESETS["hifigan-22k"](32768 * CLIP),
         "hifigan-22k",
         "ln",
-        f"if they are up to 32768, pass array - {SHIFT:.9g}",
+        f"if the samples are up to 32768, pass array - {SHIFT:.9g}",
         None,
     ),
-    "logarithm of 0": (LINEAR.log(), "hifigan-22k", "unknown", "a logarithm of 0 needs a floor", None),
+    "logarithm of 0": (LINEAR.log(), "hifigan-22k", "unknown", "if they are logarithms of 0", None),
     "samples": (CLIP, "hifigan-22k", "samples", "samples of sound, not a spectrogram", None),
     "spectrum": (
         PRESETS["hifigan-22k"].stft.analyze(CLIP),
@@ -223,7 +249,7 @@ WRONG = {
         "absolute values",
         None,
     ),
-    "a floor too low": (PRESETS["vocos-24k"](CLIP), "f5-tts", "ln", "it may be vocos-24k", None),
+    "a floor too low": (PRESETS["vocos-24k"](CLIP), "f5-tts", "ln", "the array may be of vocos-24k", None),
 }
 
 
@@ -262,7 +288,7 @@ def test_other_logarithms_without_a_floor_are_named_under_their_condition():
     quiet = torch.where(MEL > -11.5, MEL, -11.2) - 0.01 * torch.rand(MEL.shape)
     found = diagnose(quiet, preset="parallel-wavegan")
     assert found.values == "unknown"
-    assert "if these are natural logarithms of magnitudes, pass array * 0.434294482" in str(found)
+    assert "if the values are natural logarithms of magnitudes, pass array * 0.434294482" in str(found)
     assert not instructions(found)
 
 
@@ -290,7 +316,7 @@ def test_logarithms_given_as_magnitudes():
     found = diagnose(MEL)
     assert (found.values, found.power, found.area_norm) == ("ln", None, None)
     assert found.presets[0] == "hifigan-22k"
-    assert "natural logarithms, by their floor" in str(found)
+    assert "natural logarithms (the least value is that of a power of ten)" in str(found)
 
 
 def test_linear_spectrograms():

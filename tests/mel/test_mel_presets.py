@@ -10,7 +10,7 @@ import torch
 from test_mel import slow_filters
 
 import rtspecinv
-from rtspecinv import Mel, diagnose
+from rtspecinv import Compression, Mel, MelConfig, diagnose
 from rtspecinv.measure import clip as demo_clip
 from rtspecinv.mel.models import CONFIGS
 from rtspecinv.metrics import sc
@@ -19,14 +19,14 @@ CLIP = demo_clip.render()[30000:52000].astype(np.float64)
 NEAR = 1e-6  # relative to values up to 255 of either sign
 
 
-def magnitude(samples, n_fft, hop, win=None, padding=None):
-    """|STFT| of samples that are reflected at the ends, periodic Hann window of `win` samples."""
+def magnitude(samples, n_fft, hop, win=None, padding=None, period=None):
+    """|STFT| of samples that are reflected at the ends, Hann window of `win` samples and this period."""
     win = win or n_fft
     padding = n_fft // 2 if padding is None else padding
     padded = np.pad(samples, padding, mode="reflect")
     window = np.zeros(n_fft)
     left = (n_fft - win) // 2
-    window[left : left + win] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win) / win)
+    window[left : left + win] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win) / (period or win))
     starts = range(0, len(padded) - n_fft + 1, hop)
     return np.abs(np.stack([np.fft.rfft(padded[s : s + n_fft] * window) for s in starts], 1))
 
@@ -49,8 +49,7 @@ def tacotron2(x):
 
 
 def tacotron(x):
-    emphasised = np.append(x[0], x[1:] - 0.97 * x[:-1])
-    mel = slaney(2048, 20000, 80, 0, 10000) @ magnitude(emphasised, 2048, 250, 1000)
+    mel = slaney(2048, 20000, 80, 0, 10000) @ magnitude(emphasised(x), 2048, 250, 1000)
     return np.clip((20 * np.log10(np.maximum(1e-5, mel)) + 100) / 100, 0, 1)
 
 
@@ -72,6 +71,34 @@ def coqui(x):
     mel = slaney(1024, 22050, 80, 0, 11025) @ magnitude(x, 1024, 256)
     level = 20 * np.log10(np.maximum(1e-8, mel)) - 20
     return np.clip(2 * 4 * (level + 100) / 100 - 4, -4, 4)
+
+
+def cosyvoice2(x):
+    return hifigan(x, 24000, 80, 8000, 1920, 480)
+
+
+def matcha(x):
+    return (hifigan(x) + 5.536622) / 2.116101
+
+
+def emphasised(x):
+    return np.append(x[0], x[1:] - 0.97 * x[:-1])
+
+
+def wav2lip(x):
+    mel = slaney(800, 16000, 80, 55, 7600) @ magnitude(emphasised(x), 800, 200)
+    level = 20 * np.log10(np.maximum(np.exp(-100 / 20 * np.log(10)), mel)) - 20
+    return np.clip(2 * 4 * (level + 100) / 100 - 4, -4, 4)
+
+
+def nemo_asr(x):
+    power = magnitude(emphasised(x), 512, 160, 400, period=399) ** 2
+    return np.log(slaney(512, 16000, 80, 0, 8000) @ power + 2**-24)
+
+
+def nemo_hifigan(x):
+    spectrum = magnitude(x, 1024, 256, padding=384, period=1023)
+    return np.log(np.maximum(slaney(1024, 22050, 80, 0, 8000) @ spectrum, 1e-5))
 
 
 def riffusion(x):
@@ -118,6 +145,11 @@ SOURCES = {
     "parallel-wavegan": parallel_wavegan,
     "coqui": coqui,
     "speecht5": lambda x: parallel_wavegan(x, 16000),
+    "cosyvoice2": cosyvoice2,
+    "matcha": matcha,
+    "wav2lip": wav2lip,
+    "nemo-asr": nemo_asr,
+    "nemo-hifigan": nemo_hifigan,
     "kaldi-fbank": lambda x: kaldi(x, 80, HANN**0.85),
     "ast": lambda x: (kaldi(x, 128, HANN) + 4.2677393) / (2 * 4.5689974),
     "riffusion": riffusion,
@@ -171,6 +203,47 @@ def test_statistics_are_undone():
     expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]
     assert np.abs(mel(samples).numpy() - expected).max() < NEAR
     assert torch.allclose(mel.expand(mel(samples)), mel.linear(samples), rtol=1e-3, atol=1e-9)
+
+
+def test_nemos_normalised_features_come_back_with_their_statistics():
+    """normalize: "per_feature", whose mean and deviation of each band are known only to the code."""
+    levels = nemo_asr(CLIP)
+    mean, std = levels.mean(1), levels.std(1, ddof=1) + 1e-5
+    config = CONFIGS["nemo-asr"]
+    normalised = Mel(replace(config, compression=replace(config.compression, mean=mean, std=std)))
+    given = torch.from_numpy((levels - mean[:, None]) / std[:, None]).float()
+    wanted = rtspecinv.presets["nemo-asr"]
+    assert sc(normalised.expand(given), wanted.expand(torch.from_numpy(levels).float())) < -90
+
+
+@pytest.mark.parametrize(
+    ("window", "values", "error"),
+    [("povey", HANN**0.85, 1e-12), ("hann", HANN, 1e-12), ("hamming", 0.08 + 0.92 * HANN, 0.01)],
+)
+def test_preemphasis_within_frames_is_a_filter_of_the_samples(window, values, error):
+    """Inversion undoes a filter of all samples. Within a frame, only its first sample has another value,
+    which Kaldi's window multiplies by 0; the mean that is subtracted changes only the main lobe at 0 Hz."""
+    config = replace(CONFIGS["kaldi-fbank"], window=window)
+    samples = torch.from_numpy(CLIP)
+    found = Mel(config, dtype=torch.float64)._by_frame(samples)
+    frames = np.stack([CLIP[start : start + 400] for start in range(0, len(CLIP) - 399, 160)])
+    inner = np.concatenate([frames[:, :1], frames[:, 1:] - 0.97 * frames[:, :-1]], 1)
+    inner[1:, 0] -= 0.97 * CLIP[159 : 160 * len(inner) - 1 : 160]  # the filter of all samples
+    spectra = np.fft.rfft((inner - 0.03 * frames.mean(1, keepdims=True)) * values, 512)
+    off = np.abs(found.numpy()[:, 1:] - np.abs(spectra.T[:, 1:]))
+    assert np.linalg.norm(off) / np.linalg.norm(spectra) < error
+    plain = np.abs(np.fft.rfft(inner * values, 512).T[3:, 1:])  # of a filter alone, above the main lobe
+    assert np.linalg.norm(found.numpy()[3:, 1:] - plain) / np.linalg.norm(plain) < error + 1e-3
+
+
+def test_logarithm_of_1_plus_x():
+    """jordipons/musicnn, musicnn/extractor.py (batch_data), configuration.py: log10(10000 x + 1), powers."""
+    mel = slaney(512, 16000, 96, 0, 8000) @ magnitude(CLIP, 512, 256) ** 2
+    compression = Compression("log1p", reference=1e-4, gain=1 / np.log(10))
+    config = MelConfig(16000, 512, 256, n_mels=96, power=2, compression=compression)
+    found = Mel(config, dtype=torch.float64)(torch.from_numpy(CLIP))
+    assert np.abs(found.numpy() - np.log10(10000 * mel + 1)).max() < NEAR
+    assert sc(Mel(config, dtype=torch.float64).expand(found), torch.from_numpy(mel)) < -90
 
 
 def test_features_of_16_bits():

@@ -301,10 +301,10 @@ KINDS: dict[str, Kind] = {
         lambda x: np.log10(np.maximum(librosa_mel(x, 80), 1e-10)), 22050, "log10", area_norm=True, power=2
     ),
     "mel, ln(1 + x)": Kind(lambda x: np.log1p(librosa_mel(x, 80)), 22050, "log1p", area_norm=True, power=2),
-    "CosyVoice 2": Kind(cosyvoice, 24000, "ln", area_norm=True, power=1),
+    "CosyVoice 2": Kind(cosyvoice, 24000, "ln", ("cosyvoice2",), area_norm=True, power=1),
     "CosyVoice 2, up to 12 kHz": Kind(cosyvoice_wide, 24000, "ln", area_norm=True, power=1),
-    "Matcha": Kind(matcha, 22050, "scaled", area_norm=True, power=1),
-    "Wav2Lip": Kind(wav2lip, 16000, "symmetric", area_norm=True),
+    "Matcha": Kind(matcha, 22050, "scaled", ("matcha",), area_norm=True, power=1),
+    "Wav2Lip": Kind(wav2lip, 16000, "symmetric", ("wav2lip",), area_norm=True),
     "MFCC, 20": Kind(mfcc, 22050, "cepstrum", mel=False),
     "MFCC, 40": Kind(lambda x: mfcc(x, 40), 22050, "cepstrum", mel=False),
     "chroma": Kind(chroma, 22050, "chroma", mel=False),

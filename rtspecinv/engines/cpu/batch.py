@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.bands import Magnitudes
+from rtspecinv.bands import Bands, Magnitudes
 from rtspecinv.engines.batch import BatchTransform
 from rtspecinv.engines.cpu import fft
 from rtspecinv.engines.cpu.host import (
@@ -58,9 +58,11 @@ class NumbaBatch:
         target: Tensor,
         start: Tensor,
         known: Tensor,
+        measurement: Magnitudes | Bands,
+        values: Tensor,
     ) -> None:
         n_items, n_frames, n_half = target.shape
-        self.plan = plan = _plan(transform, n_items, known.shape[-1], rules)
+        self.plan = plan = _plan(transform, n_items, known.shape[-1], rules, measurement)
         self.shape, self.n_samples = target.shape, transform.n_samples
         self.padded_with, self.begun, self.is_new = _padded_with(transform), False, True
         self.rooms = [
@@ -69,7 +71,7 @@ class NumbaBatch:
         ]
         dtype = known.numpy().dtype
         self.number = dtype.type(0)
-        arrays = {"known": known.numpy(), **_constants(transform), **bands_of(Magnitudes(), n_half)}
+        arrays = {"known": known.numpy(), **_constants(transform), **bands_of(measurement, n_half)}
         self.arrays = {name: aligned(values.size, dtype, values) for name, values in arrays.items()}
         self.arrays["numbers"] = aligned(N_NUMBERS * plan.n_open, dtype)
         self.arrays["work"] = aligned(plan.y + len(self.rooms) * plan.n_room, dtype)
@@ -80,6 +82,7 @@ class NumbaBatch:
         self.spectra = spectra[..., :n_half]
         self.signals = work[plan.samples : plan.added].view(n_items, plan.n_signal)
         work[: plan.spectra].view(n_items, n_frames, plan.padded)[..., :n_half] = target
+        work[plan.values : plan.values + values.numel()] = values.reshape(-1)
         self.spectra[0, ..., 0, :], self.spectra[0, ..., 1, :] = start.real, start.imag
         self._set(rules[0])
         sweep(*self.calls[0], 0, self.number, NOTHING, NOTHING, 0, 0, 0)  # compiles if necessary
@@ -144,7 +147,7 @@ class NumbaBatch:
                 for name, at in (("real", real), ("half", half))
             }
             memory = SweepMemory(**addresses, **room)
-            of_thread = plan._replace(y=y, room=y + 2 * plan.padded)
+            of_thread = plan._replace(y=y, room=y + 2 * plan.padded, found=half + _room(2 * plan.n_half))
             self.calls.append((np.array(of_thread, np.int64), np.array(memory, np.int64)))
 
     def _set_numbers(self, numbers: Array) -> None:
@@ -167,13 +170,21 @@ class NumbaBatch:
         settle(*self.calls[0], self.number, self.padded_with, int(fading), 0, self.shape[0])
 
 
-def suits(stft: STFT, rules: tuple[Update, ...], n_frames: int) -> bool:
-    """Return whether there is compiled code for these rules and this device."""
-    on_cpu = stft.device.type == "cpu"
-    return on_cpu and all(rule_of(rule, n_frames, n_new=n_frames) is not None for rule in rules)
+def suits(stft: STFT, rules: tuple[Update, ...], n_frames: int, joint: bool) -> bool:
+    """Return whether there is compiled code for these rules, on values of bands if `joint`."""
+    if stft.device.type != "cpu":
+        return False
+    found = [rule_of(rule, n_frames, n_new=n_frames) for rule in rules]
+    return not any(rule is None or (joint and rule.kind == TWICE) for rule in found)
 
 
-def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Update, ...]) -> SweepPlan:
+def _plan(
+    transform: BatchTransform,
+    n_items: int,
+    n_known: int,
+    rules: tuple[Update, ...],
+    measurement: Magnitudes | Bands,
+) -> SweepPlan:
     stft, n_open = transform.stft, n_items * transform.n_frames
     n_block = max(BLOCK_FRAMES, stft.look_back)  # only adjacent blocks overlap
     n_blocks = -(-transform.n_frames // n_block)
@@ -183,7 +194,9 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
     n_added = _room((n_block - 1) * stft.hop_length + stft.n_fft)
     samples = n_open * padded * (1 + 2 * (kept + 1))
     added = samples + n_items * n_signal
-    y = added + n_items * n_blocks * n_added
+    values = added + n_items * n_blocks * n_added
+    y = values + fft.pad(n_open * measurement.n_values)
+    found = 2 * padded if measurement.n_values else 0
     return SweepPlan(
         n_fft=stft.n_fft,
         n_half=stft.n_fft // 2 + 1,
@@ -205,9 +218,9 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
         kind=0,
         uses_iterate=1,
         n_kept=1,
-        n_values=0,
-        is_power=0,
-        values=0,
+        n_values=measurement.n_values,
+        is_power=isinstance(measurement, Bands) and measurement.power == 2,
+        values=values,
         spectra=n_open * padded,
         samples=samples,
         n_signal=n_signal,
@@ -216,7 +229,7 @@ def _plan(transform: BatchTransform, n_items: int, n_known: int, rules: tuple[Up
         y=y,
         found=0,
         room=0,
-        n_room=6 * padded + _room(fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)),
+        n_room=6 * padded + _room(fft.GAP) + _room(stft.n_fft) + _room(2 * (stft.n_fft // 2 + 1)) + found,
     )
 
 
