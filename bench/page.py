@@ -26,6 +26,7 @@ SUMMARIES = {  # pages with a few rows of a table, between markers of these name
     "mel": "docs/mel.md",
     "live": "docs/live.md",
     "pictures": "docs/files.md",
+    "export": "docs/export.md",
 }
 BEGIN = 0.5  # seconds
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
+    from rtspecinv.export import export_step
     from rtspecinv.files.opening import open_spectrogram
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
@@ -80,6 +81,7 @@ __all__ = [
     "client",
     "diagnose",
     "engines",
+    "export_step",
     "invert",
     "invert_blocks",
     "invert_many",
@@ -110,6 +112,7 @@ _HOMES = {
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
     "lbfgs": "descent",
+    "export_step": "export",
     **dict.fromkeys(
         (
             "Mailbox",
