@@ -83,7 +83,7 @@ docs: $(STAMP)docs
 	@echo 'written: build/site/index.html'
 
 clean:
-	rm -rf $(VENV) build dist tests/page/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist tests/page/node_modules tests/export/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is installed first, so that packages that depend on it find exactly this version, of any build.

@@ -28,6 +28,7 @@ SUMMARIES = {  # pages that contain a few rows of a table, between markers of th
     "pictures": "docs/files.md",
     "folders": "docs/files.md",
     "cluster": "docs/cluster.md",
+    "export": "docs/export.md",
 }
 BEGIN = 0.5  # beginning of clips, in seconds
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rtspecinv.batch import Hybrid, invert, invert_many
     from rtspecinv.blocks import invert_blocks
     from rtspecinv.descent import lbfgs
+    from rtspecinv.export import export_step
     from rtspecinv.files.opening import open_spectrogram
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
@@ -82,6 +83,7 @@ __all__ = [
     "cluster",
     "diagnose",
     "engines",
+    "export_step",
     "invert",
     "invert_blocks",
     "invert_many",
@@ -114,6 +116,7 @@ _HOMES = {
     "invert_blocks": "blocks",
     "lbfgs": "descent",
     "stream_many": "many",
+    "export_step": "export",
     **dict.fromkeys(
         (
             "Mailbox",

@@ -78,21 +78,32 @@ class Bands(Module):
     def project(self, spectrum: Tensor, magnitude: Tensor, values: Tensor) -> Tensor:
         """Return a spectrum near the given one whose band values are nearly `values`.
 
-        `P_M(c) = a f^(1 / power) c / |c|` with `a = (1 - PULL) |c| + PULL S` and the factor
+        It has the phases of c and the magnitudes that `corrected` returns for those of c.
+
+        Args:
+            spectrum: complex spectrum c, `(..., n_fft // 2 + 1)`.
+            magnitude, values: as in `corrected`.
+        """
+        return to_magnitude(spectrum, self.corrected(spectrum.abs(), magnitude, values))
+
+    def corrected(self, found: Tensor, magnitude: Tensor, values: Tensor) -> Tensor:
+        """Return magnitudes near those of a spectrum whose band values are nearly `values`.
+
+        They are `a f^(1 / power)` with `a = (1 - PULL) |c| + PULL S` and the factor
         `f = sum_m w_m M_m / (W a^power)_m` of one multiplicative step of `FilterBank.unmix`. Above the last
         band the magnitude is that of the estimate, if the bank extends there.
 
         Args:
-            spectrum: complex spectrum c, `(..., n_fft // 2 + 1)`.
+            found: magnitudes |c| of the spectrum, `(..., n_fft // 2 + 1)`.
             magnitude: estimate S of `FilterBank.unmix`, of the same shape.
             values: band values M, `(..., n_bands)`, with 0 for those at the floor.
         """
-        found = (1 - PULL) * spectrum.abs() + PULL * magnitude
+        found = (1 - PULL) * found + PULL * magnitude
         bands = F.linear(found if self.power == 1 else found.square(), self.filters)
         known = bands >= torch.finfo(bands.dtype).tiny
         ratio = values / bands.where(known, 1) * known
         factor = root(F.linear(ratio, self.shares), 1 / self.power)
-        return to_magnitude(spectrum, found * factor + self.beyond * magnitude)
+        return found * factor + self.beyond * magnitude
 
     def seen(self, magnitude: Tensor) -> Tensor:
         """Return what is compared with the target: `(W S^power)^(1 / power)`, `(..., n_bands)`."""

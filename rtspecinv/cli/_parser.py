@@ -8,7 +8,8 @@ from importlib import import_module
 import rtspecinv
 
 SUBCOMMANDS = (
-    *("play", "live", "serve", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"),
+    *("play", "live", "serve", "invert", "image", "picture", "compare", "demo", "export", "bench"),
+    *("devices", "doctor"),
 )
 
 

@@ -126,7 +126,7 @@ def test_nothing_makes_it_crash(capsys, monkeypatch):
 
 def test_bins_per_band_of_presets_and_of_a_file(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(clinic, "CHECKS", ())
-    lines = {}
+    lines: dict[int, list[str]] = {}
     rtspecinv.MelConfig(16000, 2048, 512, n_mels=80).save(tmp_path / "mine.json")  # 1024 bins over 80 bands
     for preset in ([], ["--preset", "whisper"], ["--preset", str(tmp_path / "mine.json")]):
         assert main(["doctor", *preset]) == 0

@@ -19,7 +19,10 @@ from rtspecinv.files.picture_scale import SCALES
 from rtspecinv.measure import timing
 from rtspecinv.measure.contest import CONTESTANTS
 
-COMMANDS = ["play", "live", "invert", "image", "picture", "compare", "demo", "bench", "devices", "doctor"]
+COMMANDS = [
+    *("play", "live", "invert", "image", "picture", "compare", "demo", "export", "bench"),
+    *("devices", "doctor"),
+]
 
 
 def test_the_names_are_those_of_the_package():

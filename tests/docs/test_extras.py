@@ -15,6 +15,7 @@ from rtspecinv.cli import main
 EXTRAS = {
     *("soundfile", "soxr", "safetensors", "PIL", "matplotlib", "tqdm", "jinja2", "numba", "rocket_fft"),
     *("cuda", "rtmixer", "rich", "pesq", "pystoi", "aiohttp", "msgpack", "prometheus_client", "uvloop"),
+    *("onnx", "onnxscript"),
 }
 BARE = """
 import sys
@@ -86,6 +87,8 @@ def test_play_and_invert_read_and_write_wav_with_nothing_optional(tmp_path, clip
         ("jinja2", "compare clip.wav -o report", "report"),
         ("matplotlib", "compare clip.wav -o report", "plot"),
         ("matplotlib", "bench --plot a.png", "plot"),
+        ("onnx", "export -o a.onnx", "export"),
+        ("onnxscript", "export -o a.onnx", "export"),
         ("aiohttp", "serve", "serve"),
         ("prometheus_client", "serve", "serve"),
     ],
