@@ -123,13 +123,14 @@ def _arrays(stft: STFT, buffer: FrameBuffer, table: Table, init: Start) -> list[
     """Return the arrays that follow the header, in the order of `constants_of` in push.c."""
     n_half = stft.n_fft // 2 + 1
     advance, turn, *_ = init.constants(stft) if isinstance(init, Gradient) else (torch.zeros(0),) * 2
+    directions = signs(n_half, torch.float32, torch.device("cpu"))
     split = np.exp(-2j * np.pi * np.arange(stft.n_fft // 4 + 1) / stft.n_fft)
     return [
         stft.window * (stft.scale / 2),  # the transform of push.c gives twice the spectrum
         stft.dual_window / (stft.scale * stft.n_fft),
         stft.envelope,
         buffer.fade(),
-        signs(n_half, torch.float32, torch.device("cpu")),
+        np.pad(directions, (0, -n_half % ALIGNMENT), constant_values=1),  # a magnitude of 0 times 1 is 0
         torch.stack([table.first_step, table.step]),
         np.array(table.start),
         np.concatenate([split.real, split.imag]),
@@ -140,7 +141,7 @@ def _arrays(stft: STFT, buffer: FrameBuffer, table: Table, init: Start) -> list[
 
 
 def _twiddles(n: int) -> Array:
-    """Return the factors of all steps of radix 4 except the last: `w^p`, `w^2p`, `w^3p`, real and imaginary."""
+    """Return the factors `w^p`, `w^2p`, `w^3p` of all steps of radix 4 but the last, real and imaginary."""
     steps = [np.zeros(0)]
     while n > 4:
         turns = np.outer(np.arange(1, 4), np.arange(n // 4))

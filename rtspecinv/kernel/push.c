@@ -356,6 +356,7 @@ static void analyze(const stream *s, const float *samples, float *spectrum)
     spectrum[0] = 2 * (z[0] + z[n]);
     spectrum[n] = 2 * (z[0] - z[n]);
     spectrum[padded] = spectrum[padded + n] = 0;
+    for (int k = n + 1; k < padded; k++) spectrum[k] = spectrum[k + padded] = 0;
     for (int k = 1; k <= n / 2; k += WIDTH) {
         int mirror = n - k - WIDTH + 1;
         lanes a = load(z + k), A = load(z + k + n), b = reverse(load(z + mirror)), B = reverse(load(z + mirror + n));

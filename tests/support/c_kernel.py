@@ -1,9 +1,8 @@
-"""The C kernel as a shared library, compiled with cc: a stream of it, whose state can be that of an engine."""
+"""The C kernel as a shared library, compiled with cc, and a stream of it."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,17 @@ Array = np.ndarray[Any, Any]
 
 FOLDER = Path(rtspecinv.__file__).parent / "kernel"
 SOURCE = FOLDER / "push.c"
-FLAGS = ("-std=c99", "-O3", "-fno-math-errno", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+FLAGS = (
+    "-std=c99",
+    "-O2",
+    "-fno-math-errno",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wconversion",
+    "-Werror",
+)
 COMPILER = shutil.which("cc")
 MISSING = "" if COMPILER else "there is no C compiler (cc): apt-get install gcc"
 HEADER = ("magic", "format", "n_words", "n_fft", "hop_length", "latency", "n_flush", "n_iter", "n_open")
@@ -60,14 +69,15 @@ def check(plan: bytes, n_bytes: int | None = None) -> int:
 class Stream:
     """A stream of the C kernel, with the constants of an inverter."""
 
-    def __init__(self, inverter: rtspecinv.StreamingInverter) -> None:
+    def __init__(self, inverter: rtspecinv.StreamingInverter, flags: tuple[str, ...] = ()) -> None:
+        self._library = library(*flags)
         self.plan = kernel_plan(inverter)
         self._plan = np.frombuffer(self.plan, np.int32).copy()
         self.header = dict(zip(HEADER, self._plan[: len(HEADER)].tolist(), strict=True))
         assert check(self.plan) == OK
         self.n_iter = inverter.n_iter
-        self.state = self._zeros(library().rtspecinv_state_floats(self._address(self._plan)))
-        self.work = self._zeros(library().rtspecinv_work_floats(self._address(self._plan)))
+        self.state = self._zeros(self._library.rtspecinv_state_floats(self._address(self._plan)))
+        self.work = self._zeros(self._library.rtspecinv_work_floats(self._address(self._plan)))
         self.work[:] = np.nan  # what a push does not write may not matter
 
     @staticmethod
@@ -85,7 +95,7 @@ class Stream:
         address = self._address(frame) if frame is not None else None
         plan, state, work = map(self._address, (self._plan, self.state, self.work))
         n_iter = ctypes.c_int32(self.n_iter)
-        return library().rtspecinv_push(plan, state, work, address, n_iter, self._address(hop)), hop
+        return self._library.rtspecinv_push(plan, state, work, address, n_iter, self._address(hop)), hop
 
     def push(self, frame: Any) -> Array:
         """The hop of a frame, or of none after the last one."""
@@ -94,7 +104,7 @@ class Stream:
         return hop
 
     def reset(self) -> None:
-        library().rtspecinv_reset(self._address(self._plan), self._address(self.state))
+        self._library.rtspecinv_reset(self._address(self._plan), self._address(self.state))
 
     def run(self, magnitude: Any) -> Array:
         """All samples of frames `(n_freq, n_frames)`, with the latency, as pushes and flush return them."""
