@@ -1,5 +1,7 @@
 """The page in Chromium: painted with the mouse, every block that is played compared with the hops sent.
 
+One of the pages inverts by itself; what it plays is compared with hops that node makes of the same frames.
+
 `npm ci --prefix tests/page` installs playwright-core, which drives the browser. On a busy machine a browser
 is late as any program is. So equality of samples is always asked for, and silence is allowed only where a
 round trip took longer than the ring; figures are printed with the load (pytest -s).
@@ -160,6 +162,13 @@ def test_a_page_says_that_the_server_is_gone_and_comes_back(driven):
     _, found = driven
     assert found["lost"].startswith(("The connection was lost", "The server does not answer"))
     assert found["again"]
+
+
+def test_a_page_that_inverts_by_itself_needs_no_server(driven):
+    alone = driven[1]["alone"]
+    assert alone["plays"]
+    assert alone["status"] == "This page inverts, without the server"
+    assert alone["requests"] == []
 
 
 def test_the_page_asks_nobody_but_its_server_and_has_no_complaint(driven):

@@ -1,5 +1,5 @@
 // One stream of the C kernel, rtspecinv/kernel/push.c, compiled to push.wasm. It runs wherever WebAssembly does: in a
-// page, in an AudioWorklet, in Node.
+// page, in an AudioWorklet, in Node. player.js finds it in the global scope of the AudioWorklet.
 
 const ERRORS = [
   "", "The plan is not whole", "The plan is of another version", "n_fft is not a power of two from 32 to 32768",
@@ -57,3 +57,5 @@ function reach(memory, bytes) {
   const missing = bytes - memory.buffer.byteLength;
   if (missing > 0) memory.grow(Math.ceil(missing / PAGE));
 }
+
+if (globalThis.AudioWorkletProcessor) globalThis.Kernel = Kernel;
