@@ -1,7 +1,7 @@
 /*
  * Inverts magnitudes without Python: a plan and frames in, samples out.
  *
- *     cc -O2 -fno-math-errno -I KERNEL demos/push_frames.c KERNEL/push.c -o push_frames
+ *     cc -O3 -fno-math-errno -I KERNEL demos/push_frames.c KERNEL/push.c -o push_frames
  *     ./push_frames stream.plan < magnitudes.f32 > samples.f32
  *
  * KERNEL is the folder rtspecinv/kernel. Frames are n_fft / 2 + 1 magnitudes each, one after the other, and samples are

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rtspecinv.files.opening import open_spectrogram
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
+    from rtspecinv.kernel import kernel_plan
     from rtspecinv.listening import Sound, listen
     from rtspecinv.live import Mailbox, Pace, Player, StreamPool, play, transforms
     from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
@@ -83,6 +84,7 @@ __all__ = [
     "invert",
     "invert_blocks",
     "invert_many",
+    "kernel_plan",
     "lbfgs",
     "listen",
     "magnitude_frames",
@@ -109,6 +111,7 @@ _HOMES = {
     **dict.fromkeys(("PictureScale", "open_spectrogram", "save_spectrogram"), "files"),
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
+    "kernel_plan": "kernel",
     "lbfgs": "descent",
     **dict.fromkeys(
         (

@@ -122,7 +122,7 @@ def _is_supported(table: Table) -> bool:
 def _arrays(stft: STFT, buffer: FrameBuffer, table: Table, init: Start) -> list[Any]:
     """Return the arrays that follow the header, in the order of `constants_of` in push.c."""
     n_half = stft.n_fft // 2 + 1
-    advance, turn, *_ = init.constants(stft) if isinstance(init, Gradient) else (torch.zeros(0),) * 2
+    advance, turn, *_ = init.constants(stft) if isinstance(init, Gradient) else (np.zeros(0),) * 2
     directions = signs(n_half, torch.float32, torch.device("cpu"))
     split = np.exp(-2j * np.pi * np.arange(stft.n_fft // 4 + 1) / stft.n_fft)
     return [

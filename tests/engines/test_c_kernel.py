@@ -51,13 +51,12 @@ def differences(stft: STFT, n_pushes: int, flags: tuple[str, ...] = (), **option
 
 
 @compiled
-@pytest.mark.parametrize("look_ahead", [0, 1, 3])
-@pytest.mark.parametrize("hop_length", [256, 512])
+@pytest.mark.parametrize(("hop_length", "look_ahead"), [(256, 0), (256, 1), (256, 3), (512, 1), (512, 3)])
 def test_one_push_from_the_same_state_is_that_of_the_reference(hop_length, look_ahead):
     """Where rounding decides, as between paths of the phase gradient, float64 differs as much."""
     found, double = differences(STFT(1024, hop_length), 40, look_ahead=look_ahead)
     assert (found <= ONE_PUSH + 20 * double).all()
-    assert (found <= ONE_PUSH).mean() > 0.8
+    assert (found <= ONE_PUSH).mean() > 0.9
     assert np.median(found) <= ONE_PUSH / 4
 
 
@@ -128,8 +127,8 @@ def test_the_quality_is_that_of_the_reference(hop_length):
 @compiled
 def test_lanes_and_single_numbers_make_the_same_bits():
     inverter, S = reference(STFT(256, 64)), STFT(256, 64).magnitude(CLIP[3000:6000])
-    samples = [c_kernel.Stream(inverter, flags).run(S) for flags in ((), SCALAR)]
-    assert np.array_equal(*samples)
+    lanes, single = (c_kernel.Stream(inverter, flags).run(S) for flags in ((), SCALAR))
+    assert np.array_equal(lanes, single)
 
 
 # The contract.
@@ -260,7 +259,8 @@ def test_inverters_that_the_kernel_does_not_support_are_refused_with_a_way_out()
     refused(STFT(256, 64), "300 open frames|open frames, more than 256", look_ahead=300)
     with pytest.raises(TypeError, match="StreamingInverter"):
         kernel_plan("stream")  # type: ignore[arg-type]
-    for options in ({"update": "gla"}, {"init": "zeros"}, {"init": "gradient"}):
+    ways_out: list[Options] = [{"update": "gla"}, {"init": "zeros"}, {"init": "gradient"}]
+    for options in ways_out:
         assert kernel_plan(StreamingInverter(STFT(256, 64), engine="eager", **options))
 
 

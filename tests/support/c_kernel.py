@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import rtspecinv
-from rtspecinv.engines.eager import Eager
+from rtspecinv.engines import Engine
 from rtspecinv.kernel import kernel_plan
 
 Array = np.ndarray[Any, Any]
@@ -34,8 +34,10 @@ FLAGS = (
 )
 COMPILER = shutil.which("cc")
 MISSING = "" if COMPILER else "there is no C compiler (cc): apt-get install gcc"
-HEADER = ("magic", "format", "n_words", "n_fft", "hop_length", "latency", "n_flush", "n_iter", "n_open")
-HEADER += ("n_waiting", "n_revised", "n_past", "n_fade", "n_slots", "looks_again", "start")
+HEADER = (
+    "magic format n_words n_fft hop_length latency n_flush n_iter n_open n_waiting n_revised n_past n_fade "
+    "n_slots looks_again start"
+).split()
 OK, NO_PLAN, OTHER_FORMAT, LENGTH, SIZES, RULE, START, BAD_MAGNITUDE, BAD_N_ITER = range(9)
 FLOATS = ctypes.POINTER(ctypes.c_float)
 
@@ -136,11 +138,11 @@ class Stream:
         assert at == self.state.size
         return parts
 
-    def take_state(self, engine: Eager) -> None:
+    def take_state(self, engine: Engine) -> None:
         """Go on from the state of the reference."""
         n_half = self.header["n_fft"] // 2 + 1
         for name, part in self.parts().items():
-            values = engine.buffer.get_buffer(name).detach().numpy()
+            values = engine.state()[name].detach().numpy()
             if name in ("spectra", "past"):
                 values = np.swapaxes(values, -1, -2)
             if name in ("magnitude", "spectra", "past"):
