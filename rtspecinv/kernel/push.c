@@ -61,6 +61,7 @@ static void constants_of(const rtspecinv_plan *plan, size_t sizes[N_CONSTANTS])
     sizes[ADVANCE] = sizes[TURN] = n_gradient;
 }
 
+/* Sizes of the state of a stream, in floats; see `FrameBuffer` in rtspecinv/frames.py. */
 static void state_of(const rtspecinv_plan *plan, size_t sizes[N_STATE])
 {
     size_t padded = rounded((size_t)plan->n_fft / 2 + 1), n_open = (size_t)plan->n_open;
@@ -74,13 +75,14 @@ static void state_of(const rtspecinv_plan *plan, size_t sizes[N_STATE])
     sizes[EXPECTED] = (size_t)plan->n_fade;
 }
 
+/* Sizes of the work memory, in floats. */
 static void work_of(const rtspecinv_plan *plan, size_t sizes[N_WORK])
 {
     size_t n_fft = (size_t)plan->n_fft, padded = rounded(n_fft / 2 + 1);
     sizes[SAMPLES] = sizes[OUTPUT] = sizes[SCALE] = (size_t)n_samples_of(plan);
     sizes[START_SCALE] = n_fft;
     sizes[SPECTRUM] = sizes[FINAL] = 2 * padded; /* of one frame: of P_C, before or after; to commit */
-    sizes[ROOM] = 6 * padded;     /* of a transform, or of the phase gradient */
+    sizes[ROOM] = 5 * padded; /* of a transform, or of the phase gradient */
 }
 
 static size_t sum_of(const size_t *sizes, int n)
@@ -90,6 +92,7 @@ static size_t sum_of(const size_t *sizes, int n)
     return sum;
 }
 
+/* Return the parts of all memories of a stream. */
 static stream stream_of(const rtspecinv_plan *plan, float *state, float *work)
 {
     size_t constants[N_CONSTANTS], states[N_STATE], works[N_WORK];
@@ -104,9 +107,9 @@ static stream stream_of(const rtspecinv_plan *plan, float *state, float *work)
     constants_of(plan, constants);
     state_of(plan, states);
     work_of(plan, works);
-    for (int i = 0; i < N_CONSTANTS; at += rounded(constants[i++])) s.constants[i] = at;
-    for (int i = 0; i < N_STATE; state += rounded(states[i++])) s.state[i] = state;
-    for (int i = 0; i < N_WORK; work += rounded(works[i++])) s.work[i] = work;
+    for (int i = 0; i < N_CONSTANTS; i++, at += rounded(constants[i - 1])) s.constants[i] = at;
+    for (int i = 0; i < N_STATE; i++, state += rounded(states[i - 1])) s.state[i] = state;
+    for (int i = 0; i < N_WORK; i++, work += rounded(works[i - 1])) s.work[i] = work;
     return s;
 }
 
@@ -485,6 +488,7 @@ static void end_sum(const stream *s)
     for (int i = 0; i < s->n_samples; i++) samples[i] *= scale[i];
 }
 
+/* Do one iteration; frames that are absent are zeros and remain zeros. */
 static void step(const stream *s, int is_later)
 {
     float *y = s->work[SPECTRUM];
@@ -722,7 +726,7 @@ static void make_scales(const stream *s)
     for (int i = 0; i < s->n_fft; i++) at_start[i] = 1 / larger(at_start[i], s->plan->min_coverage_at_start);
 }
 
-/* Write P_M of the estimate of a frame before its last projections: a mixture of its spectra, row e of the table. */
+/* Write P_M of a mixture of the spectra of a frame, row e of the table; without iterations, of its start. */
 static void estimate(const stream *s, int n_iter, int frame, float *to)
 {
     const float *e = row_of(s, 1, frame, 2 + s->n_slots), *x = spectrum_of(s, 0, frame);
@@ -736,7 +740,7 @@ static void estimate(const stream *s, int n_iter, int frame, float *to)
     to_magnitude(magnitude_of(s, frame), x, to, s->padded, s->constants[SIGNS]);
 }
 
-/* Shift by a hop; a hop of heard samples follows those that were heard before, if frames are revised. */
+/* Shift samples to the left by a hop; zeros follow. */
 static void shift(const stream *s, float *samples)
 {
     move(samples, samples + s->hop, s->n_samples - s->hop);
@@ -793,7 +797,7 @@ static void commit(const stream *s, int n_iter, float *hop)
     }
     shift(s, committed);
     shift(s, coverage);
-    if (n_heard) {
+    if (n_heard) { /* this hop follows what was heard before */
         copy(committed + n_heard - s->hop, hop, s->hop);
         fill(coverage + n_heard - s->hop, 1, s->hop);
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -34,12 +35,8 @@ FLAGS = (
 )
 COMPILER = shutil.which("cc")
 MISSING = "" if COMPILER else "there is no C compiler (cc): apt-get install gcc"
-HEADER = (
-    "magic format n_words n_fft hop_length latency n_flush n_iter n_open n_waiting n_revised n_past n_fade "
-    "n_slots looks_again start"
-).split()
+HEADER = ", ".join(re.findall(r"^    int32_t ([\w, ]+);", (FOLDER / "push.h").read_text(), re.M)).split(", ")
 OK, NO_PLAN, OTHER_FORMAT, LENGTH, SIZES, RULE, START, BAD_MAGNITUDE, BAD_N_ITER = range(9)
-FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
 def compile_c(to: Path, *arguments: object) -> Path:
