@@ -96,7 +96,7 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
     if type(streams) is list and len(batch_shape) == 1:  # the usual case, 10 times as fast
         most, kinds = batch_shape[0], {*map(type, streams)}
         if kinds == {int} and len({*streams}) == len(streams) and min(streams) >= 0 and max(streams) < most:
-            return torch.tensor(streams, dtype=torch.int64, device="cpu")
+            return torch.from_numpy(np.array(streams, np.int64))  # torch.tensor takes 20 us
     streams = unmasked(streams, "streams")
     try:
         named = streams if isinstance(streams, Tensor) else torch.as_tensor(streams, device="cpu")

@@ -164,5 +164,5 @@ def test_a_wild_crowd():
 
 
 @pytest.mark.soak
-def test_a_wild_crowd_for_long():
-    live(120.0, 15)
+def test_a_wild_crowd_for_an_hour():
+    live(120.0, 30)
