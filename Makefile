@@ -88,7 +88,7 @@ CLANG  ?= clang
 WASM   ?= rtspecinv/serve/page/push.wasm
 EXPORT := check state_floats work_floats reset push
 wasm:
-	$(CLANG) --target=wasm32 -msimd128 -std=c99 -O2 -ffreestanding -fno-math-errno -ffp-contract=off -nostdlib -fvisibility=hidden \
+	$(CLANG) --target=wasm32 -msimd128 -std=c99 -Wall -Wextra -Werror -O2 -ffreestanding -fno-math-errno -ffp-contract=off -nostdlib -fvisibility=hidden \
 		-Wl,--no-entry,--strip-debug,-z,stack-size=16384,--export=__heap_base $(EXPORT:%=-Wl,--export=rtspecinv_%) \
 		rtspecinv/kernel/push.c -o $(WASM)
 

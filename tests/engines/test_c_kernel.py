@@ -296,6 +296,21 @@ def test_the_example_in_c_makes_the_same_samples(example, n_fft, hop_length, tmp
 
 
 @compiled
+def test_the_example_in_c_makes_the_samples_of_the_package(example, tmp_path):
+    """With one iteration, before rounding has grown."""
+    stft = STFT(1024, 256)
+    inverter, S = reference(stft, n_iter=1, look_ahead=1), stft.magnitude(CLIP[3000:6000])
+    (tmp_path / "stream.plan").write_bytes(kernel_plan(inverter))
+    frames = S.mT.contiguous().numpy().tobytes()
+    done = subprocess.run([example, tmp_path / "stream.plan"], input=frames, capture_output=True, check=True)
+    samples, wanted = np.frombuffer(done.stdout, np.float32), inverter.run(S).numpy()
+    assert samples.shape == wanted.shape
+    n = 6 * 256 - inverter.latency
+    assert np.abs(samples[:n] - wanted[:n]).max() <= 3e-5 * np.abs(wanted).max()
+    assert metrics.sc(stft.magnitude(torch.from_numpy(samples.copy())), S) < -8
+
+
+@compiled
 def test_the_example_in_c_says_what_is_wrong(example, tmp_path):
     plan = kernel_plan(StreamingInverter(STFT(64, 16), engine="eager"))
     (tmp_path / "whole.plan").write_bytes(plan)

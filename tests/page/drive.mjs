@@ -247,11 +247,17 @@ try {
     status: await local.page.textContent("#status"),
     requests: local.requests.slice(nRequests).concat(local.requests.filter((each) => each.startsWith("ws"))),
   };
+  await local.page.selectOption("#look-ahead", "3"); // its constants are not there yet
+  await state(local.page, "lost");
+  alone.lacks = await local.page.textContent("#status");
+  alone.button = await local.page.textContent("#start");
   await ask("serve");
   await local.page.selectOption("#where", "server");
+  await local.page.click("#start");
   await local.page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Connected"));
   for (const { page } of pages) await state(page, "ready");
   const again = await inPage(first.page, "const { played } = app.ring.stats; return until(() => app.ring.stats.played !== played && app.ring.stats.played > 0)");
+  await local.page.close();
 
   const rest = await tryTheRest(second);
   const player = await tryPlayer(second);

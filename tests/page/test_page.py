@@ -169,6 +169,8 @@ def test_a_page_that_inverts_by_itself_needs_no_server(driven):
     assert alone["plays"]
     assert alone["status"] == "This page inverts, without the server"
     assert alone["requests"] == []
+    assert alone["lacks"].startswith("There is no sound: the server does not answer")
+    assert alone["button"] == "Start"
 
 
 def test_the_page_asks_nobody_but_its_server_and_has_no_complaint(driven):

@@ -44,7 +44,9 @@ export class LocalStream {
 }
 
 async function bytesOf(address) {
-  const answer = await fetch(address);
+  const answer = await fetch(address).catch(() => {
+    throw new Error("the server does not answer, and the page has not loaded this kernel from it yet");
+  });
   if (!answer.ok) throw new Error(await answer.text());
   return answer.arrayBuffer();
 }

@@ -69,14 +69,14 @@ function start() {
 
 async function begin() {
   const isLocal = element("where").value === "local";
-  const stream = (app.stream = new (isLocal ? LocalStream : Stream)({ ...HELLO, look_ahead: Number(element("look-ahead").value) }, {
+  const hello = { ...HELLO, look_ahead: Number(element("look-ahead").value) };
+  const stream = (app.stream = new (isLocal ? LocalStream : Stream)(hello, {
     onready: () => app.ring.start(Number(element("ring").value)),
     onhop: (samples) => app.ring.push(samples),
     onframes: (frames) => app.ring.invert(frames),
     onstate: showState,
   }));
-  element("start").textContent = "Stop";
-  element("start").setAttribute("aria-pressed", "true");
+  showStart(true);
   try {
     app.context ??= await prepare();
     app.context.resume();
@@ -89,7 +89,9 @@ async function begin() {
     ring.onneed = send;
     stream.open(kernel);
   } catch (error) {
-    if (app.stream === stream) app.stream = null;
+    if (app.stream !== stream) return;
+    app.stream = null;
+    showStart(false);
     showState("lost", `There is no sound: ${error.message}`);
   }
 }
@@ -110,9 +112,13 @@ async function stop() {
   app.stream?.close();
   app.stream = null;
   app.ring?.end();
-  element("start").textContent = "Start";
-  element("start").setAttribute("aria-pressed", "false");
+  showStart(false);
   await app.context?.suspend();
+}
+
+function showStart(isOn) {
+  element("start").textContent = isOn ? "Stop" : "Start";
+  element("start").setAttribute("aria-pressed", isOn);
 }
 
 function restart() {
