@@ -108,7 +108,7 @@ class Crowd:
         await asyncio.sleep(self.random.random())
 
     async def _listen(self, socket: Any) -> None:
-        while True:
+        while not socket.closed:  # of a closed socket, receive() returns at once, for ever
             await socket.receive()
 
 
