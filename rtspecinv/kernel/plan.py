@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -59,11 +60,10 @@ def kernel_plan(inverter: StreamingInverter) -> bytes:
         reason = why_none(update, n_frames) or "it projects more than once in an iteration"
         raise ValueError(f"Parameter {update=} has no C code ({reason}): use another rule, such as RAAR()")
     buffer = FrameBuffer(stft, n_frames, n_revised=inverter.revise)
-    is_gradient = isinstance(init, Gradient)
-    numbers = (0.0, 0.0, 0.0)
+    n_past, numbers = 0, (0.0, 0.0, 0.0)
     if isinstance(init, Gradient):
         _, _, to_frame, to_bin = init.constants(stft)
-        numbers = (to_frame, to_bin, float(np.log(init.tolerance)))
+        n_past, numbers = N_PAST, (to_frame, to_bin, math.log(init.tolerance))
     arrays = [_padded(array) for array in _arrays(stft, buffer, table, init)]
     header = HEADER.pack(
         MAGIC,
@@ -77,7 +77,7 @@ def kernel_plan(inverter: StreamingInverter) -> bytes:
         n_frames,
         init.n_waiting,
         inverter.revise,
-        N_PAST if is_gradient else 0,
+        n_past,
         buffer.n_fade,
         table.n_slots,
         table.looks_again,
@@ -93,7 +93,10 @@ def kernel_plan(inverter: StreamingInverter) -> bytes:
 def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
     n_fft, init = inverter.stft.n_fft, inverter.init
     if inverter.bank is not None:
-        raise ValueError("Parameter inverter takes values of bands: the C kernel takes magnitudes only")
+        raise ValueError(
+            "Parameter inverter takes values of bands: the C kernel takes magnitudes, use "
+            "StreamingInverter(stft) and push bank.unmix(values)"
+        )
     if n_fft & (n_fft - 1) or not LEAST_LENGTH <= n_fft <= MOST_LENGTH:
         raise ValueError(
             f"Parameter {n_fft=} is not a power of two from {LEAST_LENGTH} to {MOST_LENGTH}: the C kernel "
@@ -108,7 +111,8 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
         raise ValueError(f"Parameter {init=} has no C code: use 'overlap', 'zeros' or 'gradient'")
     if n_frames > MOST_OPEN:
         raise ValueError(
-            f"Parameter look_ahead={inverter.look_ahead} makes {n_frames} open frames, more than {MOST_OPEN}"
+            f"Parameter look_ahead={inverter.look_ahead} makes {n_frames} open frames, more than {MOST_OPEN}: "
+            "use a smaller one"
         )
 
 

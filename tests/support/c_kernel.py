@@ -59,10 +59,10 @@ def library(*flags: str) -> ctypes.CDLL:
     return loaded
 
 
-def check(plan: bytes, n_bytes: int | None = None) -> int:
+def check(plan: bytes) -> int:
     """What `rtspecinv_check` returns."""
     memory = ctypes.create_string_buffer(plan, max(1, len(plan)))
-    return int(library().rtspecinv_check(memory, ctypes.c_size_t(len(plan) if n_bytes is None else n_bytes)))
+    return int(library().rtspecinv_check(memory, ctypes.c_size_t(len(plan))))
 
 
 class Stream:
@@ -130,7 +130,7 @@ class Stream:
         }
         for name, shape in shapes.items():
             size = int(np.prod(shape))
-            parts[name] = self.state[at : at + size].reshape(shape)[..., :]
+            parts[name] = self.state[at : at + size].reshape(shape)
             at += -(-size // 4) * 4
         assert at == self.state.size
         return parts
