@@ -111,8 +111,8 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
         raise ValueError(f"Parameter {init=} has no C code: use 'overlap', 'zeros' or 'gradient'")
     if n_frames > MOST_OPEN:
         raise ValueError(
-            f"Parameter look_ahead={inverter.look_ahead} makes {n_frames} open frames, more than {MOST_OPEN}: "
-            "use a smaller one"
+            f"Parameter look_ahead={inverter.look_ahead} makes {n_frames} open frames, more than "
+            f"{MOST_OPEN}: use a smaller one"
         )
 
 
