@@ -20,6 +20,7 @@
 #define SMALLEST_NORMAL 1.17549435e-38f
 #define PI 3.14159265358979323846
 #define MOST_SLOTS 3
+#define MOST_ITER 1000000
 
 /* Parts of the three memories. */
 enum { WINDOW, DUAL_WINDOW, ENVELOPE, FADE, SIGNS, RULE, SHARES, SPLIT, TWIDDLES, ADVANCE, TURN, N_CONSTANTS };
@@ -817,7 +818,10 @@ int rtspecinv_check(const rtspecinv_plan *plan, size_t n_bytes)
     if (plan->n_waiting < 0 || plan->n_waiting > 1 || plan->n_revised < 0 || plan->n_past < 0 || plan->n_past > 2)
         return RTSPECINV_SIZES;
     if (plan->n_revised >= plan->n_open || plan->n_revised > (n_fft - 1) / hop) return RTSPECINV_SIZES;
-    if (plan->n_fade < 0 || plan->n_fade > hop || plan->n_fade > n_fft - hop || plan->n_iter < 0)
+    if (plan->n_fade < 0 || plan->n_fade > hop || plan->n_fade > n_fft - hop) return RTSPECINV_SIZES;
+    if (plan->n_iter < 0 || plan->n_iter > MOST_ITER) return RTSPECINV_SIZES;
+    int longest = (plan->n_open + plan->n_waiting) * hop + n_fft;
+    if (plan->latency < 0 || plan->latency > longest || plan->n_flush < 0 || plan->n_flush > longest)
         return RTSPECINV_SIZES;
     if (plan->n_slots < 1 || plan->n_slots > MOST_SLOTS) return RTSPECINV_RULE;
     if (plan->start < RTSPECINV_OVERLAP || plan->start > RTSPECINV_GRADIENT) return RTSPECINV_START;

@@ -232,7 +232,13 @@ def test_a_plan_that_cannot_be_used_is_refused():
         ("n_past", 3),
     ]:
         assert changed(**{name: value}) == c_kernel.SIZES
-    for name, value in [("n_revised", 5), ("n_fade", 65), ("n_waiting", -1), ("n_iter", -1)]:
+    for name, value in [
+        ("n_revised", 5),
+        ("n_fade", 65),
+        ("n_waiting", -1),
+        ("n_iter", -1),
+        ("n_flush", 9999),
+    ]:
         assert changed(**{name: value}) == c_kernel.SIZES
     assert changed(n_slots=4) == c_kernel.RULE
     assert changed(start=3) == c_kernel.START
