@@ -4,6 +4,7 @@
 # make clean  removes all that make wrote  make soak    runs the tests that take minutes
 # make docs   builds the documentation into build/site; a warning is an error
 # make bare   tests the built wheel without extras, in a separate virtual environment
+# make wasm   compiles the C kernel for browsers (apt-get install clang lld)
 #
 # make needs Python 3.10 or newer with venv; it installs everything else into .venv, once.
 
@@ -27,7 +28,7 @@ SOUND := tests/audio tests/live tests/docs/test_demos.py tests/docs/test_readme.
 PYTEST := $(BIN)/pytest --benchmark-disable
 
 .DELETE_ON_ERROR:
-.PHONY: demo test quick soak bench lint lint-changed compiled docs silent bare clean
+.PHONY: demo test quick soak bench lint lint-changed compiled docs silent bare wasm clean
 
 demo: $(STAMP)all
 	$(BIN)/rtspecinv demo
@@ -81,6 +82,15 @@ docs: $(STAMP)docs
 	@test -x $(BIN)/mkdocs || { echo 'make docs needs Python 3.11 or newer: make clean, then make docs PYTHON=python3.12'; exit 1; }
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'written: build/site/index.html'
+
+# The same compiler makes the same bytes: those of the package are made by clang 14 of Debian 12.
+CLANG  ?= clang
+WASM   ?= rtspecinv/serve/page/push.wasm
+EXPORT := check state_floats work_floats reset push
+wasm:
+	$(CLANG) --target=wasm32 -msimd128 -std=c99 -Wall -Wextra -Werror -O2 -ffreestanding -fno-math-errno -ffp-contract=off -nostdlib -fvisibility=hidden \
+		-Wl,--no-entry,--strip-debug,-z,stack-size=16384,--export=__heap_base $(EXPORT:%=-Wl,--export=rtspecinv_%) \
+		rtspecinv/kernel/push.c -o $(WASM)
 
 clean:
 	rm -rf $(VENV) build dist tests/page/node_modules tests/export/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rtspecinv.files.opening import open_spectrogram
     from rtspecinv.files.picture_scale import PictureScale
     from rtspecinv.files.saving import save_spectrogram
+    from rtspecinv.kernel import kernel_plan
     from rtspecinv.listening import Sound, listen
     from rtspecinv.live import Mailbox, Pace, Player, StreamPool, play, transforms
     from rtspecinv.live.analysis import StreamingAnalysis, magnitude_frames
@@ -87,6 +88,7 @@ __all__ = [
     "invert",
     "invert_blocks",
     "invert_many",
+    "kernel_plan",
     "lbfgs",
     "listen",
     "magnitude_frames",
@@ -114,6 +116,7 @@ _HOMES = {
     **dict.fromkeys(("PictureScale", "open_spectrogram", "save_spectrogram"), "files"),
     **dict.fromkeys(("Sound", "listen"), "listening"),
     "invert_blocks": "blocks",
+    "kernel_plan": "kernel",
     "lbfgs": "descent",
     "stream_many": "many",
     "export_step": "export",

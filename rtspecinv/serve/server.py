@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, hdrs, web
 
+from rtspecinv.kernel import kernel_plan
 from rtspecinv.serve.adapters import MessagePack, Realtime
 from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.metrics import CONTENT_TYPE, Metrics
 from rtspecinv.serve.pools import Pools
-from rtspecinv.serve.protocol import Codec, Native, hello_of
-from rtspecinv.serve.session import Outbox, Session
+from rtspecinv.serve.protocol import Codec, Native, hello_of, read_object
+from rtspecinv.serve.session import ERRORS, Outbox, Session
 
 PAGE = Path(__file__).parent / "page"
 FIRST_PAGE = "page.html"
@@ -87,6 +88,7 @@ class Server:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/metrics", self._show_metrics)
+        app.router.add_get("/plan", self._plan)
         for path, codec in CODECS.items():
             app.router.add_get(path, partial(self._stream, codec))
         app.router.add_get("/{name:.*}", self._file)
@@ -187,7 +189,7 @@ class Server:
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if refusal := self._why_forbidden(request):
             return web.Response(status=403, text=f"{refusal}\n")
-        if request.path in (*CODECS, "/metrics") and not self.accepts(
+        if request.path in (*CODECS, "/metrics", "/plan") and not self.accepts(
             token_of(request.headers, request.query)
         ):
             text = "This server wants a token: send Authorization: Bearer TOKEN, or ask for ?token=TOKEN\n"
@@ -221,6 +223,16 @@ class Server:
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=self.metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        """Return the constants of a kind of stream for the C kernel; the query has the first message."""
+        try:
+            hello = hello_of(read_object(request.query.get("hello", "")), self.limits)
+            loop = asyncio.get_running_loop()
+            plan = await loop.run_in_executor(None, lambda: kernel_plan(hello.kind.inverter(1)))
+        except ERRORS as error:
+            return web.Response(status=400, text=f"{error}\n")
+        return web.Response(body=plan, content_type="application/octet-stream")
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         """Return a file of the web page; only files in the folder of the page are served."""

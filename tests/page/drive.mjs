@@ -1,13 +1,15 @@
 // Drives the page in Chromium, for test_page.py, which speaks with it by lines: node drive.mjs CHROMIUM URL OUT SECONDS
 // Prints what was found in JSON, as the last line, and writes samples (float32) into the folder OUT.
 
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
+import { Kernel } from "../../rtspecinv/serve/page/kernel.js";
 import { launch, placeOf, state } from "./browser.mjs";
 
 const [, , executablePath, url, out, seconds] = process.argv;
 const LIMIT = 60; // seconds beyond those of the tape
-const HEIGHTS = [0.3, 0.4]; // of the strokes of each page
+const HEIGHTS = [0.3, 0.4, 0.35]; // of the strokes of each page; the last one inverts by itself
+const PUSH = new URL("../../rtspecinv/serve/page/push.wasm", import.meta.url);
 const STROKES = [400, 340, 280, 220, 160]; // columns
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
@@ -32,7 +34,14 @@ async function open(browser) {
     socket.on("framereceived", ({ payload }) => typeof payload !== "string" && seen.hops.push(payload));
   });
   await page.goto(url);
-  await page.evaluate(() => {
+  await page.evaluate(async () => {
+    const { LocalStream } = await import("/local.js");
+    const { push } = LocalStream.prototype;
+    globalThis.frames = []; // that were inverted in the page
+    LocalStream.prototype.push = function (frames) {
+      globalThis.frames.push(frames.slice());
+      push.call(this, frames);
+    };
     globalThis.downs = []; // when the pen went down
     document.getElementById("score").addEventListener("pointerdown", ({ timeStamp }) => downs.push(timeStamp));
   });
@@ -74,6 +83,21 @@ async function endTape(page, name) {
 async function down(page, column, y) {
   await page.mouse.move(...(await placeOf(page, column, y)));
   await page.mouse.down();
+}
+
+/** What the kernel makes, here, of the frames of a page, and of the plan that the page got. */
+async function invertAgain({ page }) {
+  const { frames, plan } = await page.evaluate(async () => {
+    const { app } = await import("/page.js");
+    const plan = [...new Uint8Array(app.stream.kernel.plan)];
+    return { frames: globalThis.frames.flatMap((each) => [...each]), plan };
+  });
+  const kernel = new Kernel(new WebAssembly.Module(readFileSync(PUSH)), Uint8Array.from(plan).buffer);
+  const hops = [];
+  for (let at = 0; at < frames.length; at += kernel.nFreq) {
+    hops.push(Buffer.from(kernel.push(frames.slice(at, at + kernel.nFreq)).slice().buffer));
+  }
+  return hops;
 }
 
 /** Short strokes with silence between them; then a wave of harmonics all over the score. */
@@ -202,27 +226,43 @@ setTimeout(() => {
 
 const browser = await launch(executablePath);
 try {
-  const pages = await Promise.all([open(browser), open(browser)]);
-  const [first, second] = pages;
+  const pages = await Promise.all(HEIGHTS.map(() => open(browser)));
+  const [first, second, local] = pages;
+  await local.page.selectOption("#where", "local");
   for (const { page } of pages) await startTape(page);
   const began = Date.now();
   await Promise.all(pages.map((each, i) => paint(each, HEIGHTS[i])));
   await first.page.waitForTimeout(Math.max(0, 1000 * seconds + 1000 - (Date.now() - began)));
   const tapes = await Promise.all(pages.map(({ page }, i) => endTape(page, i)));
+  local.hops = await invertAgain(local);
   pages.forEach(({ hops }, i) => writeFileSync(`${out}/hops-${i}.f32`, Buffer.concat(hops)));
   const complaints = pages.flatMap((seen) => seen.complaints);
+  const nRequests = local.requests.length;
 
   await ask("kill");
   await state(first.page, "lost");
   const lost = await first.page.textContent("#status");
+  const alone = {
+    plays: await inPage(local.page, "const { played } = app.ring.stats; return until(() => app.ring.stats.played > played + 11025)"),
+    status: await local.page.textContent("#status"),
+    requests: local.requests.slice(nRequests).concat(local.requests.filter((each) => each.startsWith("ws"))),
+  };
+  await local.page.selectOption("#look-ahead", "3"); // its constants are not there yet
+  await state(local.page, "lost");
+  alone.lacks = await local.page.textContent("#status");
+  alone.button = await local.page.textContent("#start");
   await ask("serve");
+  await local.page.selectOption("#where", "server");
+  await local.page.click("#start");
+  await local.page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Connected"));
   for (const { page } of pages) await state(page, "ready");
   const again = await inPage(first.page, "const { played } = app.ring.stats; return until(() => app.ring.stats.played !== played && app.ring.stats.played > 0)");
+  await local.page.close();
 
   const rest = await tryTheRest(second);
   const player = await tryPlayer(second);
   const requests = [...new Set(pages.flatMap((seen) => seen.requests))];
-  console.log(JSON.stringify({ heights: HEIGHTS, tapes, lost, again, complaints, requests, rest, player }));
+  console.log(JSON.stringify({ heights: HEIGHTS, tapes, lost, again, alone, complaints, requests, rest, player }));
 } finally {
   await browser.close();
   process.stdin.destroy(); // it would wait for more

@@ -7,6 +7,7 @@ const [, , executablePath, url, path, width = 1100, height = 720] = process.argv
 const browser = await launch(executablePath);
 const page = await browser.newPage({ viewport: { width: Number(width), height: Number(height) } });
 await page.goto(url);
+await page.selectOption("#where", "local"); // a busy server would show as underflows
 await page.click("#start");
 await state(page, "ready");
 

@@ -1,5 +1,7 @@
 """The page in Chromium: painted with the mouse, every block that is played compared with the hops sent.
 
+One of the pages inverts by itself; what it plays is compared with hops that node makes of the same frames.
+
 `npm ci --prefix tests/page` installs playwright-core, which drives the browser. On a busy machine a browser
 is late as any program is. So equality of samples is always asked for, and silence is allowed only where a
 round trip took longer than the ring; figures are printed with the load (pytest -s).
@@ -161,6 +163,15 @@ def test_the_page_reports_a_lost_server_and_reconnects(driven):
     _, found = driven
     assert found["lost"].startswith(("The connection was lost", "The server does not answer"))
     assert found["again"]
+
+
+def test_a_page_that_inverts_by_itself_needs_no_server(driven):
+    alone = driven[1]["alone"]
+    assert alone["plays"]
+    assert alone["status"] == "This page inverts, without the server"
+    assert alone["requests"] == []
+    assert alone["lacks"].startswith("There is no sound: the server does not answer")
+    assert alone["button"] == "Start"
 
 
 def test_the_page_contacts_only_its_server_and_logs_no_error(driven):

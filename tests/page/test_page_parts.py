@@ -1,25 +1,31 @@
-"""Tests of parts of the page without a browser: the ring of player.js, and the transforms, run by node."""
+"""Tests of parts of the page without a browser, run by node: the ring, the transforms, the C kernel."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import c_kernel
 import numpy as np
 import pytest
 import torch
 
 import rtspecinv
-from rtspecinv import transforms
+from rtspecinv import STFT, StreamingInverter, transforms
+from rtspecinv.kernel import kernel_plan
+from rtspecinv.measure.clip import render
 
 PAGE = Path(rtspecinv.__file__).parent / "serve" / "page"
 HERE = Path(__file__).parent
 QUANTUM = 128  # number of samples per call of an AudioWorklet
 
-pytestmark = pytest.mark.skipif(not shutil.which("node"), reason="node is missing: apt-get install nodejs")
+MOST_BYTES = 40_000  # of push.wasm
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is missing: apt-get install nodejs")
 
 
 def node(script: str, *arguments: object, **options: Any) -> Any:
@@ -29,6 +35,7 @@ def node(script: str, *arguments: object, **options: Any) -> Any:
     return json.loads(result.stdout)
 
 
+@needs_node
 @pytest.mark.parametrize(("ring", "hop"), [(512, 256), (1024, 256), (1000, 300), (8192, 64)])
 def test_the_ring_plays_every_sample_once_and_counts_each_that_is_missing(ring, hop):
     """Hops are numbered samples 1, 2, 3, ... that come at random, sometimes much too late."""
@@ -60,6 +67,7 @@ def test_the_ring_plays_every_sample_once_and_counts_each_that_is_missing(ring, 
     assert ran["after"]["silent"] == stats["silent"]
 
 
+@needs_node
 def test_transforms_are_those_of_the_package():
     random = np.random.default_rng(1)
     frames = random.random((6, 129)) ** 4
@@ -79,3 +87,44 @@ def test_transforms_are_those_of_the_package():
         np.testing.assert_allclose(smeared, wanted(transforms.Smear(amount)), rtol=1e-12)
     assert np.array_equal(found["freeze"], frames[[0, 1, 2, 2, 4, 5]])
     np.testing.assert_allclose(found["magnitudes"], np.abs(np.fft.rfft(samples)), rtol=1e-5, atol=1e-4)
+
+
+@needs_node
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(1024, 256), (1024, 512)])
+def test_the_kernel_of_the_page_is_that_of_a_c_compiler_bit_for_bit(n_fft, hop_length, tmp_path):
+    stft = STFT(n_fft, hop_length)
+    inverter = StreamingInverter(stft, engine="eager")
+    S = stft.magnitude(torch.from_numpy(render())[3000 : 3000 + 40 * hop_length])
+    plan, frames, hops = (tmp_path / name for name in ("plan", "frames", "hops"))
+    plan.write_bytes(kernel_plan(inverter))
+    frames.write_bytes(S.mT.contiguous().numpy().tobytes())
+    found = node("kernel.mjs", PAGE, plan, frames, hops)
+    samples = np.fromfile(hops, np.float32)
+    if c_kernel.MISSING:  # else it is compared with the reference in tests/engines/test_c_kernel.py
+        assert np.abs(samples).max() > 0.1
+    else:
+        assert np.array_equal(samples, c_kernel.Stream(inverter).run(S))
+    assert found["imports"] == 0
+    assert found["again"]
+    assert found["negative"] == "A magnitude is negative, not a number or too large"
+    assert found["cut"] == "The plan is not whole"
+    n_flush = inverter.latency + inverter.length(0)
+    assert found["sizes"] == [hop_length, stft.n_freq, inverter.latency, n_flush, inverter.n_iter]
+
+
+def test_the_kernel_of_the_page_is_small_and_made_of_its_source(tmp_path):
+    """The version of the compiler is in the file; the same version makes the same bytes."""
+    shipped = (PAGE / "push.wasm").read_bytes()
+    assert len(shipped) <= MOST_BYTES
+    maker = re.search(rb"clang.([\d.]+)", shipped)
+    assert maker
+    clang, make = shutil.which("clang"), shutil.which("make")
+    if not clang or not make or not shutil.which("wasm-ld"):
+        pytest.skip("clang, lld or make is missing: apt-get install clang lld make")
+    version = subprocess.run([clang, "--version"], capture_output=True, text=True, check=True).stdout
+    if f"version {maker[1].decode()}" not in version:
+        pytest.skip(f"push.wasm is made by clang {maker[1].decode()}, this is {version.splitlines()[0]}")
+    made = tmp_path / "push.wasm"
+    root = PAGE.parents[2]
+    subprocess.run([make, "-C", str(root), "--silent", "wasm", f"WASM={made}"], check=True)
+    assert made.read_bytes() == shipped, "the source has changed: run make wasm"

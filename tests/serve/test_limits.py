@@ -188,7 +188,12 @@ def test_a_token_is_required():
         async with AsyncClient(f"{url}?token=word", **HELLO) as client:
             assert client.ready["type"] == "ready"
         async with aiohttp.ClientSession() as session:
-            for path, status in (("healthz", 200), ("metrics", 401), ("metrics?token=word", 200)):
+            for path, status in (
+                ("healthz", 200),
+                ("metrics", 401),
+                ("metrics?token=word", 200),
+                ("plan", 401),
+            ):
                 async with session.get(f"{server.url}{path}") as response:
                     assert response.status == status, path
 

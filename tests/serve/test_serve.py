@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ import served
 from served import HELLO, frames_of, inverter_of, own_samples
 
 from rtspecinv.client import AsyncClient, Client, ServerError
+from rtspecinv.kernel import kernel_plan
 from rtspecinv.serve import server as server_module
 
 LATE = 30.0  # seconds after which a test gives up
@@ -262,6 +264,31 @@ def test_a_wrong_first_message_is_reported_and_may_be_repeated(server):
             assert (await socket.receive_json())["type"] == "ready"
 
     run(stubborn())
+
+
+def test_the_server_returns_the_constants_of_the_c_kernel(server):
+    async def look():
+        async with aiohttp.ClientSession(server.url) as session:
+
+            async def get(hello: Any) -> tuple[int, bytes]:
+                text = hello if isinstance(hello, str) else json.dumps(hello)
+                async with session.get("/plan", params={"hello": text}) as response:
+                    return response.status, await response.read()
+
+            for hello in ({**HELLO, "look_ahead": 1}, {**HELLO, "format": "f32", "n_iter": 3}):
+                assert await get(hello) == (200, kernel_plan(inverter_of(hello)))
+            for bad, words in (
+                ("", "not JSON"),
+                ({"n_fft": 64}, "lacks hop_length"),
+                ({**HELLO, "look_ahead": 1000}, "look_ahead"),
+                ({**HELLO, "n_fft": 100}, "power of two"),
+                ({"preset": "hifigan-22k"}, "values of bands"),
+            ):
+                status, text = await get(bad)
+                assert status == 400
+                assert words in text.decode(), (bad, text)
+
+    run(look())
 
 
 def test_other_pages_of_the_server(server, tmp_path):

@@ -3,6 +3,7 @@
 import { Pen, SIZES } from "./brushes.js";
 import { Microphone } from "./microphone.js";
 import { frequencyOfNote, listen, obey } from "./midi.js";
+import { LocalStream } from "./local.js";
 import { paintPicture } from "./picture.js";
 import { Ring } from "./player.js";
 import { frequencyAt, HOP, MAGNITUDE, N_BINS, N_COLUMNS, N_FFT, RATE, Score } from "./score.js";
@@ -67,32 +68,42 @@ function start() {
 }
 
 async function begin() {
-  const stream = (app.stream = new Stream({ ...HELLO, look_ahead: Number(element("look-ahead").value) }, {
+  const isLocal = element("where").value === "local";
+  const hello = { ...HELLO, look_ahead: Number(element("look-ahead").value) };
+  const stream = (app.stream = new (isLocal ? LocalStream : Stream)(hello, {
     onready: () => app.ring.start(Number(element("ring").value)),
     onhop: (samples) => app.ring.push(samples),
+    onframes: (frames) => app.ring.invert(frames),
     onstate: showState,
   }));
-  element("start").textContent = "Stop";
-  element("start").setAttribute("aria-pressed", "true");
+  showStart(true);
   try {
     app.context ??= await prepare();
     app.context.resume();
-    if (app.stream === stream) stream.open();
+    const kernel = isLocal ? await stream.load() : null;
+    const ring = await Ring.in(app.context, { ring: Number(element("ring").value), hop: HOP, kernel });
+    if (app.stream !== stream) return ring.close();
+    app.ring?.close();
+    app.ring = ring;
+    ring.node.connect(app.volume);
+    ring.onneed = send;
+    stream.open(kernel);
   } catch (error) {
+    if (app.stream !== stream) return;
     app.stream = null;
+    showStart(false);
     showState("lost", `There is no sound: ${error.message}`);
   }
 }
 
 async function prepare() {
   const context = new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
-  app.ring = await Ring.in(context, { ring: Number(element("ring").value), hop: HOP });
+  await context.audioWorklet.addModule(new URL("kernel.js", import.meta.url));
   app.volume = new GainNode(context, { gain: volume() });
   const analyser = new AnalyserNode(context);
-  app.ring.node.connect(app.volume).connect(context.destination);
+  app.volume.connect(context.destination);
   app.volume.connect(analyser);
   app.meters = new Meters(element("spectrum"), analyser);
-  app.ring.onneed = send;
   return context;
 }
 
@@ -101,9 +112,13 @@ async function stop() {
   app.stream?.close();
   app.stream = null;
   app.ring?.end();
-  element("start").textContent = "Start";
-  element("start").setAttribute("aria-pressed", "false");
+  showStart(false);
   await app.context?.suspend();
+}
+
+function showStart(isOn) {
+  element("start").textContent = isOn ? "Stop" : "Start";
+  element("start").setAttribute("aria-pressed", isOn);
 }
 
 function restart() {
@@ -248,6 +263,7 @@ element("start").addEventListener("click", () => (app.stream ? stop() : start())
 element("clear").addEventListener("click", () => app.score.clear());
 element("ring").addEventListener("change", restart);
 element("look-ahead").addEventListener("change", restart);
+element("where").addEventListener("change", restart);
 toggle("freeze", (isOn) => (app.freeze.on = isOn));
 
 toggle("microphone", async (isOn) => {

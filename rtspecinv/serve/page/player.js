@@ -18,14 +18,16 @@ const MAX_16 = 32768;
  * Where samples are missing, there is silence, which is counted.
  */
 export class Ring {
-  /** Ring of `ring` samples in a context; `hop`: samples that are asked for at once, default: 0. */
-  static async in(context, { ring, hop = 0 }) {
+  /**
+   * Ring of `ring` samples in a context; `hop`: samples that are asked for at once, default: 0.
+   * kernel: { module, plan }, with which the worklet inverts frames itself, see kernel.js; default: none.
+   */
+  static async in(context, { ring, hop = 0, kernel = null }) {
     await context.audioWorklet.addModule(import.meta.url);
-    return new Ring(context, ring, hop);
+    return new Ring(context, { ring, hop, kernel });
   }
 
-  constructor(context, ring, hop) {
-    const processorOptions = { ring, hop };
+  constructor(context, processorOptions) {
     this.node = new AudioWorkletNode(context, NAME, {
       numberOfInputs: 0, outputChannelCount: [1], processorOptions,
     });
@@ -46,6 +48,11 @@ export class Ring {
     this.node.port.postMessage({ samples }, [samples.buffer]);
   }
 
+  /** Hand over frames, a Float32Array, which the kernel inverts; the caller may not use it any more. */
+  invert(frames) {
+    this.node.port.postMessage({ frames }, [frames.buffer]);
+  }
+
   /** Begin anew: forget what waits and what was counted. `ring`: samples, default: as it is. */
   start(ring) {
     this.node.port.postMessage({ start: true, ring });
@@ -54,6 +61,12 @@ export class Ring {
   /** Play what is there, and then silence that is not counted, until more comes or `start`. */
   end() {
     this.node.port.postMessage({ end: true });
+  }
+
+  /** Never play again. */
+  close() {
+    this.node.disconnect();
+    this.node.port.postMessage({ close: true });
   }
 }
 
@@ -95,10 +108,12 @@ if (globalThis.AudioWorkletProcessor) {
   const STATS_EVERY = 2048; // samples
 
   class RingProcessor extends AudioWorkletProcessor {
-    constructor({ processorOptions: { ring, hop } }) {
+    constructor({ processorOptions: { ring, hop, kernel } }) {
       super();
       this.ring = ring;
       this.hop = hop;
+      this.kernel = kernel && new globalThis.Kernel(kernel.module, kernel.plan);
+      this.isClosed = false;
       this.begin();
       this.isOn = !hop; // a ring that asks waits for `start`
       this.port.onmessage = ({ data }) => {
@@ -107,7 +122,10 @@ if (globalThis.AudioWorkletProcessor) {
           this.begin();
         } else if (data.end) {
           this.isPlaying = this.isEnding = true;
-        } else this.take(data.samples);
+        } else if (data.close) {
+          this.isClosed = true;
+        } else if (data.frames) this.invert(data.frames);
+        else this.take(data.samples);
       };
     }
 
@@ -118,6 +136,7 @@ if (globalThis.AudioWorkletProcessor) {
       this.isOn = true;
       this.isPlaying = this.isHeard = this.isEnding = this.isGap = false;
       this.clock = this.told = 0; // samples since the beginning
+      this.kernel?.reset();
       this.stats = { played: 0, silent: 0, gaps: 0, filled: 0, trip: 0, longest: 0, lag: 0 };
     }
 
@@ -133,6 +152,13 @@ if (globalThis.AudioWorkletProcessor) {
       }
       this.blocks.push(samples);
       this.filled += samples.length;
+    }
+
+    invert(frames) {
+      const { nFreq } = this.kernel;
+      for (let at = 0; at < frames.length && this.isOn && this.asks.length; at += nFreq) {
+        this.take(this.kernel.push(frames.subarray(at, at + nFreq)).slice());
+      }
     }
 
     ask(quantum) {
@@ -156,7 +182,7 @@ if (globalThis.AudioWorkletProcessor) {
     }
 
     process(inputs, [[out]]) {
-      if (!this.isOn) return true;
+      if (!this.isOn) return !this.isClosed;
       const { stats } = this;
       if (this.hop && !this.isEnding) this.ask(out.length);
       if (this.filled >= this.ring) this.isPlaying = true;
@@ -181,7 +207,7 @@ if (globalThis.AudioWorkletProcessor) {
         this.told = this.clock;
         this.port.postMessage({ stats: { ...stats, filled: this.filled } });
       }
-      return true;
+      return !this.isClosed;
     }
   }
 

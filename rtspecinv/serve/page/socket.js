@@ -66,7 +66,7 @@ export class Stream {
 }
 
 /** Address on this server, with the token that the page was opened with. */
-function addressOf(path, scheme = "http") {
+export function addressOf(path, scheme = "http") {
   const url = new URL(path, location.href);
   url.protocol = location.protocol.replace("http", scheme);
   const token = new URLSearchParams(location.search).get("token");
