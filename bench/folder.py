@@ -28,7 +28,7 @@ from rtspecinv.measure.machine import commit, processor
 
 BEFORE = "c97c6ad"  # the last commit that inverted the files of a folder one after the other
 N_FILES, N_RUNS = 200, 2
-RAY_FILES = (60, 240)
+RAY_FILES, N_RAY_RUNS = (60, 600), 1
 METHODS = {"stream": ["--method", "stream"], "agla, 100 iterations": ["--method", "agla"], "mel frames": []}
 
 
@@ -71,9 +71,9 @@ def folder_speed(bench: Bench) -> str:
 def folder_ray(bench: Bench) -> str:
     """What `--on ray` costs on one machine.
 
-    60 and 240 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
+    60 and 600 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
     `rtspecinv invert FOLDER` in one process, and by two workers of a cluster that the command starts on the
-    same two cores. Each is run twice, in turn, and the shorter time counts. "ms a file" is the difference of
+    same two cores. "ms a file" is the difference of
     both times divided by that of the numbers of files; "start" is what remains of the time for 60 files.
     "Equal" is the number of sound files with the same bytes as those of one process. "Load" is the load of
     the machine over the last minute: other programs ran while its value exceeds 3. The targets are at most
@@ -85,7 +85,7 @@ def folder_ray(bench: Bench) -> str:
         folder = Path(name)
         for n_files in RAY_FILES:
             make(bench, folder / str(n_files), n_files)
-            for number in range(N_RUNS):
+            for number in range(N_RAY_RUNS):
                 for way, options in ways.items():
                     output = folder / f"{n_files}-{way}-{number}"
                     command = [str(folder / str(n_files)), "-o", str(output), "--method", "stream", *options]
