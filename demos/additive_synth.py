@@ -35,8 +35,7 @@ class Synth:
             frequency = PARTIALS * 440 * 2 ** ((note - 69) / 12)
             amplitude = 0.2 * self.level[note] * (frequency < RATE / 2) / PARTIALS**1.5
             x = np.arange(len(magnitude)) - frequency[:, None] * N_FFT / RATE + 1e-6
-            # Hann window, x bins from a sine.
-            magnitude += N_FFT / 4 * amplitude @ np.abs(np.sinc(x) / (1 - x**2))
+            magnitude += N_FFT / 4 * amplitude @ np.abs(np.sinc(x) / (1 - x**2))  # lobe of a Hann window
         return magnitude.astype(np.float32)
 
 
@@ -66,12 +65,8 @@ def from_keys(synth):
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument(
-    "midi", nargs="?", metavar="FILE.mid", help="MIDI file (default: the keys of the terminal)"
-)
-parser.add_argument(
-    "-o", "--output", dest="file", metavar="FILE", help="write the sound to FILE instead of playing it"
-)
+parser.add_argument("midi", nargs="?", metavar="FILE.mid", help="MIDI file (default: terminal keys)")
+parser.add_argument("-o", "--output", dest="file", metavar="FILE", help="file for the sound, not played")
 parser.add_argument("-d", "--device", help="part of the name of a sound device")
 args = parser.parse_args()
 if not args.midi and (args.file or not sys.stdin.isatty()):

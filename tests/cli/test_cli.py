@@ -140,7 +140,7 @@ def test_without_a_device_a_note_is_printed_and_a_file_written(tmp_path, clip):
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
     assert "apt-get install libportaudio2" in done.stderr
-    assert done.stderr.endswith("; writing a file instead of playing\n")
+    assert done.stderr.endswith("; the sound is written to a file instead\n")
     assert done.stdout.endswith("written       clip.rtspecinv.wav\n")
     assert read_audio(tmp_path / "clip.rtspecinv.wav")[0].shape == (1, 30000)
 

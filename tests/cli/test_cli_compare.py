@@ -260,7 +260,7 @@ def test_small_waveform_shows_the_envelope():
     assert 1 <= opaque[:, 0].sum() <= 2  # silence is a line
     assert 18 <= opaque[:, -1].sum() <= 20
     assert abs(np.flatnonzero(opaque[:, -1])[0] - 12) <= 1  # 0.5 is a quarter from the top
-    with pytest.raises(ValueError, match="waveform must be"):
+    with pytest.raises(ValueError, match="waveform must have"):
         small_waveform(np.zeros((2, 3)), color="#102030")
 
 

@@ -198,10 +198,12 @@ def test_a_terminal_with_a_bar_is_safe(tmp_path):
     os.mkdir(tmp_path / "in")
     path = tmp_path / "in" / f"{NAMED}.npz"
     rtspecinv.save_spectrogram(path, torch.rand(33, 9), rtspecinv.STFT(64, 16), sample_rate=8000)
+    (tmp_path / "in" / f"damaged {NAMED}.npz").write_bytes(b"")
     here, there = os.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a bar needs this width
     command = [sys.executable, "-m", "rtspecinv", "invert", "in", "-o", "out", "--n-iter", "1"]
-    subprocess.run(forked(command), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there, check=True)
+    done = subprocess.run(forked(command), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=there)
+    assert done.returncode == 1
     shown = os.read(here, 10**6)
     os.close(here)
     os.close(there)

@@ -281,7 +281,7 @@ def test_what_a_batch_run_cannot_invert_is_refused():
             rtspecinv.invert(bad, STFT_64, bank=bank)
     with pytest.raises(ValueError, match="make filters for this n_fft"):
         rtspecinv.invert(values, STFT(128, 32), bank=bank)
-    with pytest.raises(ValueError, match=r"of the shape \(33, 9\)"):
+    with pytest.raises(ValueError, match=r"have the shape \(33, 9\)"):
         rtspecinv.invert(values, STFT_64, bank=bank, init=values.to(torch.complex64))
     with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
         rtspecinv.invert(values, STFT_64, bank=bank.filters)  # type: ignore[arg-type]

@@ -148,12 +148,8 @@ SURFACE: dict[str, Callable[[], Tensor]] = {
     "L_BFGS": lambda: torch_specinv.L_BFGS(
         MAGNITUDE, SETTINGS.magnitude, 600, outer_max_iter=2, max_iter=2, verbose=0
     ),
-    "griffin_lim": lambda: torch_specinv.griffin_lim(
-        MAGNITUDE, 3, verbose=False, window=torch.hann_window(SETTINGS.n_fft)
-    ),
-    "RTISI_LA": lambda: torch_specinv.RTISI_LA(
-        MAGNITUDE, max_iter=2, verbose=0, window=torch.hann_window(SETTINGS.n_fft)
-    ),
+    "griffin_lim": lambda: torch_specinv.griffin_lim(MAGNITUDE, 3, verbose=False, window=HANN),
+    "RTISI_LA": lambda: torch_specinv.RTISI_LA(MAGNITUDE, max_iter=2, verbose=0, window=HANN),
     "ADMM": lambda: torch_specinv.ADMM(MAGNITUDE, 3, verbose=0, window=HANN),
     "phase_init": lambda: torch_specinv.phase_init(MAGNITUDE, window=HANN),
     "single_pass": lambda: phase.single_pass(SETTINGS, MAGNITUDE.mT),
@@ -278,7 +274,7 @@ def test_a_target_that_autocast_has_made_coarse_is_named():
 def test_tensors_are_made_on_the_default_device_of_torch():
     with torch.device("meta"):
         assert STFT(64, 16).device.type == "meta"
-        with pytest.raises(ValueError, match="device is 'meta', where nothing has values: pass device='cpu'"):
+        with pytest.raises(ValueError, match="is 'meta', where tensors have no values: pass device='cpu'"):
             rtspecinv.Mel(CONFIG)
         assert rtspecinv.Mel(CONFIG, device="cpu").filters.device.type == "cpu"
         assert rtspecinv.presets["whisper"].stft.device.type == "cpu"  # as in its docstring

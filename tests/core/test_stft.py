@@ -261,7 +261,7 @@ BAD_PARAMETERS = [
     ({"window": torch.ones(32)}, r"window has shape=\(32,\), but win_length=64: pass"),
     ({"window": NAN_WINDOW}, "NaN or infinite"),
     ({"window": torch.ones(64, dtype=torch.complex64)}, "window is complex"),
-    ({"window": None}, "window=None is no name"),
+    ({"window": None}, "window=None is not a name"),
     ({"pad_mode": "reflection"}, "pad_mode='reflection' is not one of .*did you mean 'reflect'"),
     ({"dtype": torch.float16}, r"dtype=torch.float16 is not torch.float32 or torch.float64"),
 ]

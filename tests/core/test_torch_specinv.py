@@ -43,7 +43,7 @@ def test_signatures(name):
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_old_names_warn_of_their_new_place(name):
-    with pytest.warns(DeprecationWarning, match=rf"is rtspecinv.torch_specinv.{name} now"):
+    with pytest.warns(DeprecationWarning, match=rf"has moved: use rtspecinv.torch_specinv.{name}$"):
         assert getattr(rtspecinv, name) is getattr(torch_specinv, name)
     assert name not in rtspecinv.__all__
 

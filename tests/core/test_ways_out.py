@@ -406,7 +406,7 @@ def test_files_with_one_array_have_no_names(tmp_path):
     write_image(tmp_path / "a.png", np.ones((9, 9)), {})
     for suffix in (".npy", ".pt", ".png"):
         assert "leave it out" in refused(open_spectrogram, tmp_path / f"a{suffix}", array="magnitude")
-    assert "name of an array in a file" in refused(listen, CLIP, array="magnitude", sample_rate=8000)
+    assert "names an array in a file" in refused(listen, CLIP, array="magnitude", sample_rate=8000)
 
 
 # -- leading axes --------------------------------------------------------------------------------------------

@@ -279,7 +279,7 @@ def test_the_selected_engine():
     for other in ({"update": Other()}, {"init": Else()}):
         assert StreamingInverter(stft, **other).engine == "eager"
         with pytest.raises(ValueError, match=r"engine='numba' has no compiled code for.*use 'auto'"):
-            StreamingInverter(stft, engine="numba", **options)
+            StreamingInverter(stft, engine="numba", **other)
 
 
 def test_without_the_extra(monkeypatch):

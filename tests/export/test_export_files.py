@@ -181,7 +181,7 @@ def test_wrong_arguments_are_named(tmp_path):
         export_step(phase.Overlap(), tmp_path / "step.pt2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample_rate=0"):
         export_step(inverter, tmp_path / "step.pt2", sample_rate=0)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="create the folder"):
         export_step(inverter, tmp_path / "missing" / "step.pt2")
 
 
