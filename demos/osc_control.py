@@ -50,16 +50,8 @@ def listening(port, stretch, freeze, pitch):
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("audio", nargs="?", help="WAV, FLAC, OGG or MP3, repeated without end (default: a clip)")
 parser.add_argument("-p", "--port", type=int, default=9000, help="UDP port (default: 9000; 0 is any)")
-parser.add_argument(
-    "-s",
-    "--seconds",
-    type=float,
-    default=float("inf"),
-    help="length of the sound in seconds (default: no end)",
-)
-parser.add_argument(
-    "-o", "--output", metavar="FILE", help="write the sound to FILE, in real time, instead of playing it"
-)
+parser.add_argument("-s", "--seconds", type=float, default=float("inf"), help="length (default: no end)")
+parser.add_argument("-o", "--output", metavar="FILE", help="file for the sound, which is not played")
 parser.add_argument("-d", "--device", help="part of the name of a sound device")
 args = parser.parse_args()
 samples, rate = rtspecinv.read_audio(args.audio) if args.audio else (render()[None], SAMPLE_RATE)

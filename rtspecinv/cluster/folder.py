@@ -164,8 +164,8 @@ def invert_folder(
     report: function that is called after each job.
     begin: function that is called first with the number of files and shards that are missing.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error about every pool of actors
     module = ray()
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error about every pool of actors
     work.output.mkdir(parents=True, exist_ok=True)
     errors = merge(work.output)  # what a killed run has left
     jobs, n_skipped = plan(work, 1)

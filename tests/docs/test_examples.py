@@ -32,6 +32,7 @@ FIRST = (
     "save_spectrogram",
     "open_spectrogram",
 )
+NEED_A_DEVICE = ("SoundDeviceSink", "listen")
 NOT_RUN = ("SoundDeviceSink", "export_step", "listen")  # they need a device, or an extra and seconds
 
 

@@ -311,7 +311,7 @@ def test_levels_that_were_not_clipped_are_not_refused(noise):
 
 def test_logarithms_given_as_magnitudes():
     inverter = rtspecinv.StreamingInverter(PRESETS["hifigan-22k"].stft, n_iter=0, engine="eager")
-    with pytest.raises(ValueError, match=r"natural logarithms with exp"):
+    with pytest.raises(ValueError, match=r"natural logarithms of magnitudes with exp"):
         inverter.push(torch.full((513,), -11.5))
     found = diagnose(MEL)
     assert (found.values, found.power, found.area_norm) == ("ln", None, None)
