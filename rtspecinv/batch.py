@@ -49,7 +49,7 @@ from rtspecinv.inputs import (
 from rtspecinv.levels import ANOTHER_START, SILENCE_AROUND, least_share, no_samples, warn_of_quiet
 from rtspecinv.phase import single_pass
 from rtspecinv.projections import to_magnitude
-from rtspecinv.stft import STFT
+from rtspecinv.stft import STFT, check_stft
 from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import RAAR, RULES, Update, find
 
@@ -137,6 +137,7 @@ class ManyOptions(BlockOptions, total=False):
     init: str | Tensor | Array
     known: Tensor | Array | None
     generator: torch.Generator | None
+    bank: FilterBank | None
 
 
 @modeless
@@ -295,7 +296,8 @@ def invert_many(
     Raises:
         ValueError, TypeError: as in `invert`, or the numbers of lengths and of magnitudes differ.
     """
-    tensors = [as_spectrogram(m, stft, "magnitudes") for m in iterable(magnitudes=magnitudes)]
+    as_tensor = as_spectrogram if options.get("bank") is None else _as_values
+    tensors = [as_tensor(m, stft, "magnitudes") for m in iterable(magnitudes=magnitudes)]
     wanted: list[int | None] = [None] * len(tensors)
     if lengths is not None:
         wanted = [None if each is None else count(1, lengths=each) for each in iterable(lengths=lengths)]
@@ -311,6 +313,11 @@ def invert_many(
         together = invert(torch.stack([tensors[i] for i in members]), stft, length=length, **options)
         samples |= zip(members, together, strict=True)
     return [samples[i] for i in range(len(tensors))]
+
+
+def _as_values(value: Tensor | Array, stft: STFT, name: str) -> Tensor:
+    """Return band values as a tensor; `invert` checks their shape."""
+    return as_magnitude(value, check_stft(stft).window, name)
 
 
 class Best:

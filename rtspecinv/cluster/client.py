@@ -99,7 +99,11 @@ class FleetClient:
             self.n_lost += n_frames
             return self._check_moving()
         self._n_owed += n_frames
-        await self._try(client, client.push(frames))
+        try:
+            await self._try(client, client.push(frames))
+        except (TypeError, ValueError):  # they are no numbers, and were not sent
+            self._n_owed = max(0, self._n_owed - n_frames)
+            raise
 
     async def ask(self, kind: str, **more: Any) -> None:
         """Send "flush", "reset" or "marker"; a lost request is sent again to the next server."""
@@ -230,7 +234,10 @@ class FleetClient:
         try:
             return str(json.loads(await lease.content.readline())["url"])
         except (ValueError, KeyError, TypeError) as error:
-            raise StreamClosed(f"{self.url} does not answer with the address of a server") from error
+            raise StreamClosed(
+                f"{self.url} does not answer with the address of a server; if it is a server itself, pass "
+                "ws://HOST:PORT/stream"
+            ) from error
 
     async def _leave(self, client: AsyncClient | None) -> None:
         """Close the stream, and the answer that reserves it."""

@@ -165,3 +165,22 @@ def test_a_full_server_is_asked_again_until_a_stream_is_free(server):
         await waiting.__aexit__(None, None, None)
 
     asyncio.run(live())
+
+
+def test_frames_that_cannot_be_sent_do_not_count_as_lost(server):
+    async def live() -> None:
+        async with FleetClient(server.stream, token="word", **HELLO) as client:
+            for bad in ("abc", "1e"):
+                with pytest.raises(ValueError, match="could not convert"):
+                    await client.push(bad)
+            assert client._n_owed == 0
+
+    asyncio.run(live())
+
+
+def test_a_page_that_is_no_fleet_is_named_with_the_address_of_a_server(server):
+    async def live() -> None:
+        with pytest.raises(StreamClosed, match="pass ws://HOST:PORT/stream"):
+            await FleetClient(server.stream.replace("ws", "http", 1), token="word", patience=0.5).__aenter__()
+
+    asyncio.run(live())

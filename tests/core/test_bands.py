@@ -320,6 +320,17 @@ def test_bad_filters_are_refused(filters, options, says):
         FilterBank(filters, **options)
 
 
+def test_invert_many_takes_values_of_bands():
+    bank = FilterBank(BANKS["Bark"], dtype=torch.float64)
+    values = [values_of(bank, n_frames=n_frames) for n_frames in (9, 5, 9)]
+    many = rtspecinv.invert_many(values, EXACT_64, bank=bank, n_iter=2, init="zeros")
+    for samples, each in zip(many, values, strict=True):
+        alone = rtspecinv.invert(each, EXACT_64, bank=bank, n_iter=2, init="zeros")
+        torch.testing.assert_close(samples, alone, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match=f"with this bank it must be real and .*{bank.n_bands}, n_frames"):
+        rtspecinv.invert_many([values[0].mT], EXACT_64, bank=bank)
+
+
 def test_banks_of_other_transforms_and_values_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"40 frequencies.*= 33: make filters for this n_fft"):
         StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 40))))
