@@ -36,7 +36,24 @@ class StreamClosed(ServerError):
     """The server has closed the stream, or cannot be reached any more; the message states the reason."""
 
 
-class AsyncClient:
+class Listener:
+    """Iteration over the samples that `receive` returns."""
+
+    async def receive(self) -> Array | dict[str, Any]:
+        """Return the next samples `(n_samples,)` or the next answer."""
+        raise NotImplementedError
+
+    async def __aiter__(self) -> AsyncIterator[Array]:
+        """Samples until the answer to "flush"."""
+        while True:
+            said = await self.receive()
+            if not isinstance(said, dict):
+                yield said
+            elif said.get("type") == "flushed":
+                return
+
+
+class AsyncClient(Listener):
     """One stream of a server.
 
     Args:
@@ -131,15 +148,6 @@ class AsyncClient:
             self._n_resets -= said.get("type") == "reset" and self._n_resets > 0
             return said
         raise StreamClosed(f"The server has closed the stream (code {self._socket.close_code})")
-
-    async def __aiter__(self) -> AsyncIterator[Array]:
-        """Samples until the answer to "flush"."""
-        while True:
-            said = await self.receive()
-            if not isinstance(said, dict):
-                yield said
-            elif said.get("type") == "flushed":
-                return
 
 
 class Client:

@@ -6,18 +6,19 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from rtspecinv.client import Array, AsyncClient, ServerError, StreamClosed
+from rtspecinv.client import Array, AsyncClient, Listener, ServerError, StreamClosed
+from rtspecinv.common.checks import finite, instance
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
 REFUSALS = (401, 403)  # HTTP status; another attempt would not help
 
 
-class FleetClient:
+class FleetClient(Listener):
     """A stream of a fleet, with the methods of `AsyncClient`; it survives the loss of its server.
 
     If the server is lost or is about to end, the client asks for another one and begins a new stream there.
@@ -38,8 +39,10 @@ class FleetClient:
         n_moves: number of servers lost so far.
 
     Raises:
-        ServerError: the server refuses the parameters of the stream.
+        ServerError: the server refuses the token or the parameters of the stream, or the address is not that
+            of a fleet.
         StreamClosed: no server had a free stream within `patience`.
+        ValueError, TypeError: `patience` is not a number above 0, or `url` not an address.
         ImportError: aiohttp is not installed.
     """
 
@@ -51,12 +54,19 @@ class FleetClient:
         patience: float = 30.0,
         **hello: Any,
     ) -> None:
-        self.url, self.patience = url, patience
+        instance(str, "pass an address such as 'http://127.0.0.1:8000/'", url=url)
+        if not url.startswith(("http://", "https://", "ws://", "wss://")):
+            raise ValueError(
+                f"Parameter {url=} does not begin with http://, https://, ws:// or wss://: pass the address "
+                "of a fleet, 'http://127.0.0.1:8000/', or of a server, 'ws://127.0.0.1:8765/stream'"
+            )
+        self.url, self.patience = url, finite(0, above=True, patience=patience)
         self._token, self._hello = token, hello
         self._client: AsyncClient | None = None  # None while it looks for a server
         self._lease: Any = None
         self._moving: asyncio.Task[None] | None = None
         self._asked: deque[tuple[str, dict[str, Any]]] = deque()  # that have not been answered
+        self._lost: tuple[float, int] | None = None  # time of a loss, and `n_lost` before it
         self._moved: dict[str, Any] | None = None  # message of the last move, until it is received
         self._n_owed = 0  # frames whose hops have not come
         self.n_lost = self.n_moves = 0
@@ -71,7 +81,7 @@ class FleetClient:
         self._failures = (aiohttp.ClientError, OSError, asyncio.TimeoutError, StreamClosed)
         self._session = aiohttp.ClientSession()
         try:
-            self._client = await self._find()
+            await self._find()
         except BaseException:
             await self._session.close()
             raise
@@ -145,15 +155,6 @@ class FleetClient:
                 self._n_owed -= 1
             return said
 
-    async def __aiter__(self) -> AsyncIterator[Array]:
-        """Samples until the answer to "flush"."""
-        while True:
-            said = await self.receive()
-            if not isinstance(said, dict):
-                yield said
-            elif said.get("type") == "flushed":
-                return
-
     def _answered(self, said: dict[str, Any]) -> None:
         kind = {"flushed": "flush"}.get(said.get("type", ""), said.get("type"))
         if self._asked and self._asked[0][0] == kind:
@@ -183,19 +184,16 @@ class FleetClient:
         """Give up a client, unless another task has done so, and begin to look for a server."""
         if self._client is not client:
             return
-        before, self._client = self.n_lost, None
+        self._client, self._lost = None, (time.monotonic(), self.n_lost)
         self.n_moves, self.n_lost, self._n_owed = self.n_moves + 1, self.n_lost + self._n_owed, 0
-        self._moving = asyncio.ensure_future(self._move(client, before))
+        self._moving = asyncio.ensure_future(self._move(client))
 
-    async def _move(self, client: AsyncClient, n_lost_before: int) -> None:
-        begin = time.monotonic()
+    async def _move(self, client: AsyncClient) -> None:
         await self._leave(client)
-        self._client = await self._find()
-        seconds = time.monotonic() - begin
-        self._moved = {"type": "moved", "n_lost": self.n_lost - n_lost_before, "seconds": seconds}
+        await self._find()
 
-    async def _find(self) -> AsyncClient:
-        """Return a client with a stream on some server, which has got the unanswered requests."""
+    async def _find(self) -> None:
+        """Begin a stream on some server, which gets the unanswered requests."""
         give_up, pause = time.monotonic() + self.patience, FIRST_PAUSE
         while True:
             try:
@@ -210,20 +208,27 @@ class FleetClient:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _connect(self) -> AsyncClient:
-        url = self.url if self.url.startswith("ws") else await self._ask_where()
-        client = AsyncClient(url, token=self._token, **self._hello)
+    async def _connect(self) -> None:
+        client: AsyncClient | None = None
         try:
+            url = self.url if self.url.startswith("ws") else await self._ask_where()
+            client = AsyncClient(url, token=self._token, **self._hello)
             await client.__aenter__()
-            for kind, more in self._asked:
+            n_told = 0
+            while n_told < len(self._asked):  # which may grow meanwhile
+                kind, more = self._asked[n_told]
                 await self._tell(client, kind, more)
+                n_told += 1
         except BaseException as error:
             await self._leave(client)
             if getattr(error, "status", None) in REFUSALS:
-                raise ServerError(f"{url} refuses the client: {error}") from error
+                raise ServerError(f"{self.url} refuses the client: {error}") from error
             raise
-        self.ready, self.server = client.ready, url
-        return client
+        self.ready, self.server, self._client = client.ready, url, client
+        if self._lost is not None:
+            (begin, n_before), self._lost = self._lost, None
+            seconds = time.monotonic() - begin
+            self._moved = {"type": "moved", "n_lost": self.n_lost - n_before, "seconds": seconds}
 
     async def _ask_where(self) -> str:
         """Return the address of a server; the answer stays open, which reserves the stream."""
@@ -231,12 +236,14 @@ class FleetClient:
         self._lease = lease = await self._session.get(self.url, headers=headers)
         if lease.status in REFUSALS:
             raise ServerError(f"{self.url} refuses the client: {(await lease.text()).strip()}")
+        if lease.status == 404 or lease.status >= 500:  # Ray Serve has no server yet
+            raise StreamClosed(f"{self.url} answers with status {lease.status}")
         try:
             return str(json.loads(await lease.content.readline())["url"])
         except (ValueError, KeyError, TypeError) as error:
-            raise StreamClosed(
-                f"{self.url} does not answer with the address of a server; if it is a server itself, pass "
-                "ws://HOST:PORT/stream"
+            raise ServerError(
+                f"{self.url} does not answer with the address of a server, so it is not a fleet: if it is a "
+                "server, pass ws://HOST:PORT/stream"
             ) from error
 
     async def _leave(self, client: AsyncClient | None) -> None:

@@ -121,8 +121,9 @@ class SlotServer:
         gauges: dict[str, Gauge] = {}
         while True:
             for name, value in self._server.metrics.values().items():
-                gauge = gauges.setdefault(name, Gauge(name, tag_keys=("server",)))
-                gauge.set(value, tags={"server": self.url})
+                if name not in gauges:
+                    gauges[name] = Gauge(name, tag_keys=("server",))
+                gauges[name].set(value, tags={"server": self.url})
             await asyncio.sleep(REPORT_SECONDS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from itertools import cycle
@@ -131,6 +132,48 @@ def test_frames_without_a_server_are_counted_and_the_search_ends():
         asyncio.run(live(server))
 
 
+def test_requests_during_a_move_are_all_answered_in_order():
+    async def live(servers: list[Served]) -> None:
+        there: list[str | None] = [servers[0].stream]
+        async with places(lambda: there[0]) as url, FleetClient(url, **HELLO) as client:
+            there[0] = None
+            servers[0].process.kill()
+            while not client.n_moves:
+                await client.push(FRAMES[:2])
+                await asyncio.sleep(0.01)
+            for n in range(40):
+                await client.ask("marker", id=n)
+                await asyncio.sleep(0.005)
+                if n == 20:
+                    there[0] = servers[1].stream
+            await client.ask("marker", id=40)
+            answers: list[Any] = []
+            while not answers or answers[-1].get("id") != 40:
+                answers += (await until(client, "marker"))[1]
+            kinds = [answer["type"] for answer in answers]
+            assert kinds == ["moved", *["marker"] * 41]
+            assert [answer["id"] for answer in answers[1:]] == list(range(41))
+
+    with ExitStack() as stack:
+        asyncio.run(live([stack.enter_context(served(streams=2)) for _ in range(2)]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"patience": "x"}, ValueError, "patience='x'"),
+        ({"patience": math.nan}, ValueError, "patience=nan"),
+        ({"patience": 0}, ValueError, "patience=0"),
+        ({"url": None}, TypeError, "url"),
+        ({"url": ""}, ValueError, "does not begin with http"),
+        ({"url": "127.0.0.1:8000"}, ValueError, "'http://127.0.0.1:8000/'"),
+    ],
+)
+def test_parameters_are_checked(wrong, error, message):
+    with pytest.raises(error, match=message):
+        FleetClient(**wrong)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     with served("--token", "word", "--streams", 1) as running:
@@ -178,9 +221,11 @@ def test_frames_that_cannot_be_sent_do_not_count_as_lost(server):
     asyncio.run(live())
 
 
-def test_a_page_that_is_no_fleet_is_named_with_the_address_of_a_server(server):
+@pytest.mark.parametrize("path", ["/", "/stream"])
+def test_an_address_that_is_not_a_fleet_is_an_error_at_once(server, path):
     async def live() -> None:
-        with pytest.raises(StreamClosed, match="pass ws://HOST:PORT/stream"):
-            await FleetClient(server.stream.replace("ws", "http", 1), token="word", patience=0.5).__aenter__()
+        with pytest.raises(ServerError, match="pass ws://HOST:PORT/stream") as caught:
+            await FleetClient(server.url + path, token="word", patience=60, **HELLO).__aenter__()
+        assert not isinstance(caught.value, StreamClosed)
 
-    asyncio.run(live())
+    asyncio.run(asyncio.wait_for(live(), 20))
