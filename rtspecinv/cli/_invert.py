@@ -34,12 +34,13 @@ from rtspecinv.cluster.folder import Done, Work, invert_folder
 from rtspecinv.cluster.journal import ERRORS, RESULTS
 from rtspecinv.common.printable import printable
 from rtspecinv.common.threads import one_thread
+from rtspecinv.common.whole_files import make_folder
 from rtspecinv.files.opening import ARRAYS, open_spectrogram
 from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
 from rtspecinv.many.runner import carry_out
-from rtspecinv.many.tasks import Inversion, Settings, descent, too_short
+from rtspecinv.many.tasks import Inversion, Settings, check_mel_options, check_mel_rate, descent, too_short
 from rtspecinv.mel.models import config_of
 
 
@@ -63,8 +64,7 @@ def _invert_file(args: argparse.Namespace) -> int:
         if getattr(args, option):
             raise ValueError(
                 f"--{option.replace('_', '-')} is for folders, and {printable(args.spectrogram)} is a file: "
-                "leave it out. The suffix of the output determines the format; a file is always measured and "
-                "replaced"
+                "leave it out. The suffix of the output determines the format; an existing output is replaced"
             )
     if args.spectrogram.exists():
         refuse_same_file(args.spectrogram, args.output)
@@ -103,13 +103,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _invert_mel(path: Path, output: Path, args: argparse.Namespace) -> str:
     """Invert mel frames by the method of the command line, and return lines for the report."""
-    for name in ("n_fft", "hop_length", "init", "revise", "scaling"):
-        if getattr(args, name) is not None:
-            raise ValueError(
-                f"{printable(path)} has mel frames, which take no --{name.replace('_', '-')}: leave it out"
-            )
-    if args.method not in (names.METHODS[0], "stream", "lbfgs"):
-        raise ValueError(f"{printable(path)} has mel frames, which take --method stream or --method lbfgs")
+    check_mel_options(printable(path), args.method, vars(args))
     if args.method == "lbfgs":
         return _descend(path, output, args)
     sound = rtspecinv.listen(
@@ -131,8 +125,7 @@ def _descend(path: Path, output: Path, args: argparse.Namespace) -> str:
     found = open_spectrogram(path, layout=args.layout, mel=args.preset, array=args.array)
     assert found.mel is not None  # `_open` has checked it
     rate = round(found.mel.sample_rate)
-    if args.sample_rate not in (None, rate):
-        raise ValueError(f"{printable(path)} has mel frames of {rate} Hz: leave out --sample-rate")
+    check_mel_rate(printable(path), rate, args.sample_rate)
     n_iter = names.BATCH_ITERATIONS if args.n_iter is None else args.n_iter
     values = torch.stack([torch.from_numpy(frame) for frame in found.frames()], -1)
     samples = descent(found, found.mel, values, n_iter, progress=_alone(args))
@@ -215,6 +208,7 @@ def _invert_folder(args: argparse.Namespace) -> int:
     outputs = _outputs(args.spectrogram, args.output, args.format or names.FORMATS[0])
     missing = {path: output for path, output in outputs.items() if args.overwrite or not output.exists()}
     n_skipped, n_failed = len(outputs) - len(missing), 0
+    make_folder(args.output)
     begin, settings = time.perf_counter(), _settings(args)
     opened = partial(open_spectrogram, layout=args.layout, mel=args.preset, array=args.array)
     tasks = (
@@ -328,7 +322,7 @@ def _outputs(folder: Path, output: Path, format: str) -> dict[Path, Path]:
         refuse_same_file(folder, output)
     found = sorted(path for path in folder.rglob("*") if _is_spectrogram(path, folder))
     if not found:
-        raise ValueError(f"{printable(folder)} holds no spectrograms ({', '.join(ARRAYS)})")
+        raise ValueError(f"{printable(folder)} contains no spectrograms ({', '.join(ARRAYS)})")
     origins: dict[Path, Path] = {}
     for path in found:
         target = output / path.relative_to(folder).with_suffix(f".{format}")

@@ -3,6 +3,8 @@
 A job is a group of files, or one shard. The list contains only outputs that are missing, every output is
 written whole, and the line about a row is in a journal before its sound file gets its name. So a run that was
 killed continues where it stopped.
+
+The module is long because it reads all kinds of sources: files, .npz files of many arrays, and Parquet files.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from rtspecinv.cluster.dataset import GPU_STREAMS, n_actors, ray, row_spectrogram
 from rtspecinv.cluster.journal import Journal, Key, Line, merge
 from rtspecinv.common.printable import printable
-from rtspecinv.common.whole_files import WholeFile, write_json
+from rtspecinv.common.whole_files import WholeFile, make_folder, write_json
 from rtspecinv.files.metadata import FIELDS
 from rtspecinv.files.opening import ARRAYS, Spectrogram, open_spectrogram
 from rtspecinv.files.readers import PREFERRED_NAMES, spectrogram_names
@@ -105,7 +107,8 @@ def plan(work: Work, size: int) -> tuple[list[Job], int]:
         output = _sound(work, name)
         if (other := taken.setdefault(output, name)) != name:
             raise ValueError(
-                f"{printable(other)} and {printable(name)} would both become {printable(output)}"
+                f"{printable(other)} and {printable(name)} would both become {printable(output)}: rename one "
+                "of them"
             )
         if work.overwrite or name.endswith(SHARD) or not output.exists():
             missing.append(name)
@@ -122,7 +125,7 @@ def sources(folder: Path) -> list[str]:
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     names = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
     if not names:
-        raise ValueError(f"{printable(folder)} holds no spectrograms ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{printable(folder)} contains no spectrograms ({', '.join(SUFFIXES)})")
     return names
 
 
@@ -166,7 +169,7 @@ def invert_folder(
     """
     module = ray()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error about every pool of actors
-    work.output.mkdir(parents=True, exist_ok=True)
+    make_folder(work.output)
     errors = merge(work.output)  # what a killed run has left
     jobs, n_skipped = plan(work, 1)
     begin(sum(len(job.sources) for job in jobs))

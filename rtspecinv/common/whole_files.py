@@ -39,6 +39,18 @@ def check_place(path: Path) -> None:
         )
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder, and those above; raise `OSError` if that fails or files cannot be created in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise type(error)(
+            f"Cannot write into the folder {printable(path)} ({error.strerror}): choose another one"
+        ) from error
+
+
 def is_stream(path: Path) -> bool:
     """Return whether a path is a pipe, a device or an open file, which is written directly, not renamed."""
     absolute = os.path.abspath(path)

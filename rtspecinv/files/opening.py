@@ -4,6 +4,8 @@ Nothing in such a file is ever run: pickled objects are refused. Memory does not
 for every block the file is mapped, the frames are copied, and the mapping is closed. Compressed .npz arrays
 are first unpacked into a temporary file; pictures and .pt files of the old format are read into memory as a
 whole. Their size is checked before.
+
+The module is long because the checks of each kind of file are beside the code that opens it.
 """
 
 from __future__ import annotations

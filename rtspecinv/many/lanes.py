@@ -204,7 +204,7 @@ class Lanes:
         n_streams = max(self.n_streams, item.channels)
         lane = self._lanes.pop((kind, n_streams), None)
         if lane is None:
-            for idle in [key for key, lane in self._lanes.items() if not len(lane)][: 1 - MOST_IDLE or None]:
+            for idle in [key for key, lane in self._lanes.items() if not len(lane)][: 1 - MOST_IDLE]:
                 del self._lanes[idle]
             lane = Lane(make(n_streams))
         self._lanes[kind, n_streams] = lane  # the last one used is the last in order

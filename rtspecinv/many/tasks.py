@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -134,16 +134,8 @@ class Inversion(Task):
 
     def _mel_frames(self, found: Spectrogram, mel: MelConfig) -> Opened:
         settings, rate, name = self._settings, round(mel.sample_rate), printable(found.path)
-        given = {**vars(settings), **settings.stream}
-        for option in ("n_fft", "hop_length", "init", "revise", "scaling"):
-            if given.get(option) is not None:
-                raise ValueError(
-                    f"{name} has mel frames, which take no --{option.replace('_', '-')}: leave it out"
-                )
-        if settings.method not in ("agla", "stream", "lbfgs"):
-            raise ValueError(f"{name} has mel frames, which take --method stream or --method lbfgs")
-        if settings.sample_rate not in (None, rate):
-            raise ValueError(f"{name} has mel frames of {rate} Hz: leave out --sample-rate")
+        check_mel_options(name, settings.method, {**vars(settings), **settings.stream})
+        check_mel_rate(name, rate, settings.sample_rate)
         self.sample_rate, length = rate, found.length(mel)
         stft = _mel_stft(mel)
         self._n_expected = stft.length(found.n_frames + mel.drop_last) if length is None else length
@@ -220,6 +212,23 @@ class Inversion(Task):
         """Remove the unfinished sound file."""
         if isinstance(self._sink, FileSink):
             self._sink.abort()
+
+
+def check_mel_options(name: str, method: str, options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a method or for options, None if not given, that mel frames do not take."""
+    for option in ("n_fft", "hop_length", "init", "revise", "scaling"):
+        if options.get(option) is not None:
+            raise ValueError(
+                f"{name} has mel frames, which take no --{option.replace('_', '-')}: leave it out"
+            )
+    if method not in ("agla", "stream", "lbfgs"):
+        raise ValueError(f"{name} has mel frames, which take --method stream or --method lbfgs")
+
+
+def check_mel_rate(name: str, rate: int, given: int | None) -> None:
+    """Raise `ValueError` if another sample rate than that of the mel frames is given."""
+    if given not in (None, rate):
+        raise ValueError(f"{name} has mel frames of {rate} Hz: leave out --sample-rate")
 
 
 def too_short(found: Spectrogram, stft: STFT, method: str) -> str:

@@ -343,7 +343,11 @@ def test_bar_on_a_terminal(folder, capsys, monkeypatch, with_tqdm):
         ("in -o in/notes.txt", "the output must be one too"),
         ("in -o out.wav", "in is a folder, so out.wav must be one"),
         ("in/sub -o empty", "in/sub/twins/a.npy and in/sub/twins/a.npz would both become empty/twins/a.wav"),
-        ("empty -o out", "holds no spectrograms (.npy, .npz, .pt, .safetensors)"),
+        (
+            "in/sub/deep.er -o short.npz/out",
+            "Cannot write into the folder short.npz/out (Not a directory): choose",
+        ),
+        ("empty -o out", "contains no spectrograms (.npy, .npz, .pt, .safetensors)"),
         ("in/b.npz -o out.wav --look-ahead 1", "--look-ahead is an option of --method stream, not of agla"),
         ("in/b.npz -o out.wav --method admm --update raar", "--update is an option of --method stream"),
         ("in/b.npz -o out.wav --n-iter -1", "n_iter=-1"),
