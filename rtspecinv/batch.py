@@ -427,9 +427,11 @@ def _check(
         instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
         measurement, value = bank.measured(stft), as_magnitude(magnitude, stft.window)
         if value.is_complex() or value.ndim < 2 or value.shape[-2] != bank.n_bands or not value.shape[-1]:
+            is_transposed = value.ndim >= 2 and value.shape[-1] == bank.n_bands != value.shape[-2]
             raise ValueError(
                 f"Parameter magnitude has {value.dtype} and shape {tuple(value.shape)}: with this bank it "
                 f"must be real and (*batch, {bank.n_bands}, n_frames)"
+                f"{'; it looks transposed, pass magnitude.mT' if is_transposed else ''}"
             )
         check_values(value, stft.n_fft)
         n_freq, values = stft.n_fft // 2 + 1, bank.heard(value.mT)

@@ -59,20 +59,21 @@ def export_step(
     """
     instance(StreamingInverter, "pass rtspecinv.StreamingInverter(...)", inverter=inverter)
     path = file_name(path=path)
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"Parameter path={printable(path)} does not end in {' or '.join(SUFFIXES)}")
     if sample_rate is not None:
         sample_rate = finite(0, MOST_RATE, above=True, sample_rate=sample_rate)
     elif isinstance(inverter, MelInverter):
         sample_rate = inverter.bank.config.sample_rate
     check_place(path)
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         _check_installed()
     about = facts(inverter, sample_rate)
     step = copy.deepcopy(Step(inverter)).cpu()
     with torch.no_grad(), _quietly():
         program = _traced(step)
-        content = _onnx(program, step, about) if path.suffix == ".onnx" else _pt2(program, about)
+        content = _onnx(program, step, about) if suffix == ".onnx" else _pt2(program, about)
     write_whole(path, lambda file: file.write(content))
 
 

@@ -228,6 +228,10 @@ class Server:
         """Return the constants of a kind of stream for the C kernel; the query has the first message."""
         try:
             hello = hello_of(read_object(request.query.get("hello", "")), self.limits)
+            if hello.kind.preset is not None:
+                raise ValueError(
+                    "The C kernel takes no mel frames: send n_fft, hop_length, sample_rate in place of preset"
+                )
             loop = asyncio.get_running_loop()
             plan = await loop.run_in_executor(None, lambda: kernel_plan(hello.kind.inverter(1)))
         except ERRORS as error:

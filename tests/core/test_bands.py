@@ -272,6 +272,7 @@ def test_what_a_batch_run_cannot_invert_is_refused():
     with pytest.raises((ValueError, ImportError), match=r"values of bands.*'auto'|pip install"):
         rtspecinv.invert(values, STFT_64, bank=bank, update=rule, engine="numba")
     for bad, says in (
+        (values.mT, r"pass magnitude\.mT"),
         (values[1:], rf"\(\*batch, {bank.n_bands}, n_frames\)"),
         (values.to(torch.complex64), "must be real"),
         (-values, "has the value -"),

@@ -177,6 +177,8 @@ def test_wrong_arguments_are_named(tmp_path):
     inverter = StreamingInverter(STFT(64, 16), engine="eager")
     with pytest.raises(ValueError, match=r"step\.txt.*\.onnx or \.pt2"):
         export_step(inverter, tmp_path / "step.txt")
+    export_step(inverter, tmp_path / "STEP.PT2")
+    assert torch.export.load(tmp_path / "STEP.PT2")
     with pytest.raises(TypeError, match=r"inverter.*StreamingInverter"):
         export_step(phase.Overlap(), tmp_path / "step.pt2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample_rate=0"):

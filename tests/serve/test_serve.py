@@ -282,7 +282,7 @@ def test_the_server_returns_the_constants_of_the_c_kernel(server):
                 ({"n_fft": 64}, "lacks hop_length"),
                 ({**HELLO, "look_ahead": 1000}, "look_ahead"),
                 ({**HELLO, "n_fft": 100}, "power of two"),
-                ({"preset": "hifigan-22k"}, "values of bands"),
+                ({"preset": "hifigan-22k"}, "in place of preset"),
             ):
                 status, text = await get(bad)
                 assert status == 400
