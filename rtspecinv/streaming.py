@@ -305,7 +305,7 @@ class StreamingInverter(Checkpointed):
         chosen, batch_shape = self._chosen(streams)
         with self._engine.preserved(n_hops):
             hops = [self._advance(None, None, chosen) for _ in range(n_hops)]
-            self.reset(chosen)
+            self.reset(streams)
         empty = stft.window.new_zeros(*batch_shape, 0)
         samples = torch.cat([empty, *hops], -1)[..., :n_heard]
         return F.pad(samples, (0, owed - n_heard)) if owed > n_heard else samples

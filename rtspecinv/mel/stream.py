@@ -108,7 +108,7 @@ class MelInverter(StreamingInverter):
         """
         chosen, _ = self._chosen(streams)
         if chosen is not None:
-            return self._finish(super().push(mel, streams=chosen), chosen)
+            return self._finish(super().push(mel, streams=streams), chosen)
         self._intake.look_back(wait=False)
         samples, extremes = self._intake.push(mel)
         if extremes is None or self.deemphasis is None:
@@ -139,14 +139,14 @@ class MelInverter(StreamingInverter):
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
         chosen, _ = self._chosen(streams)
-        return self._finish(super().push_many(mel, streams=chosen), chosen)
+        return self._finish(super().push_many(mel, streams=streams), chosen)
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
         """Return the remaining samples, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
         chosen, _ = self._chosen(streams)
-        owed = super().flush(n_samples, streams=chosen)
+        owed = super().flush(n_samples, streams=streams)
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
