@@ -17,9 +17,9 @@ from contract import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv import STFT, StreamingInverter
+from rtspecinv import STFT, FilterBank, StreamingInverter
 from rtspecinv.engines.eager import Eager
-from rtspecinv.phase import Gradient, Overlap
+from rtspecinv.phase import Gradient, Overlap, Peaks
 from rtspecinv.updates import ADMM, RAAR, RULES, DifferenceMap, GriffinLim
 
 fast = pytest.mark.skipif(
@@ -99,6 +99,23 @@ def test_agrees_with_the_reference(
         "batch_shape": batch,
     }
     assert_agree(stft, magnitudes(stft, *batch, seed=seed), TOLERANCE, **options)
+
+
+@fast
+@settings(max_examples=30, deadline=None)
+@given(
+    init=st.sampled_from([Gradient(), Gradient(tolerance=0.1), Gradient(delay=1, tolerance=0.3), Peaks()]),
+    span=st.sampled_from([0, 3, 12]),
+    of_bands=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_starts_agree_at_any_range_of_levels(init, span, of_bands, seed):
+    """Also where a loud bin has only quiet neighbours, and was far quieter in the frame before."""
+    stft = STFT(64, 16, dtype=torch.float64)
+    levels = torch.rand(2, 33, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    bank = FilterBank(torch.eye(33), dtype=torch.float64) if of_bands else None
+    options: dict[str, Any] = {"init": init, "look_ahead": 1, "n_iter": 0, "batch_shape": (2,), "bank": bank}
+    assert_agree(stft, 10 ** (1 - span * levels), TOLERANCE, **options)
 
 
 @fast
