@@ -97,9 +97,22 @@ class NumbaCPU(Eager):
                 torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
-            buffer = self.buffer if streams is None else self.buffer.part(streams)
-            spectrum = start_ahead(buffer, self.init, magnitude, self.measurement)
+            spectrum = self._started(magnitude, streams)
         return self._push(self._ready, magnitude, spectrum, streams)
+
+    def _started(self, magnitude: Tensor, streams: Tensor | None) -> Tensor:
+        """Return the start of a frame that torch computes.
+
+        How the products of matrices of `Bands` round depends on the number of streams: each is one by itself.
+        """
+        if not self.measurement.n_values:
+            buffer = self.buffer if streams is None else self.buffer.part(streams)
+            return start_ahead(buffer, self.init, magnitude, self.measurement)
+        n_streams = math.prod(self.buffer.batch_shape)
+        positions = torch.arange(n_streams, device="cpu") if streams is None else streams
+        rows = zip(positions.split(1), magnitude.reshape(len(positions), -1).split(1), strict=True)
+        each = [start_ahead(self.buffer.part(at), self.init, row, self.measurement) for at, row in rows]
+        return torch.cat(each)
 
     def detach(self) -> None:
         """Detach the state from the gradients of earlier frames."""
