@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from banks import bark_bank, constant_q_bank, gaps_bank
 from contract import LINEAR, run, verify_contract
 from test_streaming import ENGINES
 
@@ -22,30 +23,6 @@ from rtspecinv.phase import Gradient
 
 CLIP = torch.from_numpy(render())
 STFT_64, EXACT_64 = STFT(64, 16), STFT(64, 16, dtype=torch.float64)
-
-
-def bark_bank(n_fft: int, sample_rate: float, per_bark: int = 3) -> np.ndarray:
-    """Triangles two Bark wide at every third of a Bark, so that many hear a frequency (Traunmueller 1990)."""
-    f = np.maximum(np.arange(n_fft // 2 + 1) * sample_rate / n_fft, 1.0)
-    bark = 26.81 * f / (1960 + f) - 0.53
-    centres = np.arange(bark[1], bark[-1], 1 / per_bark)
-    return np.maximum(0, 1 - np.abs(bark - centres[:, None]))
-
-
-def constant_q_bank(n_fft: int, per_octave: int = 4) -> np.ndarray:
-    """Gaussian bands with equal distances on a scale of octaves, whose tails never end."""
-    octaves = np.log2(np.maximum(np.arange(n_fft // 2 + 1), 0.5))
-    centres = np.arange(0, octaves[-1], 1 / per_octave)
-    return np.exp(-2 * (per_octave * (octaves - centres[:, None])) ** 2) + 1e-6
-
-
-def gaps_bank(n_fft: int) -> np.ndarray:
-    """Bands out of order, with holes, an empty one, and frequencies that none hears."""
-    generator = np.random.default_rng(0)
-    filters = generator.random((9, n_fft // 2 + 1)) * (generator.random((9, n_fft // 2 + 1)) < 0.3)
-    filters[4] = 0
-    filters[:, 7] = 0
-    return filters
 
 
 BANKS = {

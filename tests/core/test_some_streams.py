@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from banks import gaps_bank
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bands import gaps_bank
 from test_streaming import ENGINES, magnitudes
 
 from rtspecinv import STFT, FilterBank, Mel, MelConfig, MelInverter, StreamingInverter

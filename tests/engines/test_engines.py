@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from banks import BANKS
 from contract import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +63,9 @@ def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **option
     look_ahead=st.integers(0, 4),
     revise=st.integers(0, 8),
     n_iter=st.integers(0, 2),
+    bank=st.sampled_from([None, None, *BANKS]),
+    power=st.sampled_from([1, 2]),
+    joint=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_agrees_with_the_reference(
@@ -77,6 +81,9 @@ def test_agrees_with_the_reference(
     look_ahead,
     revise,
     n_iter,
+    bank,
+    power,
+    joint,
     seed,
 ):
     win_length = round(shorter * n_fft)
@@ -97,8 +104,13 @@ def test_agrees_with_the_reference(
         "revise": 0 if update.textbook else min(revise, stft.look_back),
         "n_iter": n_iter,
         "batch_shape": batch,
+        "joint": joint,
     }
-    assert_agree(stft, magnitudes(stft, *batch, seed=seed), TOLERANCE, **options)
+    frames = magnitudes(stft, *batch, seed=seed)
+    if bank is not None and update != DifferenceMap(beta=0.8):  # not compiled for bands
+        options["bank"] = made = FilterBank(BANKS[bank](n_fft), power=power, dtype=torch.float64)
+        frames = made.values(frames[..., : n_fft // 2 + 1, :])
+    assert_agree(stft, frames, TOLERANCE, **options)
 
 
 @fast
