@@ -1,8 +1,8 @@
-"""Prints what `diagnose` says of the features that people hold, and what obeying it gives; see docs/mel.md.
+"""Measures how often `diagnose` is right about common features, and if its advice helps; see docs/mel.md.
 
-python bench/diagnose.py               every kind of tests/support/features.py, of recordings and made sounds
-python bench/diagnose.py --write       put into docs/mel.md as well
-python bench/diagnose.py --audio DIR   of other recordings
+python bench/diagnose.py               every kind of tests/support/features.py, of recordings and other sounds
+python bench/diagnose.py --write       also writes the table into docs/mel.md
+python bench/diagnose.py --audio DIR   uses other recordings
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def sounds(rate: int, files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and samples: recordings, and made sounds that no threshold was set on."""
+    """Return names and samples: recordings, and generated sounds on which no threshold was chosen."""
     clips = protocol.read_clips(files, rate)
     yield from zip(clips.names, clips.samples.double().numpy(), strict=True)
     for seed in SEEDS:
@@ -116,7 +116,7 @@ def row(name: str, files: list[Path]) -> list[str]:
 
 
 def distance(name: str, kind: Kind, features: np.ndarray, samples: np.ndarray) -> float:
-    """Spectral convergence of what is heard against the sound, dB; nan if it is refused."""
+    """Return spectral convergence of the inverted features against the sound, dB; nan if rejected."""
     mel = rtspecinv.Mel(CONFIGS[name])
     if features.shape[-2] != mel.config.n_mels:
         return float("nan")

@@ -1,8 +1,8 @@
-"""Measures `rtspecinv invert FOLDER` against the code before files were inverted side by side.
+"""Measures `rtspecinv invert FOLDER`, compared with an older commit that inverts one file after the other.
 
-python bench/folder.py                       files per second, before and now
-python bench/folder.py --only folder-ray     start and overhead of `--on ray`; needs the extra cluster
-python bench/folder.py --write               puts the table into bench/README.md and docs/files.md as well
+python bench/folder.py                       prints files per second of both
+python bench/folder.py --only folder-ray     prints start and overhead of `--on ray`; needs the extra cluster
+python bench/folder.py --write               also writes the tables into bench/README.md and docs/
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def folder_ray(bench: Bench) -> str:
 
 @contextmanager
 def earlier() -> Iterator[Path]:
-    """A folder with the package of `BEFORE`."""
+    """Return a context whose value is a folder with the package at commit `BEFORE`."""
     with tempfile.TemporaryDirectory() as name:
         packed = subprocess.run(
             ["git", "archive", BEFORE, "rtspecinv"], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -123,14 +123,14 @@ def earlier() -> Iterator[Path]:
         rtspecinv.save_spectrogram(tiny / "a.npz", magnitude, stft, sample_rate=STANDARD.sample_rate)
         mel = rtspecinv.presets["hifigan-22k"]
         rtspecinv.save_spectrogram(tiny / "b.npz", mel(torch.rand(10 * STANDARD.n_fft)), mel)
-        for home in (Path(name), ROOT):  # compiles, once on this machine
+        for home in (Path(name), ROOT):  # the first call on a machine compiles
             for method in ("stream", "agla"):
                 timed(home, [str(tiny), "-o", f"{name}/out-{method}-{home.name}", "--method", method])
         yield Path(name)
 
 
 def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> None:
-    """Write spectrograms of 4 s; each begins at another place of all recordings in a row."""
+    """Write spectrograms of 4 s; each has another starting point in the concatenated recordings."""
     folder.mkdir()
     everything = bench.clips(STANDARD).samples.flatten()
     stft, mel = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length), rtspecinv.presets["hifigan-22k"]
@@ -147,7 +147,7 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
 
 
 def timed(home: Path, arguments: list[str]) -> tuple[float, float]:
-    """Return seconds and processor seconds of `rtspecinv invert`, with the package in a folder."""
+    """Return duration and processor time of `rtspecinv invert` in seconds; `home` has the package."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])}
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "rtspecinv", "invert", *arguments]
