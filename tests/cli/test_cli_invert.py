@@ -207,11 +207,11 @@ def test_an_unknown_preset_is_rejected(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--preset whisper", "says what its mel frames are, and it is not what was given"),
-        ("--n-fft 512", "take no --n-fft: leave it out"),
-        ("--method stream --init peaks", "take no --init: leave it out"),
-        ("--method stream --revise 2", "take no --revise: leave it out"),
-        ("--method hybrid", "which take --method stream or --method lbfgs"),
+        ("--preset whisper", "stores another mel configuration than the one that was given"),
+        ("--n-fft 512", "not support --n-fft: leave it out"),
+        ("--method stream --init peaks", "not support --init: leave it out"),
+        ("--method stream --revise 2", "not support --revise: leave it out"),
+        ("--method hybrid", "mel frames: use --method stream or --method lbfgs"),
         ("--method lbfgs --update raar", "--update is an option of --method stream, not of lbfgs"),
         ("--method lbfgs --n-iter -1", "n_iter=-1 is not an integer >= 0"),
         ("--method lbfgs --sample-rate 16000", "has mel frames of 22050 Hz: leave out --sample-rate"),

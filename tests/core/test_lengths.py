@@ -178,7 +178,7 @@ def test_a_length_of_other_frames_is_ignored(tmp_path):
     values = rtspecinv.STFT(64, 16).magnitude(CLIP[:1000])
     for n, wrong in ((40, 1000), (63, 2**39)):
         np.savez(tmp_path / "a.npz", magnitude=values[:, :n], sample_rate=8000, n_samples=wrong)
-        with pytest.warns(UserWarning, match=rf"says n_samples={wrong}, which is of \d+ frames, but.*{n}"):
+        with pytest.warns(UserWarning, match=rf"states n_samples={wrong}, which has \d+ frames, but.*{n}"):
             sound = listen(tmp_path / "a.npz", output=ArraySink())
         assert sound.samples.shape == ((n - 1) * 16,)
     np.savez(tmp_path / "a.npz", magnitude=values, sample_rate=8000, n_samples=2**41)
