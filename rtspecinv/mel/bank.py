@@ -79,7 +79,7 @@ class MelBank(FilterBank):
         filters, centres = mel_filters(config)
         area, compression = filters.sum(1), config.compression
         empty = int((area == 0).sum())
-        if empty > config.n_mels // 100:  # of AST's 128 there is one
+        if empty > config.n_mels // 100:  # one of AST's 128 bands is empty
             warn(
                 f"{empty} of {config.n_mels} mel filters contain no frequency of the transform, so their "
                 "values are 0: use fewer bands (n_mels) or a larger n_fft"

@@ -23,10 +23,10 @@ from rtspecinv.stft import WINDOWS as PERIODIC
 
 SCALES = ("slaney", "htk")
 SLOPES = ("hz", "mel")
-LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
+LOGARITHMS = ("ln", "log10", "dB")  # curves without a value at 0
 CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
-MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
+MOST_WEIGHTS = 2**24  # largest n_mels * n_fft; the tables of such a bank take 1 GB
 
 # Bins per band up to which little is lost, and above which much is. The main lobe of a Hann window has 4 bins
 # between its zeros, so that partials further apart are separated by the window, but not by a wider band. With
