@@ -156,7 +156,7 @@ def test_clear_ends_a_drain_and_later_samples_are_played_completely():
     assert drainer.is_alive()
     stream.ask(10)
     sink.clear()
-    stream.ask(10)  # only the fade is played, not the remaining 5 s
+    stream.ask(10)  # the device plays the fade, but not the remaining 5 s
     drainer.join(1)
     assert not drainer.is_alive()
     samples = noise(100, seed=1)
@@ -238,7 +238,7 @@ def test_a_device_that_may_have_stopped_is_restarted(monkeypatch, n_left):
 @BACKENDS
 @pytest.mark.parametrize("n_before", range(15))
 def test_a_device_that_stops_during_a_write_is_restarted(monkeypatch, backend, n_before):
-    """As when the program is held up for seconds in the middle of a write, wherever that is."""
+    """The program may stop for seconds at any point of a write, and the device plays its whole ring."""
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
@@ -257,7 +257,7 @@ def test_a_device_that_stops_during_a_write_is_restarted(monkeypatch, backend, n
 
 
 def still_plays(sink, stream):
-    """Check that what is written next is heard whole."""
+    """Check that the samples written next are played completely."""
     written = noise(60, seed=9)
     with stream.asking(50), bounded():
         sink.write(written)
@@ -319,7 +319,7 @@ def test_a_device_has_at_least_one_block_of_latency():
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(100))
-    stream.ask(200, late=True)  # not heard before the first sound
+    stream.ask(200, late=True)  # latency before the first sound
     sink.drain()
     sink.write(noise(100))
     stream.ask(100)

@@ -107,7 +107,7 @@ def test_stopped_and_stalled_devices_are_detected(monkeypatch):
 @pytest.mark.parametrize("by_thread", [False, True])
 @pytest.mark.parametrize("records", [False, True])
 def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, records, by_thread):
-    """The signal may go to another thread, where this one does not take it."""
+    """Another thread may receive the signal, because this one blocks it."""
     happened, opening, pressed = [], threading.Event(), threading.Event()
 
     def press() -> None:

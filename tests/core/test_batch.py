@@ -22,7 +22,7 @@ from rtspecinv.updates import RAAR, AcceleratedGriffinLim, GriffinLim
 
 
 def told(magnitude: Tensor, stft: STFT, **options) -> list[Iteration]:
-    """What a callback sees, in order."""
+    """Return the iterations that a callback receives, in order."""
     seen: list[Iteration] = []
     invert(magnitude, stft, callback=seen.append, **options)
     return seen
@@ -47,7 +47,7 @@ def test_a_signal_with_its_true_phase_is_a_fixed_point(update, stft):
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("update", [*reference.RULES, "hybrid"])
 def test_rules_are_the_loops_of_the_papers(update, center):
-    """Every rule against plain loops over frames, absolute positions, numpy's FFT."""
+    """Every rule equals plain loops over frames with absolute positions and numpy's FFT."""
     stft = STFT(24, 7, win_length=20, center=center, pad_mode="constant", dtype=torch.float64)
     magnitude = stft.magnitude(sound(200))
     start = torch.polar(
@@ -63,7 +63,7 @@ def test_rules_are_the_loops_of_the_papers(update, center):
 
 
 def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: int) -> np.ndarray:
-    """Spectrum of the samples of the estimate, `(n_freq, n_frames)`."""
+    """Return the spectrum of the samples of the estimate, `(n_freq, n_frames)`."""
     w, d = stft.window.numpy(), stft.dual_window.numpy()
     n_fft, hop, padding = stft.n_fft, stft.hop_length, stft.padding
     S, n_frames = magnitude.numpy(), magnitude.shape[-1]

@@ -32,7 +32,7 @@ def needs(engine: str) -> None:
 
 @pytest.fixture
 def interrupted() -> Callable[[Callable[[], object]], None]:
-    """Does something that a signal ends soon after it has begun."""
+    """Call a function that a signal interrupts soon after its start."""
 
     def during(work: Callable[[], object]) -> None:
         timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -126,7 +126,7 @@ def test_a_batch(engine, n_frames, interrupted):
 
 
 def test_a_long_push_gives_the_same_bits_as_short_ones():
-    """Which thread does the work does not matter."""
+    """The bits do not depend on the thread that does the work."""
     needs("numba")
     found = []
     for main_thread in (True, False):

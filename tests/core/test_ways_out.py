@@ -21,14 +21,14 @@ QUICK = ("--sample-rate", "22050", "--n-iter", "1")
 
 
 def refused(call, *arguments, **options) -> str:
-    """The message of the error."""
+    """Return the message of the error that a call raises."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call(*arguments, **options)
     return str(caught.value)
 
 
 def invert(capsys, path, *options: str) -> str:
-    """What the command line says on stderr; an error if it fails."""
+    """Return the text of the command line on stderr; raises if the command fails."""
     status = main(["invert", str(path), "-o", str(path.with_suffix(".wav")), *options])
     err = capsys.readouterr().err
     assert status == ("rtspecinv: error:" in err)
@@ -120,7 +120,7 @@ def test_another_stft_is_named(n_rows):
 
 
 def advised(capsys, *command: str) -> list[str]:
-    """The options that the error of a command says to give; it fails without them."""
+    """Return the options that the error of a command recommends; the command fails without them."""
     assert main(list(command)) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1

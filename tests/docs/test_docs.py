@@ -26,7 +26,7 @@ def snippets(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_runs(page, tmp_path, monkeypatch):
-    """All of a page, from top to bottom, as a reader would run it."""
+    """The code of a page runs from top to bottom, as a reader would run it."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for code in snippets(page, "python"):

@@ -236,7 +236,7 @@ def test_damaged_files_are_refused_in_one_error(tmp_path_factory, suffix, data):
 
 @pytest.mark.parametrize("suffix", [*FORMATS, ".png", ".wav"])
 def test_folders_and_pipes_are_no_files(tmp_path, suffix):
-    """A pipe that nobody writes to would be waited for, for ever."""
+    """Reading a pipe without a writer would wait for ever."""
     (tmp_path / f"folder{suffix}").mkdir()
     os.mkfifo(tmp_path / f"pipe{suffix}")
     for name in ("folder", "pipe"):
@@ -245,7 +245,7 @@ def test_folders_and_pipes_are_no_files(tmp_path, suffix):
 
 
 def test_a_compressed_pt_file_is_not_unpacked(tmp_path):
-    """Its pickle would be read into memory whole; a megabyte may unpack to a gigabyte."""
+    """Its pickle would be read into memory completely, and a megabyte may unpack to a gigabyte."""
     torch.save(torch.zeros(33, 5), tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as whole:
         contents = {member.filename: whole.read(member) for member in whole.infolist()}

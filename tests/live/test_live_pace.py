@@ -17,7 +17,7 @@ from rtspecinv.live.pump import Pump
 
 
 class Constant:
-    """Stands in for an inverter."""
+    """Fake inverter."""
 
     n_iter, latency = 1, 0
 
@@ -32,11 +32,11 @@ class Constant:
 
 
 class Idle(Exception):
-    """The pump has nothing to do now."""
+    """Raised when the pump waits."""
 
 
 class Stage:
-    """`live` in one stream on a device that gives and takes a block at a time; the program takes no time."""
+    """`live` with a duplex device that records and plays blocks; the program itself takes no time."""
 
     def __init__(self, rate: int, hop_length: int, queue_seconds: float, block_length: int) -> None:
         self.rate, self.hop_length, self.block_length = rate, hop_length, block_length

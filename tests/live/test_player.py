@@ -111,7 +111,7 @@ def test_drain_waits_and_the_next_frame_begins_a_new_sound():
 
 
 def full_player(**options) -> tuple[Player, Gate]:
-    """A player with one frame at the closed gate of its sink, and three that wait."""
+    """Return a player with a frame that waits for its closed sink, and three frames in the queue."""
     sink = Gate()
     player = Player(Echo(), sink, max_frames=3, **options)
     player.push(np.full(HOP, 0.0))

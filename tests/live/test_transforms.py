@@ -41,7 +41,7 @@ def inverted(frames) -> torch.Tensor:
 
 
 def frequency_of(samples: torch.Tensor) -> float:
-    """Frequency of the loudest partial, in Hz: parabola through the peak of a spectrum of Gaussian lobes."""
+    """Return the frequency of the loudest partial, Hz, by a parabola through the peak of a Gaussian lobe."""
     n = 8192
     middle = samples[(len(samples) - n) // 2 :][:n].double()
     window = torch.signal.windows.gaussian(n, std=n / 8, dtype=torch.float64)
@@ -293,7 +293,7 @@ def test_pitch_leaves_zeros_above_the_highest_frequency():
 
 
 def voice(pitch: float, formant: float) -> torch.Tensor:
-    """Frame of harmonics of `pitch` bins, under one formant at `formant` bins."""
+    """Return a frame of harmonics at multiples of `pitch` bins, with one formant at `formant` bins."""
     k = torch.arange(513, dtype=torch.float64)
     envelope = torch.exp(-0.5 * ((k - formant) / 40) ** 2) + 0.01
     near = (k - (k / pitch).round() * pitch).abs()
@@ -391,7 +391,7 @@ def test_settings_of_a_chain_may_change_from_another_thread():
 
 @st.composite
 def transforms(draw) -> rtspecinv.STFT:
-    """Any setting of `STFT`."""
+    """Draw any setting of `STFT`."""
     n_fft = draw(st.integers(1, 80))
     win_length = draw(st.sampled_from([n_fft, max(1, n_fft - 7)]))
     window = draw(st.sampled_from(["hann", "hamming", "rectangular"]))
@@ -417,7 +417,7 @@ def transforms(draw) -> rtspecinv.STFT:
     double=st.booleans(),
 )
 def test_streaming_analysis_is_the_analysis_of_the_whole(stft, lengths, n_samples, channels, double):
-    """For every setting and way of cutting, and what is too short for one is too short for the other."""
+    """This holds for every setting and division into blocks; both reject the same short signals."""
     generator = np.random.default_rng(0)
     samples = generator.uniform(-1, 1, (*channels, n_samples)).astype(np.float64 if double else np.float32)
     analysis = StreamingAnalysis(stft)

@@ -154,7 +154,7 @@ VALUES = st.recursive(
     value=VALUES,
 )
 def test_any_value_is_taken_or_refused(part, value):
-    """With a sentence; and what is taken can be written and read again."""
+    """A rejected value raises an error with a sentence; an accepted one can be written and read again."""
     compression = {"curve": "ln", "floor": 1e-5}
     within = part not in MelConfig.__dataclass_fields__
     given_ = {**SMALL, "compression": {**compression, part: value}} if within else {**SMALL, part: value}
