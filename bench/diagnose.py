@@ -70,11 +70,11 @@ def main() -> int:
         return 1
     header = [
         "features",
-        "values, by how many sounds",
-        "said, but not so",
-        "to pass",
-        "SC dB as it lies",
-        "obeyed",
+        "kind of values: sounds",
+        "false claims",
+        "instruction: sounds",
+        "SC dB before",
+        "after",
     ]
     audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
     text = f"{table(header, rows)}\n\n{stamp(f'bench/diagnose.py{audio}', time.perf_counter() - begin)}\n"
@@ -110,9 +110,9 @@ def row(name: str, files: list[Path]) -> list[str]:
         number(float(side[~np.isnan(side)].mean())) if off and not np.isnan(side).all() else ""
         for side in (before, after)
     ]
-    refused = "refused" if off and not heard[0] else heard[0]
+    rejected = "rejected" if off and not heard[0] else heard[0]
     counts = ("; ".join(f"{text}: {n}" for text, n in part.items()) for part in (said, wrong, passed))
-    return [name, *counts, refused, heard[1]]
+    return [name, *counts, rejected, heard[1]]
 
 
 def distance(name: str, kind: Kind, features: np.ndarray, samples: np.ndarray) -> float:

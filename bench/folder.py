@@ -69,7 +69,7 @@ def folder_speed(bench: Bench) -> str:
 
 
 def folder_ray(bench: Bench) -> str:
-    """What `--on ray` costs on one machine.
+    """The cost of `--on ray` on one machine.
 
     60 and 600 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
     `rtspecinv invert FOLDER` in one process, and by two workers of a cluster that the command starts on the
@@ -104,7 +104,7 @@ def folder_ray(bench: Bench) -> str:
         times = [f"{seconds[way, n_files]:.1f}" for n_files in RAY_FILES]
         of_all = str(equal) if way != "one process" else ""
         rows.append([way, *times, f"{1000 * each:.1f}", f"{start:.1f}", of_all, f"{os.getloadavg()[0]:.1f}"])
-    columns = ["by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "start s"]
+    columns = ["run by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "start s"]
     return table([*columns, "equal", "load"], rows)
 
 

@@ -89,7 +89,7 @@ def push_growth(bench: Bench) -> str:
             values = " / ".join(map(str, sweep.points))
             costs = " / ".join(f"{1e6 * s:.0f}" for s in seconds)
             rows.append([sweep.name, label(runner), values, costs, f"{slope:.2f} ± {error:.2f}"])
-    found = table(["what grows", "engine", "from, to", "µs a push (p50)", "exponent"], rows)
+    found = table(["parameter", "engine", "from, to", "µs a push (p50)", "exponent"], rows)
     return f"{found}\n\n{crossovers(done)}"
 
 

@@ -40,7 +40,7 @@ def push_steadiness(bench: Bench) -> str:
         gain = float(np.median(N_STREAMS * median / np.median(together, -1)))
         rows.append([name, f"{p50:.0f}", f"{p99:.0f}", f"{p99 / p50:.2f}", f"{calmest:.2f}", f"{gain:.2f}"])
     header = [
-        "what",
+        "measurement",
         "p50, µs",
         "p99, µs",
         "p99 / p50",
@@ -51,7 +51,7 @@ def push_steadiness(bench: Bench) -> str:
 
 
 def jobs(magnitude: Any, streams: int) -> tuple[Job, Job]:
-    """Return two jobs: a push of `n_streams` streams, and the transforms of a push of one stream."""
+    """Return two jobs for this number of streams: a push, and the transforms of a push alone."""
     inverter = STANDARD.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(streams,))
     frame = magnitude.expand(streams, -1).contiguous()
     engine: Any = inverter._engine

@@ -126,7 +126,7 @@ class StreamPool:
         with self._lock:
             self._check_open()
             if not self._free:
-                raise queue.Full(f"All {self.n_streams} streams of the pool are taken: join later")
+                raise queue.Full(f"All {self.n_streams} streams of the pool are in use: join later")
             stream = PooledStream(self, self._free.popleft(), receive, refuse)
             self._streams.add(stream)
             self._add(stream, (_RESET, None))

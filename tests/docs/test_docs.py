@@ -18,6 +18,7 @@ from rtspecinv.cli._parser import parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 
 
 def snippets(page: Path, language: str) -> list[str]:
@@ -40,6 +41,43 @@ def test_files_that_contributors_are_sent_to_exist(page):
     assert len(paths) > 9
     for path in paths:
         assert (ROOT / path).exists() or (ROOT / page).parent.joinpath(path).exists(), path
+
+
+def inline_code(page: Path) -> list[str]:
+    """Return what stands between backticks in the text of a page, without blocks of code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def test_source_files_that_the_text_names_exist():
+    folders = ("rtspecinv", "bench", "demos", "docs", "tests")
+    there = [path.relative_to(ROOT).as_posix() for name in folders for path in (ROOT / name).rglob("*.*")]
+    n_found = 0
+    for page in TEXTS:
+        for code in inline_code(page):
+            for name in re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|c|h|cu|cpp|js|mjs|wasm|md)\b", code):
+                n_found += 1
+                known = (ROOT / name).exists() or any(f"/{path}".endswith(f"/{name}") for path in there)
+                assert known, f"{page.name}: {name}"
+    assert n_found > 50
+
+
+def test_options_that_the_text_names_exist():
+    """X has the options in `rtspecinv X --option` and `X --option`; any command has those in `--option`."""
+    (commands,) = (dict(action.choices) for action in parser()._actions if action.choices)
+    options = {name: set(command._option_string_actions) for name, command in commands.items()}
+    of_benchmarks = set(re.findall(r'"(--[a-z-]+)"', (ROOT / "bench" / "page.py").read_text("utf-8")))
+    n_found = 0
+    for page in TEXTS:
+        for code in inline_code(page):
+            first, *_ = words = code.removeprefix("rtspecinv ").split()
+            known = options.get(first, set().union(*options.values()) | of_benchmarks)
+            if first in options or first.startswith("-"):
+                for word in words:
+                    if re.fullmatch(r"--[a-z][a-z-]*|-[a-z]", word):
+                        n_found += 1
+                        assert word in known, f"{page.name}: {code}"
+    assert n_found > 50
 
 
 def test_enough_of_the_code_was_found():
