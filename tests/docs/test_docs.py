@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_options_that_the_text_names_exist():
                         n_found += 1
                         assert word in known, f"{page.name}: {code}"
     assert n_found > 50
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the workflow runs Python 3.11, which has tomllib")
+@pytest.mark.parametrize(
+    "urls", ["", '[project.urls]\nSource = "https://example.org"\n'], ids=["without", "with"]
+)
+def test_a_release_without_addresses_fails(tmp_path, urls):
+    workflow = ROOT / ".github" / "workflows" / "release.yml"
+    if not workflow.exists():
+        pytest.skip("the source distribution has no workflows")
+    (code,) = re.findall(
+        r"python - <<'END'\n(.*?)^ *END$", workflow.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "a"\n{urls}', "utf-8")
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (0 if urls else 1)
+    assert ("[project.urls]" in done.stderr) == (not urls)
 
 
 def test_enough_of_the_code_was_found():
