@@ -34,7 +34,7 @@ def names(cell: str) -> list[str]:
 
 def arrows() -> dict[str, set[str]]:
     """Return, for each part of the project, the parts that it may import."""
-    return {names(room)[0]: set(names(allowed)) for room, allowed, *_ in rows("Who may import whom")}
+    return {names(room)[0]: set(names(allowed)) for room, allowed, *_ in rows("Permitted imports")}
 
 
 def room_of(path: Path) -> str:
@@ -122,6 +122,11 @@ def test_the_page_names_every_module_once():
     listed = [name for row in rows("Where things are") for name in names(row[0])]
     there = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in MODULES.values()]
     assert sorted(listed) == sorted(name for name in there if not name.endswith("__init__"))
+
+
+def test_the_page_names_every_script_of_the_benchmarks_once():
+    listed = [name for row in rows("Benchmarks") for name in names(row[0])]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "bench").glob("*.py"))
 
 
 def test_import_is_light():
