@@ -35,13 +35,13 @@ METHODS = {"stream": ["--method", "stream"], "agla, 100 iterations": ["--method"
 def folder_speed(bench: Bench) -> str:
     """Files per second of a folder, before and now.
 
-    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; of mel
-    frames (hifigan-22k), the same. "Before" is commit c97c6ad, which inverts one file after the other and
-    measures each. Both commands run in turn, twice, and the shorter time counts; it includes the start of
-    Python and torch. "Core" is processor time per file, including that start. "Equal" is the number of sound
-    files that have the same bytes before and now. "Load" is the load of the machine over the last minute at
-    the end of the runs: other programs ran while its value exceeds 2. The target is 3 times as many files
-    per second with the method stream.
+    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; the last
+    row has mel frames (hifigan-22k) of them. "Before" is commit c97c6ad, which inverts one file after the
+    other and measures each. Both commands run in turn, twice, and the shorter time counts; it includes the
+    start of Python and torch. "Core" is processor time per file, including that start. "Equal" is the number
+    of sound files that have the same bytes before and now. "Load" is the load of the machine over the last
+    minute at the end of the runs: other programs ran while its value exceeds 2. The target is 3 times as
+    many files per second with the method stream.
     """
     rows = []
     with earlier() as package, tempfile.TemporaryDirectory() as name:

@@ -48,10 +48,10 @@ TIMED = ["µs a push (fastest)", "real-time factor"]
 def stream_quality(bench: Bench) -> str:
     """Default and textbook.
 
-    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" is SC, PESQ, ESTOI, set before development.
-    The second textbook variant has the compensated windows of Gnann & Spiertz (2010). "Least gain" is SC of
-    the better textbook variant minus SC of the default, for the clip with the smallest gain; a value below
-    0 means that this clip is worse than the textbook.
+    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" lists SC, PESQ and ESTOI, set before
+    development. The second textbook variant has the compensated windows of Gnann & Spiertz (2010). "Least
+    gain" is SC of the better textbook variant minus SC of the default, for the clip with the smallest gain;
+    a value below 0 means that this clip is worse than the textbook.
     """
     rows = []
     for configuration, look_ahead, n_iter, reach in SETTINGS:

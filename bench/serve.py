@@ -54,7 +54,7 @@ def serve_overload(bench: Bench) -> str:
     """
     best = min((measure(ASKED, GRANTED) for _ in range(N_RUNS)), key=lambda found: found["p99"])
     row = [str(best["admitted"]), str(best["refused"]), *cells(best)]
-    return f"{table(['admitted', 'refused', *COLUMNS], [row])}\n\nError message: \"{best['sentence']}\"."
+    return f'{table(["admitted", "refused", *COLUMNS], [row])}\n\nError message: "{best["sentence"]}".'
 
 
 COLUMNS = ["p50 ms", "p95 ms", "p99 ms", "longest ms", "late", "lost", "core", "load"]

@@ -241,7 +241,7 @@ class BandIntake(Intake):
             return hop, None
         values = self._shaped_bands(value, 1, self._batch_shape)
         seen = torch.stack(torch.aminmax(values.detach(), dim=-1))
-        # The engine rejects NaN, so a bad frame is replaced by NaN, whatever magnitudes the bank makes of it.
+        # The bank could make valid magnitudes of a bad frame. NaN, which the engine rejects, replaces them.
         frame = self._framed(self._of_bands(values))
         return self._push(frame.where(self._fits(*seen).unsqueeze(-1), torch.nan), None, seen)
 

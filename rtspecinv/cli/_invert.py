@@ -270,7 +270,7 @@ def _invert_on_ray(args: argparse.Namespace) -> int:
 
 
 def _tell(task: Inversion, tally: Tally) -> None:
-    """Print what became of a file, and remarks about it, those that differ only in numbers once."""
+    """Print the result of a file and its warnings; of warnings that differ only in numbers, the first."""
     if task.error is not None:
         tally.note(f"error: {_about(task, one_line(task.error))}")
         return

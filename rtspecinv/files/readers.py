@@ -271,7 +271,7 @@ def _open_safetensors(path: Path, array_name: str | None) -> Opened:
 def open_image(path: Path, mel: MelConfig | None) -> Opened:
     """Read a picture of magnitudes or mel values.
 
-    mel: settings of the mel values; default: those in the picture's texts, if there are any.
+    mel: configuration of the mel values; default: that in the metadata of the picture, if it has mel values.
     """
     levels, texts = read_image(path)
     values = values_of(levels, texts, mel)
@@ -287,7 +287,7 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> st
     candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
     if array_name is not None:
         if array_name not in shapes:
-            raise ValueError(f"it has no array {printable(array_name, 40)!r}, but {_named(list(shapes))}")
+            raise ValueError(f"it has no array {printable(array_name, 40)!r}; it has {_named(list(shapes))}")
         return array_name
     preferred = [name for name in PREFERRED_NAMES if name in candidates]
     if len(candidates) != 1 and not preferred:

@@ -204,7 +204,7 @@ class MelBank(FilterBank):
         self.floor.copy_(floor + (floor + compression.guard) * AT_FLOOR)
         large = torch.full_like(floor, torch.finfo(floor.dtype).max ** 0.9)
         ends = torch.stack([self._affine(self._curve(end)) for end in (torch.zeros_like(large), large)])
-        bounded = compression.clip is not None  # what is beyond is clipped
+        bounded = compression.clip is not None  # values beyond are clipped
         self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else _under(float(ends.amin()))
         self._highest = math.inf if bounded else float(ends.amax())
 

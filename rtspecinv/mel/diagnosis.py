@@ -84,7 +84,7 @@ WORDS = {name: claim.words for name, claim in CLAIMS.items()} | {"spectrum": "a 
 WAYS_OUT = {
     "samples": "samples need no inversion; play them with listen(array, sample_rate=...), or compute mel "
     "frames with presets[...](array)",
-    "spectrum": "the array is a complex spectrum; use its absolute values, or invert it as it is",
+    "spectrum": "the array is a complex spectrum; use its absolute values, or invert the spectrum itself",
     "cepstrum": "cepstral coefficients cannot be inverted; convert them to mel levels first, for example "
     "with librosa.feature.inverse.mfcc_to_mel",
     "chroma": "chroma does not contain octaves and cannot be inverted; use the spectrogram that it was "
