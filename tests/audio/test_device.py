@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_device import FADE, RATE, hand_sink, noise
+from fake_device import FADE, RATE, HandMixer, hand_sink, noise
 from fuzzing import bounded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -287,12 +287,13 @@ def test_ctrl_c_while_the_limit_is_extended_loses_no_samples(monkeypatch, n_befo
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
     stream.ask(700)  # after so many samples the next write extends the limit
-    stream.presses = iter([False] * n_before + [True])  # type: ignore[attr-defined]
+    assert isinstance(stream, HandMixer)
+    stream.presses = iter([False] * n_before + [True])
     with pytest.raises(KeyboardInterrupt):
         sink.write(noise(60, seed=1))
     for _ in range(2 * RATE // 50):
         stream.ask(50)
-        assert stream.actions or sink._device.ring.exhausted  # type: ignore[attr-defined]
+        assert stream.actions or sink._device.ring.exhausted
     still_plays(sink, stream)
 
 

@@ -83,7 +83,7 @@ def test_another_rate_without_soxr_names_the_package(at_2000_hz, monkeypatch):
 def test_an_error_in_the_callback_is_raised_by_the_next_write(monkeypatch):
     sink, stream = hand_sink(100, prefill_seconds=0)
     sink.write(noise(5))
-    sink._device.ring.samples = None  # type: ignore[assignment]
+    monkeypatch.setattr(sink._device.ring, "samples", None)
     with pytest.raises(StopIteration):
         stream.ask(5)
     with pytest.raises(DeviceError, match="NoneType"):

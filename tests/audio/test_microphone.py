@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import jackd
 import numpy as np
@@ -45,7 +45,7 @@ def taken_from(microphone: Recording) -> np.ndarray:
 
 def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
-    stream.sink = sink  # type: ignore[attr-defined]
+    cast(Any, stream).sink = sink
     return sink.microphone, stream
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -197,5 +197,5 @@ def test_too_many_iterations_in_total_are_rejected():
 
 def test_the_most_iterations_are_allowed():
     inverter = StreamingInverter(SETTINGS, engine="eager", n_iter=MOST_ITER)
-    inverter.n_iter = np.int64(MOST_ITER)  # type: ignore[assignment]
+    inverter.n_iter = cast(Any, np.int64(MOST_ITER))
     assert inverter.n_iter == MOST_ITER

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -463,7 +463,7 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sample_rate": 8000, "length": 40},
     ),
     "lbfgs.optimizer": (
-        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),  # type: ignore[arg-type]
+        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **cast(Any, LBFGS), optimizer=options),
         LBFGS_OF_TORCH,
     ),
 }
@@ -669,6 +669,6 @@ def test_a_stream_of_text_is_no_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(WAV)
     with open(path, encoding="latin-1") as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
-        rtspecinv.AudioStream(file)  # type: ignore[arg-type]
+        rtspecinv.AudioStream(cast(Any, file))
     with open(path, "rb") as file:
         assert rtspecinv.AudioStream(file).sample_rate == 8000

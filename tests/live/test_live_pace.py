@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ class Stage:
         self.inbox = Inbox(2 + int(queue_seconds / hop_seconds), "drop_oldest")
         self.n_blocks = 0
         self.pump = Pump(
-            *(Constant(hop_length), self.sink, self.inbox, IterationControl(1, 1)),  # type: ignore[arg-type]
+            *cast(Any, (Constant(hop_length), self.sink, self.inbox, IterationControl(1, 1))),
             late="hold",
             sample_rate=rate,
             queue_seconds=full,
@@ -57,7 +58,7 @@ class Stage:
             wait=self.idle,
             clock=lambda: self.n_blocks * block_length / rate,
         )
-        self.pace = Pace(self, self.sink, wanted_seconds, hop_length)  # type: ignore[arg-type]
+        self.pace = Pace(cast(Any, self), self.sink, wanted_seconds, hop_length)
         self.blocks, self.waiting = self.pace.blocks(), 0
         self.queued: list[int] = []  # queue lengths at the arrival of frames
 

@@ -226,11 +226,11 @@ def test_a_failing_stream_does_not_affect_others():
         assert (len(heard), len(pool)) == (1, 1)
 
 
-def test_a_broken_inverter_is_reported_to_every_stream():
+def test_a_broken_inverter_is_reported_to_every_stream(monkeypatch):
     inverter = inverter_of("linear")
     pool = StreamPool(inverter)
     stream = pool.join(print)
-    inverter.push = None  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(inverter, "push", None)
     stream.push(frame_of("linear", 1))
     assert not stream.wait(10)
     with pytest.raises(RuntimeError, match="has failed"):
