@@ -2,7 +2,7 @@
  * One push of a stream of phase retrieval, in C: a frame of magnitudes in, one hop of samples out.
  *
  * push.c and this header are all that a program needs. They call no library, allocate no memory and keep nothing
- * between calls, so they compile for browsers (WebAssembly), plug-ins and boards:
+ * between calls, so they compile for browsers (WebAssembly), plug-ins and firmware:
  *
  *     cc -O3 -fno-math-errno -c push.c
  *
