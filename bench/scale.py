@@ -121,7 +121,7 @@ def crossovers(done: list[Sweep]) -> str:
         behind = [where for ratio, where in ratios if ratio <= 1]
         verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster in all rows"
         lines.append(
-            f"- `{names[1]}` against `{names[0]}`: {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
+            f"- `{names[1]}`, compared with `{names[0]}`, {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
             f"{high[0]:.1f} times ({high[1]}) faster."
         )
     return "\n".join(lines) or "There is one engine here: nothing to cross over."

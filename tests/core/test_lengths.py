@@ -1,4 +1,4 @@
-"""Tests of the length of a sound if the length of its recording is known."""
+"""Tests of the length of a sound whose recording has a known length."""
 
 from __future__ import annotations
 
