@@ -58,7 +58,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
     if sample_rate is None:
         raise ValueError("Parameter sample_rate is missing: an STFT does not contain it")
     if transform.window_name is None:
-        raise ValueError("The window was given as values, which files cannot store: use a name of WINDOWS")
+        raise ValueError("The window has no name, and files cannot store its values: use one of WINDOWS")
     return {
         "sample_rate": _whole_number("sample_rate", sample_rate),
         "n_fft": transform.n_fft,

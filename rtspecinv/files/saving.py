@@ -119,7 +119,7 @@ def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[
     with np.errstate(over="ignore"):
         single: np.ndarray[Any, np.dtype[np.float32]] = array.astype(np.float32)
     if not np.isfinite(single).all():
-        raise ValueError("Parameter values contains NaN, infinite values, or values too large for float32")
+        raise ValueError("Parameter values contains NaN or infinite values, or values too large for float32")
     if isinstance(transform, STFT) and single.min() < 0:
         raise ValueError(f"Parameter values has the value {single.min():g} < 0: magnitudes are >= 0")
     return single if isinstance(transform, MelConfig) else half_spectrum(single, transform.n_fft)
