@@ -110,9 +110,9 @@ class NumbaCPU(Eager):
             return start_ahead(buffer, self.init, magnitude, self.measurement)
         n_streams = math.prod(self.buffer.batch_shape)
         positions = torch.arange(n_streams, device="cpu") if streams is None else streams
-        rows = zip(positions.split(1), magnitude.reshape(len(positions), -1).split(1), strict=True)
-        each = [start_ahead(self.buffer.part(at), self.init, row, self.measurement) for at, row in rows]
-        return torch.cat(each)
+        rows = magnitude.reshape(len(positions), -1).unsqueeze(1)
+        parts = zip(map(self.buffer.part, positions.unsqueeze(1)), rows, strict=True)
+        return torch.cat([start_ahead(part, self.init, row, self.measurement) for part, row in parts])
 
     def detach(self) -> None:
         """Detach the state from the gradients of earlier frames."""
