@@ -29,4 +29,4 @@ def gaps_bank(n_fft: int) -> np.ndarray:
     return filters
 
 
-BANKS = {"Bark": lambda n_fft: bark_bank(n_fft, 8000), "constant Q": constant_q_bank, "with holes": gaps_bank}
+BANKS = {"Bark": lambda n_fft: bark_bank(n_fft, 8000), "with holes": gaps_bank}
