@@ -256,6 +256,8 @@ class StreamPool:
                     stream._turn = stream._era
                     if stream._acts:
                         self._ready.append(stream)
+                    if act is _FLUSH:  # takes as long as several pushes
+                        break
         return taken
 
     def _deliver(self, streams: list[PooledStream], samples: Any, n_frames: int) -> None:

@@ -11,32 +11,42 @@ from rtspecinv.live.pool import AT_ONCE, PooledStream, Receive, Refuse, StreamPo
 from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.protocol import MOST_WORK, Kind
 
+QUICK = 2**22  # values that a flush computes, about 5 ms; with more, a pool has a thread of its own
+FEW = 8  # streams; with so few, hardly any frame of another stream comes within `gather_seconds`
+
 
 class Turns:
     """Calls `work` of a pool in an event loop until the pool has no more work; other callbacks come between.
 
     loop, thread: event loop, and the number of its thread.
+    gather_seconds: time between `ask` and the call if the pool has more than `FEW` streams, seconds.
 
-    The attribute `work` must be set before the first `ask`.
+    The attribute `pool` must be set before the first `ask`.
     """
 
-    work: Callable[[], bool]
+    pool: StreamPool
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
-        self._loop, self._thread = loop, thread
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int, gather_seconds: float) -> None:
+        self._loop, self._thread, self._gather_seconds = loop, thread, gather_seconds
         self._is_asked = False
 
     def ask(self) -> None:
         """Have `work` called soon; any thread may call it."""
-        if not self._is_asked:
-            self._is_asked = True
-            is_here = threading.get_ident() == self._thread
-            (self._loop.call_soon if is_here else self._loop.call_soon_threadsafe)(self._turn)
+        if self._is_asked:
+            return
+        self._is_asked = True
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self._turn)
+        elif len(self.pool) > FEW:
+            self._loop.call_later(self._gather_seconds, self._turn)
+        else:
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        self._is_asked = False
-        if self.work():
-            self.ask()
+        self._is_asked = False  # before the work, as another thread may ask meanwhile
+        if self.pool.work() and not self._is_asked:
+            self._is_asked = True
+            self._loop.call_soon(self._turn)
 
 
 class Pools:
@@ -45,8 +55,9 @@ class Pools:
     limits: limits on the numbers of kinds, streams and waiting frames.
     observe: function that is called after each push with the number of streams and the seconds of work.
 
-    The pools work in the running event loop: a hop then needs no handover between threads. Any thread may
-    call the methods.
+    Pools whose pushes and flushes are quick work in the running event loop: their hops need no handover
+    between threads. Other pools have threads of their own, so that no client of another kind waits for them.
+    Any thread may call the methods.
     """
 
     def __init__(self, limits: Limits, observe: Callable[[int, float], object]) -> None:
@@ -69,15 +80,16 @@ class Pools:
             return pool.join(receive, refuse=refuse)
 
     def _make(self, kind: Kind) -> StreamPool:
-        turns = Turns(self._loop, self._thread)
-        pool = StreamPool(
-            kind.inverter(self._limits.streams),
+        inverter = kind.inverter(self._limits.streams)
+        turns = Turns(self._loop, self._thread, self._limits.gather_seconds)
+        is_quick = inverter.engine == "numba" and kind.work * kind.n_open <= QUICK
+        turns.pool = pool = StreamPool(
+            inverter,
             max_frames=self._limits.queue,
             at_once=max(1, min(AT_ONCE, MOST_WORK // kind.work)),
-            wake=turns.ask,
+            wake=turns.ask if is_quick else None,
             observe=self._observe,
         )
-        turns.work = pool.work
         return pool
 
     def _make_room(self) -> None:

@@ -78,9 +78,9 @@ class Kind:
     n_iter: int | None  # None: default of the inverter
 
     @property
-    def n_values(self) -> int:
-        """Number of samples in the frames of one stream."""
-        return (self.look_ahead + math.ceil(self.n_fft / self.hop_length)) * self.n_fft
+    def n_open(self) -> int:
+        """Number of frames of a stream that change, which is about the number of pushes of a flush."""
+        return self.look_ahead + math.ceil(self.n_fft / self.hop_length)
 
     @property
     def most_iter(self) -> int:
@@ -90,7 +90,7 @@ class Kind:
     @property
     def work(self) -> int:
         """Number of values that a push of one stream computes."""
-        return self.n_values * (self.most_iter + 2)
+        return self.n_open * self.n_fft * (self.most_iter + 2)
 
     def inverter(self, n_streams: int) -> StreamingInverter:
         """Return an inverter of `n_streams` streams."""
@@ -178,7 +178,7 @@ def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
 
 
 def _check_cost(kind: Kind, limits: Limits) -> None:
-    state = kind.n_values * limits.streams
+    state = kind.n_open * kind.n_fft * limits.streams
     said = f"n_fft={kind.n_fft}, hop_length={kind.hop_length}, look_ahead={kind.look_ahead}"
     if state > MOST_STATE:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -48,6 +49,7 @@ class Session:
         self.sending_since: float | None = None
         self._socket, self._codec, self._pools = socket, codec, pools
         self._limits, self._metrics = limits, metrics
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._out: deque[Item] = deque()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._arrivals: deque[float] = deque()  # times of arrival of the frames that wait
@@ -120,7 +122,7 @@ class Session:
                     raise ValueError(
                         'The first message is not the JSON text {"preset": ...} or {"n_fft": ...}'
                     )
-                return await asyncio.get_running_loop().run_in_executor(None, self._join, said)
+                return await self._loop.run_in_executor(None, self._join, said)
             except ERRORS as error:
                 await self._send(self._error(error))
             except queue.Full as error:
@@ -255,7 +257,7 @@ class Session:
         self._metrics.errors.inc()
         return {"type": "error", "message": str(error)}
 
-    # Called by the pool in the event loop, in the order of the requests.
+    # Called by the pool in the event loop or in the pool's thread, in the order of the requests.
 
     def _hear(self, samples: Array) -> None:
         if self._is_flushing:
@@ -279,6 +281,15 @@ class Session:
         self._put(_RESET)
 
     def _put(self, kind: str, value: Any = None) -> None:
+        if threading.get_ident() == self._thread:
+            self._take(kind, value)
+        else:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._take, kind, value)
+
+    # Output.
+
+    def _take(self, kind: str, value: Any) -> None:
         """Queue something for sending; after a reset, items of earlier frames are dropped."""
         if kind is _RESET:
             self._n_resets -= 1
@@ -286,8 +297,6 @@ class Session:
             return
         self._out.append((kind, value))
         self._news.set()
-
-    # Output.
 
     async def _write(self) -> None:
         """Send the queued hops and answers until the end item."""
