@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.common.checks import finite, shown
+from rtspecinv.common.checks import finite, instance, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import Module, home
 from rtspecinv.projections import to_magnitude
@@ -271,6 +271,11 @@ class FilterBank(Module):
                 f"{stft.dtype} on {str(stft.device)!r}: use bank.to(...)"
             )
         return Bands(self.filters, self.beyond, self.power, step)
+
+
+def bands_of(bank: FilterBank, stft: STFT) -> Bands:
+    """Return the projection for the parameter `bank` after a check of its type, see `FilterBank.measured`."""
+    return instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank).measured(stft)
 
 
 def _real(filters: object) -> Array:

@@ -9,7 +9,7 @@ import torch
 from sounds import SMALL, sound
 from torch import Tensor
 
-from rtspecinv import STFT, invert, invert_blocks, invert_many
+from rtspecinv import STFT, FilterBank, invert, invert_blocks, invert_many
 from rtspecinv.metrics import spectral_convergence
 
 
@@ -47,6 +47,29 @@ def test_blocks(center):
     assert (convergence(samples) - convergence(stream)).median() < -0.3
     short = torch.cat(list(invert_blocks(magnitude[..., :50].unbind(-1), stft, **options)), -1)
     assert torch.equal(short, invert(magnitude[..., :50], stft, n_iter=30))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_blocks_of_band_values(power):
+    stft = STFT(64, 16)
+    bank = FilterBank(
+        (1 - (torch.arange(33) / 2 - torch.arange(17)[:, None]).abs()).clamp_min(0), power=power
+    )
+    values = bank.values(torch.stack([stft.magnitude(sound(3000, seed=seed).float()) for seed in range(4)]))
+    options: dict[str, Any] = {"block_frames": 80, "overlap_frames": 16, "n_iter": 20, "bank": bank}
+    whole, stream = (invert(values, stft, n_iter=n, bank=bank) for n in (20, 0))
+    samples = torch.cat(list(invert_blocks(values.unbind(-1), stft, **options)), -1)
+    assert samples.shape == whole.shape
+
+    def convergence(samples: Tensor) -> Tensor:
+        return spectral_convergence(bank.values(stft.magnitude(samples)), values)
+
+    assert (convergence(samples) - convergence(whole)).median() < 3
+    assert (convergence(samples) - convergence(stream)).median() < -0.3
+    with pytest.raises(ValueError, match=r"not \(\*batch, 17\)"):
+        next(invert_blocks(values, stft, bank=bank))
+    with pytest.raises(TypeError, match="FilterBank"):
+        next(invert_blocks(values.unbind(-1), stft, bank=bank.filters))  # type: ignore[arg-type]
 
 
 def test_blocks_of_two_sided_spectra_in_reused_memory():
