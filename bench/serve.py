@@ -1,7 +1,7 @@
-"""Measures `rtspecinv serve` with clients in a process of their own; see bench/README.md.
+"""Measures `rtspecinv serve` with clients in a separate process; see bench/README.md.
 
-python bench/serve.py            the tables
-python bench/serve.py --write    puts them into bench/README.md as well
+python bench/serve.py            prints the tables
+python bench/serve.py --write    also writes them into bench/README.md
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def serve_overload(bench: Bench) -> str:
     """
     best = min((measure(ASKED, GRANTED) for _ in range(N_RUNS)), key=lambda found: found["p99"])
     row = [str(best["admitted"]), str(best["refused"]), *cells(best)]
-    return f"{table(['admitted', 'refused', *COLUMNS], [row])}\n\nThe sentence: {best['sentence']}."
+    return f'{table(["admitted", "refused", *COLUMNS], [row])}\n\nError message: "{best["sentence"]}".'
 
 
 def serve_budget(bench: Bench) -> str:
@@ -97,11 +97,12 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 
 def least_time(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the run with the smallest processor time of a frame."""
     return min(runs, key=lambda found: found["us"])
 
 
 def push_times(n_pushed: int) -> tuple[float, float, float]:
-    """Microseconds per frame: a push of all of 32 streams, a push of some, and the same through a pool."""
+    """Return the microseconds per frame of a push of 32 streams, of a push of some, and through a pool."""
     stft = STFT(HELLO["n_fft"], HELLO["hop_length"])
     inverter = StreamingInverter(
         stft, look_ahead=HELLO["look_ahead"], n_iter=HELLO["n_iter"], batch_shape=(32,)
@@ -128,6 +129,7 @@ def push_times(n_pushed: int) -> tuple[float, float, float]:
 
 
 def least_us(function: Callable[[], object]) -> float:
+    """Return the smallest duration of a call, in microseconds."""
     times = []
     for _ in range(500):
         begin = time.perf_counter()
@@ -137,7 +139,10 @@ def least_us(function: Callable[[], object]) -> float:
 
 
 def measure(n_clients: int, n_streams: int, command: Sequence[str] = ()) -> dict[str, Any]:
-    """What clients met, and the processor time of the server."""
+    """Return the measurements of the clients, the processor time of the server, and the load.
+
+    command: command that starts another server, default: `rtspecinv serve`.
+    """
     with server(n_streams, command) as (process, url):
         before = cpu_seconds(process.pid)
         crowd = [sys.executable, str(CROWD), url, str(n_clients), str(SECONDS)]
@@ -154,7 +159,7 @@ def measure(n_clients: int, n_streams: int, command: Sequence[str] = ()) -> dict
 
 @contextmanager
 def server(n_streams: int, command: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process, `rtspecinv serve` or that of `command`, and the address of its streams."""
+    """Return a context with the process of a server and the address of its streams."""
     usual = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0", "--streams", str(n_streams)]
     with subprocess.Popen(command or usual, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -171,7 +176,7 @@ def server(n_streams: int, command: Sequence[str] = ()) -> Iterator[tuple[subpro
 
 
 def pushes(url: str) -> float:
-    """Number of pushes of a server, of its pool altogether."""
+    """Return the number of pushes of a server."""
     with urllib.request.urlopen(url.replace("ws://", "http://").replace("/stream", "/metrics")) as answer:
         found = re.search(r"^rtspecinv_push_seconds_count (\S+)", answer.read().decode(), re.M)
     assert found is not None
@@ -179,7 +184,7 @@ def pushes(url: str) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process, as Linux tells."""
+    """Return the processor time of a process in seconds, as Linux reports it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

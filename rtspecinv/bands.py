@@ -22,15 +22,15 @@ from rtspecinv.stft import STFT, check_dense, check_real, checked_device
 
 Array = np.ndarray[Any, Any]
 
-# Steps of an estimate and their relaxation: each is worth 1.5 plain ones; 2 is the limit of stability.
-# Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
-# would be one more state. Measured in bench/README.md, table "mel choices".
+# Number of steps of an estimate and their relaxation: a relaxed step replaces 1.5 plain ones; relaxation
+# above 2 is unstable. Twice as many steps gain 0.07 PESQ and take a tenth of a push. Starting from the last
+# frame gains no more, and needs memory for it. Measured in bench/README.md, table "mel choices".
 N_STEPS = 5
 RELAXATION = 1.5
-QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
+QUIETEST = 1e-10  # least start relative to the loudest band, because no multiplication changes 0
 
-# Share of the estimate in the magnitudes that a projection begins with. It makes up for bins that happen to
-# be 0, which multiplying cannot leave. From 0.02 to 0.2 nothing changes by more than chance.
+# Share of the estimate in the magnitudes that a projection begins with. Without it, bins that happen to be 0
+# would remain 0, because a projection multiplies. Values from 0.02 to 0.2 give equal quality.
 PULL = 0.1
 
 
