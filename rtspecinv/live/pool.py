@@ -245,7 +245,7 @@ class StreamPool:
         return False
 
     def _take(self) -> list[tuple[PooledStream, str, Any]]:
-        """Remove and return the next request of each stream that has one, of at most `AT_ONCE` streams."""
+        """Remove and return the next request of each stream that has one, of at most `at_once` streams."""
         taken = []
         with self._lock:
             for _ in range(min(self._at_once, len(self._ready))):
