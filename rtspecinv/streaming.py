@@ -22,7 +22,7 @@ from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
-from rtspecinv.inputs import Array, as_mask, as_positions, iterations, some_streams
+from rtspecinv.inputs import Array, as_positions, iterations, some_streams
 from rtspecinv.intake import BandIntake, Intake
 from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_stft
@@ -350,8 +350,7 @@ class StreamingInverter(Checkpointed):
         if streams is None:
             self._intake.n_pushed = 0
             return self._engine.reset()
-        mask = as_mask(some_streams(streams, self.batch_shape), self.batch_shape)
-        self._engine.reset(mask.to(self.stft.device))
+        self._engine.reset(self._chosen(streams)[0])
 
     @staticmethod
     def one_thread() -> AbstractContextManager[None]:

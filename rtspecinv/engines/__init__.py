@@ -114,7 +114,7 @@ class Engine(Protocol):
         """Detach the state from the gradients of earlier frames."""
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
+        """Reset the state of all streams, or of those at the positions `streams`, as in `push`."""
 
 
 def find(
