@@ -18,6 +18,7 @@ from rtspecinv import STFT, FilterBank, MelConfig, MelInverter, StreamingInverte
 from rtspecinv.bands import PULL
 from rtspecinv.measure.clip import render
 from rtspecinv.mel.bank import MelBank
+from rtspecinv.phase import Gradient
 
 CLIP = torch.from_numpy(render())
 STFT_64, EXACT_64 = STFT(64, 16), STFT(64, 16, dtype=torch.float64)
@@ -155,7 +156,7 @@ def test_contract(name, engine):
 
 @pytest.mark.parametrize("name", ["Bark", "with holes"])
 @pytest.mark.parametrize("update", ["raar", "admm", "agla", "gla", "dm"])
-@pytest.mark.parametrize("init", ["overlap", "zeros", "peaks"])
+@pytest.mark.parametrize("init", ["overlap", "zeros", "peaks", "gradient", Gradient(delay=1)])
 def test_compiled_code_agrees_with_torch(name, update, init):
     pytest.importorskip("rocket_fft", reason='the extra is missing: pip install "rtspecinv[fast]"')
     stft = STFT(64, 16, dtype=torch.float64)

@@ -272,9 +272,10 @@ def _plan(
     n_half = stft.n_fft // 2 + 1
     padded = fft.pad(n_half)
     spectra = n_open * padded
-    y = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
-    values, n_values = y + 2 * padded, measurement.n_values
-    found = values + fft.pad(n_open * n_values)
+    values = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
+    n_values = measurement.n_values
+    y = values + fft.pad(n_open * n_values)
+    found = y + 2 * padded
     room = found + (2 * padded if n_values else 0)
     samples = room + 4 * padded + fft.GAP
     others = samples + fft.pad(n_samples) + WIDTH
