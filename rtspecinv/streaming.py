@@ -58,7 +58,8 @@ class StreamingInverter(Checkpointed):
     Args:
         stft: transform that the magnitudes come from; it is copied.
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
-            "fgla", "dm", "admm", "agla"; default: "raar" with constants that depend on the transform.
+            "fgla", "dm", "admm", "agla"; default: "raar" with constants that depend on the transform and,
+            with a bank, on `joint`.
         init: method that makes the first phase of the newest frame, a `Start` or its name: "overlap",
             "gradient", "peaks", "zeros"; default: "overlap". With RAAR and little overlap, such as 50 %, the
             default is "gradient", with `delay=1` if `look_ahead` is 2 or more.
@@ -143,7 +144,8 @@ class StreamingInverter(Checkpointed):
         super().__init__()
         is_late = choice(CHECKS, check=check) == "later"
         self.stft = copy.deepcopy(check_stft(stft))
-        self.update = defaults.rule(self.stft) if update is None else updates.find(update)
+        self.joint = flag(joint=joint) and bank is not None
+        self.update = defaults.rule(self.stft, self.joint) if update is None else updates.find(update)
         look_back = stft.look_back
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         if init is None:
@@ -168,7 +170,6 @@ class StreamingInverter(Checkpointed):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
-        self.joint = flag(joint=joint) and bank is not None
         measurement = None if bank is None else bands_of(bank, self.stft)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
         make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)

@@ -45,7 +45,8 @@ class MelInverter(StreamingInverter):
         config: parameters of the mel frames.
         extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
         joint: as in `StreamingInverter`.
-        update: update rule, as in `StreamingInverter`; default: "raar", or "admm" with `joint=False`.
+        update: update rule, as in `StreamingInverter`; default: that of `StreamingInverter`, or "admm" with
+            `joint=False`.
         device, dtype: device and dtype of the state.
         options: other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
             `batch_shape`, `engine`.
@@ -76,8 +77,8 @@ class MelInverter(StreamingInverter):
     ) -> None:
         instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
         extend = flag(extend=extend)
-        if update is None:
-            update = "raar" if options.get("joint", True) else "admm"
+        if update is None and not options.get("joint", True):
+            update = "admm"
         stft = config.stft(critical=True, device=device, dtype=dtype)
         bank = MelBank(config, extend=extend, device=device, dtype=dtype)
         super().__init__(stft, update=update, bank=bank, **options)

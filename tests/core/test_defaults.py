@@ -52,12 +52,13 @@ def test_less_overlap_covers_less_and_keeps_more(window):
     for thin, dense in itertools.pairwise(all_of):
         assert defaults.covered(thin) < defaults.covered(dense) < 0.5
         assert defaults.kept(thin) > defaults.kept(dense)
-        bolder, less_bold = defaults.rule(dense), defaults.rule(thin)
-        assert isinstance(bolder, RAAR)
-        assert isinstance(less_bold, RAAR)
-        assert bolder.beta >= less_bold.beta
-        assert bolder.beta + bolder.ramp <= 1
-        assert bolder.ramp <= less_bold.ramp
+        for joint in (False, True):
+            bolder, less_bold = defaults.rule(dense, joint), defaults.rule(thin, joint)
+            assert isinstance(bolder, RAAR)
+            assert isinstance(less_bold, RAAR)
+            assert bolder.beta >= less_bold.beta
+            assert bolder.beta + bolder.ramp <= 1
+            assert bolder.ramp <= less_bold.ramp
 
 
 @pytest.mark.parametrize(
