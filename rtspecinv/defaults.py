@@ -61,14 +61,24 @@ def revise(stft: STFT, update: Update) -> int:
 
 def rule(stft: STFT) -> Update:
     """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share."""
-    default = RAAR()
-    share = min(1.0, kept(stft) / KEPT) ** 2
+    default, share = RAAR(), _share(stft)
     return RAAR(beta=round(1 - (1 - default.beta) * share, 2), ramp=round(default.ramp * share, 2))
 
 
 def n_iter(stft: STFT) -> int:
-    """Return the iterations per push: 8, and up to 16 if a hop exceeds a quarter of the window."""
-    return min(MOST_ITER, max(N_ITER, round(N_ITER * OVERLAP * stft.hop_length / stft.win_length)))
+    """Return the iterations per push: 8, and up to 16 with long hops or wide windows.
+
+    If a hop exceeds a quarter of the window, iterations per second remain the same. If the window keeps less
+    than a Hann window, an iteration moves a frame less (`1 - beta` is smaller), so there are more of them.
+    Hops below a quarter have enough with 8, because a frame remains open for more pushes.
+    """
+    quarters = OVERLAP * stft.hop_length / stft.win_length
+    return N_ITER if quarters < 1 else min(MOST_ITER, round(N_ITER * quarters / _share(stft)))
+
+
+def _share(stft: STFT) -> float:
+    """Return the square of the kept share, relative to a Hann window with overlap 4, at most 1."""
+    return float(min(1.0, kept(stft) / KEPT) ** 2)
 
 
 def _mean(stft: STFT, values: torch.Tensor) -> float:
