@@ -338,5 +338,5 @@ STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks
 
 
 def find(init: str | Start) -> Start:
-    """Return the start with this name; a start is returned as it is."""
+    """Return the start with this name; a start is returned unchanged."""
     return named("init", init, STARTS, Start)

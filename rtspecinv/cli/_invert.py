@@ -54,7 +54,7 @@ def invert(args: argparse.Namespace) -> int:
             raise ValueError("A folder becomes a folder of sound files: give a name with -o OUTPUT")
         return _invert_folder(args) if args.on is None else _invert_on_ray(args)
     if args.on is not None:
-        raise ValueError(f"--on is for folders, and {printable(args.spectrogram)} is none: leave it out")
+        raise ValueError(f"--on is for folders, but {printable(args.spectrogram)} is not one: leave it out")
     with spectrogram_file(args.spectrogram) as args.spectrogram:
         return _invert_file(args)
 
@@ -270,7 +270,7 @@ def _invert_on_ray(args: argparse.Namespace) -> int:
 
 
 def _tell(task: Inversion, tally: Tally) -> None:
-    """Print what became of a file, and remarks about it, those that differ only in numbers once."""
+    """Print the result of a file and its warnings; of warnings that differ only in numbers, the first."""
     if task.error is not None:
         tally.note(f"error: {_about(task, one_line(task.error))}")
         return

@@ -29,7 +29,7 @@ from rtspecinv.streaming import StreamingInverter
 
 Array = np.ndarray[Any, Any]
 
-# As in push.h, in this order.
+# Constants of push.h, in the same order.
 MAGIC, FORMAT = b"RTSI", 1
 LEAST_LENGTH, MOST_LENGTH, MOST_OPEN = 32, 2**15, 256
 STARTS: tuple[type[Start], ...] = (Overlap, Zeros, Gradient)
@@ -117,7 +117,7 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
 
 
 def _is_supported(table: Table) -> bool:
-    """Return whether arguments of projections, and the estimate, are made of what push.c makes them of."""
+    """Return whether push.c supports all sums in a table: those of projections and of the estimate."""
     both = torch.stack([table.first_step, table.step])
     rows = (both[..., INTO_P_M, :STATE], both[..., INTO_P_C, CONSISTENT], both[..., -1, :STATE])
     return not table.projects_twice and not any(bool(row.any()) for row in rows)

@@ -270,7 +270,8 @@ class Gain(Transform):
         factor = self._factor
         if factor.ndim and factor.shape != frame.shape[-1:]:
             raise ValueError(
-                f"Parameter decibels has {len(factor)} values, the frame has {frame.shape[-1]}: pass as many"
+                f"Parameter decibels has {len(factor)} values, but the frame has {frame.shape[-1]}: pass one "
+                "number, or a value for each frequency"
             )
         if not factor.ndim:
             return frame * float(factor)
