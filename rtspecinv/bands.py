@@ -162,7 +162,9 @@ class FilterBank(Module):
         device = home(checked_device(device))
         values = _real(filters)
         if values.ndim != 2 or not values.size:
-            raise ValueError(f"Parameter filters has shape {values.shape}: it must be (n_bands, n_freq)")
+            raise ValueError(
+                f"Parameter filters has shape {values.shape}: it must be (n_bands, n_freq), one row per band"
+            )
         if not np.isfinite(values).all() or values.min() < 0:
             raise ValueError(
                 "Parameter filters has values that are negative, NaN or infinite: all must be 0 or above"
@@ -248,7 +250,7 @@ class FilterBank(Module):
         return constants, N_STEPS, QUIETEST, self.power == 2
 
     def settings(self) -> str:
-        """Return the settings that identify this bank in a file."""
+        """Return text that identifies this bank in a saved state of a stream."""
         digest = hashlib.sha256(self.filters.double().cpu().numpy().tobytes()).hexdigest()
         return f"{tuple(self.filters.shape)}, power {self.power}, {digest[:16]}"
 

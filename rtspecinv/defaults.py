@@ -69,8 +69,8 @@ def n_iter(stft: STFT) -> int:
     """Return the iterations per push: 8, and up to 16 with long hops or wide windows.
 
     If a hop exceeds a quarter of the window, iterations per second remain the same. If the window keeps less
-    than a Hann window, an iteration moves a frame less (`1 - beta` is smaller), so there are more of them.
-    Hops below a quarter have enough with 8, because a frame remains open for more pushes.
+    than a Hann window, `1 - beta`, the weight of P_M in an iteration, is smaller, and there are more
+    iterations by the same factor. At hops below a quarter, a frame is open for more pushes, and 8 are enough.
     """
     quarters = OVERLAP * stft.hop_length / stft.win_length
     return N_ITER if quarters < 1 else min(MOST_ITER, round(N_ITER * quarters / _share(stft)))

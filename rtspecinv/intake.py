@@ -114,7 +114,8 @@ class Intake:
             return value, None
         if self._init.n_waiting:
             raise ValueError(
-                f"Parameter magnitude is complex, but {self._init} makes the phase: pass init='overlap'"
+                f"Parameter magnitude is complex, so it has its own phase, but {self._init} computes the "
+                "phase: use an inverter with init='overlap', or pass magnitude.abs()"
             )
         return _modulus(value, n_axes), value
 

@@ -62,7 +62,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Overlap(Start):
-    """Spectrum of the samples that the other frames already add to this one (Beauregard, Zhu & Wyse 2005).
+    """Spectrum of the samples that earlier frames already add to this one (Beauregard, Zhu & Wyse 2005).
 
     Its modulus shows how much of a bin the earlier frames determine, so it is not replaced by the given
     magnitude.

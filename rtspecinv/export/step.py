@@ -38,8 +38,9 @@ class Step(Module):
     """One push of an inverter: `step(frame, *state)` returns the hop and the next state.
 
     Args:
-        inverter: inverter whose start is `Overlap` or `Zeros` and whose rule has a table (`engines.table`)
-            with one `P_C` per iteration. Its parameters and its bank are used, but not its streams.
+        inverter: inverter whose start is `Overlap` or `Zeros` and whose rule applies `P_C` once per iteration
+            and has constant coefficients (a table in `engines.table`). Its parameters and its bank are used,
+            but not its streams.
 
     Attributes:
         shapes: shape of each state for one stream, by name, in the order of the arguments.

@@ -40,8 +40,8 @@ ALIGNMENT = 4  # numbers
 def kernel_plan(inverter: StreamingInverter) -> bytes:
     """Return the constants of an inverter as the C kernel reads them, `rtspecinv_plan` in push.h.
 
-    The C kernel, `rtspecinv/kernel/push.c`, inverts in programs without Python. A plan contains all sizes,
-    windows and numbers of a stream, little-endian, and no state.
+    The C kernel, `rtspecinv/kernel/push.c`, inverts spectrograms in programs without Python. A plan contains
+    all sizes, windows and numbers of a stream, little-endian, and no state.
 
     Args:
         inverter: inverter of magnitudes, with compensated windows, whose `n_fft` is a power of two from 32 to
@@ -94,7 +94,7 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
     n_fft, init = inverter.stft.n_fft, inverter.init
     if inverter.bank is not None:
         raise ValueError(
-            "Parameter inverter takes values of bands: the C kernel takes magnitudes, use "
+            "Parameter inverter has a filter bank: the C kernel takes magnitudes, use "
             "StreamingInverter(stft) and push bank.unmix(values)"
         )
     if n_fft & (n_fft - 1) or not LEAST_LENGTH <= n_fft <= MOST_LENGTH:

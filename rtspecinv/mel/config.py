@@ -185,8 +185,8 @@ class MelConfig:
         half = self.sample_rate / 2
         if not 0 <= self.fmin < self.highest <= half:
             raise ValueError(
-                f"Parameters fmin={self.fmin:g}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half:g}, "
-                f"half of sample_rate={self.sample_rate:g}"
+                f"Parameters fmin={self.fmin:g} and fmax={self.fmax} must be 0 <= fmin < fmax <= {half:g}, "
+                f"half of sample_rate={self.sample_rate:g}; with fmax=None, fmax is that half"
             )
         check_center(self.center)
         keep(self, finite, "power")

@@ -84,7 +84,7 @@ def test_revision_and_iterations():
 
 
 @pytest.mark.parametrize(("window", "n_iter"), [("hamming", 9), (SQRT_HANN, 13)])
-def test_smaller_steps_get_proportionally_more_iterations(window, n_iter):
+def test_a_smaller_weight_of_the_magnitudes_gets_more_iterations(window, n_iter):
     """At overlap 4, (1 - beta) n_iter is that of a Hann window, but for the rounding of both."""
     stft = STFT(64, 16, window=window)
     rule = defaults.rule(stft)

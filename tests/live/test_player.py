@@ -126,7 +126,7 @@ def test_full_block_waits_for_room_up_to_the_timeout():
     player, sink = full_player()
     with player:
         begin = time.monotonic()
-        with pytest.raises(TimeoutError, match=r"no room for the frame within timeout=0\.05 seconds"):
+        with pytest.raises(TimeoutError, match=r"queue of frames was full for timeout=0\.05 seconds"):
             player.push(np.full(HOP, 4.0), timeout=0.05)
         assert 0.04 < time.monotonic() - begin < PATIENT / 2
         assert player.stats.n_waiting == 3
