@@ -70,15 +70,25 @@ def rule(stft: STFT, joint: bool = False) -> Update:
 
     joint: whether the magnitudes are found together with the phase, from values of bands.
     """
-    default = JOINT if joint else RAAR()
-    share = min(1.0, kept(stft) / KEPT) ** 2
+    default, share = JOINT if joint else RAAR(), _share(stft)
     beta, ramp = round(1 - (1 - default.beta) * share, 2), round(default.ramp * share, 2)
     return replace(default, beta=beta, ramp=ramp)
 
 
 def n_iter(stft: STFT) -> int:
-    """Return the iterations per push: 8, and up to 16 if a hop exceeds a quarter of the window."""
-    return min(MOST_ITER, max(N_ITER, round(N_ITER * OVERLAP * stft.hop_length / stft.win_length)))
+    """Return the iterations per push: 8, and up to 16 with long hops or wide windows.
+
+    If a hop exceeds a quarter of the window, iterations per second remain the same. If the window keeps less
+    than a Hann window, `1 - beta`, the weight of P_M in an iteration, is smaller, and there are more
+    iterations by the same factor. At hops below a quarter, a frame is open for more pushes, and 8 are enough.
+    """
+    quarters = OVERLAP * stft.hop_length / stft.win_length
+    return N_ITER if quarters < 1 else min(MOST_ITER, round(N_ITER * quarters / _share(stft)))
+
+
+def _share(stft: STFT) -> float:
+    """Return the square of the kept share, relative to a Hann window with overlap 4, at most 1."""
+    return float(min(1.0, kept(stft) / KEPT) ** 2)
 
 
 def _mean(stft: STFT, values: torch.Tensor) -> float:

@@ -69,8 +69,9 @@ class StreamingInverter(Checkpointed):
             (textbook) to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0
             for textbook rules. Revision takes time but adds no latency.
         n_iter: number of iterations per push over all frames that may change, 0 (the first phase is kept) to
-            a million; default: 8, and up to 16 where a hop is longer than a quarter of the window. The
-            attribute may be set at any time and applies from the next push on.
+            a million; default: 8, and up to 16 where a hop is longer than a quarter of the window, or a
+            quarter of a window that is wider than a Hann window, such as its square root. The attribute may
+            be set at any time and applies from the next push on.
         batch_shape: shape of the streams; default: `()`, one stream.
         bank: filter bank whose band values `(*batch_shape, n_bands)` are pushed in place of magnitudes;
             default: none, magnitudes are pushed.
