@@ -59,9 +59,11 @@ def revise(stft: STFT, update: Update) -> int:
     return 0 if update.textbook else min(stft.look_back, max(1, stft.look_back // 2))
 
 
-def rule(stft: STFT) -> Update:
-    """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share."""
-    default = RAAR()
+def rule(stft: STFT, default: RAAR = RAAR()) -> Update:  # noqa: B008  # it is frozen
+    """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share.
+
+    default: rule for a kept share of `KEPT`.
+    """
     share = min(1.0, kept(stft) / KEPT) ** 2
     return RAAR(beta=round(1 - (1 - default.beta) * share, 2), ramp=round(default.ramp * share, 2))
 

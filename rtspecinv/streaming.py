@@ -277,7 +277,7 @@ class StreamingInverter(Checkpointed):
         self._intake.look_back(wait=False)
         chosen, batch_shape = self._chosen(streams)
         magnitudes, spectra = self._intake.checked(magnitude, 2, batch_shape)
-        frames = magnitudes.unbind(-1)
+        frames = magnitudes.movedim(-1, 0).contiguous().unbind()  # a copy of each would be slower
         starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
         hops = [self.stft.window.new_zeros(*batch_shape, 0)]
         with self._engine.preserved(len(frames)):
