@@ -277,11 +277,12 @@ class StreamingInverter(Checkpointed):
         self._intake.look_back(wait=False)
         chosen, batch_shape = self._chosen(streams)
         magnitudes, spectra = self._intake.checked(magnitude, 2, batch_shape)
-        frames = magnitudes.movedim(-1, 0).contiguous().unbind()  # a copy of each would be slower
-        starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
+        frames = magnitudes.movedim(-1, 0).contiguous()  # copies of single frames would be slower
+        starts = None if spectra is None else spectra.movedim(-1, 0)
         hops = [self.stft.window.new_zeros(*batch_shape, 0)]
-        with self._engine.preserved(len(frames)):
-            hops += [self._advance(*pair, chosen) for pair in zip(frames, starts, strict=True)]
+        if chosen is None or len(chosen):
+            with self._engine.preserved(len(frames)):
+                hops += self._engine.push_many(frames, starts, chosen)
         self._intake.n_pushed += len(frames)
         return torch.cat(hops, -1)
 

@@ -6,7 +6,7 @@ All engines compute the same result as `eager`, the reference; the others are fa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from types import ModuleType
@@ -72,6 +72,11 @@ class Engine(Protocol):
         Returns:
             Real `(*batch, hop_length)`.
         """
+
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames `(n_frames, ...)` as `push` does, and return the hop of each."""
 
     def offer(
         self, magnitude: Tensor, spectrum: Tensor | None = None, *, each: bool

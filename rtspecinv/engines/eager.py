@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -90,6 +90,13 @@ class Eager(Module):
 
     def accept(self) -> None:
         """Do nothing, because `offer` never computes a result."""
+
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames one after the other, and return their hops; see `Engine`."""
+        starts = (None,) * len(magnitudes) if spectra is None else spectra.unbind()
+        return [self.push(*pair, streams) for pair in zip(magnitudes.unbind(), starts, strict=True)]
 
     def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer

@@ -39,15 +39,15 @@ def test_seconds_of_work_do_not_contain_compiling(tmp_path, monkeypatch, kind, m
     values = transform.magnitude(samples) if kind == "magnitude" else transform(samples)
     save_spectrogram(path, values, transform, sample_rate=22050)
     prepare.cache_clear()  # as in a new process
-    advance = StreamingInverter._advance
+    push_many = StreamingInverter.push_many
 
-    def compiles_first(*arguments: Any) -> Any:
+    def compiles_first(*arguments: Any, **options: Any) -> Any:
         if not began:
             began.append(True)
             time.sleep(COMPILING)
-        return advance(*arguments)
+        return push_many(*arguments, **options)
 
-    monkeypatch.setattr(StreamingInverter, "_advance", compiles_first)
+    monkeypatch.setattr(StreamingInverter, "push_many", compiles_first)
     task = inverted(path, method=method, n_iter=1)
     assert began
     assert 0 < task.work_seconds < COMPILING

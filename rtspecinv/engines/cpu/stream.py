@@ -101,6 +101,15 @@ class NumbaCPU(Eager):
             spectrum = start_ahead(buffer, self.init, magnitude, self.measurement)
         return self._push(self._ready, magnitude, spectrum, streams)
 
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames one after the other, and return their hops; see `Engine`."""
+        has_gradients = self._has_gradients or magnitudes.requires_grad
+        if self._ready is None or has_gradients or spectra is not None or not self._start_is_compiled:
+            return super().push_many(magnitudes, spectra, streams)
+        return self._push_all(self._ready, magnitudes, streams).unbind()
+
     def detach(self) -> None:
         """Detach the state from the gradients of earlier frames."""
         super().detach()
@@ -166,6 +175,39 @@ class NumbaCPU(Eager):
             return hops
         with self.preserved():
             aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
+        return hops
+
+    def _push_all(self, ready: _Ready, magnitudes: Tensor, streams: Tensor | None) -> Tensor:
+        """Advance streams by frames `(n_frames, ...)`, and return their hops `(n_frames, ...)`.
+
+        A stream takes all of its frames before the next stream, whose state is not in the cache.
+        """
+        ready.plan[N_ITER] = self.n_iter
+        positions = range(ready.n_streams) if streams is None else streams.tolist()
+        shape = ready.shape if streams is None else (len(positions), ready.shape[-1])
+        n_frames, n_tasks = len(magnitudes), len(positions)
+        hops = torch.empty((n_frames, *shape), dtype=ready.dtype, device="cpu")
+        magnitudes = magnitudes.contiguous()  # the name keeps alive what the address points to
+        first_frame, first_hop = magnitudes.data_ptr(), hops.data_ptr()
+        in_frame, in_hop = (ready.number.itemsize * each.shape[-1] for each in (magnitudes, hops))
+
+        def part(thread: int, first: int, last: int) -> None:
+            for at in range(first, last):
+                stream = positions[at]
+                for row in range(at - stream, n_frames * n_tasks + at - stream, n_tasks):
+                    if ready.stop[0]:
+                        return
+                    addresses = first_frame + row * in_frame, 0, first_hop + row * in_hop
+                    push(ready.plan, ready.memories[thread], *addresses, ready.number, stream, stream + 1)
+
+        def work() -> None:
+            n_threads = min(len(ready.memories), threads_for(n_tasks, n_tasks * self._work))
+            parallel_for(part, n_tasks, n_threads)
+
+        if self._is_long(ready, n_frames):
+            aside(work, ready.stop)
+        else:
+            work()
         return hops
 
     def _part(
