@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from rtspecinv.measure.machine import commit, processor
 BEFORE = "c97c6ad"  # the last commit that inverted the files of a folder one after the other
 N_FILES, N_RUNS = 200, 2
 RAY_FILES = (100, 1300)
+MARK = "RTSPECINV_BENCH"  # variable in the environment of all processes of a command
 METHODS = {"stream": ["--method", "stream"], "agla, 100 iterations": ["--method", "agla"], "mel frames": []}
 
 
@@ -91,7 +93,7 @@ def folder_ray(bench: Bench) -> str:
             for way, options in ways.items():
                 output = folder / f"{n_files}-{way}"
                 command = [str(folder / str(n_files)), "-o", str(output), "--method", "stream", *options]
-                found[way, n_files] = timed(ROOT, command)
+                found[way, n_files] = timed(ROOT, command, has_daemons=way != "one process")
         sounds = sorted((folder / f"{many}-one process").glob("*.wav"))
         equal = sum(
             path.read_bytes() == (folder / f"{many}-two workers" / path.name).read_bytes() for path in sounds
@@ -154,29 +156,29 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
             )
 
 
-def timed(home: Path, arguments: list[str]) -> tuple[float, float]:
+def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tuple[float, float]:
     """Return seconds and processor seconds of `rtspecinv invert`, with the package in a folder.
 
-    The processor seconds are those of all processes that the command starts, also of daemons; those of the
-    last 0.1 s of a process may be missing.
+    has_daemons: whether to count the processor time of processes that the command does not wait for; that of
+        their last 0.5 s may be missing.
     """
-    mark = f"RTSPECINV_BENCH={os.getpid()}-{time.perf_counter_ns()}"
-    name, value = mark.split("=")
+    mark = f"{os.getpid()}-{time.perf_counter_ns()}"
     path = os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, name: value}
-    begin = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": path, MARK: mark}
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "rtspecinv", "invert", *arguments]
-    process = subprocess.Popen(
-        command, env=environment, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, cwd=home, stdout=nothing, stderr=nothing)
     cores: dict[int, float] = {}
-    others: set[int] = set()
-    while process.poll() is None:
-        _look(mark.encode(), cores, others)
-        time.sleep(0.1)
-    if process.returncode:
+    others = set[int]()
+    while has_daemons and process.poll() is None:
+        _look(f"{MARK}={mark}".encode(), cores, others)
+        time.sleep(0.5)
+    if process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - begin, sum(cores.values())
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cores[process.pid] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, sum(cores.values())
 
 
 def _look(mark: bytes, cores: dict[int, float], others: set[int]) -> None:
