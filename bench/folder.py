@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -28,20 +28,22 @@ from rtspecinv.measure.machine import commit, processor
 
 BEFORE = "c97c6ad"  # the last commit that inverted the files of a folder one after the other
 N_FILES, N_RUNS = 200, 2
-RAY_FILES, N_RAY_RUNS = (60, 600), 1
+RAY_FILES = (100, 1300)
+MARK = "RTSPECINV_BENCH"  # variable in the environment of all processes of a command
 METHODS = {"stream": ["--method", "stream"], "agla, 100 iterations": ["--method", "agla"], "mel frames": []}
 
 
 def folder_speed(bench: Bench) -> str:
     """Files per second of a folder, before and now.
 
-    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; the last
-    row has mel frames (hifigan-22k) of them. "Before" is commit c97c6ad, which inverts one file after the
-    other and measures each. Both commands run in turn, twice, and the shorter time counts; it includes the
-    start of Python and torch. "Core" is processor time per file, including that start. "Equal" is the number
-    of sound files that have the same bytes before and now. "Load" is the load of the machine over the last
-    minute at the end of the runs: other programs ran while its value exceeds 2. The target is 3 times as
-    many files per second with the method stream.
+    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; the last row
+    has mel frames (hifigan-22k) of them. "Before" is commit c97c6ad, which inverts one file after the other
+    and measures each. Both commands run in turn, twice, and the shorter time counts; it includes the start of
+    Python and torch. "Core" is processor time per file, including that start. "Equal" is the number of sound
+    files that have the same bytes before and now; agla has started from another stream since (table "batch
+    starts"). "Load" is the load of the machine over the last minute at the end of the runs: other programs
+    ran while its value exceeds 2, and then only processor time is comparable. The target is 3 times as many
+    files per second.
     """
     rows = []
     with earlier() as package, tempfile.TemporaryDirectory() as name:
@@ -71,41 +73,49 @@ def folder_speed(bench: Bench) -> str:
 def folder_ray(bench: Bench) -> str:
     """The cost of `--on ray` on one machine.
 
-    60 and 600 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
+    100 and 1300 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
     `rtspecinv invert FOLDER` in one process, and by two workers of a cluster that the command starts on the
-    same two cores. "ms a file" is the difference of
-    both times divided by that of the numbers of files; "start" is what remains of the time for 60 files.
-    "Equal" is the number of sound files with the same bytes as those of one process. "Load" is the load of
-    the machine over the last minute: other programs ran while its value exceeds 3. The targets are at most
-    20 s of start beyond that of one process, and 5 % more time for a file.
+    same two cores. "ms a file" is the difference of both times divided by that of the numbers of files, and
+    "core ms a file" the same of the processor time of all processes; "start" is what remains of the time for
+    100 files. "Equal" is the number of sound files with the same bytes as those of one process. "Load" is the
+    load of the machine over the last minute: other programs ran while its value exceeds 3, and then only
+    processor time is comparable. The targets are at most 20 s of start beyond that of one process, and 5 %
+    more time for a file.
     """
-    seconds: dict[tuple[str, int], float] = {}
+    found: dict[tuple[str, int], tuple[float, float]] = {}
     ways = {"one process": ["--measure"], "two workers": ["--on", "ray", "--workers", "2"]}
+    few, many = RAY_FILES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        make(bench, folder / str(few), few)
+        copies(folder / str(few), folder / str(many), many)
         for n_files in RAY_FILES:
-            make(bench, folder / str(n_files), n_files)
-            for number in range(N_RAY_RUNS):
-                for way, options in ways.items():
-                    output = folder / f"{n_files}-{way}-{number}"
-                    command = [str(folder / str(n_files)), "-o", str(output), "--method", "stream", *options]
-                    found, _ = timed(ROOT, command)
-                    seconds[way, n_files] = min(seconds.get((way, n_files), found), found)
-        few, many = RAY_FILES
-        sounds = sorted((folder / f"{many}-one process-0").glob("*.wav"))
+            for way, options in ways.items():
+                output = folder / f"{n_files}-{way}"
+                command = [str(folder / str(n_files)), "-o", str(output), "--method", "stream", *options]
+                found[way, n_files] = timed(ROOT, command, has_daemons=way != "one process")
+        sounds = sorted((folder / f"{many}-one process").glob("*.wav"))
         equal = sum(
-            path.read_bytes() == (folder / f"{many}-two workers-0" / path.name).read_bytes()
-            for path in sounds
+            path.read_bytes() == (folder / f"{many}-two workers" / path.name).read_bytes() for path in sounds
         )
     rows = []
     for way in ways:
-        each = (seconds[way, many] - seconds[way, few]) / (many - few)
-        start = seconds[way, few] - few * each
-        times = [f"{seconds[way, n_files]:.1f}" for n_files in RAY_FILES]
+        times = [found[way, n_files] for n_files in RAY_FILES]
+        each, core = ((last - first) / (many - few) for first, last in zip(*times, strict=True))
+        numbers = [f"{seconds:.1f}" for seconds, _ in times]
+        numbers += [f"{1000 * each:.1f}", f"{1000 * core:.1f}", f"{times[0][0] - few * each:.1f}"]
         of_all = str(equal) if way != "one process" else ""
-        rows.append([way, *times, f"{1000 * each:.1f}", f"{start:.1f}", of_all, f"{os.getloadavg()[0]:.1f}"])
-    columns = ["run by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "start s"]
-    return table([*columns, "equal", "load"], rows)
+        rows.append([way, *numbers, of_all, f"{os.getloadavg()[0]:.1f}"])
+    columns = ["run by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "core ms a file"]
+    return table([*columns, "start s", "equal", "load"], rows)
+
+
+def copies(folder: Path, to: Path, n_files: int) -> None:
+    """Link the files of a folder under other names until there are `n_files`."""
+    to.mkdir()
+    paths = sorted(folder.iterdir())
+    for i in range(n_files):
+        os.link(paths[i % len(paths)], to / f"{i:05}.npz")
 
 
 @contextmanager
@@ -146,17 +156,43 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
             )
 
 
-def timed(home: Path, arguments: list[str]) -> tuple[float, float]:
-    """Return duration and processor time of `rtspecinv invert` in seconds; `home` has the package."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])}
+def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tuple[float, float]:
+    """Return seconds and processor seconds of `rtspecinv invert`, with the package in a folder.
+
+    has_daemons: whether to count the processor time of processes that the command does not wait for; that of
+        their last 0.5 s may be missing.
+    """
+    mark = f"{os.getpid()}-{time.perf_counter_ns()}"
+    path = os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, MARK: mark}
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "rtspecinv", "invert", *arguments]
-    subprocess.run(
-        command, check=True, env=environment, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    core = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - begin, core
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, cwd=home, stdout=nothing, stderr=nothing)
+    cores: dict[int, float] = {}
+    others = set[int]()
+    while has_daemons and process.poll() is None:
+        _look(f"{MARK}={mark}".encode(), cores, others)
+        time.sleep(0.5)
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, command)
+    seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cores[process.pid] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, sum(cores.values())
+
+
+def _look(mark: bytes, cores: dict[int, float], others: set[int]) -> None:
+    """Note the processor seconds of the processes with a mark in their environment; `others` have none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        number = int(folder.name)
+        if number in others:
+            continue
+        with suppress(OSError):  # it has ended, or belongs to another user
+            if number not in cores and mark not in (folder / "environ").read_bytes().split(b"\0"):
+                others.add(number)
+                continue
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            cores[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def after(name: str, bench: Bench) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from rtspecinv import engines
+from rtspecinv import defaults, engines
 from rtspecinv.bands import Bands, FilterBank, Magnitudes, bands_of, root
 from rtspecinv.common.checks import (
     LONGEST_SOUND,
@@ -56,7 +56,9 @@ from rtspecinv.updates import RAAR, RULES, Update, find
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-STREAM_ITER = 32  # iterations per frame of the stream that a batch run starts with
+# Iterations per push, at least, and rule of the stream that a batch run starts with; both are adapted to the
+# transform. The rule takes larger steps than in a live stream, because batch iterations follow.
+STREAM_ITER, STREAM_RULE = 16, RAAR(beta=0.93, ramp=0.07)
 
 INITS = ("stream", "peaks", "random", "zeros")
 
@@ -462,7 +464,7 @@ def _check(
     n_items = math.prod(batch_shape)
 
     def items(tensor: Tensor) -> Tensor:
-        return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half)
+        return tensor[..., :n_half, :].mT.reshape(n_items, value.shape[-1], n_half).contiguous()
 
     half = items(target)
     of_bands = half[..., :0] if values is None else values.reshape(n_items, value.shape[-1], -1)
@@ -532,10 +534,15 @@ def start_stream(
     Its latency does not matter, so its look-ahead is longer than that of a live stream. The table "batch
     starts" of bench/README.md compares other starts.
     """
+    update, n_iter = defaults.rule(stft, defaults.JOINT), 2 * STREAM_ITER
+    if bank is None:
+        update = defaults.rule(stft, STREAM_RULE)
+        n_iter = round(STREAM_ITER * defaults.KEPT / defaults.kept(stft))
     return StreamingInverter(
         stft,
         look_ahead=stft.look_back + 2,
-        n_iter=STREAM_ITER,
+        update=update,
+        n_iter=min(max(n_iter, STREAM_ITER), 2 * STREAM_ITER),
         batch_shape=batch_shape,
         engine=engine,
         bank=bank,

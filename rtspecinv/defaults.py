@@ -65,12 +65,12 @@ def revise(stft: STFT, update: Update) -> int:
     return 0 if update.textbook else min(stft.look_back, max(1, stft.look_back // 2))
 
 
-def rule(stft: STFT, joint: bool = False) -> Update:
-    """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share.
+def rule(stft: STFT, default: RAAR) -> RAAR:
+    """Return `default` with `1 - beta` and the ramp proportional to the square of the kept share.
 
-    joint: whether the magnitudes are found together with the phase, from values of bands.
+    default: rule for a kept share of `KEPT`.
     """
-    default, share = JOINT if joint else RAAR(), _share(stft)
+    share = _share(stft)
     beta, ramp = round(1 - (1 - default.beta) * share, 2), round(default.ramp * share, 2)
     return replace(default, beta=beta, ramp=ramp)
 

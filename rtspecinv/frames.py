@@ -211,13 +211,13 @@ class FrameBuffer(Module):
             self.get_buffer(name).detach_()
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Set the state to zero, in all streams or in those at positions `streams`, as in `part`."""
+        """Set the state to zero, in all streams or in those selected: positions or a flat bool mask."""
         self.detach()
         for name in self.STATE:
             if streams is None:
                 self.get_buffer(name).zero_()
             else:
-                self._rows(name).index_fill_(0, streams, 0)
+                self._rows(name)[streams] = 0  # does not wait for a mask on a GPU
 
     def fade(self) -> Tensor:
         """Return half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""

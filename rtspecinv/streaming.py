@@ -146,7 +146,9 @@ class StreamingInverter(Checkpointed):
         is_late = choice(CHECKS, check=check) == "later"
         self.stft = copy.deepcopy(check_stft(stft))
         self.joint = flag(joint=joint) and bank is not None
-        self.update = defaults.rule(self.stft, self.joint) if update is None else updates.find(update)
+        if update is None:
+            update = defaults.rule(self.stft, defaults.JOINT if self.joint else updates.RAAR())
+        self.update = updates.find(update)
         look_back = stft.look_back
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         if init is None:
@@ -277,11 +279,13 @@ class StreamingInverter(Checkpointed):
         self._intake.look_back(wait=False)
         chosen, batch_shape = self._chosen(streams)
         magnitudes, spectra = self._intake.checked(magnitude, 2, batch_shape)
-        frames = magnitudes.unbind(-1)
-        starts = (None,) * len(frames) if spectra is None else spectra.unbind(-1)
+        frames = magnitudes.movedim(-1, 0).contiguous()  # copies of single frames would be slower
+        starts = None if spectra is None else spectra.movedim(-1, 0)
+        if not math.prod(batch_shape):
+            return self.stft.window.new_zeros(*batch_shape, len(frames) * self.stft.hop_length)
         hops = [self.stft.window.new_zeros(*batch_shape, 0)]
         with self._engine.preserved(len(frames)):
-            hops += [self._advance(*pair, chosen) for pair in zip(frames, starts, strict=True)]
+            hops += self._engine.push_many(frames, starts, chosen)
         self._intake.n_pushed += len(frames)
         return torch.cat(hops, -1)
 
@@ -352,7 +356,7 @@ class StreamingInverter(Checkpointed):
         if streams is None:
             self._intake.n_pushed = 0
             return self._engine.reset()
-        self._engine.reset(self._chosen(streams)[0])
+        self._engine.reset(self._selected(streams))
 
     @staticmethod
     def one_thread() -> AbstractContextManager[None]:
@@ -403,3 +407,7 @@ class StreamingInverter(Checkpointed):
             return None, self.batch_shape
         positions = as_positions(some_streams(streams, self.batch_shape)).to(self.stft.device)
         return positions, tuple(positions.shape)
+
+    def _selected(self, streams: Streams) -> Tensor:
+        """Return positions or a flat mask; unlike the positions of a mask, it does not wait for a GPU."""
+        return some_streams(streams, self.batch_shape).flatten().to(self.stft.device)

@@ -40,7 +40,15 @@ from rtspecinv.inputs import iterations
 from rtspecinv.levels import warn_of_peak
 from rtspecinv.live import Progress
 from rtspecinv.many.runner import carry_out
-from rtspecinv.many.tasks import Inversion, Settings, check_mel_options, check_mel_rate, descent, too_short
+from rtspecinv.many.tasks import (
+    Inversion,
+    Settings,
+    check_mel_options,
+    check_mel_rate,
+    descent,
+    prepare,
+    too_short,
+)
 from rtspecinv.mel.models import config_of
 
 
@@ -174,6 +182,7 @@ def _batch(source: Source, args: argparse.Namespace, report: Report) -> Run:
 
     def run(frames: Iterable[Tensor], sink: Sink) -> Progress:
         n_samples, work_seconds = 0, 0.0
+        prepare(source.stft, args.method)
         begin = time.perf_counter()
         for samples in _pieces(frames, source, args):
             work_seconds += time.perf_counter() - begin

@@ -180,7 +180,9 @@ def invert_folder(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     is_mine = not module.is_initialized()
     if is_mine:
-        own = {"num_cpus": workers * num_cpus} if workers and address is None else {}
+        own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+        if workers and address is None:
+            own["num_cpus"] = workers * num_cpus
         module.init(address or "local", logging_level="error", log_to_driver=False, **own)
     try:
         size = n_actors(workers, num_cpus, num_gpus)

@@ -6,7 +6,7 @@ All engines compute the same result as `eager`, the reference; the others are fa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from importlib import import_module
@@ -74,6 +74,11 @@ class Engine(Protocol):
             Real `(*batch, hop_length)`.
         """
 
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames `(n_frames, ...)` as `push` does, and return the hop of each."""
+
     def offer(
         self, magnitude: Tensor, spectrum: Tensor | None = None, *, each: bool
     ) -> tuple[Tensor, Tensor] | None:
@@ -114,7 +119,7 @@ class Engine(Protocol):
         """Detach the state from the gradients of earlier frames."""
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those at the positions `streams`, as in `push`."""
+        """Reset the state of all streams, or of those selected: positions or a flat bool mask."""
 
 
 def find(

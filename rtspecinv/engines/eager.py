@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -91,6 +91,13 @@ class Eager(Module):
     def accept(self) -> None:
         """Do nothing, because `offer` never computes a result."""
 
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames one after the other, and return their hops; see `Engine`."""
+        starts = (None,) * len(magnitudes) if spectra is None else spectra.unbind()
+        return [self.push(*pair, streams) for pair in zip(magnitudes.unbind(), starts, strict=True)]
+
     def _advance(self, magnitude: Tensor | None, spectrum: Tensor | None) -> Tensor:
         buffer = self.buffer
         with torch.set_grad_enabled(self._wants_grad(magnitude)):
@@ -126,7 +133,7 @@ class Eager(Module):
         return preserved(list(self.state().values()))
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
+        """Reset the state of all streams, or of those selected, as in `FrameBuffer.reset`."""
         self.buffer.reset(streams)
 
     def _start(self, p_m: Projection) -> Tensor:

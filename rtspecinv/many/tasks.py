@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from rtspecinv.audio import ArraySink, FileSink
-from rtspecinv.blocks import invert_blocks
+from rtspecinv.batch import invert
+from rtspecinv.blocks import BLOCK_FRAMES, invert_blocks
 from rtspecinv.common.printable import printable
+from rtspecinv.common.warning import muted
 from rtspecinv.descent import lbfgs
 from rtspecinv.files.opening import Spectrogram
 from rtspecinv.inputs import Array
@@ -127,7 +130,8 @@ class Inversion(Task):
 
         def make(n_streams: int) -> StreamingInverter:
             on_device = _stft(n_fft, hop_length, device=settings.device, **found.options)
-            return StreamingInverter(on_device, batch_shape=(n_streams,), **settings.stream)
+            inverter = StreamingInverter(on_device, batch_shape=(n_streams,), **settings.stream)
+            return _ready(inverter, stft.n_freq)
 
         blocks = found.magnitude_blocks(stft, settings.scaling, self.sample_rate)
         kind = (n_fft, hop_length, *sorted(found.options.items()))
@@ -146,12 +150,16 @@ class Inversion(Task):
             self._score = MelScore(mel)
 
         def make(n_streams: int) -> StreamingInverter:
-            return MelInverter(mel, device=settings.device, batch_shape=(n_streams,), **settings.stream)
+            inverter = MelInverter(mel, device=settings.device, batch_shape=(n_streams,), **settings.stream)
+            return _ready(inverter, mel.n_mels)
 
         return Opened(mel, make, map(torch.from_numpy, found.blocks()), found.channels, length)
 
     def _invert(self, found: Spectrogram, opened: Opened) -> None:
         """Invert a spectrogram by a method that is not a stream, and write the samples."""
+        if found.mel is not None:
+            opened.make(1)
+        prepare(self._stft if found.mel is None else _mel_stft(found.mel), self._settings.method)
         begin = time.perf_counter()
         for samples in self._pieces(found, opened):
             self.work_seconds += time.perf_counter() - begin
@@ -160,20 +168,24 @@ class Inversion(Task):
 
     def _pieces(self, found: Spectrogram, opened: Opened) -> Iterator[Tensor]:
         settings = self._settings
-        frames = (frame for block in self._watched(opened.blocks) for frame in block)
+        blocks, n_iter = self._watched(opened.blocks), settings.n_iter
         if found.mel is not None:
-            target = torch.stack(list(frames), -1)
-            yield descent(found, found.mel, target, settings.n_iter)
+            yield descent(found, found.mel, _whole(blocks), n_iter)
             return
         assert self._stft is not None
-        if settings.method != "lbfgs":
-            update, n_iter = settings.method, settings.n_iter
-            yield from invert_blocks(frames, self._stft, length=opened.length, update=update, n_iter=n_iter)
-            return
-        if self._n_expected < self._stft.n_needed:
-            raise ValueError(too_short(found, self._stft, "agla"))
-        target = torch.stack(list(frames), -1)
-        yield lbfgs(target, self._stft.magnitude, length=opened.length, n_iter=settings.n_iter)
+        if settings.method == "lbfgs":
+            if self._n_expected < self._stft.n_needed:
+                raise ValueError(too_short(found, self._stft, "agla"))
+            yield lbfgs(_whole(blocks), self._stft.magnitude, length=opened.length, n_iter=n_iter)
+        elif found.n_frames < BLOCK_FRAMES:  # as `invert_blocks` does it, but frame by frame
+            yield invert(
+                _whole(blocks), self._stft, length=opened.length, update=settings.method, n_iter=n_iter
+            )
+        else:
+            frames = chain.from_iterable(blocks)
+            yield from invert_blocks(
+                frames, self._stft, length=opened.length, update=settings.method, n_iter=n_iter
+            )
 
     def _watched(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         for block in blocks:
@@ -249,6 +261,31 @@ def descent(
         raise ValueError(too_short(found, mel.stft, "stream"))
     length = found.length(config)
     return lbfgs(mel.expand(values), mel.linear, length=length, n_iter=n_iter, progress=progress)
+
+
+@lru_cache(16)
+def prepare(stft: STFT, method: str) -> None:
+    """Compile or load what a method other than "stream" runs, so that measured times do not contain this."""
+    length = stft.length(stft.look_back + 3) + stft.n_needed
+    with muted(""):
+        magnitude = stft.magnitude(stft.window.new_ones(length))
+        if method == "lbfgs":
+            lbfgs(magnitude, stft.magnitude, length=length, n_iter=1)
+        else:
+            invert(magnitude, stft, update=method)
+
+
+def _ready(inverter: StreamingInverter, n_rows: int) -> StreamingInverter:
+    """Return an inverter that has compiled, or loaded, all that a push runs."""
+    shape = (*inverter.batch_shape, n_rows, 1)
+    inverter.push_many(torch.zeros(shape, dtype=inverter.stft.dtype, device=inverter.stft.device))
+    inverter.reset()
+    return inverter
+
+
+def _whole(blocks: Iterable[Tensor]) -> Tensor:
+    """Return blocks `(n_frames, channels, n_freq)` as one spectrogram `(channels, n_freq, n_frames)`."""
+    return torch.cat(list(blocks)).permute(1, 2, 0)
 
 
 @lru_cache(16)

@@ -163,7 +163,7 @@ class MelInverter(StreamingInverter):
         """Return streams to their initial state; see `StreamingInverter`."""
         super().reset(streams)
         if self.deemphasis is not None:
-            self.deemphasis.reset(self._chosen(streams)[0])
+            self.deemphasis.reset(None if streams is None else self._selected(streams))
 
     def _make_intake(self, is_late: bool) -> MelIntake:
         return MelIntake(self._engine, self.stft, self.init, self.batch_shape, is_late, self.bank, self.joint)
@@ -243,11 +243,11 @@ class DeEmphasis(Module):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Set the last sample of all streams, or of those at the given positions, to 0."""
+        """Set the last sample of all streams, or of those selected: positions or a flat mask, to 0."""
         if streams is None:
             self.last.zero_()
         else:
-            self.last.view(-1).index_fill_(0, streams, 0)
+            self.last.view(-1)[streams] = 0
 
     def forward(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
         """Return samples `(*batch, n_samples)` without pre-emphasis; the first sample begins a hop.

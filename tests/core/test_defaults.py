@@ -52,10 +52,8 @@ def test_less_overlap_covers_less_and_keeps_more(window):
     for thin, dense in itertools.pairwise(all_of):
         assert defaults.covered(thin) < defaults.covered(dense) < 0.5
         assert defaults.kept(thin) > defaults.kept(dense)
-        for joint in (False, True):
-            bolder, less_bold = defaults.rule(dense, joint), defaults.rule(thin, joint)
-            assert isinstance(bolder, RAAR)
-            assert isinstance(less_bold, RAAR)
+        for default in (RAAR(), defaults.JOINT):
+            bolder, less_bold = defaults.rule(dense, default), defaults.rule(thin, default)
             assert bolder.beta >= less_bold.beta
             assert bolder.beta + bolder.ramp <= 1
             assert bolder.ramp <= less_bold.ramp
@@ -88,8 +86,7 @@ def test_revision_and_iterations():
 def test_a_smaller_weight_of_the_magnitudes_gets_more_iterations(window, n_iter):
     """At overlap 4, (1 - beta) n_iter is that of a Hann window, but for the rounding of both."""
     stft = STFT(64, 16, window=window)
-    rule = defaults.rule(stft)
-    assert isinstance(rule, RAAR)
+    rule = defaults.rule(stft, RAAR())
     assert defaults.n_iter(stft) == n_iter
     assert (1 - rule.beta) * n_iter == pytest.approx((1 - RAAR().beta) * 8, rel=0.06)
     assert defaults.n_iter(STFT(64, 16, window=torch.ones(64))) == defaults.MOST_ITER

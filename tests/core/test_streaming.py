@@ -92,6 +92,7 @@ def test_contract_of_starts(init, setting, n_iter, engine):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:magnitudes up to")  # estimates from the few bands of n_fft 4
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=20, deadline=None)
 @given(

@@ -115,13 +115,22 @@ class NumbaCPU(Eager):
         parts = zip(map(self.buffer.part, positions.unsqueeze(1)), rows, strict=True)
         return torch.cat([start_ahead(part, self.init, row, self.measurement) for part, row in parts])
 
+    def push_many(
+        self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Take in frames one after the other, and return their hops; see `Engine`."""
+        has_gradients = self._has_gradients or magnitudes.requires_grad
+        if self._ready is None or has_gradients or spectra is not None or not self._start_is_compiled:
+            return super().push_many(magnitudes, spectra, streams)
+        return self._push_all(self._ready, magnitudes, streams).unbind()
+
     def detach(self) -> None:
         """Detach the state from the gradients of earlier frames."""
         super().detach()
         self._has_gradients = False
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those at the positions `streams`."""
+        """Reset the state of all streams, or of those selected, as in `FrameBuffer.reset`."""
         super().reset(streams)
         if streams is None or self._ready is None:
             self.changed()
@@ -185,6 +194,36 @@ class NumbaCPU(Eager):
             parallel_for(part, n_tasks, n_threads)
             return hops
         with self.preserved():
+            aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
+        return hops
+
+    def _push_all(self, ready: _Ready, magnitudes: Tensor, streams: Tensor | None) -> Tensor:
+        """Advance streams by frames `(n_frames, ...)`, and return their hops `(n_frames, ...)`.
+
+        A stream takes all of its frames before the next stream, whose state is not in the cache.
+        """
+        ready.plan[N_ITER] = self.n_iter
+        positions = range(ready.n_streams) if streams is None else streams.tolist()
+        shape = ready.shape if streams is None else (len(positions), ready.shape[-1])
+        n_frames, n_tasks = len(magnitudes), len(positions)
+        hops = torch.empty((n_frames, *shape), dtype=ready.dtype, device="cpu")
+        magnitudes = magnitudes.contiguous()  # the name keeps alive what the address points to
+        first_frame, first_hop = magnitudes.data_ptr(), hops.data_ptr()
+        (in_frame, _, in_hop), work = ready.rows, self._work(ready.n_values)
+
+        def part(thread: int, first: int, last: int) -> None:
+            for at in range(first, last):
+                stream = positions[at]
+                for row in range(at - stream, n_frames * n_tasks + at - stream, n_tasks):
+                    if ready.stop[0]:
+                        return
+                    addresses = first_frame + row * in_frame, 0, first_hop + row * in_hop
+                    push(ready.plan, ready.memories[thread], *addresses, ready.number, stream, stream + 1)
+
+        n_threads = min(len(ready.memories), threads_for(n_tasks, n_tasks * work))
+        if n_frames * n_tasks * work <= LONG:
+            parallel_for(part, n_tasks, n_threads)
+        else:
             aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
         return hops
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numba
 
 from rtspecinv.engines.cpu.fft import analyze, synthesize
-from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, store, unpack
+from rtspecinv.engines.cpu.lanes import WIDTH, load, pointers, root, store, unpack
 from rtspecinv.engines.cpu.memory import fill, jit_cached, move, numbers_at, spectrum_at
 from rtspecinv.engines.cpu.rules import after, before, measure, mix, to_magnitude
 from rtspecinv.engines.table import NEW_STATE
@@ -108,8 +108,11 @@ def _take(plan, memory, frame, samples, what, slot, actual):
     if what == RULE:
         after(plan, memory, frame, numbers_at(plan, 0, frame), y)
     elif what == ACTUAL:
-        at = frame * plan.n_half
-        for k in range(plan.n_half):
+        at, whole = frame * plan.n_half, plan.n_half - plan.n_half % WIDTH
+        for k in range(0, whole, WIDTH):
+            a, A = load(work, y + k), load(work, y + plan.padded + k)
+            store(actual, at + k, root(a * a + A * A))
+        for k in range(whole, plan.n_half):
             a, A = work[y + k], work[y + plan.padded + k]
             actual[at + k] = math.sqrt(a * a + A * A)
 
