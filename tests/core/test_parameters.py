@@ -61,6 +61,8 @@ def player(**options: Any) -> Player:
 def pool(**options: Any) -> rtspecinv.StreamPool:
     with rtspecinv.StreamPool(**options) as made, made.join(len) as stream:
         stream.push(FRAME)
+        while options["wake"] is not None and made.work():
+            pass
         assert stream.wait(10)
     return made
 
@@ -285,7 +287,10 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
-    "StreamPool": (pool, {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print}),
+    "StreamPool": (
+        pool,
+        {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print, "at_once": 1, "wake": None},
+    ),
     "StreamPool.join": (joined, {"receive": len, "refuse": print}),
     "Pace": (
         rtspecinv.Pace,
