@@ -364,7 +364,10 @@ class PooledStream:
             self._pool._release(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most `timeout` seconds until all requests are completed; return whether they are."""
+        """Wait at most `timeout` seconds until all requests are completed; return whether they are.
+
+        In a pool with `wake`, another thread must call `work` meanwhile.
+        """
         over, reached = threading.Event(), []
 
         def reach() -> None:

@@ -61,9 +61,10 @@ def player(**options: Any) -> Player:
 def pool(**options: Any) -> rtspecinv.StreamPool:
     with rtspecinv.StreamPool(**options) as made, made.join(len) as stream:
         stream.push(FRAME)
-        while options["wake"] is not None and made.work():
-            pass
-        assert stream.wait(10)
+        if options["wake"] is None:
+            assert stream.wait(10)
+        while stream.n_waiting:
+            made.work()
     return made
 
 
