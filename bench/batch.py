@@ -1,9 +1,9 @@
-"""Prints how good and how fast batch inversion is, beside its peers; see bench/README.md.
+"""Measures quality and time of batch inversion, compared with librosa and a simple loop; see bench/README.md.
 
-python bench/batch.py                    every table
-python bench/batch.py --only batch-methods,batch-time    some of them
-python bench/batch.py --write            put into bench/README.md as well
-python bench/batch.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+python bench/batch.py                    prints every table
+python bench/batch.py --only batch-methods,batch-time    prints some of them
+python bench/batch.py --write            also writes them into bench/README.md
+python bench/batch.py --audio DIR        uses other recordings; PESQ and ESTOI are those of files speech_*
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ours(update: str, init: str) -> Method:
 
 
 def plain(magnitude: Tensor, n_iter: int) -> Tensor:
-    """Fast Griffin-Lim from random phase by `torch.stft` and `torch.istft`, as one would write it."""
+    """Return samples by fast Griffin-Lim from random phases, a loop of `torch.stft` and `torch.istft`."""
     sizes, window = (STANDARD.n_fft, STANDARD.hop_length), torch.hann_window(STANDARD.n_fft)
     turns = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0))
     angles, previous = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns), torch.tensor(0.0)
@@ -123,7 +123,7 @@ def _method_rows(bench: Bench) -> list[list[str]]:
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put the rows of table "batch methods" that sum it up into docs/whole.md."""
+    """Write a few rows of table "batch methods" into docs/whole.md."""
     if name != "batch-methods" or not bench.files:
         return
     chosen = (FIRST, "hybrid, stream", "**agla, stream (the default)**", "lbfgs, stream")
@@ -246,7 +246,7 @@ def _mel_methods(mel: rtspecinv.Mel, length: int) -> Iterator[tuple[str, str, Ca
         )
 
     def unsearched(target: Tensor) -> Tensor:
-        """No line search, almost silent noise: torch_specinv's defaults."""
+        """Return samples by L-BFGS with torch_specinv's defaults: no line search, a start of quiet noise."""
         start = 1e-6 * torch.randn(length, generator=torch.Generator().manual_seed(0))
         optimizer = {
             "line_search_fn": None,
@@ -310,7 +310,8 @@ def batch_starts(bench: Bench) -> str:
     """
     begins = (0.5, 1.5, 2.25, 3.0, 3.75, 4.5, 6.0)
     parts = [protocol.read_clips(bench.files, STANDARD.sample_rate, begin) for begin in begins]
-    magnitude, rows = STANDARD.magnitude(torch.cat([part.samples for part in parts])), []
+    magnitude = STANDARD.magnitude(torch.cat([part.samples for part in parts]))
+    rows: list[list[str]] = []
     bold = rtspecinv.updates.RAAR(beta=0.93, ramp=0.07)
     quick = rtspecinv.updates.RAAR(beta=0.93, ramp=0.07, momentum=0.2)
     starts: list[tuple[str, dict[str, Any]]] = [
@@ -379,7 +380,7 @@ def batch_engines(bench: Bench) -> str:
 
 
 def _streamed(magnitude: Tensor, options: dict[str, Any]) -> Tensor:
-    """Spectrum of what a stream makes of `(n_freq, n_frames)`."""
+    """Return the spectrum of the samples that a stream returns for magnitudes `(n_freq, n_frames)`."""
     inverter = STANDARD.inverter(**options)
     return STFT.analyze(inverter.run(magnitude))
 

@@ -1,4 +1,4 @@
-"""Times of the parts and of one push; run by pytest --benchmark-enable --benchmark-only bench."""
+"""Times of a push and of its parts: pytest --benchmark-enable --benchmark-only bench."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def noise(configuration: Configuration, *batch: int) -> Tensor:
-    """Magnitude of white noise, `(*batch, n_freq, N_FRAMES)`."""
+    """Return magnitudes of white noise, `(*batch, n_freq, N_FRAMES)`."""
     n_samples = (N_FRAMES - 1) * configuration.hop_length
     samples = 0.1 * torch.randn(*batch, n_samples, generator=torch.Generator().manual_seed(0))
     return configuration.magnitude(samples)
@@ -39,7 +39,7 @@ def noise(configuration: Configuration, *batch: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def buffer() -> FrameBuffer:
-    """A buffer of 1024/256, all its frames open."""
+    """Return a buffer with n_fft 1024 and hop 256, all of whose frames are open."""
     buffer = FrameBuffer(rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length), LOOK_AHEAD + 1)
     for magnitude in noise(STANDARD).unbind(-1):
         buffer.push(magnitude)

@@ -1,6 +1,6 @@
-"""Clients of a server, in a process of their own, each with a frame every hop; a tool of bench/serve.py.
+"""Clients of a server, each of which sends a frame per hop; bench/serve.py runs this program.
 
-python bench/crowd.py URL CLIENTS SECONDS    prints what they met, as JSON
+python bench/crowd.py URL CLIENTS SECONDS    prints numbers of clients and frames, and delays, as JSON
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ N_FRAMES = 64  # number of different frames
 
 
 class Crowd:
-    """Clients that begin together, and what they meet."""
+    """Clients that start at the same moment, and their measurements: delays, rejections, frames."""
 
     def __init__(self, url: str, n_clients: int, seconds: float) -> None:
         self.url, self.n_clients, self.seconds = url, n_clients, seconds
@@ -88,7 +88,7 @@ class Crowd:
     async def _listen(self, client: AsyncClient, out: list[float]) -> int:
         n_back, counted = 0, int(WARM_UP / PERIOD)
         async for hop in client:
-            if len(hop) == HELLO["hop_length"] and n_back < len(out):  # other samples are those of the flush
+            if len(hop) == HELLO["hop_length"] and n_back < len(out):  # flushes have other lengths
                 if n_back >= counted:
                     self.waits.append(time.perf_counter() - out[n_back])
                 n_back += 1

@@ -1,8 +1,8 @@
-"""Prints what `diagnose` says of the features that people hold, and what obeying it gives; see docs/mel.md.
+"""Measures how often `diagnose` is right about common features, and if its advice helps; see docs/mel.md.
 
-python bench/diagnose.py               every kind of tests/support/features.py, of recordings and made sounds
-python bench/diagnose.py --write       put into docs/mel.md as well
-python bench/diagnose.py --audio DIR   of other recordings
+python bench/diagnose.py               every kind of tests/support/features.py, of recordings and other sounds
+python bench/diagnose.py --write       also writes the table into docs/mel.md
+python bench/diagnose.py --audio DIR   uses other recordings
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def main() -> int:
         return 1
     header = [
         "features",
-        "values, by how many sounds",
-        "said, but not so",
-        "to pass",
-        "SC dB as it lies",
-        "obeyed",
+        "kind of values: sounds",
+        "false claims",
+        "instruction: sounds",
+        "SC dB before",
+        "after",
     ]
     audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
     text = f"{table(header, rows)}\n\n{stamp(f'bench/diagnose.py{audio}', time.perf_counter() - begin)}\n"
@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def sounds(rate: int, files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and samples: recordings, and made sounds that no threshold was set on."""
+    """Return names and samples: recordings, and generated sounds on which no threshold was chosen."""
     clips = protocol.read_clips(files, rate)
     yield from zip(clips.names, clips.samples.double().numpy(), strict=True)
     for seed in SEEDS:
@@ -110,13 +110,13 @@ def row(name: str, files: list[Path]) -> list[str]:
         number(float(side[~np.isnan(side)].mean())) if off and not np.isnan(side).all() else ""
         for side in (before, after)
     ]
-    refused = "refused" if off and not heard[0] else heard[0]
+    rejected = "rejected" if off and not heard[0] else heard[0]
     counts = ("; ".join(f"{text}: {n}" for text, n in part.items()) for part in (said, wrong, passed))
-    return [name, *counts, refused, heard[1]]
+    return [name, *counts, rejected, heard[1]]
 
 
 def distance(name: str, kind: Kind, features: np.ndarray, samples: np.ndarray) -> float:
-    """Spectral convergence of what is heard against the sound, dB; nan if it is refused."""
+    """Return spectral convergence of the inverted features against the sound, dB; nan if rejected."""
     mel = rtspecinv.Mel(CONFIGS[name])
     if features.shape[-2] != mel.config.n_mels:
         return float("nan")

@@ -1,7 +1,7 @@
 """Measures a push as a file in other programs; see docs/export.md.
 
-python bench/export.py            the table
-python bench/export.py --write    puts it into bench/README.md and docs/export.md as well
+python bench/export.py            prints the table
+python bench/export.py --write    also writes it into bench/README.md and docs/export.md
 
 It needs the extras `export` and `test`, and for the row of onnxruntime-web `npm ci --prefix tests/export`.
 """
@@ -54,7 +54,7 @@ def export_push(bench: Bench) -> str:
 
 
 def of_magnitudes(bench: Bench, rule: str) -> list[list[str]]:
-    """Rows of a rule: the engines, and the programs that run the file."""
+    """Return rows for magnitudes and one rule: the engines, and the programs that run the file."""
     magnitude = bench.magnitude(STANDARD)
 
     def inverter(engine: str, *batch_shape: int) -> rtspecinv.StreamingInverter:
@@ -69,7 +69,7 @@ def of_magnitudes(bench: Bench, rule: str) -> list[list[str]]:
 
 
 def of_mel(bench: Bench) -> list[list[str]]:
-    """Rows of mel frames."""
+    """Return rows for mel frames."""
     preset = rtspecinv.presets[PRESET]
     mel = preset(bench.clips(STANDARD).samples)
     values = preset.expand(mel)
@@ -90,7 +90,7 @@ def rows_of(
     inverter: Callable[..., rtspecinv.StreamingInverter],
     convergence: Callable[[Tensor], str],
 ) -> list[list[str]]:
-    """A row for each program; frames are `(n_clips, n_freq, n_frames)`."""
+    """Return a row for each program; frames are `(n_clips, n_freq, n_frames)`."""
     rows, many = [], len(frames)
     with tempfile.TemporaryDirectory() as folder:
         for name in programs:
@@ -141,7 +141,7 @@ def in_torch(path: Path) -> Program:
 
 
 def engine_program(inverter: rtspecinv.StreamingInverter) -> Program:
-    """A push of another engine as a program; its state comes from the inverter it is compared with."""
+    """Return a push of another engine as a program; it starts from the state of the compared inverter."""
 
     def program(frame: Tensor, state: dict[str, Any]) -> list[Tensor]:
         inverter.load_state_dict(state)
@@ -151,7 +151,7 @@ def engine_program(inverter: rtspecinv.StreamingInverter) -> Program:
 
 
 def differences(eager: rtspecinv.StreamingInverter, program: Program, frames: Tensor) -> list[str]:
-    """Median and largest difference of pushes from the same state, relative to the peak of the hop."""
+    """Return median and largest difference of pushes from the same state, relative to the peak of the hop."""
     step, found = Step(eager), []
     is_engine = program.__qualname__.startswith("engine_program")
     for frame in frames.mT[:N_COMPARED].contiguous():
@@ -163,7 +163,7 @@ def differences(eager: rtspecinv.StreamingInverter, program: Program, frames: Te
 
 
 def streams(inverter: rtspecinv.StreamingInverter, program: Program, frames: Tensor) -> Tensor:
-    """What `inverter.run(frames)` returns, by a program."""
+    """Return the samples of frames as `inverter.run` returns them, but computed by a program."""
     state = [torch.zeros(len(frames), *shape) for shape in Step(inverter).shapes.values()]
     n_samples = inverter.length(frames.shape[-1])
     hops: list[Tensor] = []
@@ -190,7 +190,7 @@ def program_times(inverter: rtspecinv.StreamingInverter, program: Program, frame
 
 
 def web_times(path: Path, frames: Tensor) -> tuple[str, str]:
-    """Times in onnxruntime-web under Node, if both are there."""
+    """Return times of pushes in onnxruntime-web under Node, if both are installed."""
     if not shutil.which("node") or not (HOST.parent / "node_modules").is_dir():
         return "", ""
     file = path.with_name("frames")
@@ -217,7 +217,7 @@ def shown(seconds: list[float]) -> tuple[str, str]:
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put the rows that have just been written into docs/export.md, too."""
+    """Copy the table from bench/README.md into docs/export.md."""
     text = (ROOT / "bench" / "README.md").read_text().split("<!-- export:begin -->")[1]
     summarise("export", text.split("<!-- export:end -->")[0].split("\n\n", 2)[2].strip())
 

@@ -1,4 +1,4 @@
-"""What a push cannot do without, and where the rest of its time goes; a table of bench/push.py."""
+"""Lower bounds of the time of a push, from its operations and bytes; a table of bench/push.py."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Counter(TorchDispatchMode):
         return sum(math.prod(shape[:-1]) for _, shape, _ in self.ffts)
 
     def again(self, device: torch.device) -> Callable[[], None]:
-        """Do the transforms again, of other numbers."""
+        """Repeat the transforms, with other numbers."""
         shapes = {(forward, shape) for forward, shape, _ in self.ffts}
         given = {
             (forward, shape): torch.rand(shape, device=device).to(
@@ -142,7 +142,7 @@ class Counter(TorchDispatchMode):
 
 
 def ffts_of_numba(buffer: FrameBuffer, n_iter: int) -> tuple[int, int]:
-    """Forward and inverse transforms of a push of one stream, default rule, as the kernel has them."""
+    """Return the numbers of forward and inverse transforms in a compiled push of one stream."""
     n_open, n_revised = buffer.n_open, buffer.n_heard // buffer.stft.hop_length
     n_heard = min(n_open, n_revised + (2 if buffer.n_fade else 1))  # number of frames that contain the hop
     start, sweeps = (1, n_open - 1), (n_iter * n_open, n_iter * n_open)
@@ -152,9 +152,9 @@ def ffts_of_numba(buffer: FrameBuffer, n_iter: int) -> tuple[int, int]:
 
 
 def compiled_ffts(engine: Any, forward: int, inverse: int) -> Callable[[], None]:
-    """Do so many transforms of every stream by the compiled code of the engine, windows included.
+    """Return a function that does this number of transforms for every stream, with windows, in compiled code.
 
-    Threads are those of the engine.
+    It uses the threads of the engine.
     """
     import numba
 
@@ -191,7 +191,7 @@ _compiled: Any = None
 
 
 def least(*jobs: Callable[[], Any], device: torch.device) -> list[float]:
-    """Least seconds of every job, all of them in turn."""
+    """Return the shortest time of every job in seconds; the jobs take turns."""
     best = [math.inf] * len(jobs)
     for _ in range(ROUNDS):
         for i, job in enumerate(jobs):
@@ -210,7 +210,7 @@ def least(*jobs: Callable[[], Any], device: torch.device) -> list[float]:
 
 @cache
 def copy_speed(device: str) -> float:
-    """Bytes per second, read and written together, when 256 MB are copied."""
+    """Return bytes per second, those read plus those written, while 256 MB are copied."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     (seconds,) = least(lambda: target.copy_(source), device=source.device)

@@ -1,8 +1,8 @@
-"""Measures `rtspecinv invert FOLDER` against the code before files were inverted side by side.
+"""Measures `rtspecinv invert FOLDER`, compared with an older commit that inverts one file after the other.
 
-python bench/folder.py                       files per second, before and now
-python bench/folder.py --only folder-ray     start and overhead of `--on ray`; needs the extra cluster
-python bench/folder.py --write               puts the table into bench/README.md and docs/files.md as well
+python bench/folder.py                       prints files per second of both
+python bench/folder.py --only folder-ray     prints start and overhead of `--on ray`; needs the extra cluster
+python bench/folder.py --write               also writes the tables into bench/README.md and docs/
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ METHODS = {"stream": ["--method", "stream"], "agla, 100 iterations": ["--method"
 def folder_speed(bench: Bench) -> str:
     """Files per second of a folder, before and now.
 
-    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; of mel
-    frames (hifigan-22k), the same. "Before" is commit c97c6ad, which inverts one file after the other and
-    measures each. Both commands run in turn, twice, and the shorter time counts; it includes the start of
+    200 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, cut from the recordings at 200 places; the last row
+    has mel frames (hifigan-22k) of them. "Before" is commit c97c6ad, which inverts one file after the other
+    and measures each. Both commands run in turn, twice, and the shorter time counts; it includes the start of
     Python and torch. "Core" is processor time per file, including that start. "Equal" is the number of sound
     files that have the same bytes before and now; agla has started from another stream since (table "batch
     starts"). "Load" is the load of the machine over the last minute at the end of the runs: other programs
@@ -71,7 +71,7 @@ def folder_speed(bench: Bench) -> str:
 
 
 def folder_ray(bench: Bench) -> str:
-    """What `--on ray` costs on one machine.
+    """The cost of `--on ray` on one machine.
 
     100 and 1300 files of 4 s, 1024/256 at 22.05 kHz, .npz to .wav, method stream, every file measured: by
     `rtspecinv invert FOLDER` in one process, and by two workers of a cluster that the command starts on the
@@ -106,7 +106,7 @@ def folder_ray(bench: Bench) -> str:
         numbers += [f"{1000 * each:.1f}", f"{1000 * core:.1f}", f"{times[0][0] - few * each:.1f}"]
         of_all = str(equal) if way != "one process" else ""
         rows.append([way, *numbers, of_all, f"{os.getloadavg()[0]:.1f}"])
-    columns = ["by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "core ms a file"]
+    columns = ["run by", *(f"s for {n_files} files" for n_files in RAY_FILES), "ms a file", "core ms a file"]
     return table([*columns, "start s", "equal", "load"], rows)
 
 
@@ -120,7 +120,7 @@ def copies(folder: Path, to: Path, n_files: int) -> None:
 
 @contextmanager
 def earlier() -> Iterator[Path]:
-    """A folder with the package of `BEFORE`."""
+    """Return a context whose value is a folder with the package at commit `BEFORE`."""
     with tempfile.TemporaryDirectory() as name:
         packed = subprocess.run(
             ["git", "archive", BEFORE, "rtspecinv"], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -133,14 +133,14 @@ def earlier() -> Iterator[Path]:
         rtspecinv.save_spectrogram(tiny / "a.npz", magnitude, stft, sample_rate=STANDARD.sample_rate)
         mel = rtspecinv.presets["hifigan-22k"]
         rtspecinv.save_spectrogram(tiny / "b.npz", mel(torch.rand(10 * STANDARD.n_fft)), mel)
-        for home in (Path(name), ROOT):  # compiles, once on this machine
+        for home in (Path(name), ROOT):  # the first call on a machine compiles
             for method in ("stream", "agla"):
                 timed(home, [str(tiny), "-o", f"{name}/out-{method}-{home.name}", "--method", method])
         yield Path(name)
 
 
 def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> None:
-    """Write spectrograms of 4 s; each begins at another place of all recordings in a row."""
+    """Write spectrograms of 4 s; each has another starting point in the concatenated recordings."""
     folder.mkdir()
     everything = bench.clips(STANDARD).samples.flatten()
     stft, mel = rtspecinv.STFT(STANDARD.n_fft, STANDARD.hop_length), rtspecinv.presets["hifigan-22k"]
@@ -157,7 +157,7 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
 
 
 def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tuple[float, float]:
-    """Return seconds and processor seconds of `rtspecinv invert`, with the package in a folder.
+    """Return duration and processor time of `rtspecinv invert` in seconds; `home` has the package.
 
     has_daemons: whether to count the processor time of processes that the command does not wait for; that of
         their last 0.5 s may be missing.
@@ -177,7 +177,7 @@ def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tup
     if process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)
     seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cores[process.pid] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cores.setdefault(process.pid, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return seconds, sum(cores.values())
 
 

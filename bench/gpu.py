@@ -1,7 +1,7 @@
 """Checks and times every engine for a GPU, for short access to a machine that has one.
 
 python bench/gpu.py DIR             runs every step in its own process; rows are written to DIR/results.jsonl
-python bench/gpu.py DIR             ... once more: runs the steps that are not complete
+python bench/gpu.py DIR             a second call runs the steps that are not complete
 python bench/gpu.py DIR --only times-cuda,most-cuda
 python bench/gpu.py DIR --render    prints the tables of bench/README.md; without rows, the computed numbers
 python bench/gpu.py DIR --render --write    also writes them into bench/README.md
@@ -9,8 +9,8 @@ python bench/gpu.py DIR --render --write    also writes them into bench/README.m
 The script runs from a checkout that is not installed, with torch, numpy and triton. If the checkout has no
 repository, the variable RTSPECINV_COMMIT names its commit.
 
-`gpu_checks.py` has the checks, `gpu_times.py` the times, `gpu_machine.py` what the card and its compilers
-need, `gpu_tables.py` the tables, and `gpu_common.py` what these share.
+`gpu_checks.py` has the checks, `gpu_times.py` the times, `gpu_machine.py` the facts about the card and the
+times of compilation, `gpu_tables.py` the tables, and `gpu_common.py` the settings that these share.
 """
 
 from __future__ import annotations

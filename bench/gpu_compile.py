@@ -1,4 +1,4 @@
-"""Compiles the kernel of `cuda` for an H100 (sm_90) by NVRTC and prints what it needs, on any machine.
+"""Compiles the kernel of `cuda` for an H100 (sm_90) by NVRTC and prints its resources, on any machine.
 
 python bench/gpu_compile.py    needs the extra `gpu` and nvidia-cuda-nvdisasm
 """
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def rows() -> list[list[str]]:
-    """A row for each size."""
+    """Return a row for each size."""
     if reason := sass.missing():
         raise SystemExit(reason)
     found = []

@@ -1,4 +1,4 @@
-"""What a GPU and its compilers need: the card and its driver, compilation, the kernels of a push."""
+"""Facts about the GPU and its driver, times of compilation, and the kernels of a push."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def gpu_goals(rows: Rows) -> str:
         ["`invert` of 64 clips of 4 s", "50 times the CPU", "", cell(inverted, "cuda_graph", "{:.2f} s")],
         [f"launches of a push, {graph}", "75", "71", cell(launches, "cuda_graph", "{}")],
     ]
-    return table(["what", "goal", "on paper", "measured"], lines)
+    return table(["quantity", "target", "on paper", "measured"], lines)
 
 
 def gpu_checks(rows: Rows) -> str:

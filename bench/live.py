@@ -1,7 +1,7 @@
-"""Measures how late `rtspecinv live` is, from the air to the air; see bench/README.md.
+"""Measures the latency of `rtspecinv live` from microphone input to speaker output; see bench/README.md.
 
-python bench/live.py            the table; needs jackd
-python bench/live.py --write    puts it into bench/README.md and docs/live.md as well
+python bench/live.py            prints the table; needs jackd
+python bench/live.py --write    also writes it into bench/README.md and docs/live.md
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ RATE = 44100
 SECONDS = 8
 N_RUNS = 5
 DEVICE = "room, JACK"
-STEP = 8  # distance of the delays that are tried, in samples
+STEP = 8  # step between the delays that are tried, samples
 LONGEST = RATE // 4
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Options of `rtspecinv live`, and samples that the sound server asks for at once."""
+    """Options of `rtspecinv live`, and the number of samples that the sound server requests at once."""
 
     n_fft: int
     hop_length: int
@@ -46,12 +46,12 @@ class Setting:
 
     @property
     def algorithmic_ms(self) -> float:
-        """A frame ends half a frame after its centre, and is inverted `look_ahead` frames after that."""
+        """Latency of frame and inverter, ms: the length of a frame and `look_ahead` hops."""
         return 1000 * (self.n_fft + self.look_ahead * self.hop_length) / RATE
 
     @property
     def period_ms(self) -> float:
-        """What `live` takes for the device each way, as JACK through PortAudio tells nothing."""
+        """Latency that `live` assumes for the device in each direction, ms; JACK reports none."""
         return 1000 * self.period / RATE
 
     @property
@@ -75,7 +75,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Lateness:
-    """What was measured, in ms: the whole way, and what of it was spent in the queue."""
+    """Measured latency, ms: from input to output, and the part of it in the queue."""
 
     whole_ms: float
     queue_ms: float
@@ -84,7 +84,7 @@ class Lateness:
 
 
 def measure(setting: Setting, samples: np.ndarray) -> Lateness:
-    """Run the command line between a microphone and a speaker that another program plays and hears."""
+    """Run `rtspecinv live` between a microphone and a speaker that bench/room.py simulates."""
     with (
         tempfile.TemporaryDirectory() as folder,
         jackd.server(wait_for_clients=True, sample_rate=RATE, period=setting.period) as (name, _),
@@ -112,7 +112,7 @@ def measure(setting: Setting, samples: np.ndarray) -> Lateness:
 
 
 def delay(given: np.ndarray, heard: np.ndarray) -> int:
-    """Samples by which the loudness of what was heard follows that of what was given."""
+    """Return the delay of the output against the input in samples, by the correlation of their loudness."""
     (sounding,) = np.nonzero(heard)
     part = slice(sounding[0] + RATE, sounding[-1] - RATE // 2)
     a, b = loudness(given)[part], loudness(heard)[part]
@@ -124,7 +124,7 @@ def delay(given: np.ndarray, heard: np.ndarray) -> int:
 
 
 def loudness(samples: np.ndarray) -> np.ndarray:
-    """Logarithm of the energy in the last 2 ms."""
+    """Return the logarithm of the energy in the last 2 ms, for each sample."""
     n = RATE // 500
     energy = np.cumsum(np.pad(samples.astype(np.float64) ** 2, (n, 0)))
     return np.log10(energy[n:] - energy[:-n] + 1e-6)
@@ -179,7 +179,7 @@ def rows(bench: Bench) -> list[list[str]]:
 
 
 def calmest(setting: Setting, samples: np.ndarray) -> Lateness:
-    """Run with the fewest gaps of at most N_RUNS; one without any is enough."""
+    """Return the run with the fewest gaps, of at most N_RUNS runs; a run without gaps ends the search."""
     runs: list[Lateness] = []
     while len(runs) < N_RUNS and (not runs or runs[-1].silence_ms or runs[-1].n_made_up):
         runs.append(measure(setting, samples))
@@ -205,7 +205,7 @@ def row(bench: Bench, setting: Setting, late: Lateness) -> list[str]:
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put the columns that matter into docs/live.md."""
+    """Write a part of the columns into docs/live.md."""
     kept = [HEADER.index(name) for name in SHOWN]
     shown = table(SHOWN, [[cells[i] for i in kept] for cells in rows(bench)])
     made = f"commit {commit()}, {processor()}, torch {torch.__version__}"

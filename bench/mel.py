@@ -1,9 +1,9 @@
-"""Prints how good and how fast mel spectrograms are inverted, beside librosa; see bench/README.md.
+"""Measures quality and time of the inversion of mel spectrograms, compared with librosa; see bench/README.md.
 
-python bench/mel.py                    every table
-python bench/mel.py --only mel-methods one of them
-python bench/mel.py --write            put into bench/README.md as well
-python bench/mel.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+python bench/mel.py                    prints every table
+python bench/mel.py --only mel-methods prints one of them
+python bench/mel.py --write            also writes them into bench/README.md
+python bench/mel.py --audio DIR        uses other recordings; PESQ and ESTOI are those of files speech_*
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rtspecinv.updates import ADMM, RAAR
 try:
     import speechmos.dnsmos
     import speechmos.plcmos
-except ImportError:  # scores without a reference; the package contains the models
+except ImportError:  # DNSMOS and PLCMOS, which need no reference; the package contains their networks
     speechmos = None
 try:
     import librosa
@@ -47,7 +47,7 @@ except ImportError:  # only needed for comparison
 
 PRESET = rtspecinv.presets["hifigan-22k"]
 CENTRED = rtspecinv.presets["tacotron2"]  # the same bands, with the frames that librosa's Griffin-Lim needs
-TUNED = [  # begin in seconds and speed of excerpts that do not overlap the reported clips
+TUNED = [  # start in seconds, and speed, of excerpts that do not overlap the clips of the tables
     *((begin, 1.0) for begin in (4.6, 5.1, 5.6, 6.0)),
     *((begin, 1.08) for begin in (4.6, 5.1, 5.6)),
     *((begin, 0.93) for begin in (4.6, 5.2, 5.8, 6.2)),
@@ -60,7 +60,7 @@ Method = Callable[[Tensor], Tensor]
 
 
 def speech(clips: Clips) -> Clips:
-    """The clips of speech, or all if there are none."""
+    """Return the clips of speech, or all clips if there are none."""
     chosen = [i for i, name in enumerate(clips.names) if name.startswith("speech_")]
     chosen = chosen or list(range(len(clips.names)))
     return Clips(tuple(clips.names[i] for i in chosen), clips.samples[chosen])
@@ -86,7 +86,7 @@ def descent(samples: Tensor, n: int, linear: bool) -> Tensor:
 
 
 def methods() -> Iterator[tuple[str, str, Method]]:
-    """Name, latency, and what makes samples of a clip."""
+    """Return the methods: name, latency, and a function that returns the samples of a clip."""
     if librosa:
         yield "librosa: NNLS, griffinlim 32", "", lambda x: by_librosa(x, 32)
         yield "librosa: NNLS, griffinlim 200", "", lambda x: by_librosa(x, 200)
@@ -146,7 +146,7 @@ def _to_length(samples: Tensor, length: int) -> Tensor:
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put rows of table "mel methods" into docs/mel.md."""
+    """Write a few rows of table "mel methods" into docs/mel.md."""
     if name != "mel-methods" or not bench.files:
         return
     chosen = (
@@ -223,7 +223,7 @@ def mel_choices(bench: Bench) -> str:
 
 
 def other_start(mel: Tensor, kind: str, n_steps: int) -> Tensor:
-    """Magnitudes by the same steps from another start."""
+    """Return magnitudes estimated by the same steps from another start."""
     bank, frames = PRESET.bank, PRESET.expand(mel).mT
     pseudo_inverse = torch.linalg.pinv(bank.filters.double()).float()
     found, last = [], None
@@ -279,19 +279,19 @@ def mel_cost(bench: Bench) -> str:
 
 
 def blurred(mel: Tensor, n_bands: int, n_frames: int) -> Tensor:
-    """Means of so many neighbouring bands and frames, on the logarithmic scale of the frames."""
+    """Return frames averaged over neighbouring bands and frames, on the logarithmic scale of the frames."""
     around = (n_frames // 2, n_frames // 2, n_bands // 2, n_bands // 2)
     padded = F.pad(mel[:, None], around, mode="replicate")
     return F.avg_pool2d(padded, (n_bands, n_frames), stride=1)[:, 0]
 
 
 def noisy(mel: Tensor, nepers: float) -> Tensor:
-    """Frames with noise of its own in every value."""
+    """Return frames with independent noise in every value."""
     return mel + nepers * torch.randn(mel.shape, generator=torch.Generator().manual_seed(1))
 
 
 def quantised(mel: Tensor) -> Tensor:
-    """Frames in 8 bits, from the lowest to the highest value of the clip."""
+    """Return frames quantised to 8 bits, from the lowest to the highest value of the clip."""
     low, high = mel.amin((-2, -1), keepdim=True), mel.amax((-2, -1), keepdim=True)
     return low + (high - low) * ((mel - low) / (high - low) * 255).round() / 255
 
@@ -336,7 +336,7 @@ def mel_bins(bench: Bench) -> str:
 
 
 def _means(found: Tensor, clips: Clips) -> tuple[float, float]:
-    """Mean PESQ and ESTOI over the clips."""
+    """Return mean PESQ and ESTOI of the clips."""
     pairs = zip(found, clips.samples, strict=True)
     scores = [protocol._speech_scores(_to_length(x, len(y)), y, STANDARD.sample_rate) for x, y in pairs]
     return statistics.mean(s[0] for s in scores), statistics.mean(s[1] for s in scores)
@@ -372,7 +372,7 @@ def mel_degraded(bench: Bench) -> str:
 
 
 def _mean_scores(found: Tensor, clips: Clips) -> list[str]:
-    """PESQ, ESTOI, DNSMOS and PLCMOS, means with their standard errors, and the worst PESQ and ESTOI."""
+    """Return mean PESQ, ESTOI, DNSMOS and PLCMOS with their standard errors, and the worst PESQ and ESTOI."""
     scores = torch.tensor([_scores(*pair) for pair in zip(found, clips.samples, strict=True)])
     mean, error = scores.mean(0), scores.std(0) / len(scores) ** 0.5
     shown = [
@@ -383,7 +383,7 @@ def _mean_scores(found: Tensor, clips: Clips) -> list[str]:
 
 
 def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]:
-    """PESQ, ESTOI, DNSMOS and PLCMOS; those that are not installed are NaN."""
+    """Return PESQ, ESTOI, DNSMOS and PLCMOS; NaN for those whose package is not installed."""
     heard = _to_length(samples, len(clean))
     opinion, intelligible = protocol._speech_scores(heard, clean, STANDARD.sample_rate)
     if speechmos is None:
@@ -391,7 +391,7 @@ def _scores(samples: Tensor, clean: Tensor) -> tuple[float, float, float, float]
     loud = heard / heard.abs().max().clamp_min(1e-9) * 0.9
     wide = soxr.resample(loud.double().numpy(), STANDARD.sample_rate, 16000).clip(-1, 1)
     overall = speechmos.dnsmos.run(np.resize(wide, DNSMOS_SAMPLES), sr=16000)["ovrl_mos"]
-    np.random.seed(0)  # noqa: NPY002  (PLCMOS draws its raters from this generator)
+    np.random.seed(0)  # noqa: NPY002  (PLCMOS takes random numbers from this generator)
     return opinion, intelligible, float(overall), float(speechmos.plcmos.run(wide, sr=16000)["plcmos"])
 
 

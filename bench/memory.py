@@ -15,7 +15,7 @@ import rtspecinv
 
 
 def resident_mib() -> float:
-    """Resident memory of this process in MiB (Linux)."""
+    """Return the resident memory of this process in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 

@@ -1,4 +1,4 @@
-"""Runs the tables of a script, prints them, and puts them into bench/README.md."""
+"""Makes the tables of a script, prints them, and writes them into bench/README.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SUMMARIES = {  # pages that contain a few rows of a table, between markers of th
     "cluster": "docs/cluster.md",
     "export": "docs/export.md",
 }
-BEGIN = 0.5  # beginning of clips, in seconds
+BEGIN = 0.5  # start of a clip in its recording, seconds
 
 Section = Callable[[Bench], str]
 
@@ -81,14 +81,14 @@ def parse(description: str, sections: Mapping[str, Section], usual: str) -> argp
 
 
 def command(args: argparse.Namespace, script: str, name: str) -> str:
-    """What makes one table again; of a folder, only its name."""
+    """Return the command that makes one table again; a folder of recordings is given by its name only."""
     audio = f" --audio {args.audio.resolve().name}" if args.audio else ""
     begin = f" --clips-from {args.clips_from:g}" if args.clips_from != BEGIN else ""
     return f"bench/{script}.py --only {name}{audio}{begin}"
 
 
 def recordings(folder: Path | None) -> list[Path]:
-    """Files to measure; none means the demo clip."""
+    """Return the recordings to measure; an empty list means the demo clip."""
     if folder is None and not DEFAULT_AUDIO.is_dir():
         print(
             "No ../shared/audio here: this measures the package's demo clip, pass --audio DIR for others.\n"
@@ -111,7 +111,7 @@ def render(name: str, section: Section, bench: Bench, command: str) -> str:
 
 
 def stamp(command: str, seconds: float) -> str:
-    """Where and when a table was made."""
+    """Return a line with date, commit, machine, versions, duration and command of a table."""
     today = datetime.date.today()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, 1 thread"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -121,18 +121,18 @@ def stamp(command: str, seconds: float) -> str:
 
 
 def named(*sections: Section) -> dict[str, Section]:
-    """Tables by the names that `--only` takes: `stream-quality` is what `stream_quality` makes."""
+    """Return tables by their names in `--only`: function `stream_quality` makes table `stream-quality`."""
     return {section.__name__.replace("_", "-"): section for section in sections}
 
 
 def heading(name: str) -> str:
-    """Name of a table as the page and its text have it: "Stream quality" of `stream-quality`."""
+    """Return the heading of a table: "Stream quality" for `stream-quality`."""
     words = name.replace("-", " ")
     return words.replace("gpu", "GPU") if words.startswith("gpu") else words.capitalize()
 
 
 def write(script: str, names: Sequence[str], name: str, section: str) -> None:
-    """Put a table between the script's markers of bench/README.md, where the others stay as they are."""
+    """Write a table between the script's markers in bench/README.md; its other tables do not change."""
     old = between(README, script)
     parts = [part.strip() + "\n" for part in re.split(r"^(?=### )", old, flags=re.M) if part.strip()]
     kept = {part[4:].partition(":")[0]: part for part in parts} | {heading(name): section}
@@ -143,7 +143,7 @@ def write(script: str, names: Sequence[str], name: str, section: str) -> None:
 
 
 def summarise(name: str, text: str) -> None:
-    """Put a few rows, their caption and origin into the page that shows them."""
+    """Write a few rows with their caption and origin into the page that shows them."""
     replace_between(ROOT / SUMMARIES[name], name, f"{text}\n")
 
 

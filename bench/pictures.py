@@ -1,7 +1,7 @@
-"""Prints what is lost when a magnitude spectrogram goes through a picture; see bench/README.md.
+"""Measures the loss of magnitude spectrograms that are saved as pictures; see bench/README.md.
 
-python bench/pictures.py            the table
-python bench/pictures.py --write    put it into bench/README.md, and its gist into docs/files.md
+python bench/pictures.py            prints the table
+python bench/pictures.py --write    also writes it into bench/README.md, and a few rows into docs/files.md
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _row(found: list[tuple[float, float, float]]) -> list[str]:
 
 
 def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> tuple[float, float, float]:
-    """Bytes per second, convergence of the picture and of the sound."""
+    """Return bytes per second, and the spectral convergences of the picture and of the sound."""
     magnitude = STFT.magnitude(samples)
     found, size = magnitude, 0
     if picture is not None:
@@ -81,7 +81,7 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
             )
     inverter = rtspecinv.StreamingInverter(STFT, look_ahead=3)
     sound = inverter.run(found)
-    inner = slice(4, magnitude.shape[-1] - 4)  # as in all other tables
+    inner = slice(4, magnitude.shape[-1] - 4)  # the same setting as in all other tables
     actual = STFT.magnitude(sound)
     return (
         size * STANDARD.sample_rate / samples.shape[-1],
@@ -91,7 +91,7 @@ def _measured(samples: Tensor, picture: tuple[str, int | None, int] | None) -> t
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put the rows without loss of frequencies into docs/files.md."""
+    """Write a few rows into docs/files.md."""
     if not bench.files:
         return
     rows = [row for row in _picture_rows(bench) if not row[0].startswith("log")]

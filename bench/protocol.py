@@ -1,4 +1,4 @@
-"""How quality and cost are measured: recordings in, numbers out."""
+"""Recordings, settings and measures of quality and time that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NoRecordings(Exception):
 
 
 def gauss_window(n_fft: int) -> Tensor:
-    """The truncated Gaussian of LTFAT, `exp(-pi t^2 / (0.17055 n_fft^2))`."""
+    """Return the truncated Gaussian window of LTFAT, `exp(-pi t^2 / (0.17055 n_fft^2))`."""
     return torch.exp(-torch.pi * (torch.arange(n_fft) / n_fft - 0.5) ** 2 / 0.17055)
 
 
@@ -59,7 +59,7 @@ class Configuration:
         return f"{self.n_fft}/{self.hop_length}"
 
     def magnitude(self, samples: Tensor) -> Tensor:
-        """Magnitude `(*batch, n_freq, n_frames)` by torch's own transform."""
+        """Return magnitudes `(*batch, n_freq, n_frames)` by `torch.stft`."""
         window = WINDOWS[self.window](self.n_fft)
         return torch.stft(
             samples, self.n_fft, self.hop_length, window=window, center=True, return_complex=True
@@ -71,7 +71,7 @@ class Configuration:
         return rtspecinv.StreamingInverter(stft, **options)
 
     def setting(self, look_ahead: int, n_iter: int) -> Setting:
-        """What a stream of this configuration does."""
+        """Return the parameters of a stream with this configuration."""
         return Setting(self.sample_rate, self.n_fft, self.hop_length, look_ahead, n_iter)
 
 
@@ -83,7 +83,7 @@ DENSE = Configuration(22050, 1024, 128)
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of one length, `samples` being `(n_clips, n_samples)`."""
+    """Clips of equal length: their names, and their samples `(n_clips, n_samples)`."""
 
     names: tuple[str, ...]
     samples: Tensor
@@ -93,7 +93,7 @@ class Clips:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Recordings in a folder, sorted by name."""
+    """Return the recordings in a folder, sorted by name."""
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not found:
         raise NoRecordings(f"No recordings (WAV, FLAC, OGG, MP3) in {folder}: pass --audio DIR")
@@ -101,9 +101,9 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def read_clips(files: Sequence[Path], rate: int, begin: float = 0.5, speed: float = 1.0) -> Clips:
-    """Read 4 s of every file in mono, or the demo clip if there are no files.
+    """Return 4 s of every file in mono, or of the demo clip if there are no files.
 
-    Files that end too early are read from as late as is possible, those under 4 s are left out.
+    If a file ends less than 4 s after `begin`, its last 4 s are read; files shorter than 4 s are left out.
     """
     clips = {}
     for path in files:
@@ -123,7 +123,7 @@ def read_clips(files: Sequence[Path], rate: int, begin: float = 0.5, speed: floa
 
 
 def _read(path: Path, begin: float, seconds: float) -> tuple[np.ndarray, int] | None:
-    """Mono samples and their rate."""
+    """Return mono samples and their sample rate."""
     with soundfile.SoundFile(path) as file:
         n_samples = round(seconds * file.samplerate)
         if len(file) < n_samples:
@@ -138,7 +138,7 @@ def _to_length(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def invert(configuration: Configuration, magnitude: Tensor, **options: Any) -> Tensor:
-    """Samples `(*batch, n_samples)` of `(*batch, n_freq, n_frames)`, clips being streams of one inverter."""
+    """Return samples of magnitudes `(*batch, n_freq, n_frames)`; the clips are streams of one inverter."""
     inverter = configuration.inverter(batch_shape=magnitude.shape[:-2], **options)
     return inverter.run(magnitude)
 
@@ -146,12 +146,12 @@ def invert(configuration: Configuration, magnitude: Tensor, **options: Any) -> T
 def convergence(
     configuration: Configuration, output: Tensor, magnitude: Tensor, begin: int = EDGE_FRAMES
 ) -> Tensor:
-    """Spectral convergence of samples against magnitudes from frame `begin` on, `(n_clips,)` dB."""
+    """Return spectral convergence of samples against magnitudes from frame `begin` on, `(n_clips,)`, dB."""
     return inner_convergence(configuration.magnitude(output), magnitude, begin)
 
 
 def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: Tensor) -> Tensor:
-    """Spectral convergence on another transform, Gauss window 2048/128, `(n_clips,)` dB."""
+    """Return the spectral convergence with another transform, Gaussian window 2048/128, `(n_clips,)`, dB."""
     n_fft, hop_length = 2048, 128
     time_ = torch.arange(n_fft) - n_fft / 2
     window = torch.exp(-torch.pi * time_**2 / (n_fft * hop_length))
@@ -171,7 +171,7 @@ def convergence_elsewhere(configuration: Configuration, output: Tensor, clean: T
 
 
 def opinions(configuration: Configuration, output: Tensor, clips: Clips) -> np.ndarray:
-    """PESQ wideband of every clip named speech_*."""
+    """Return wideband PESQ of every clip named speech_*."""
     scores = [
         _speech_scores(samples, clean, configuration.sample_rate)[0]
         for name, clean, samples in zip(clips.names, clips.samples, output, strict=True)
@@ -181,7 +181,7 @@ def opinions(configuration: Configuration, output: Tensor, clips: Clips) -> np.n
 
 
 def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -> tuple[float, float]:
-    """Return PESQ wideband and ESTOI, means over the clips named speech_*; nan if there are none."""
+    """Return wideband PESQ and ESTOI, means over the clips named speech_*; nan if there are none."""
     scores = [
         _speech_scores(samples, clean, configuration.sample_rate)
         for name, clean, samples in zip(clips.names, clips.samples, output, strict=True)
@@ -194,14 +194,14 @@ def speech_quality(configuration: Configuration, output: Tensor, clips: Clips) -
 def _speech_scores(samples: Tensor, clean: Tensor, rate: int) -> tuple[float, float]:
     try:
         opinion = rtspecinv.metrics.pesq(samples, clean, rate)
-    except ImportError:  # pesq is compiled when it is installed, which may have failed
+    except ImportError:  # pesq may be missing, because its installation compiles C
         opinion = np.nan
     return opinion, rtspecinv.metrics.estoi(samples, clean, rate)
 
 
 @dataclass(frozen=True)
 class Score:
-    """Quality of one inversion; convergences are `(n_clips,)` dB, the others means over the speech clips."""
+    """Quality of an inversion: convergences `(n_clips,)`, dB; PESQ and ESTOI, means over clips of speech."""
 
     convergence: Tensor
     elsewhere: Tensor
@@ -212,7 +212,7 @@ class Score:
 def score(
     configuration: Configuration, clips: Clips, magnitude: Tensor | None = None, **options: Any
 ) -> Score:
-    """Invert the magnitudes of clips, or others in their place, and judge the result."""
+    """Invert the magnitudes of clips, or the given ones in their place, and return the quality."""
     given = configuration.magnitude(clips.samples) if magnitude is None else magnitude
     output = invert(configuration, given, **options)
     return Score(
@@ -223,7 +223,7 @@ def score(
 
 
 def seam_ratio(output: Tensor, hop_length: int, latency: int) -> Tensor:
-    """RMS second difference across hop boundaries over that at all other samples, `(n_clips,)`."""
+    """Return the RMS second difference across hop boundaries over that elsewhere, `(n_clips,)`."""
     bent = output.diff(n=2).double()  # item i belongs to sample i + 1
     phase = (torch.arange(bent.shape[-1]) + 1 + latency) % hop_length
     across = (phase == 0) | (phase == hop_length - 1)
@@ -231,7 +231,7 @@ def seam_ratio(output: Tensor, hop_length: int, latency: int) -> Tensor:
 
 
 def tone(rate: int) -> Tensor:
-    """A trembling tone of 110 Hz with harmonics up to 2 kHz, `(n_samples,)`."""
+    """Return an amplitude-modulated tone of 110 Hz with harmonics up to 2 kHz, `(n_samples,)`."""
     seconds = torch.arange(round(CLIP_SECONDS * rate), dtype=torch.float64) / rate
     harmonics = torch.arange(1, 20, dtype=torch.float64)[:, None]
     parts = torch.sin(2 * torch.pi * 110 * harmonics * seconds) / harmonics.square()
@@ -239,7 +239,7 @@ def tone(rate: int) -> Tensor:
 
 
 def energy_above(samples: Tensor, rate: int, frequency: float) -> float:
-    """Energy above a frequency over all energy in the middle half of samples `(n_samples,)`, dB."""
+    """Return the share of the energy above a frequency, in the middle half of samples `(n_samples,)`, dB."""
     n_samples = samples.shape[-1] // 2
     middle = samples[n_samples // 2 :][:n_samples].double()
     window = torch.signal.windows.blackman(n_samples, dtype=torch.float64)
@@ -250,6 +250,6 @@ def energy_above(samples: Tensor, rate: int, frequency: float) -> float:
 def push_seconds(
     configuration: Configuration, magnitude: Tensor, n_pushes: int = 300, **options: Any
 ) -> tuple[float, float]:
-    """Median and least time of a push of one stream, the frames being those of `(n_freq, n_frames)`."""
+    """Return median and shortest time of a push of one stream, for frames of `(n_freq, n_frames)`."""
     seconds = timing.push_seconds(configuration.inverter(**options), magnitude, n_pushes)
     return float(np.median(seconds)), float(seconds.min())

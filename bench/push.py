@@ -1,8 +1,8 @@
-"""Prints what a push costs, by engine, beside plain C; see bench/README.md.
+"""Measures the time of a push, by engine, compared with a C program; see bench/README.md.
 
-python bench/push.py                     every table
-python bench/push.py --only push-cost    one of them
-python bench/push.py --write             put into bench/README.md as well, and docs/push.png, bench/push.json
+python bench/push.py                     prints every table
+python bench/push.py --only push-cost    prints one of them
+python bench/push.py --write             also writes them into bench/README.md, docs/push.png, bench/push.json
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def push_cost(bench: Bench) -> str:
 
 @cache
 def measured(bench: Bench) -> Result:
-    """All that table "push cost" says, as `rtspecinv bench --json` writes it."""
+    """Return the measurements of table "push cost" in the format of `rtspecinv bench --json`."""
     names = bench.clips(STANDARD).names
     result = Result(f"{len(names)} clips: {', '.join(names)}", facts())
 
@@ -83,7 +83,7 @@ def measured(bench: Bench) -> Result:
 
 
 def write_files(name: str, bench: Bench) -> None:
-    """Put the numbers and the plot of table "push cost" where its text looks for them."""
+    """Write the numbers and the plot of table "push cost" to bench/push.json and docs/push.png."""
     if name == "push-cost":
         result = measured(bench)
         write_json(NUMBERS, result.numbers())

@@ -1,9 +1,9 @@
-"""Prints how good and how fast streaming inversion is; see bench/README.md.
+"""Measures quality and time of streaming inversion; see bench/README.md.
 
-python bench/quality.py                    every table but the slow stream-choices, stream-overlaps
-python bench/quality.py --only stream-quality,stream-noise    some of them
-python bench/quality.py --all --write      every table, put into bench/README.md as well
-python bench/quality.py --audio DIR        of other recordings; those named speech_* get PESQ and ESTOI
+python bench/quality.py                    prints all tables but the slow stream-choices, stream-overlaps
+python bench/quality.py --only stream-quality,stream-noise    prints some of them
+python bench/quality.py --all --write      prints all tables and writes them into bench/README.md
+python bench/quality.py --audio DIR        uses other recordings; PESQ and ESTOI are those of files speech_*
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rtspecinv.measure.machine import commit, processor
 
 
 def write_summary(name: str, bench: Bench) -> None:
-    """Put the few rows that sum up table "stream quality" into the README of the project."""
+    """Write a few rows of table "stream quality" into README.md."""
     if name != "stream-quality" or not bench.files:
         return
     caption = (
@@ -36,6 +36,6 @@ def write_summary(name: str, bench: Bench) -> None:
 
 
 if __name__ == "__main__":
-    slow = ("stream-choices", "stream-overlaps")  # each takes as long as all others together
+    slow = ("stream-choices", "stream-overlaps")  # each takes as much time as all other tables together
     usual = ",".join(name for name in SECTIONS if name not in slow)
     sys.exit(run(__doc__, SECTIONS, usual, "quality", after=write_summary))

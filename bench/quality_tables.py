@@ -48,10 +48,10 @@ TIMED = ["µs a push (fastest)", "real-time factor"]
 def stream_quality(bench: Bench) -> str:
     """Default and textbook.
 
-    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" is SC, PESQ, ESTOI, set before development.
-    The second textbook variant has the compensated windows of Gnann & Spiertz (2010). "Least gain" is SC of
-    the better textbook variant minus SC of the default, for the clip with the smallest gain; a value below
-    0 means that this clip is worse than the textbook.
+    A setting is n_fft/hop_length, look_ahead, n_iter. "Target" lists SC, PESQ and ESTOI, set before
+    development. The second textbook variant has the compensated windows of Gnann & Spiertz (2010). "Least
+    gain" is SC of the better textbook variant minus SC of the default, for the clip with the smallest gain;
+    a value below 0 means that this clip is worse than the textbook.
     """
     rows = []
     for configuration, look_ahead, n_iter, reach in SETTINGS:
@@ -68,7 +68,7 @@ def stream_quality(bench: Bench) -> str:
 
 
 def summary(bench: Bench) -> str:
-    """A few rows of table "stream quality" for the README of the project."""
+    """Return a few rows of table "stream quality" for README.md."""
     rows = []
     for look_ahead, n_iter in ((0, 8), (1, 8), (3, 8), (3, 32)):
         options = {"look_ahead": look_ahead, "n_iter": n_iter}
@@ -152,7 +152,7 @@ def stream_noise(bench: Bench) -> str:
 
 
 def _judge_noisy(bench: Bench, clean: Tensor, sigma: float, seed: int, **options: Any) -> list[Tensor]:
-    """SC to the given and to the clean magnitudes, `(n_clips,)` dB each, PESQ and ESTOI."""
+    """Return SC against the given and the clean magnitudes, `(n_clips,)` each, dB; PESQ and ESTOI."""
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     noisy = clean * 10 ** (sigma * noise / 20)
     output = protocol.invert(STANDARD, noisy, **USUAL, **options)
@@ -192,7 +192,7 @@ def stream_silence(bench: Bench) -> str:
 
 
 def _tail(magnitude: Tensor, first: int, skip: int, **options: Any) -> Tensor:
-    """Convergence from frame `first` on, of an inverter that does not get the first `skip`."""
+    """Return the convergence from frame `first` on, if the inverter does not get the first `skip` frames."""
     magnitude = magnitude[..., skip:]
     output = protocol.invert(STANDARD, magnitude, **USUAL, **options)
     return protocol.convergence(STANDARD, output, magnitude, begin=first - skip)
@@ -262,7 +262,7 @@ def stream_choices(bench: Bench) -> str:
 
 
 def _variants() -> Iterator[tuple[str, dict[str, Any], dict[str, float]]]:
-    """Name, options and constants of `rtspecinv.frames`."""
+    """Return variants: a name, options of the inverter, and constants of `rtspecinv.frames`."""
     inverter = STANDARD.inverter()
     floors = f"MIN_COVERAGE {frames.MIN_COVERAGE:g}, AT_START {frames.MIN_COVERAGE_AT_START:g}"
     yield f"nothing: {inverter.update}, {inverter.init}, revise {inverter.revise}, {floors}", {}, {}
@@ -292,7 +292,7 @@ def _variants() -> Iterator[tuple[str, dict[str, Any], dict[str, float]]]:
 
 @contextmanager
 def changed(**constants: float) -> Iterator[None]:
-    """Give constants of `rtspecinv.frames` other values for a while."""
+    """Return a context in which constants of `rtspecinv.frames` have other values."""
     before = {name: getattr(frames, name) for name in constants}
     vars(frames).update(constants)
     try:
@@ -339,7 +339,7 @@ def stream_overlaps(bench: Bench) -> str:
 
 
 def _opinion(bench: Bench, configuration: Configuration, **options: Any) -> list[str]:
-    """PESQ of the speech, mean, standard error and least, and SC."""
+    """Return PESQ of the speech (mean, standard error, smallest value) and SC, as text."""
     clips, magnitude = bench.clips(configuration), bench.magnitude(configuration)
     output = protocol.invert(configuration, magnitude, **options)
     values = torch.tensor(protocol.opinions(configuration, output, clips))

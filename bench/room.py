@@ -1,6 +1,6 @@
-"""A room for a microphone and a speaker: a JACK client that plays samples into one and records the other.
+"""Simulated microphone and speaker: a JACK client that plays samples to `live` and records its output.
 
-python room.py SERVER IN.npy OUT.npy    says "ready", and records until its standard input is closed
+python room.py SERVER IN.npy OUT.npy    prints "ready", and records until its standard input is closed
 """
 
 from __future__ import annotations

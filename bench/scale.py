@@ -1,4 +1,4 @@
-"""How the cost of a push grows, and where one engine overtakes another; a table of bench/push.py."""
+"""Growth of the time of a push with its parameters, and comparison of engines; a table of bench/push.py."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rtspecinv.common.threads import threads
 from rtspecinv.measure import timing
 from rtspecinv.measure.timing import Runner, Setting
 
-SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # per point
+SECONDS, LEAST_PUSHES, MOST_PUSHES, WARM_UP = 0.4, 9, 1000, 3  # number of timed pushes per point
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One thing that grows, `settings` and numbers of streams by its value."""
+    """A parameter that grows: by its value, the setting and the number of streams."""
 
     name: str
     points: Mapping[int, tuple[Setting, int]]
@@ -31,7 +31,7 @@ class Sweep:
     seconds: dict[Runner, list[float]] = field(default_factory=dict)
 
     def measure(self, bench: Bench) -> None:
-        """Median seconds of a push of every engine at every point."""
+        """Return the median time of a push in seconds, for every engine and point."""
         with threads(self.threads):
             for (setting, streams), runner in itertools.product(self.points.values(), runners()):
                 sizes = (setting.sample_rate, setting.n_fft, setting.hop_length)
@@ -51,7 +51,7 @@ def median(runner: Runner, setting: Setting, streams: int, magnitude: Tensor) ->
 
 @cache
 def runners() -> list[Runner]:
-    """All engines that this machine can run."""
+    """Return all engines that this machine can run."""
     return timing.runners(["all"], timing.devices(), STANDARD.setting(3, 8))
 
 
@@ -89,12 +89,12 @@ def push_growth(bench: Bench) -> str:
             values = " / ".join(map(str, sweep.points))
             costs = " / ".join(f"{1e6 * s:.0f}" for s in seconds)
             rows.append([sweep.name, label(runner), values, costs, f"{slope:.2f} ± {error:.2f}"])
-    found = table(["what grows", "engine", "from, to", "µs a push (p50)", "exponent"], rows)
+    found = table(["parameter", "engine", "from, to", "µs a push (p50)", "exponent"], rows)
     return f"{found}\n\n{crossovers(done)}"
 
 
 def exponent(values: list[int], seconds: list[float]) -> tuple[float, float]:
-    """Slope of log seconds against log values, and its standard error."""
+    """Return the slope of the logarithm of time against that of the parameter, and its standard error."""
     x, y = np.log(values), np.log(seconds)
     x, y = x - x.mean(), y - y.mean()
     slope = float(x @ y / (x @ x))
@@ -103,7 +103,7 @@ def exponent(values: list[int], seconds: list[float]) -> tuple[float, float]:
 
 
 def crossovers(done: list[Sweep]) -> str:
-    """Say of every two engines where the one that is ahead with one stream falls behind, in any sweep."""
+    """Return lines that state, for each pair of engines, which is faster and at which values that changes."""
     lines = []
     for first, second in itertools.combinations(runners(), 2):
         ratios = [
@@ -121,7 +121,7 @@ def crossovers(done: list[Sweep]) -> str:
         behind = [where for ratio, where in ratios if ratio <= 1]
         verdict = f"falls behind at {'; '.join(behind)}" if behind else "is faster in all rows"
         lines.append(
-            f"- `{names[1]}` against `{names[0]}`: {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
+            f"- `{names[1]}`, compared with `{names[0]}`, {verdict}. It is {low[0]:.1f} times ({low[1]}) to "
             f"{high[0]:.1f} times ({high[1]}) faster."
         )
     return "\n".join(lines) or "There is one engine here: nothing to cross over."

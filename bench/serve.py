@@ -1,7 +1,7 @@
-"""Measures `rtspecinv serve` with clients in a process of their own; see bench/README.md.
+"""Measures `rtspecinv serve` with clients in a separate process; see bench/README.md.
 
-python bench/serve.py            the tables
-python bench/serve.py --write    puts them into bench/README.md as well
+python bench/serve.py            prints the tables
+python bench/serve.py --write    also writes them into bench/README.md
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def serve_overload(bench: Bench) -> str:
     """
     best = min((measure(ASKED, GRANTED) for _ in range(N_RUNS)), key=lambda found: found["p99"])
     row = [str(best["admitted"]), str(best["refused"]), *cells(best)]
-    return f"{table(['admitted', 'refused', *COLUMNS], [row])}\n\nThe sentence: {best['sentence']}."
+    return f'{table(["admitted", "refused", *COLUMNS], [row])}\n\nError message: "{best["sentence"]}".'
 
 
 COLUMNS = ["p50 ms", "p95 ms", "p99 ms", "longest ms", "late", "lost", "core", "load"]
@@ -67,7 +67,7 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 
 def measure(n_clients: int, n_streams: int) -> dict[str, Any]:
-    """What clients met, and the server's share of a core."""
+    """Return the measurements of the clients, the server's share of a core, and the load."""
     with server(n_streams) as (process, url):
         before = cpu_seconds(process.pid)
         command = [sys.executable, str(CROWD), url, str(n_clients), str(SECONDS)]
@@ -81,7 +81,7 @@ def measure(n_clients: int, n_streams: int) -> dict[str, Any]:
 
 @contextmanager
 def server(n_streams: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a process, and the address of its streams."""
+    """Return a context with the process of a server and the address of its streams."""
     command = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0", "--streams", str(n_streams)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -98,7 +98,7 @@ def server(n_streams: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process, as Linux tells."""
+    """Return the processor time of a process in seconds, as Linux reports it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,4 @@
-"""How steady a push is, what a second thread gains, and the machine's part in both; for bench/push.py."""
+"""Variation of the time of a push, and the gain of a second thread; a table of bench/push.py."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def push_steadiness(bench: Bench) -> str:
         gain = float(np.median(N_STREAMS * median / np.median(together, -1)))
         rows.append([name, f"{p50:.0f}", f"{p99:.0f}", f"{p99 / p50:.2f}", f"{calmest:.2f}", f"{gain:.2f}"])
     header = [
-        "what",
+        "measurement",
         "p50, µs",
         "p99, µs",
         "p99 / p50",
@@ -51,7 +51,7 @@ def push_steadiness(bench: Bench) -> str:
 
 
 def jobs(magnitude: Any, streams: int) -> tuple[Job, Job]:
-    """A push of so many streams, and the transforms of one."""
+    """Return two jobs for this number of streams: a push, and the transforms of a push alone."""
     inverter = STANDARD.inverter(engine="numba", look_ahead=3, n_iter=8, batch_shape=(streams,))
     frame = magnitude.expand(streams, -1).contiguous()
     engine: Any = inverter._engine
@@ -59,7 +59,7 @@ def jobs(magnitude: Any, streams: int) -> tuple[Job, Job]:
 
 
 def in_turn(jobs: Sequence[tuple[Job, int]]) -> list[Any]:
-    """Seconds of every job, `(N_ROUNDS, n / N_ROUNDS)`; in a round, all jobs have their turns."""
+    """Return the times of every job, `(N_ROUNDS, n / N_ROUNDS)`, seconds; jobs take turns in each round."""
     times = [np.empty((N_ROUNDS, n // N_ROUNDS)) for _, n in jobs]
     for turn in range(N_ROUNDS):
         for (job, _), seconds in zip(jobs, times, strict=True):

@@ -1,4 +1,4 @@
-"""The clips that tables are measured on, and the text of tables."""
+"""Clips that tables are measured on, and the text of tables in Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Bench:
-    """The recordings, and what more than one table asks of them."""
+    """The recordings, and measurements that several tables share."""
 
     def __init__(self, files: Sequence[Path], begin: float) -> None:
         self.files, self.begin = files, begin
@@ -33,19 +33,19 @@ class Bench:
         return self._known[key]
 
     def cost(self, configuration: Configuration, **options: Any) -> list[str]:
-        """Microseconds of a push, median and fastest, and real-time factor of the median."""
+        """Return the time of a push in µs, median and shortest, and the real-time factor, as text."""
         median, fastest = protocol.push_seconds(configuration, self.magnitude(configuration)[0], **options)
         factor = median * configuration.sample_rate / configuration.hop_length
         return [f"{1e6 * median:.0f} ({1e6 * fastest:.0f})", f"{factor:.3g}"]
 
     def least(self, gains: Tensor) -> str:
-        """Smallest of `(n_clips,)` dB and whose it is."""
+        """Return the smallest of `(n_clips,)` values in dB and the name of its clip, as text."""
         gain, clip = gains.min(0)
         return f"{float(gain):+.2f} {self.clips(STANDARD).names[int(clip)]}"
 
 
 def db(values: Tensor) -> str:
-    """Mean over the clips."""
+    """Return the mean over the clips, as text."""
     return number(float(values.mean()))
 
 
@@ -54,7 +54,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """GitHub markdown, padded so that it reads well as text too."""
+    """Return a table in GitHub Markdown with aligned columns."""
     lines = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [" | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]

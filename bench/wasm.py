@@ -1,9 +1,9 @@
 """Measures a push of the C kernel, native and as WebAssembly; see bench/README.md.
 
-python bench/wasm.py            the table
-python bench/wasm.py --write    puts it into bench/README.md as well
+python bench/wasm.py            prints the table
+python bench/wasm.py --write    also writes it into bench/README.md
 
-It needs cc, node, Chromium and `npm ci --prefix tests/page`; rows of what is missing are left out.
+It needs cc, node, Chromium and `npm ci --prefix tests/page`; if one is missing, its rows are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KERNEL = ROOT / "rtspecinv" / "kernel"
 WASM = ROOT / "rtspecinv" / "serve" / "page" / "push.wasm"
 SCRIPT = Path(__file__).with_suffix(".mjs")
 N_PUSHES, N_WARM_UP = 2000, 50
-COARSE = 10  # pushes that are timed at once in Chromium, whose clock has steps of 0.1 ms
+COARSE = 10  # number of pushes timed together in Chromium, whose clock has a resolution of 0.1 ms
 FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
 
 
@@ -54,7 +54,7 @@ def wasm_push(bench: Bench) -> str:
 
 
 def measured() -> Iterator[tuple[str, list[float]]]:
-    """Names and times of all that can be measured here."""
+    """Return the name and the times of each program that this machine can run."""
     stft = rtspecinv.STFT(1024, 256)
     frame = 20 * torch.rand(stft.n_freq)
     inverters = {
@@ -76,7 +76,7 @@ def measured() -> Iterator[tuple[str, list[float]]]:
 
 
 def timed(push: Callable[[], object], n_pushes: int = N_PUSHES) -> list[float]:
-    """Milliseconds of each push."""
+    """Return the times of pushes, ms."""
     times = []
     for i in range(-N_WARM_UP, n_pushes):
         begin = time.perf_counter()
@@ -87,7 +87,7 @@ def timed(push: Callable[[], object], n_pushes: int = N_PUSHES) -> list[float]:
 
 
 def native(compiler: str, plan: bytes, frame: np.ndarray) -> Callable[[], object]:
-    """Return a push of the kernel as a shared library."""
+    """Return a function that pushes by the kernel, compiled as a shared library."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "push.so"
         subprocess.run([compiler, *FLAGS, str(KERNEL / "push.c"), "-o", str(path)], check=True)
@@ -120,7 +120,7 @@ def wasm(plan: bytes, at_once: int, *browser: str) -> list[float]:
 
 
 def version_of(program: str) -> str:
-    """Name and version of a program, as far as it tells."""
+    """Return name and version of a program; the name alone if it prints no version."""
     said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
     number = re.findall(r"[\d.]*\d\.[\d.]*\d", said.splitlines()[0])[-1]
     return f"{Path(program).name} {number}"

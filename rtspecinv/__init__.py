@@ -6,9 +6,9 @@
     inverter = rtspecinv.StreamingInverter(stft, look_ahead=3)
     hop = inverter.push(magnitude)              # (n_freq,) -> (hop_length,)
 
-Public are the names in `__all__`, and those of the modules among them, as docs/api.md lists them: they change
-only with a new minor version and a line in CHANGELOG.md. Everything else may change at any time.
-docs/architecture.md says where things are and who imports whom.
+The public interface consists of the names in `__all__` and of those in the modules among them (docs/api.md
+lists both). They change only with a new minor version and a line in CHANGELOG.md; everything else may change
+at any time. docs/architecture.md lists all modules, and which of them may import which.
 """
 
 from __future__ import annotations

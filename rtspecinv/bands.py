@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtspecinv.common.checks import finite, shown
+from rtspecinv.common.checks import finite, instance, shown
 from rtspecinv.common.masks import unmasked
 from rtspecinv.common.modes import Module, home
 from rtspecinv.projections import to_magnitude
@@ -22,15 +22,15 @@ from rtspecinv.stft import STFT, check_dense, check_real, checked_device
 
 Array = np.ndarray[Any, Any]
 
-# Steps of an estimate and their relaxation: each is worth 1.5 plain ones; 2 is the limit of stability.
-# Twice as many gain 0.07 PESQ for a tenth of a push. The last frame as a start gains no more than that, and
-# would be one more state. Measured in bench/README.md, table "mel choices".
+# Number of steps of an estimate and their relaxation: a relaxed step replaces 1.5 plain ones; relaxation
+# above 2 is unstable. Twice as many steps gain 0.07 PESQ and take a tenth of a push. Starting from the last
+# frame gains no more, and needs memory for it. Measured in bench/README.md, table "mel choices".
 N_STEPS = 5
 RELAXATION = 1.5
-QUIETEST = 1e-10  # a start is at least this share of the loudest band: multiplying cannot leave 0
+QUIETEST = 1e-10  # least start relative to the loudest band, because no multiplication changes 0
 
-# Share of the estimate in the magnitudes that a projection begins with. It makes up for bins that happen to
-# be 0, which multiplying cannot leave. From 0.02 to 0.2 nothing changes by more than chance.
+# Share of the estimate in the magnitudes that a projection begins with. Without it, bins that happen to be 0
+# would remain 0, because a projection multiplies. Values from 0.02 to 0.2 give equal quality.
 PULL = 0.1
 
 
@@ -162,7 +162,9 @@ class FilterBank(Module):
         device = home(checked_device(device))
         values = _real(filters)
         if values.ndim != 2 or not values.size:
-            raise ValueError(f"Parameter filters has shape {values.shape}: it must be (n_bands, n_freq)")
+            raise ValueError(
+                f"Parameter filters has shape {values.shape}: it must be (n_bands, n_freq), one row per band"
+            )
         if not np.isfinite(values).all() or values.min() < 0:
             raise ValueError(
                 "Parameter filters has values that are negative, NaN or infinite: all must be 0 or above"
@@ -248,7 +250,7 @@ class FilterBank(Module):
         return constants, N_STEPS, QUIETEST, self.power == 2
 
     def settings(self) -> str:
-        """Return the settings that identify this bank in a file."""
+        """Return text that identifies this bank in a saved state of a stream."""
         digest = hashlib.sha256(self.filters.double().cpu().numpy().tobytes()).hexdigest()
         return f"{tuple(self.filters.shape)}, power {self.power}, {digest[:16]}"
 
@@ -271,6 +273,11 @@ class FilterBank(Module):
                 f"{stft.dtype} on {str(stft.device)!r}: use bank.to(...)"
             )
         return Bands(self.filters, self.beyond, self.power, step)
+
+
+def bands_of(bank: FilterBank, stft: STFT) -> Bands:
+    """Return the projection for the parameter `bank` after a check of its type, see `FilterBank.measured`."""
+    return instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank).measured(stft)
 
 
 def _real(filters: object) -> Array:

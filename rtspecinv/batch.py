@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rtspecinv import defaults, engines
-from rtspecinv.bands import Bands, FilterBank, Magnitudes, root
+from rtspecinv.bands import Bands, FilterBank, Magnitudes, bands_of, root
 from rtspecinv.common.checks import (
     LONGEST_SOUND,
     count,
@@ -131,6 +131,7 @@ class BlockOptions(TypedDict, total=False):
     callback: Callback | None
     progress: bool
     engine: str
+    bank: FilterBank | None
 
 
 class ManyOptions(BlockOptions, total=False):
@@ -139,7 +140,6 @@ class ManyOptions(BlockOptions, total=False):
     init: str | Tensor | Array
     known: Tensor | Array | None
     generator: torch.Generator | None
-    bank: FilterBank | None
 
 
 @modeless
@@ -426,8 +426,7 @@ def _check(
         value = as_spectrogram(magnitude, stft)
         n_freq, values = stft.n_freq, None
     else:
-        instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
-        measurement, value = bank.measured(stft), as_magnitude(magnitude, stft.window)
+        measurement, value = bands_of(bank, stft), as_magnitude(magnitude, stft.window)
         if value.is_complex() or value.ndim < 2 or value.shape[-2] != bank.n_bands or not value.shape[-1]:
             is_transposed = value.ndim >= 2 and value.shape[-1] == bank.n_bands != value.shape[-2]
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rtspecinv.bands import FilterBank, bands_of
 from rtspecinv.batch import BlockOptions, invert, start_stream
 from rtspecinv.common.checks import count, iterable, unknown_name
 from rtspecinv.common.warning import muted
@@ -41,7 +42,8 @@ def invert_blocks(
     samples are the final samples of the previous run. The end of each run is crossfaded into the stream.
 
     Args:
-        frames: magnitudes `(*batch, n_freq)`, the oldest first, as in `StreamingInverter.push`.
+        frames: magnitudes `(*batch, n_freq)`, or with `bank` band values `(*batch, n_bands)`, the oldest
+            first, as in `StreamingInverter.push`.
         stft: transform that the magnitudes come from.
         block_frames: number of frames in a block, at least twice `overlap_frames`; default: 1024, or four
             times `overlap_frames` if that is more.
@@ -72,7 +74,9 @@ def invert_blocks(
     known_options = tuple(BlockOptions.__annotations__)
     if unknown := [name for name in options if name not in known_options]:
         raise TypeError(str(unknown_name("options", unknown[0], known_options)))
-    source = (_magnitude(frame, stft) for frame in frames)
+    bank = options.get("bank")
+    step = 1 if bank is None else bands_of(bank, stft).step
+    source = (_frame(frame, stft, bank) for frame in frames)
     first = list(islice(source, block_frames))
     if not first:
         raise ValueError("Parameter frames is empty: pass at least one frame")
@@ -80,7 +84,7 @@ def invert_blocks(
         yield invert(torch.stack(first, -1), stft.with_center(stft.center), length=length, **options)
         return
     balance = Balance(stft)
-    watched = _watched(chain(first, source), balance)
+    watched = _watched(chain(first, source), balance, bank, step)
     parts = _blocks(watched, first[0].shape[:-1], stft, block_frames, overlap_frames, length, options)
     for part in _trimmed(parts, stft.padding) if length is None else _cut(parts, stft.padding, length):
         balance.add_samples(part)
@@ -88,23 +92,29 @@ def invert_blocks(
     balance.warn(MORE_ITERATIONS + ("" if stft.center else SILENCE_AROUND))
 
 
-def _watched(frames: Iterable[Tensor], balance: Balance) -> Iterator[Tensor]:
+def _watched(
+    frames: Iterable[Tensor], balance: Balance, bank: FilterBank | None, step: int
+) -> Iterator[Tensor]:
     for frame in frames:
-        balance.add_frame(frame)
+        balance.add_frame(frame if bank is None else bank.unmix(frame)[..., ::step])
         yield frame
 
 
-def _magnitude(frame: Tensor | Array, stft: STFT) -> Tensor:
-    """Return a copy of a magnitude `(*batch, n_half)`, so that the caller may reuse its memory."""
-    magnitude = as_magnitude(frame, stft.window, "frames")
-    if magnitude.is_complex():
+def _frame(frame: Tensor | Array, stft: STFT, bank: FilterBank | None) -> Tensor:
+    """Return a copy of a magnitude `(*batch, n_half)` or of band values `(*batch, n_bands)`.
+
+    It is a copy, so that the caller may reuse the memory of the frame.
+    """
+    values = as_magnitude(frame, stft.window, "frames")
+    n_values = stft.n_freq if bank is None else bank.n_bands
+    if values.is_complex():
         raise TypeError("Parameter frames is complex, but the stream computes the phase: pass frame.abs()")
-    if magnitude.shape[-1:] != (stft.n_freq,):
+    if values.shape[-1:] != (n_values,):
         raise ValueError(
-            f"Parameter frames has a frame of shape {tuple(magnitude.shape)}, not (*batch, {stft.n_freq}): "
+            f"Parameter frames has a frame of shape {tuple(values.shape)}, not (*batch, {n_values}): "
             "pass single frames, such as magnitude.unbind(-1)"
         )
-    return magnitude[..., : stft.n_fft // 2 + 1].clone()
+    return (values[..., : stft.n_fft // 2 + 1] if bank is None else values).clone()
 
 
 def _blocks(
@@ -154,7 +164,7 @@ def _blocks(
             weight[..., -n_shared:] = fade
         return torch.lerp(samples, better, weight)
 
-    stream = start_stream(stft, batch_shape, options.get("engine", "auto"))
+    stream = start_stream(stft, batch_shape, options.get("engine", "auto"), options.get("bank"))
     known: list[Tensor] = []
     n_final = n_left = n_further = 0
     samples, n_late = stft.window.new_zeros(*batch_shape, 0), stream.latency

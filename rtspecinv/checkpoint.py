@@ -36,7 +36,7 @@ class Checkpointed(Module):
 
     @abstractmethod
     def _state_changed(self) -> None:
-        """Update whatever depends on the state; called after the state was written to."""
+        """Update all values that depend on the state; called after the state was written to."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

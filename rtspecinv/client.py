@@ -120,7 +120,7 @@ class AsyncClient(Listener):
         await self._socket.send_json({"type": kind, **more})
 
     async def reset(self) -> None:
-        """Ask for silence at once: no samples of frames sent before are received any more.
+        """Request silence at once: the client receives no more samples of frames that were sent before.
 
         `receive` returns the answer, {"type": "reset"}.
         """
@@ -204,7 +204,7 @@ class Client:
         self._run(self._client.ask(kind, **more))
 
     def reset(self) -> None:
-        """Ask for silence at once: no samples of frames sent before are received any more."""
+        """Request silence at once: the client receives no more samples of frames that were sent before."""
         self._run(self._client.reset())
         while (said := self.receive()) is not None:
             if isinstance(said, dict) and said.get("type") == "reset":

@@ -93,7 +93,7 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
         ValueError: the mask has another shape, or a position does not exist or is repeated.
         TypeError: `streams` is neither a bool mask nor integers.
     """
-    if type(streams) is list and len(batch_shape) == 1:  # the usual case, 10 times as fast
+    if type(streams) is list and len(batch_shape) == 1:  # the usual case; this is 10 times as fast
         most, kinds = batch_shape[0], {*map(type, streams)}
         if kinds == {int} and len({*streams}) == len(streams) and min(streams) >= 0 and max(streams) < most:
             return torch.from_numpy(np.array(streams, np.int64))  # torch.tensor takes 20 us

@@ -95,7 +95,7 @@ class Intake:
             except ValueError as error:
                 raise ValueError(
                     f"{error}. This was frame {late.number} since the last reset, 0 being the first: its "
-                    "hop was silence, and its stream is as it was before"
+                    "hop was silence, and it did not change its stream"
                 ) from None
 
     def _shaped(
@@ -105,7 +105,7 @@ class Intake:
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             raise RuntimeError(
                 "A push changes the state of the inverter, which torch.jit.trace does not record: trace the "
-                "model that makes the magnitudes, and push what it gives"
+                "model that makes the magnitudes, and push its output"
             )
         value = as_magnitude(value, self._stft.window)
         n_fft, n_freq = self._stft.n_fft, self._stft.n_freq
@@ -114,7 +114,8 @@ class Intake:
             return value, None
         if self._init.n_waiting:
             raise ValueError(
-                f"Parameter magnitude is complex, but {self._init} makes the phase: pass init='overlap'"
+                f"Parameter magnitude is complex, so it has its own phase, but {self._init} computes the "
+                "phase: use an inverter with init='overlap', or pass magnitude.abs()"
             )
         return _modulus(value, n_axes), value
 
@@ -241,7 +242,7 @@ class BandIntake(Intake):
             return hop, None
         values = self._shaped_bands(value, 1, self._batch_shape)
         seen = torch.stack(torch.aminmax(values.detach(), dim=-1))
-        # The engine rejects NaN, so a bad frame is replaced by NaN, whatever magnitudes the bank makes of it.
+        # The bank could make valid magnitudes of a bad frame. NaN, which the engine rejects, replaces them.
         frame = self._framed(self._of_bands(values))
         return self._push(frame.where(self._fits(*seen).unsqueeze(-1), torch.nan), None, seen)
 
@@ -262,7 +263,7 @@ class BandIntake(Intake):
     def _framed(self, values: Tensor) -> Tensor:
         """Return the engine's input for values `(*batch, n_bands)`: magnitudes, and values if joint."""
         bank, joint = self._bank, self._joint
-        if self._framer is None or self._framer[0] is not bank.filters:  # the filters were moved
+        if self._framer is None or self._framer[0] is not bank.filters:  # after `.to()`, too
             unmix = engines.unmixer(self._engine, bank)
             step = (bank.filters.shape[1] - 1) // max(1, self._stft.n_fft // 2)
 
@@ -302,7 +303,7 @@ class BandIntake(Intake):
 
 
 class _Unseen(NamedTuple):
-    """Smallest and largest values of a frame, being copied to the CPU, which have not been checked yet."""
+    """Smallest and largest values of a frame that are being copied to the CPU and are not checked yet."""
 
     number: int  # number of the push since the last reset
     extremes: Tensor

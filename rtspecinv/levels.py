@@ -52,7 +52,7 @@ def warn_of_peak(peak: float, stft: STFT | None = None, scaling: str | None = No
 
 
 def no_samples(n_frames: int) -> str:
-    """Return the text of the warning that `n_frames` frames became no samples."""
+    """Return the text of the warning that `n_frames` frames cover no samples."""
     if not n_frames:
         return "there was no frame, so there is no sound"
     return (

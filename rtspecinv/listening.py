@@ -54,7 +54,7 @@ from rtspecinv.streaming import StreamingInverter
 from rtspecinv.updates import Update
 
 _MOST_CHANNELS = 2  # largest number of channels of an array; one with more rows may be a spectrogram
-_MANY_CHANNELS = 16  # an array with at most so many, very long rows is sound with too many channels
+_MANY_CHANNELS = 16  # an array with at most this number of very long rows is sound with too many channels
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def listen(
         pieces, given, sample_rate, layout, length = _file(
             Path(sound), given, sample_rate, layout, array, scaling, length
         )
-        scaling = None  # `_file` has undone it
+        scaling = None  # `_file` has undone the scaling
     elif isinstance(sound, Tensor | np.ndarray):
         pieces = iter([_array(sound)])
     elif isinstance(sound, Iterable):
@@ -222,7 +222,7 @@ def listen(
 
 
 def _squeezed(piece: Tensor, most_axes: int) -> Tensor:
-    """Return the piece with at most so many axes, after removing leading axes of size 1."""
+    """Return the piece without leading axes of size 1 beyond `most_axes` axes."""
     while piece.ndim > most_axes and piece.shape[0] == 1:
         piece = piece[0]
     return piece

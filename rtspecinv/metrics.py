@@ -177,7 +177,7 @@ def estoi(input: npt.ArrayLike, target: npt.ArrayLike, sample_rate: int) -> floa
     Arguments are those of `pesq`.
 
     Returns:
-        The intelligibility; nan if less than half a second of the samples is not silent.
+        The intelligibility; nan if the samples contain less than half a second of sound that is not silent.
 
     Raises:
         ImportError: pystoi or soxr is missing.

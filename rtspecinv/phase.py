@@ -62,7 +62,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Overlap(Start):
-    """Spectrum of the samples that the other frames already add to this one (Beauregard, Zhu & Wyse 2005).
+    """Spectrum of the samples that earlier frames already add to this one (Beauregard, Zhu & Wyse 2005).
 
     Its modulus shows how much of a bin the earlier frames determine, so it is not replaced by the given
     magnitude.
@@ -338,5 +338,5 @@ STARTS: dict[str, Start] = {"overlap": Overlap(), "gradient": Gradient(), "peaks
 
 
 def find(init: str | Start) -> Start:
-    """Return the start with this name; a start is returned as it is."""
+    """Return the start with this name; a start is returned unchanged."""
     return named("init", init, STARTS, Start)

@@ -71,8 +71,9 @@ def to_consistent(spectrum: Tensor, buffer: FrameBuffer) -> Tensor:
     """Return the consistent spectrum `P_C(c) = STFT(iSTFT(c))`, that of the samples of a spectrum c.
 
     The open frames are added to the committed frames, which stay unchanged:
-    `P_C(c)_k = F(w / max(E_k, floor) (tail + sum_j d F^-1(c_j)))`, cut at frame k, where `E_k` is the sum of
-    window times dual window `d` over all frames so far.
+    `P_C(c)_k = F(w / max(E_k, floor) (tail + sum_j d F^-1(c_j)))`, cut at frame k, where F is the Fourier
+    transform of one frame, w the window, d its dual window, `tail` the samples of the committed frames, and
+    `E_k` the sum of `w d` over all frames so far, at least `floor` (`FrameBuffer`).
 
     Args:
         spectrum: complex `(*batch, n_open, n_half)`.

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rtspecinv import defaults, engines, phase, updates
-from rtspecinv.bands import FilterBank
+from rtspecinv.bands import FilterBank, bands_of
 from rtspecinv.checkpoint import Checkpointed, Settings
-from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, instance, sizes
+from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
 from rtspecinv.inputs import Array, as_mask, as_positions, iterations, some_streams
@@ -169,9 +169,7 @@ class StreamingInverter(Checkpointed):
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
         self.joint = flag(joint=joint) and bank is not None
-        if bank is not None:
-            instance(FilterBank, "pass rtspecinv.FilterBank(filters)", bank=bank)
-        measurement = None if bank is None else bank.measured(self.stft)
+        measurement = None if bank is None else bands_of(bank, self.stft)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
         make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)
         self._engine: engines.Engine = make(

@@ -302,7 +302,7 @@ RULES: dict[str, Update] = {
 
 
 def find(update: str | Update) -> Update:
-    """Return the rule with this name; a rule is returned as it is."""
+    """Return the rule with this name; a rule is returned unchanged."""
     return _checked(named("update", update, RULES, Update))
 
 
@@ -322,7 +322,7 @@ def _checked(update: Update) -> Update:
         n_spectra = 1 + count(n_carried=update.n_carried)
     except ValueError as error:
         raise ValueError(
-            f"Parameter update={name}(): {error}, the number of spectra beside the iterate"
+            f"Parameter update={name}(): {error}; it is the number of spectra beside the iterate"
         ) from None
     rule = copy.copy(update)  # a step may change attributes of its rule
     spectrum = torch.ones(1, 4, 2, dtype=torch.float64, device="cpu")

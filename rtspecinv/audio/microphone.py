@@ -109,7 +109,7 @@ class Recording:
 class Microphone(Recording):
     """Records through a sound device; iteration yields float32 blocks `(channels, n_samples)` on arrival.
 
-    sample_rate: sample rate that the device accepts, Hz; None is the device's own.
+    sample_rate: sample rate that the device accepts, Hz, or None for the device's own rate.
     channels: number of channels, default: 1.
     device: number or part of the name of a device that `rtspecinv devices` lists, default: that of the
         system.

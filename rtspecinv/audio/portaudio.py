@@ -138,8 +138,8 @@ def device_table() -> str:
 def one_device(to_record: int | str | None, to_play: int | str | None) -> dict[str, Any] | None:
     """Return PortAudio's description of the device if both parameters name the same one, else None.
 
-    to_record: number or name of the device that records; None is the default of the system.
-    to_play: number or name of the device that plays; None is the default of the system.
+    to_record: number or name of the device that records, or None for the default of the system.
+    to_play: number or name of the device that plays, or None for the default of the system.
 
     A duplex stream needs `index` and `default_samplerate` of the description. Returns None for a missing
     device, too. Raises `ValueError` for a number that no device has.

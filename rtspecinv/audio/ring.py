@@ -7,7 +7,7 @@ play up to position `limit`; this module calls that part of the ring "lent".
              erased          played   claimed             end           limit = erased + length
     ───────────┼────────────────┼────────┼──────────────────┼──────────────┼────
      played before, to be       │ a block being copied      │ silence
-     silenced and lent again    │ just now   what is queued │
+     silenced and lent again    │ just now   queued samples │
 """
 
 from __future__ import annotations

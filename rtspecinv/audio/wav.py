@@ -176,7 +176,7 @@ class WavWriter:
         """Do nothing: the header of an abandoned file is not completed."""
 
     def close(self) -> None:
-        """Write the final sizes to the header of a file; a stream stays as it is."""
+        """Write the final sizes to the header of a file; a stream does not change."""
         if not self._endless:
             self._file.write(b"\0" * (self._n_bytes % 2))
             self._file.seek(0)

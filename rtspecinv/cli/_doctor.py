@@ -29,7 +29,7 @@ NEED_PORTAUDIO = ("rtmixer",)  # cannot be imported without the PortAudio librar
 RATES = (44100, 48000, 22050, 16000)
 TEST_SECONDS = 1.0
 N_PUSHES = 300
-N_ITER = (8, 32)  # measured; the time of other numbers lies on the line through both
+N_ITER = (8, 32)  # measured numbers of iterations; the times of other numbers are interpolated linearly
 TRANSFORMS = ((512, 128), (1024, 256), (2048, 512))
 ROOM = 0.7  # share of a hop's duration that 99 of 100 pushes may take
 _SOUND_FIX = 'pip install "rtspecinv[live]"'
@@ -37,7 +37,7 @@ _SOUND_FIX = 'pip install "rtspecinv[live]"'
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: the name of what was checked, its state, and a remedy if it is not right.
+    """One line of the report: the name of what was checked, its state, and a remedy if something is wrong.
 
     fatal: whether playing is impossible unless this is fixed, default: False.
     """

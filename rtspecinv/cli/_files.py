@@ -105,7 +105,7 @@ def _standard_input() -> BinaryIO:
 
 @contextmanager
 def spectrogram_file(path: Path) -> Iterator[Path]:
-    """Return a context whose value is the file to read: `path`, or a temporary copy of what a pipe contains.
+    """Return a context whose value is the file to read: `path`, or a temporary copy of the content of a pipe.
 
     Raises:
         ValueError: the content of a pipe is not .npy or .npz.

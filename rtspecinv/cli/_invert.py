@@ -62,7 +62,7 @@ def invert(args: argparse.Namespace) -> int:
             raise ValueError("A folder becomes a folder of sound files: give a name with -o OUTPUT")
         return _invert_folder(args) if args.on is None else _invert_on_ray(args)
     if args.on is not None:
-        raise ValueError(f"--on is for folders, and {printable(args.spectrogram)} is none: leave it out")
+        raise ValueError(f"--on is for folders, but {printable(args.spectrogram)} is not one: leave it out")
     with spectrogram_file(args.spectrogram) as args.spectrogram:
         return _invert_file(args)
 
@@ -166,7 +166,9 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     stft, length = stft.with_center(stft.center), spectrogram.length(stft)
     n_samples = stft.length(spectrogram.n_frames) if length is None else length
     if n_samples < 1:
-        raise ValueError(f"{printable(path)} has one frame: there is sound only between two")
+        raise ValueError(
+            f"{printable(path)} has one frame: sound is between two frames, so save at least two"
+        )
     if args.method == "lbfgs" and n_samples < stft.n_needed:
         raise ValueError(too_short(spectrogram, stft, names.METHODS[0]))
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)
@@ -279,7 +281,7 @@ def _invert_on_ray(args: argparse.Namespace) -> int:
 
 
 def _tell(task: Inversion, tally: Tally) -> None:
-    """Print what became of a file, and remarks about it, those that differ only in numbers once."""
+    """Print the result of a file and its warnings; of warnings that differ only in numbers, the first."""
     if task.error is not None:
         tally.note(f"error: {_about(task, one_line(task.error))}")
         return

@@ -100,11 +100,22 @@ def add_scale_options(parser: argparse.ArgumentParser, default: str | None) -> N
     )
 
 
-def add_stft_options(parser: argparse.ArgumentParser, n_fft: int | None, hop_length: int | None) -> None:
+def add_stft_options(
+    parser: argparse.ArgumentParser,
+    n_fft: int | None,
+    hop_length: int | None,
+    *,
+    known: str = "from the file's metadata or its shape",
+    hop_known: str = "from the file's metadata, else n_fft / 4",
+) -> None:
+    """Add `--n-fft` and `--hop-length`.
+
+    n_fft, hop_length: default values, None for those that `known` and `hop_known` describe.
+    """
     group = parser.add_argument_group("spectrogram")
-    known = "default: %(default)s" if n_fft else "default: from the file's metadata or its shape"
+    known = f"default: {n_fft or known}"
     group.add_argument("--n-fft", metavar="N", type=int, default=n_fft, help=f"samples in a frame ({known})")
-    known = "default: %(default)s" if hop_length else "default: from the file's metadata, else n_fft / 4"
+    known = f"default: {hop_length or hop_known}"
     group.add_argument(
         "--hop-length",
         metavar="N",
@@ -129,7 +140,7 @@ def add_stream_options(group: argparse._ArgumentGroup) -> None:
         "--look-ahead",
         metavar="K",
         type=int,
-        help="number of later frames that are used before a frame is final; a larger value adds latency",
+        help="number of later frames that arrive before a frame is final; a larger value adds latency",
     )
     group.add_argument(
         "--revise",

@@ -83,7 +83,8 @@ def _load(module: str, function: str) -> Callable[[argparse.Namespace], int | No
 def _left_at_once() -> Iterator[None]:
     """Return a context in which Ctrl-C ends the process at once.
 
-    An exception during the import of torch may crash the process. No file or device is open at this time.
+    It is for imports: an exception during the import of torch may crash the process. No file or device is
+    open before the imports end, so nothing needs to be closed.
     """
 
     def leave(number: int, frame: object) -> None:

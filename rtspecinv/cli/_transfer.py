@@ -34,8 +34,8 @@ class Source:
     """Magnitude frames `(channels, n_freq)` with their transform, sample rate and length.
 
     n_samples: expected number of samples of the sound, None if unknown.
-    length: number of samples of the sound, or a function that returns it at the end; None for as many as the
-        frames cover.
+    length: number of samples of the sound, or a function that returns it at the end; None for the number
+        that the frames cover.
     """
 
     frames: Iterable[Tensor]

@@ -11,9 +11,9 @@ from rtspecinv.cli._options import file_name, preset
 RUNS = "_export.export"
 HELP = "write one push of a stream into a file for other programs: ONNX or torch.export"
 DESCRIPTION = """\
-Write one push of a stream into a file that other programs run without Python: a frame and a
-state in, a hop of samples and the next state out. docs/export.md describes its inputs and
-outputs."""
+Write one push of a stream into a file that other programs run without Python: a function that
+takes a frame and a state, and returns a hop of samples and the next state. docs/export.md
+describes its inputs and outputs."""
 EXAMPLE = "rtspecinv export --preset hifigan-22k --look-ahead 3 -o step.onnx"
 
 
@@ -31,11 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         metavar="MODEL",
         type=preset,
-        help="parameters of mel frames, which the file then takes in place of magnitudes: a .json or .toml "
-        f"file of a MelConfig, or one of {', '.join(names.PRESETS)}",
+        help="parameters of mel frames, which the file then takes in place of magnitudes, so that --n-fft, "
+        "--hop-length and --sample-rate are not allowed: a .json or .toml file of a MelConfig, or one of "
+        f"{', '.join(names.PRESETS)}",
     )
     parser.add_argument(
-        "--sample-rate", metavar="HZ", type=int, help="sample rate, for the file's metadata (default: none)"
+        "--sample-rate", metavar="HZ", type=int, help="sample rate for the file's metadata (default: none)"
     )
-    options.add_stft_options(parser, n_fft=None, hop_length=None)
+    options.add_stft_options(parser, n_fft=None, hop_length=None, known="1024", hop_known="n_fft / 4")
     options.add_inverter_options(parser)

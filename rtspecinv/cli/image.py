@@ -38,9 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dark-is-loud", action="store_true", help="dark pixels are loud, bright pixels are silent"
     )
     options.add_scale_options(parser, default=None)
-    options.add_stft_options(parser, n_fft=None, hop_length=None)
+    known = f"from the picture's metadata, else {names.PICTURE_N_FFT}"
+    options.add_stft_options(parser, n_fft=None, hop_length=None, known=known)
     group = parser.add_argument_group("inversion")
     group.add_argument("--update", metavar="NAME", help=f"update rule: {', '.join(names.RULES)}")
-    group.add_argument("--look-ahead", metavar="K", type=int, help="future frames used")
+    group.add_argument("--look-ahead", metavar="K", type=int, help="number of later frames that are used")
     group.add_argument("--n-iter", metavar="N", type=int, help="iterations per frame; more is slower")
-    parser.add_argument("-d", "--device", metavar="DEVICE", type=device, help="see `rtspecinv devices`")
+    parser.add_argument("-d", "--device", metavar="DEVICE", type=device, help="number or name of the device")

@@ -14,11 +14,11 @@ DESCRIPTION = """\
 Invert the magnitudes in SPECTROGRAM (.npy, .npz, .pt, .safetensors), shaped (n_freq, n_frames)
 or (channels, n_freq, n_frames). Fields or metadata called sample_rate, n_fft, hop_length and
 n_samples, the length of the sound, are used. Two-sided magnitudes have n_fft rows; with n_fft / 2
-the row at the Nyquist frequency is missing, and is 0: --n-fft says which.
+rows, the row at the Nyquist frequency is missing, and is set to 0. Both need n_fft or --n-fft.
 
-If SPECTROGRAM is a folder, every such file in it and below (but hidden ones) becomes a sound
-file of the same name in the folder OUTPUT. Existing sound files are skipped; if a
-file cannot be inverted, the others still are.
+If SPECTROGRAM is a folder, every such file in it and below (except hidden ones) becomes a sound
+file of the same name in the folder OUTPUT. Existing sound files are skipped. If a file cannot
+be inverted, the command reports it and continues with the other files.
 
 Memory does not grow with the number of frames, except for lbfgs."""
 EXAMPLE = "rtspecinv invert magnitude.npy --sample-rate 22050 --hop-length 256 -o sound.wav"
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=names.LAYOUTS,
-        help="order of the last two axes (default: what the file says, else freq-time)",
+        help="order of the last two axes (default: that stored in the file, else freq-time)",
     )
     parser.add_argument(
         "--preset",
@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=(*names.FORMATS, names.PARQUET),
-        help="format of the files in a folder (default: wav); parquet, of samples, needs --on",
+        help="format of the outputs of a folder (default: wav); parquet, tables of samples, needs --on",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing sound files of a folder")
     parser.add_argument(
@@ -80,16 +80,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method",
         choices=names.METHODS,
         default=names.METHODS[0],
-        help="stream: frame by frame, as `play` does. lbfgs: descent on the samples, the whole file in "
+        help="stream: frame by frame, as `play` does. lbfgs: L-BFGS on the samples, with the whole file in "
         "memory. The others: rules that iterate over blocks of frames, starting from the stream: agla "
         "is accelerated Griffin-Lim, hybrid the difference map and then agla (default: %(default)s). Mel "
-        "frames are inverted as a stream, or by lbfgs if that is given",
+        "frames are inverted as a stream, or with --method lbfgs by L-BFGS",
     )
     group.add_argument(
         "--n-iter",
         metavar="N",
         type=int,
-        help="stream: sweeps over the open frames at each frame (default: 8). The others: iterations over "
+        help="stream: iterations per frame (default: 8, up to 16 for long hops). The others: iterations over "
         f"all frames (default: {names.BATCH_ITERATIONS}). More is slower",
     )
     options.add_stream_options(parser.add_argument_group("inversion with --method stream"))
@@ -98,10 +98,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--on",
         choices=names.CLUSTERS,
         help="ray: by Ray Data, on the cores of this machine or on a cluster. The folder may also contain "
-        "Parquet files, and .npz files with many arrays, whose rows are spectrograms",
+        "Parquet files, with a spectrogram in each row, and .npz files of many arrays",
     )
     group.add_argument(
-        "--address", metavar="ADDRESS", help="address of a cluster, as of ray.init (default: this machine)"
+        "--address", metavar="ADDRESS", help="address of a cluster, as for ray.init (default: this machine)"
     )
     group.add_argument(
         "--workers", metavar="N", type=int, help="number of workers (default: one for each CPU)"

@@ -9,9 +9,9 @@ from rtspecinv.cli import _names as names
 RUNS = "_serve.serve"
 HELP = "serve live streams by websocket: frames in, samples out"
 DESCRIPTION = """\
-Serve live streams by websocket: a client sends magnitude or mel frames, and gets a hop of
-samples for each. docs/serve.md has the messages. SIGTERM and Ctrl-C let streams end with what
-is owed to them."""
+Serve live streams by websocket: a client sends magnitude or mel frames, and receives a hop of
+samples for each. docs/serve.md describes the messages. On SIGTERM and Ctrl-C, the server sends
+the remaining samples of every stream, and ends."""
 EXAMPLE = "rtspecinv serve --port 8765 --streams 64"
 
 
@@ -20,20 +20,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default=names.SERVE_HOST,
-        help="address to listen at; one that other machines can reach needs --token (default: %(default)s)",
+        help="address to listen on; one that other machines can reach needs --token (default: %(default)s)",
     )
     parser.add_argument(
         "--port",
         metavar="N",
         type=int,
         default=names.SERVE_PORT,
-        help="port, 0 for any that is free (default: %(default)s)",
+        help="port; 0 selects a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--streams",
         metavar="N",
         type=int,
         default=names.SERVE_STREAMS,
-        help="most streams at once; others are refused (default: %(default)s)",
+        help="largest number of clients at once; others are rejected (default: %(default)s)",
     )
-    parser.add_argument("--token", metavar="T", help="word that clients have to send")
+    parser.add_argument("--token", metavar="T", help="secret word that clients must send (default: none)")

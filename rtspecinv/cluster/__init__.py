@@ -1,4 +1,4 @@
-"""More than one machine, by Ray: many spectrograms (`dataset`), servers of live streams (`fleet`)."""
+"""Work on several machines by Ray: many spectrograms (`dataset`, `folder`), live streams (`fleet`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client of a fleet: asks where to go, and asks again when its server is lost."""
+"""Client of a fleet: it requests the address of a server, and of another one when that server is lost."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ class FleetClient(Listener):
             )
         self.url, self.patience = url, finite(0, above=True, patience=patience)
         self._token, self._hello = token, hello
-        self._client: AsyncClient | None = None  # None while it looks for a server
+        self._client: AsyncClient | None = None  # None while the client looks for a server
         self._lease: Any = None
         self._moving: asyncio.Task[None] | None = None
-        self._asked: deque[tuple[str, dict[str, Any]]] = deque()  # that have not been answered
+        self._asked: deque[tuple[str, dict[str, Any]]] = deque()  # requests without an answer
         self._lost: tuple[float, int] | None = None  # time of a loss, and `n_lost` before it
         self._moved: dict[str, Any] | None = None  # message of the last move, until it is received
-        self._n_owed = 0  # frames whose hops have not come
+        self._n_owed = 0  # number of frames whose hops have not arrived
         self.n_lost = self.n_moves = 0
         self.ready: dict[str, Any] = {}
         self.server = ""
@@ -111,7 +111,7 @@ class FleetClient(Listener):
         self._n_owed += n_frames
         try:
             await self._try(client, client.push(frames))
-        except (TypeError, ValueError):  # they are no numbers, and were not sent
+        except (TypeError, ValueError):  # the frames were not sent, because they are not numbers
             self._n_owed = max(0, self._n_owed - n_frames)
             raise
 
@@ -123,7 +123,7 @@ class FleetClient(Listener):
         await self._try(client, self._tell(client, kind, more))
 
     async def reset(self) -> None:
-        """Ask for silence at once, as `AsyncClient.reset`."""
+        """Request silence at once, as `AsyncClient.reset` does."""
         await self.ask("reset")
 
     async def receive(self) -> Array | dict[str, Any]:
@@ -173,7 +173,7 @@ class FleetClient(Listener):
         await asyncio.shield(self._moving)
 
     def _check_moving(self) -> None:
-        """Raise the error of the task that has looked for a server in vain."""
+        """Raise the error of the search for a server, if it has failed."""
         if self._moving is not None and self._moving.done():
             self._moving.result()
 
@@ -193,7 +193,7 @@ class FleetClient(Listener):
         await self._find()
 
     async def _find(self) -> None:
-        """Begin a stream on some server, which gets the unanswered requests."""
+        """Begin a stream on a server, and send it the requests without an answer."""
         give_up, pause = time.monotonic() + self.patience, FIRST_PAUSE
         while True:
             try:
@@ -202,8 +202,8 @@ class FleetClient(Listener):
                 if time.monotonic() + pause >= give_up:
                     reason = str(error) or "no server has answered"
                     raise StreamClosed(
-                        f"No stream was free at {self.url} within {self.patience:g} seconds ({reason}): come "
-                        "later, or set a longer patience"
+                        f"No stream was free at {self.url} within {self.patience:g} seconds ({reason}): try "
+                        "again later, or set a longer patience"
                     ) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -215,7 +215,7 @@ class FleetClient(Listener):
             client = AsyncClient(url, token=self._token, **self._hello)
             await client.__aenter__()
             n_told = 0
-            while n_told < len(self._asked):  # which may grow meanwhile
+            while n_told < len(self._asked):  # other tasks may add requests meanwhile
                 kind, more = self._asked[n_told]
                 await self._tell(client, kind, more)
                 n_told += 1
@@ -236,7 +236,7 @@ class FleetClient(Listener):
         self._lease = lease = await self._session.get(self.url, headers=headers)
         if lease.status in REFUSALS:
             raise ServerError(f"{self.url} refuses the client: {(await lease.text()).strip()}")
-        if lease.status == 404 or lease.status >= 500:  # Ray Serve has no server yet
+        if lease.status == 404 or lease.status >= 500:  # Ray Serve has not started a server yet
             raise StreamClosed(f"{self.url} answers with status {lease.status}")
         try:
             return str(json.loads(await lease.content.readline())["url"])

@@ -1,4 +1,4 @@
-"""Ray Data: datasets of spectrograms to datasets of samples, for pipelines of users."""
+"""Inversion of a Ray dataset of spectrograms to a dataset of samples, as a step of a user's pipeline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rtspecinv.updates import Update
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-GPU_STREAMS = 64  # in one push
+GPU_STREAMS = 64  # number of streams per push on a GPU
 
 
 def ray() -> Any:
@@ -113,7 +113,7 @@ def invert_dataset(
 
 
 def n_actors(workers: int | None, num_cpus: int, num_gpus: float) -> int:
-    """Return the number of actors, by default as many as the cluster has room for."""
+    """Return the number of actors; default: the largest number that the cluster has CPUs and GPUs for."""
     if workers is not None:
         return count(1, workers=workers)
     there = ray().cluster_resources()
@@ -133,7 +133,7 @@ class Rows:
     def __call__(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Return the batch with samples in place of spectrograms."""
         if self.column not in batch:
-            raise ValueError(f"Parameter column={self.column!r} is none of {', '.join(batch)}")
+            raise ValueError(f"Parameter column={self.column!r} is not one of {', '.join(batch)}")
         n_rows = len(batch[self.column])
         tasks = [
             Inversion(str(i), partial(self._read, batch, i), None, self.settings, measure=True)
@@ -168,13 +168,13 @@ def shaped(task: Inversion) -> Array:
 def row_spectrogram(
     value: Any, name: str, fields: Mapping[str, Any], layout: str | None, mel: MelConfig | None
 ) -> Spectrogram:
-    """Return the spectrogram in a row of a table: an array, or nested lists."""
+    """Return the spectrogram in a row of a table; `value` is an array or nested lists."""
     known = {field: given for field, given in fields.items() if given is not None and given == given}
     return array_spectrogram(_array(value), name, known, layout=layout, mel=mel)
 
 
 def _array(value: Any) -> Array:
-    """Return an array of nested lists, or of arrays in an array of objects, as tables have them."""
+    """Return nested lists, or an array of arrays (dtype object), as an array of numbers."""
     array = np.asarray(value) if not isinstance(value, np.ndarray) else value
     if array.dtype == object:
         array = np.stack([_array(part) for part in array]) if len(array) else np.zeros(0, np.float32)

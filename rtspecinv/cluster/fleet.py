@@ -31,8 +31,8 @@ except ImportError as error:
     raise ImportError(f'{error}: a fleet needs Ray Serve: pip install "rtspecinv[cluster]"') from error
 
 REPORT_SECONDS = 5.0
-BLANK_SECONDS = 10.0  # a client that is gone is noticed when a line cannot be sent
-TARGET = 0.8  # of the streams of a server: more servers are started above it
+BLANK_SECONDS = 10.0  # time between blank lines; a line that cannot be sent shows that the client has left
+TARGET = 0.8  # share of the streams in use above which Ray Serve starts another server
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class _Lease(Response):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         line = json.dumps({"url": self._url}).encode()
-        while True:  # Ray Serve cancels it when the client has left
+        while True:  # Ray Serve cancels this call when the client has left
             await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
             await asyncio.sleep(BLANK_SECONDS)
             line = b""
 
 
 class SlotServer:
-    """One server of the fleet, in a process of its own at a port of its own; a deployment of Ray Serve."""
+    """A server of the fleet with its own process and port; a deployment of Ray Serve."""
 
     async def __init__(self, streams: int, token: str | None) -> None:  # type: ignore[misc]  # Ray awaits it
         self._exit = AsyncExitStack()
@@ -104,7 +104,7 @@ class SlotServer:
     async def __call__(self, request: Request) -> Response:
         """Return the address of the server in a line of JSON, and blank lines until the client leaves."""
         if not self._server.accepts(token_of(request.headers, request.query_params)):
-            return PlainTextResponse("This fleet wants a token: send Authorization: Bearer TOKEN\n", 401)
+            return PlainTextResponse("This fleet requires a token: send Authorization: Bearer TOKEN\n", 401)
         return _Lease(self.url)
 
     async def check_health(self) -> None:

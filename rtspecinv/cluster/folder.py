@@ -39,22 +39,22 @@ from rtspecinv.mel.config import MelConfig
 SHARD = PARQUET = ".parquet"
 SUFFIXES = (*ARRAYS, PARQUET)
 NAME = "name"  # column with the names of rows
-PARTS = "parts.json"  # which files each Parquet file is made of
-MOST_FILES = 64  # of a job
-JOBS_OF_AN_ACTOR = 4  # at least, so that the actors end at about the same time
-_ROW_GROUP = 64  # rows of a Parquet file that are written at once
-_ROWS_AT_ONCE = 16  # of a shard, read
+PARTS = "parts.json"  # lists the source files of each Parquet file
+MOST_FILES = 64  # largest number of files of a job
+JOBS_OF_AN_ACTOR = 4  # least number of jobs per actor, so that all actors end at about the same time
+_ROW_GROUP = 64  # number of rows that are written to a Parquet file at once
+_ROWS_AT_ONCE = 16  # number of rows that are read from a shard at once
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done with a folder.
+    """Parameters of the inversion of a folder.
 
     source, output: folders, under the same names on every machine.
     format: suffix of the sound files, or "parquet".
     layout, mel, array: as in `open_spectrogram`; `array` is also the column of a Parquet file.
-    settings: how spectrograms are inverted.
-    overwrite: whether existing outputs are written again.
+    settings: parameters of the inversion of each spectrogram.
+    overwrite: whether existing outputs are replaced.
     n_threads: number of threads of an actor.
     """
 
@@ -88,13 +88,15 @@ class Done:
     errors: list[str]
 
     def plus(self, other: Done) -> Done:
-        """Return the sums of two."""
+        """Return the sum of the numbers of both, without errors."""
         mine, others = vars(self), vars(other)
         return Done(**{name: mine[name] + others[name] for name in mine if name != "errors"}, errors=[])
 
 
 def plan(work: Work, size: int) -> tuple[list[Job], int]:
-    """Return the jobs that are missing, and the number of files that are left out.
+    """Return the jobs whose outputs are missing, and the number of files whose outputs exist.
+
+    size: number of actors, among which the jobs are divided.
 
     Raises:
         ValueError: there are no spectrograms, or two would become the same file.
@@ -121,7 +123,7 @@ def plan(work: Work, size: int) -> tuple[list[Job], int]:
 
 
 def sources(folder: Path) -> list[str]:
-    """Return the names of the spectrogram files and shards in a folder and below, but hidden ones; sorted."""
+    """Return the sorted names of spectrogram files and shards in a folder and below, except hidden ones."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     names = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
     if not names:
@@ -136,7 +138,7 @@ def _sound(work: Work, name: str, row: str = "") -> Path:
 
 
 def _parts(work: Work, names: list[str]) -> tuple[list[Job], int]:
-    """Return the missing Parquet files; which files each is made of is written down before the first run."""
+    """Return the jobs of missing Parquet files; the file `PARTS` stores the sources of each, from now on."""
     shards = [Job([name], name) for name in names if name.endswith(SHARD)]
     known = work.output / PARTS
     parts: list[list[str]] = json.loads(known.read_text()) if known.exists() else []
@@ -160,17 +162,17 @@ def invert_folder(
     report: Callable[[Done], object] = lambda done: None,
     begin: Callable[[int], object] = lambda n_sources: None,
 ) -> tuple[Done, dict[Key, Line]]:
-    """Carry out all jobs that are missing, and return their numbers and the table of errors.
+    """Carry out all jobs whose outputs are missing, and return their numbers and the table of errors.
 
-    address: address of a cluster, default: a cluster of this machine's cores, for this call only.
+    address: address of a cluster, default: a cluster on the cores of this machine, for this call only.
     workers, num_cpus, num_gpus: as in `invert_dataset`.
     report: function that is called after each job.
     begin: function that is called first with the number of files and shards that are missing.
     """
     module = ray()
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs an error about every pool of actors
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray logs an error about every pool of actors
     make_folder(work.output)
-    errors = merge(work.output)  # what a killed run has left
+    errors = merge(work.output)  # lines of a run that was killed
     jobs, n_skipped = plan(work, 1)
     begin(sum(len(job.sources) for job in jobs))
     if not jobs:
@@ -246,7 +248,7 @@ class Jobs:
         self.work, self._journal = work, Journal(work.output)
 
     def __call__(self, batch: dict[str, Array]) -> dict[str, list[str]]:
-        """Carry out a job, in JSON, and return what was done, in JSON."""
+        """Carry out jobs given as JSON texts, and return a `Done` for each as JSON."""
         done = [self.carry_out(Job(**json.loads(text))) for text in batch["item"]]
         return {"done": [json.dumps(vars(each)) for each in done]}
 
@@ -281,7 +283,7 @@ class Jobs:
         self._errors.append(text if source in text else f"{source}: {text}")
 
     def _rows(self, job: Job) -> Iterator[Row]:
-        """Yield the rows of a job that are missing, read when they are opened."""
+        """Yield the rows of a job whose outputs are missing; a row is read when it is opened."""
         number = 0
         for source in job.sources:
             try:
@@ -297,7 +299,7 @@ class Jobs:
                 self._fail(source, "", error)
 
     def _spectrograms(self, path: Path) -> Iterator[tuple[str, Callable[[], Spectrogram]]]:
-        """Yield the name of each row of a file, "" for a file that is one spectrogram, and how to read it."""
+        """Yield the name of each row of a file, "" if it is one spectrogram, and a function that reads it."""
         work, suffix = self.work, path.suffix.lower()
         opened = partial(open_spectrogram, path, layout=work.layout, mel=work.mel)
         if suffix == PARQUET:
@@ -339,7 +341,7 @@ class Jobs:
         column = self.work.array or (known[0] if known else "")
         if column not in names:
             raise ValueError(
-                f"{printable(path)} has the columns {', '.join(names)}: name that of the spectrograms with "
+                f"{printable(path)} has the columns {', '.join(names)}: name the column of spectrograms with "
                 "--array NAME"
             )
         return column
@@ -365,7 +367,7 @@ def _matrix(values: Any) -> Array:
         return np.stack([np.asarray(value.as_py()) for value in values])
     if pyarrow.types.is_list(values.type) or pyarrow.types.is_large_list(values.type):
         if values.null_count:
-            raise ValueError("the row has no spectrogram")
+            raise ValueError("the row contains no spectrogram")
         if len(set(values.value_lengths().to_pylist())) > 1:
             raise ValueError("the lists of the spectrogram differ in length: its rows must be equally long")
         inner = _matrix(values.flatten())
@@ -375,7 +377,7 @@ def _matrix(values: Any) -> Array:
 
 
 class _Parquet:
-    """A Parquet file of samples, written in the order of the rows and whole or not at all."""
+    """A Parquet file of samples, with rows in their order; it appears only when it is complete."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow
@@ -396,12 +398,12 @@ class _Parquet:
         )
         self._file = WholeFile(path)
         self._writer = parquet.ParquetWriter(self._file, self._schema)
-        self._waiting: dict[int, Row] = {}  # that an earlier one is not complete yet
+        self._waiting: dict[int, Row] = {}  # rows that wait for an earlier one, by number
         self._ready: list[Row] = []
         self._n_added = 0
 
     def add(self, row: Row) -> None:
-        """Add a row, in any order; those that failed are left out."""
+        """Add a row; rows may be added in any order, and rows that failed are left out."""
         self._waiting[row.number] = row
         while (next_one := self._waiting.pop(self._n_added, None)) is not None:
             self._n_added += 1

@@ -1,4 +1,4 @@
-"""Tables of results and errors that survive a kill: lines are appended at once, and merged later."""
+"""Tables of results and errors that a killed run does not lose: lines are appended at once, merged later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Line = dict[str, str]
 
 
 class Journal:
-    """Lines of one process about rows that it has inverted, in a file of its own beside the tables."""
+    """File in which one process appends a line for each row that it has inverted."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FOLDER / f"{uuid.uuid4().hex}.jsonl"
@@ -42,7 +42,8 @@ def _text(value: Any) -> str:
 def merge(folder: Path) -> dict[Key, Line]:
     """Merge the journals in a folder into its tables, and return the errors by source and row.
 
-    Of several lines about a row the last counts, so a row that failed and was inverted later has no error.
+    If there are several lines about a row, the last one is used. A row that failed and was inverted later
+    thus has no error.
     """
     lines: dict[Key, Line] = {}
     for name in (ERRORS, RESULTS):
@@ -61,7 +62,7 @@ def merge(folder: Path) -> dict[Key, Line]:
     _write(folder / RESULTS, [line for _, line in sorted(lines.items()) if not line["error"]])
     for path in journals:
         path.unlink(missing_ok=True)
-    with suppress(OSError):  # another run is using it
+    with suppress(OSError):  # another run uses the folder
         (folder / _FOLDER).rmdir()
     return errors
 

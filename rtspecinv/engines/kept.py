@@ -31,7 +31,7 @@ def own_folder() -> Path | None:
 
 
 def read(path: Path) -> bytes | None:
-    """Return what `write` wrote; None if the file is absent or damaged. A damaged file is removed."""
+    """Return the content that `write` stored; None if it is absent or damaged. A damaged file is removed."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -56,7 +56,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def load(name: str) -> bytes | None:
-    """Return what was saved under a name; None if there is nothing, or if it is damaged."""
+    """Return the content that was saved under a name; None if there is none, or if it is damaged."""
     folder = own_folder()
     return None if folder is None else read(folder / name)
 

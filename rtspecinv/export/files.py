@@ -78,7 +78,7 @@ def export_step(
 
 
 def facts(inverter: StreamingInverter, sample_rate: float | None) -> dict[str, str]:
-    """Return what a program must know of a file, as text by name."""
+    """Return the metadata of a file that a program needs, as text by name."""
     stft = inverter.stft
     mel = inverter.bank.config if isinstance(inverter, MelInverter) else None
     known = {
@@ -117,7 +117,7 @@ def frame_name(step: Step) -> str:
 
 
 def _traced(step: Step) -> torch.export.ExportedProgram:
-    n_streams = 2  # torch takes a single one for a constant
+    n_streams = 2  # with one stream, torch would treat the number as a constant
     width = step.stft.n_freq if step.bank is None else step.bank.n_bands
     shapes = [(width,), *step.shapes.values()]
     zeros = [torch.zeros(n_streams, *shape, dtype=step.stft.dtype, device="cpu") for shape in shapes]
@@ -127,7 +127,7 @@ def _traced(step: Step) -> torch.export.ExportedProgram:
 
 
 def _pt2(program: torch.export.ExportedProgram, about: dict[str, str]) -> bytes:
-    for node in program.graph.nodes:  # where each node comes from in the code: a third of the file
+    for node in program.graph.nodes:  # origin of each node in the code, a third of the size of the file
         node.meta.pop("stack_trace", None)
         node.meta.pop("nn_module_stack", None)
         node.meta.pop("source_fn_stack", None)
@@ -150,7 +150,7 @@ def _onnx(program: torch.export.ExportedProgram, step: Step, about: dict[str, st
     model: Any = made.model_proto
     graph = model.graph
     del graph.value_info[:]
-    for node in graph.node:  # where each node comes from in the code: half of the file
+    for node in graph.node:  # origin of each node in the code, half of the size of the file
         del node.metadata_props[:]
         node.doc_string = ""
     for value in [*graph.input, *graph.output]:
@@ -164,7 +164,7 @@ def _onnx(program: torch.export.ExportedProgram, step: Step, about: dict[str, st
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Return a context without torch's own remarks on its code and on packages that are missing."""
+    """Return a context without torch's warnings about its own code and about missing packages."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A real Fourier transform as two small matrix products, for programs without one that is fast."""
+"""A real Fourier transform as two small matrix products, for programs without a fast Fourier transform."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from rtspecinv.common.modes import Module
 from rtspecinv.stft import STFT
 
-MOST_NUMBERS = 2**22  # in the matrices of one direction, 16 MB; powers of two need fewer up to 16384
+# Largest number of values in the matrices of one direction, 16 MB; powers of two up to 16384 need fewer.
+MOST_NUMBERS = 2**22
 
 
 class Split(Module):
@@ -98,7 +99,7 @@ class Split(Module):
         return (self.from_rows @ rows.transpose(1, 2).flatten(2, 3)).flatten(2)
 
     def doubled(self, values: Tensor) -> Tensor:
-        """Return values `(streams, n_frames, n_fft // 2 + 1)` at both parts of the bins, as spectra are."""
+        """Return values `(streams, n_frames, n_fft // 2 + 1)` in the layout of spectra, for both parts."""
         bins = cut(values.index_select(2, self.order), 2, self.n_rows, self.n_short).transpose(1, 2)
         return torch.cat([bins, bins], 3)
 
@@ -108,13 +109,13 @@ class Split(Module):
 
 
 def cut(values: Tensor, axis: int, *sizes: int) -> Tensor:
-    """Return the values with several axes of these sizes in place of one."""
+    """Return the values with one axis divided into several axes of these sizes."""
     found: Tensor = values.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
     return found
 
 
 def factors(n_fft: int) -> tuple[int, int]:
-    """Return two factors of n_fft, the first of which is the larger, for which the products are cheapest."""
+    """Return the two factors of n_fft with the cheapest products, the larger one first."""
     pairs = [(n_fft // n, n) for n in range(1, n_fft + 1) if n_fft % n == 0]
     return min(pairs, key=lambda pair: pair[0] + 2 * pair[1])
 

@@ -38,8 +38,9 @@ class Step(Module):
     """One push of an inverter: `step(frame, *state)` returns the hop and the next state.
 
     Args:
-        inverter: inverter whose start is `Overlap` or `Zeros` and whose rule has a table (`engines.table`)
-            with one `P_C` per iteration. Its parameters and its bank are used, but not its streams.
+        inverter: inverter whose start is `Overlap` or `Zeros` and whose rule applies `P_C` once per iteration
+            and has constant coefficients (a table in `engines.table`). Its parameters and its bank are used,
+            but not its streams.
 
     Attributes:
         shapes: shape of each state for one stream, by name, in the order of the arguments.
@@ -110,7 +111,7 @@ class Step(Module):
         self.n_heard, self.n_fade, self.n_samples = buffer.n_heard, buffer.n_fade, buffer.committed.shape[-1]
         ones = torch.ones_like(buffer.committed)
         ones[: self.n_heard] = 0
-        unheard = stft.frame(ones)  # heard samples do not change
+        unheard = stft.frame(ones)  # samples that were returned do not change
         envelopes = stft.envelope * unheard
         windows, start_window = stft.window.expand(n_open, n_fft), stft.window
         if not self.compensated:
@@ -145,7 +146,8 @@ class Step(Module):
         """Return the hop `(streams, hop_length)` and the next state."""
         old = dict(zip(self.shapes, state, strict=True))
         new = self._taken_in(frame, old)
-        # All is scaled so that squares neither overflow nor underflow, by powers of two, which round nothing.
+        # All values are divided by a power of two, which causes no rounding error, so that squares neither
+        # overflow nor underflow.
         scale = self._scale(new["magnitude"], old["committed"])
         of_spectra = scale[:, :, None, None]
         committed = old["committed"] / scale
@@ -219,7 +221,7 @@ class Step(Module):
         return tuple(state.values())
 
     def _taken_in(self, frame: Tensor, old: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the next states that a frame enters: present, magnitude and values."""
+        """Return the next states that contain the new frame: present, magnitude and values."""
         bank = self.bank
         is_good = (frame >= 0) & (frame <= self.limit)
         fits = bank.fits(frame, frame) if isinstance(bank, MelBank) else is_good
@@ -255,7 +257,7 @@ class Step(Module):
         return analysis, start, gain
 
     def _to_magnitude(self, spectra: Tensor, target: Tensor, values: Tensor | None) -> Tensor:
-        """Return `P_M`; a term that is lost to rounding elsewhere sets the phase where a spectrum is 0."""
+        """Return `P_M`. An added term sets the phase of bins that are 0; in others, rounding removes it."""
         spectra = spectra + self.nudge
         found = ((spectra * spectra) @ self.split.both_parts).clamp_min(self.tiny).sqrt()
         if self.bands is not None and values is not None:
@@ -285,7 +287,8 @@ class Step(Module):
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Return the sum of frames `(streams, n_open, n_fft)`, each a hop after the one before."""
         n_samples = self.n_samples
-        # In rows that are a hop too long, each frame begins a hop later than the one above once they are cut.
+        # Rows are padded to n_samples + hop_length and joined. If the result is divided into rows of
+        # n_samples, each frame begins a hop later in its row than the frame before.
         rows = F.pad(frames, (0, n_samples + self.stft.hop_length - self.stft.n_fft)).flatten(1)
         return cut(rows[:, : self.n_open * n_samples], 1, self.n_open, n_samples).sum(1)
 
@@ -328,7 +331,7 @@ class Mix(Module):
             self.groups.append((number, alike))
 
     def forward(self, spectra: list[Tensor]) -> Tensor:
-        """Return the sum of spectra s, A, x_0, ...; those whose numbers are 0 may be any."""
+        """Return the weighted sum of spectra s, A, x_0, ...; spectra with the weight 0 are not read."""
         total: Tensor | None = None
         for number, columns in self.groups:
             part = spectra[columns[0]]

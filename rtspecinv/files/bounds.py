@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from rtspecinv.mel.config import MelConfig
 
-MOST_OVERLAP = 128  # frames over a sample
-MOST_OPEN = 2**21  # samples of all frames that are open at once: some 200 MB of state and tables
-MOST_BANK_WORK = 2**33  # n_mels**2 times n_fft, of the inverse of a filter bank: seconds
+MOST_OVERLAP = 128  # largest number of frames that contain a sample
+MOST_OPEN = 2**21  # largest number of samples in all open frames: about 200 MB of state and tables
+MOST_BANK_WORK = 2**33  # largest n_mels**2 * n_fft; the inverse of a filter bank then takes seconds
 LONGEST_HOP = 10.0  # seconds
-MOST_FRAMES = 4000  # in a second of sound: each takes some 0.1 ms, however short it is
+MOST_FRAMES = 4000  # largest number of frames in a second of sound; each takes about 0.1 ms
 
 
 def check_frames(n_fft: int, hop_length: int, channels: int, sample_rate: float) -> None:

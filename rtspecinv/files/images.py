@@ -27,7 +27,7 @@ _FORMATS = ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 _DESCRIPTION = 270  # TIFF tag ImageDescription
 _TILE_SIZE = (322, 323)  # TIFF tags TileWidth, TileLength
 _LONGEST_TEXT = 2**19
-_MOST_SCANS = 100  # of a JPEG; programs write about 10
+_MOST_SCANS = 100  # largest number of scans in a JPEG; programs write about 10
 
 
 def pillow() -> Any:
@@ -69,14 +69,14 @@ def read_image(path: str | os.PathLike[str]) -> tuple[Levels, dict[str, str]]:
     check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged parts that nobody needs
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
             with image_module.open(path, formats=_FORMATS) as image:
                 width, height = image.size
                 if not 0 < width * height <= MOST_PIXELS:
                     raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS}")
                 _check_work(path, image)
                 return _grey(image), _texts(image)
-    except Exception as error:  # damaged files make the decoders fail in all sorts of ways
+    except Exception as error:  # a decoder may raise any exception on a damaged file
         reason = printable(" ".join(str(error).split()).replace(str(path), "it")) or type(error).__name__
         raise ValueError(
             f"{printable(path)} is damaged or not a picture ({', '.join(_FORMATS)}): {reason}"
@@ -91,11 +91,11 @@ def _check_work(path: Path, image: Any) -> None:
     if image.format in ("JPEG", "MPO"):
         n_scans = _count(path, b"\xff\xda")
         if n_scans > _MOST_SCANS:
-            raise ValueError(f"it has {n_scans} scans, more than {_MOST_SCANS}: save it anew")
+            raise ValueError(f"it has {n_scans} scans, more than {_MOST_SCANS}: save it with fewer")
     elif image.format == "TIFF":
         tile = [image.tag_v2.get(tag, 0) for tag in _TILE_SIZE]
         if not all(isinstance(size, int) for size in tile) or math.prod(tile) > MOST_PIXELS:
-            raise ValueError(f"its tiles are of more than {MOST_PIXELS} pixels")
+            raise ValueError(f"its tiles have more than {MOST_PIXELS} pixels")
 
 
 def _count(path: Path, marker: bytes) -> int:
@@ -119,11 +119,11 @@ def resize_columns(levels: Levels, n_columns: int) -> Levels:
 
 def _grey(image: Any) -> Levels:
     if image.mode == "F":
-        raise ValueError("it has floating-point values, whose black and white nobody knows")
+        raise ValueError("it has floating-point values, which do not state the values of black and white")
     if image.mode.startswith("I"):  # 16 bits
         values = np.asarray(image).astype(np.float64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("it has values of more than 16 bits")
+            raise ValueError("it has values beyond 16 bits")
         sixteen: Levels = (values / 65535).astype(np.float32)
         return sixteen
     if image.mode not in ("1", "L"):
@@ -167,7 +167,7 @@ def encode_image(
         raise ValueError(f"Parameter {bits=} is not 8 or 16")
     values = np.asarray(unmasked(levels, "levels"), np.float64)
     if values.ndim != 2 or not 0 < values.size <= MOST_PIXELS:
-        raise ValueError(f"A picture of shape {values.shape} is not of 1 to {MOST_PIXELS} pixels")
+        raise ValueError(f"A picture of shape {values.shape} does not have 1 to {MOST_PIXELS} pixels")
     largest = 2**bits - 1
     whole = np.rint(values.clip(0, 1) * largest).astype(np.uint8 if bits == 8 else np.uint16)
     image = image_module.fromarray(np.ascontiguousarray(whole))

@@ -17,13 +17,13 @@ from rtspecinv.stft import CENTERS, PAD_MODES, STFT, WINDOWS
 
 LAYOUTS = ("freq-time", "time-freq")
 WHOLE_NUMBERS = ("sample_rate", "n_fft", "hop_length", "win_length")
-LENGTH = "n_samples"  # of the recording that a spectrogram is of
+LENGTH = "n_samples"  # number of samples of the recording
 MEL = "mel_config"
 FIELDS = (*WHOLE_NUMBERS, LENGTH, "window", "center", "pad_mode", "normalized", "layout", MEL)
 
-LARGEST = 2**20  # of the whole numbers in a file: what is larger would only take memory
-LONGEST = 2**40  # samples of a recording; what they are taken for is checked against the frames
-LONGEST_TEXT = 2**18
+LARGEST = 2**20  # largest value of the other integers in a file; larger ones would only take memory
+LONGEST = 2**40  # largest number of samples; it is compared with the number of frames before use
+LONGEST_TEXT = 2**18  # characters
 
 _CHOICES: dict[str, dict[str, Any]] = {
     "window": {name: name for name in WINDOWS},
@@ -48,7 +48,7 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
     """
     if isinstance(transform, MelConfig):
         if sample_rate is not None and sample_rate != transform.sample_rate:
-            raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the mels")
+            raise ValueError(f"Parameter {sample_rate=} is not {transform.sample_rate}, that of the config")
         return {
             "sample_rate": _whole_number("sample_rate", round(transform.sample_rate)),
             "n_fft": transform.n_fft,
@@ -56,9 +56,9 @@ def describe(transform: STFT | MelConfig, sample_rate: int | None = None) -> dic
             MEL: _bounded(json.dumps(transform.to_dict())),
         }
     if sample_rate is None:
-        raise ValueError("Parameter sample_rate is missing: an STFT does not know it")
+        raise ValueError("Parameter sample_rate is missing: an STFT does not contain it")
     if transform.window_name is None:
-        raise ValueError("The window has values but no name, which no file can say: use one of WINDOWS")
+        raise ValueError("The window has no name, and files cannot store its values: use one of WINDOWS")
     return {
         "sample_rate": _whole_number("sample_rate", sample_rate),
         "n_fft": transform.n_fft,
@@ -107,7 +107,7 @@ def understand(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole_number(name: str, value: Any, largest: int = LARGEST) -> int:
     try:
-        number = float(value)  # of an int, a float, a text, an array or tensor with one value
+        number = float(value)  # an int, a float, a text, or an array or tensor with one value
         whole = int(number)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         number, whole = 0.0, 0
@@ -119,7 +119,7 @@ def _whole_number(name: str, value: Any, largest: int = LARGEST) -> int:
 
 
 def _shown(value: Any) -> str:
-    """Return a short text for a value from a file, for a message; of an array only its size."""
+    """Return a short text for a value from a file, for a message; for an array, its size."""
     size = getattr(value, "size", 1)
     n_values = size if isinstance(size, int) else 1
     return printable(value, 40) if n_values == 1 else f"an array of {n_values} values"
@@ -148,4 +148,4 @@ def _mel_config(text: str) -> MelConfig:
                 raise ValueError(f"{name}={_shown(value)} is not from 1 to {LARGEST}")
         return config
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{MEL} is no mel configuration: {printable(error)}") from error
+        raise ValueError(f"{MEL} is not a mel configuration: {printable(error)}") from error

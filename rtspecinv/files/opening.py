@@ -39,14 +39,14 @@ ARRAYS = tuple(READERS)
 SUFFIXES = (*ARRAYS, *IMAGES)
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".opus", ".m4a")
 PHOTOS = (".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-LOADERS = {  # of files of arrays that others write, by suffix
+LOADERS = {  # code that reads an array from files of other programs, by suffix
     **dict.fromkeys((".h5", ".hdf5"), "h5py.File(path)[name]"),
     ".mat": "scipy.io.loadmat(path)[name]",
     **dict.fromkeys((".ark", ".scp"), "kaldiio.load_mat('path:offset')"),
     **dict.fromkeys((".csv", ".txt"), "numpy.loadtxt(path)"),
 }
 _N_FFT = "--n-fft "
-_BLOCK_VALUES = 2**18  # values read at once: a MB, as many files may be open
+_BLOCK_VALUES = 2**18  # number of values read at once, 1 MB; small, because many files may be open
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Spectrogram:
     n_samples: int | None
     mel: MelConfig | None
     options: Mapping[str, Any]
-    load: Callable[[], Any] = field(repr=False)  # maps the file: something that slices like an array
+    load: Callable[[], Any] = field(repr=False)  # maps the file and returns an array-like object
 
     @property
     def n_freq(self) -> int:
@@ -108,7 +108,7 @@ class Spectrogram:
             )
         if rate is None:
             raise ValueError(
-                f"{self._name} does not say its sample rate: give --sample-rate (in Python sample_rate=)"
+                f"{self._name} does not state its sample rate: give --sample-rate (in Python sample_rate=)"
             )
         if not given:
             self._check_work(n_fft, hop_length, rate)
@@ -138,7 +138,7 @@ class Spectrogram:
             given = count(1, int(MOST_RATE) if name == "sample_rate" else LONGEST, **{name: given})
         if given is not None and stored is not None and given != stored:
             raise ValueError(
-                f"{self._name} says {name}={stored}, but {name}={given} was given: leave one of them out"
+                f"{self._name} states {name}={stored}, but {name}={given} was given: leave it out"
             )
         return stored if given is None else given
 
@@ -151,8 +151,8 @@ class Spectrogram:
         if self.n_samples is None or (expected := frames_of(stft, self.n_samples)) == self.n_frames:
             return self.n_samples
         warn(
-            f"{self._name} says n_samples={self.n_samples}, which is of {expected} frames, but it has "
-            f"{self.n_frames}: the sound is as long as these"
+            f"{self._name} states n_samples={self.n_samples}, which has {expected} frames, but contains "
+            f"{self.n_frames}: the sound gets the length of these frames"
         )
         return None
 
@@ -343,7 +343,7 @@ def _spectrogram(
     stored = found.pop(MEL, None)
     if mel is not None and stored is not None and mel != stored:
         raise ValueError(
-            f"{printable(path)} says what its mel frames are, and it is not what was given: leave one out"
+            f"{printable(path)} stores another mel configuration than the one that was given: leave that out"
         )
     opened = _checked_bands(
         Spectrogram(
@@ -369,12 +369,12 @@ def _check_mel(found: Spectrogram, mel: MelConfig) -> None:
         check_mel(mel, found.channels)
     except ValueError as error:
         raise ValueError(
-            f"{printable(found.path)}: {error}; if that is right, give what its mel frames are"
+            f"{printable(found.path)}: {error}; if that is right, pass the mel configuration, --preset"
         ) from error
 
 
 def no_spectrogram(path: Path) -> ValueError:
-    """Error for a file whose name is not that of a spectrogram, with the way out."""
+    """Return the error for a file whose suffix is not that of a spectrogram; it states a remedy."""
     suffix = path.suffix.lower()
     load = LOADERS.get(suffix)
     if load is not None:
@@ -389,18 +389,18 @@ def no_spectrogram(path: Path) -> ValueError:
 
 
 def no_sound(path: Path) -> ValueError:
-    """Error for a file that is not sound where sound is expected, with the command that makes sound of it."""
+    """Return the error for a file that is not sound; it states the command that converts it to sound."""
     suffix = path.suffix.lower()
     name, load = printable(path), LOADERS.get(suffix)
     if load is not None:
         return ValueError(
-            f"{name} holds arrays, not sound: write one with numpy.save('x.npy', {load}), of which "
-            "`rtspecinv invert` makes sound if it is a spectrogram"
+            f"{name} holds arrays, not sound: if one is a spectrogram, write it with "
+            f"numpy.save('x.npy', {load}), and invert it with `rtspecinv invert`"
         )
     if suffix in ARRAYS:
-        return ValueError(f"{name} holds arrays, not sound: `rtspecinv invert` makes sound of spectrograms")
+        return ValueError(f"{name} holds arrays, not sound: `rtspecinv invert` inverts spectrograms")
     if suffix in (*IMAGES, *PHOTOS):
-        return ValueError(f"{name} is a picture, not sound: `rtspecinv image` with --seconds S plays any")
+        return ValueError(f"{name} is a picture, not sound: `rtspecinv image` with --seconds S plays it")
     return ValueError(f"{name} is not audio: expected a WAV, FLAC, OGG or MP3 file")
 
 
@@ -410,7 +410,7 @@ def _checked_bands(found: Spectrogram) -> Spectrogram:
         stored, own = getattr(found, name), round(getattr(mel, name))
         if stored not in (None, own):
             raise ValueError(
-                f"{printable(found.path)} says {name}={stored}, but the mel frames are said to have {own}: "
+                f"{printable(found.path)} states {name}={stored}, but the given mel configuration has {own}: "
                 "the sound would have another duration or pitch; give a preset or MelConfig with "
                 f"{name}={stored}"
             )
@@ -432,11 +432,11 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
         expected = "(n_freq, n_frames) or (channels, n_freq, n_frames)"
         raise ValueError(f"{printable(path)} has shape {shape}, expected {expected}")
     if 0 in shape:
-        raise ValueError(f"{printable(path)} has shape {shape}: there is nothing in it")
+        raise ValueError(f"{printable(path)} has shape {shape}: it contains no values")
 
 
 def _check_dtype(path: Path, dtype: str) -> None:
-    """Check the name of a dtype in numpy's, torch's or safetensors' words: float32, torch.float32, F32."""
+    """Raise unless a dtype, such as float32, torch.float32 or F32 (safetensors), consists of floats."""
     if re.match(r"(torch\.)?c", dtype, re.IGNORECASE):
         warn(f"{printable(path)} holds complex values: only their magnitude is used")
     elif not re.match(r"(torch\.)?b?f(loat)?\d", dtype, re.IGNORECASE):

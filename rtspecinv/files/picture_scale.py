@@ -23,13 +23,13 @@ from rtspecinv.mel.config import MelConfig
 
 Array = np.ndarray[Any, Any]
 SCALES = ("linear", "log", "mel")
-MOST_VALUES = 2**26  # magnitudes or grey levels in memory
-_BLOCK = 256  # frames at once
+MOST_VALUES = 2**26  # largest number of magnitudes or grey levels in memory
+_BLOCK = 256  # number of frames converted at once
 
 
 @dataclass(frozen=True)
 class PictureScale:
-    """How grey levels u from 0 to 1 stand for magnitudes: `white * 10**((u - 1) range_db / 20)`, 0 for u = 0.
+    """Magnitudes of grey levels u from 0 to 1: `white * 10**((u - 1) range_db / 20)`, and 0 for u = 0.
 
     Args:
         sample_rate: sample rate, Hz.
@@ -81,12 +81,12 @@ class PictureScale:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The scale as a picture says it."""
+        """The scale as texts for the metadata of a picture."""
         numbers = {"fmin": self.lowest, "fmax": self.highest, "white": self.white, "range_db": self.range_db}
         return {"scale": self.scale, **{name: repr(float(number)) for name, number in numbers.items()}}
 
     def levels(self, magnitude: npt.ArrayLike, height: int | None = None) -> npt.NDArray[np.float32]:
-        """Grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`, one-sided or two-sided.
+        """Return grey levels `(height, n_frames)` of magnitudes `(n_freq, n_frames)`, one-sided or two-sided.
 
         A row shows the mean power of the frequencies around it, weighted by a triangle that reaches to the
         neighbouring rows; where rows are closer than frequencies, levels are interpolated. The default of
@@ -111,9 +111,9 @@ class PictureScale:
         return found[::-1].clip(0, 1)
 
     def magnitude(self, levels: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Magnitudes `(n_fft // 2 + 1, n_frames)` of grey levels; between rows, levels are interpolated.
+        """Return magnitudes `(n_fft // 2 + 1, n_frames)` of grey levels, interpolated between rows.
 
-        More than `MOST_VALUES` of them are a ValueError.
+        Raises `ValueError` for more than `MOST_VALUES` values.
         """
         values = np.asarray(unmasked(levels, "levels"))[::-1]
         n_freq, height = self.n_fft // 2 + 1, len(values)
@@ -133,7 +133,7 @@ class PictureScale:
         return found
 
     def _rows(self, height: int) -> Array:
-        """Frequencies of the rows from the bottom, Hz."""
+        """Return the frequencies of the rows from the bottom, Hz."""
         low, high = self._position(np.array([self.lowest, self.highest]))
         between = np.linspace(low, high, height)
         if self.scale == "log":
@@ -141,7 +141,7 @@ class PictureScale:
         return 700 * np.expm1(between) if self.scale == "mel" else between
 
     def _position(self, frequency: Array) -> Array:
-        """Where a frequency lies on the scale."""
+        """Return the position of a frequency on the scale."""
         if self.scale == "log":
             return np.log(np.maximum(frequency, 1e-6))
         return np.log1p(frequency / 700) if self.scale == "mel" else frequency
@@ -153,13 +153,13 @@ def _check_size(n_rows: int, n_columns: int) -> None:
 
 
 def _blocks(found: Array, values: Array) -> list[tuple[Array, Array]]:
-    """Pairs of views: a few columns of both at a time, so that what is in between stays small."""
+    """Return pairs of views, a few columns of both arrays, so that intermediate results stay small."""
     starts = range(0, values.shape[1], _BLOCK)
     return [(found[:, start : start + _BLOCK], values[:, start : start + _BLOCK]) for start in starts]
 
 
 def mel_levels(mel: npt.ArrayLike, config: MelConfig) -> tuple[Array, dict[str, str]]:
-    """Grey levels of mel values `(n_mels, n_frames)`, linear from their least to their largest, and texts."""
+    """Return grey levels of mel values `(n_mels, n_frames)`, linear from least to largest, and metadata."""
     values = np.asarray(unmasked(mel, "mel"), np.float64)
     low, high = config.compression.clip or (float(values.min()), float(values.max()))
     levels = (values - low) / ((high - low) or 1)
@@ -167,10 +167,12 @@ def mel_levels(mel: npt.ArrayLike, config: MelConfig) -> tuple[Array, dict[str, 
 
 
 def values_of(levels: Array, texts: Mapping[str, str], mel: MelConfig | None) -> npt.NDArray[np.float32]:
-    """Magnitudes or mel values of a picture that says which, or whose mel values have a known range.
+    """Return the magnitudes or mel values of a picture.
+
+    mel: configuration of the mel values; default: that in the metadata of the picture, if it has mel values.
 
     Raises:
-        ValueError: it does not say what its grey values are.
+        ValueError: neither the metadata nor `mel` define the grey values.
     """
     mel = mel or understand({name: texts[name] for name in texts if name == MEL}).get(MEL)
     if mel is not None:
@@ -179,29 +181,29 @@ def values_of(levels: Array, texts: Mapping[str, str], mel: MelConfig | None) ->
         elif mel.compression.clip is not None:
             low, high = mel.compression.clip
         else:
-            raise ValueError("it does not say which mel values black and white are")
+            raise ValueError("it does not state the mel values of black and white")
         values: npt.NDArray[np.float32] = _top_first(levels, mel) * np.float32(high - low) + np.float32(low)
         return values
     if "scale" not in texts:
-        raise ValueError("it does not say which sound it is: rtspecinv image can play any picture")
+        raise ValueError("its metadata do not define its grey values: `rtspecinv image` can play any picture")
     return picture_scale(texts).magnitude(levels)
 
 
 def picture_scale(texts: Mapping[str, str]) -> PictureScale:
-    """Scale of a picture that `rtspecinv picture` or `save_spectrogram` wrote, from its texts.
+    """Return the scale in the metadata of a picture that `rtspecinv picture` or `save_spectrogram` wrote.
 
     Raises:
-        ValueError: something is missing, or is no number.
+        ValueError: a value is missing, or is not a number.
     """
     whole = understand({name: texts[name] for name in ("sample_rate", "n_fft") if name in texts})
     if len(whole) < 2:
-        raise ValueError("it does not say its sample_rate and n_fft")
+        raise ValueError("it does not state its sample_rate and n_fft")
     numbers = {name: number(texts, name) for name in ("fmin", "fmax", "white", "range_db")}
     return PictureScale(whole["sample_rate"], whole["n_fft"], texts.get("scale", ""), **numbers)
 
 
 def number(texts: Mapping[str, str], name: str) -> float:
-    """Finite number that a text says, up to 1e30."""
+    """Return the number with this name in the metadata; it must be finite and at most 1e30."""
     try:
         value = float(texts[name])
     except (KeyError, ValueError):
@@ -212,5 +214,5 @@ def number(texts: Mapping[str, str], name: str) -> float:
 
 
 def _top_first(rows: Array, config: MelConfig) -> Array:
-    """Rows with the highest band first, as pictures have them, or back again."""
+    """Return mel rows in the order of a picture, the highest band first; the inverse is the same function."""
     return rows if config.flip else rows[::-1]

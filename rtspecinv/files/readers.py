@@ -30,17 +30,17 @@ from rtspecinv.files.metadata import FIELDS
 from rtspecinv.files.picture_scale import values_of
 from rtspecinv.mel.config import MelConfig
 
-# A function that maps the array, its shape, its dtype's name, and what else the file says.
+# A function that maps the array, its shape, the name of its dtype, and the other fields of the file.
 Opened = tuple[Callable[[], Any], tuple[int, ...], str, Mapping[str, Any]]
 
-_MOST_NAMES = 8  # in a message
+_MOST_NAMES = 8  # largest number of names in a message
 PREFERRED_NAMES = ("magnitude", "spectrogram", "mel")
-_LARGEST_FIELD = 2**20  # bytes of what an archive says about its array
-_LONGEST_CONTENTS = 2**20  # bytes of an archive's table of contents: some 10000 members
-_LONGEST_HEADER = 2**16  # bytes, of an array
-_LARGEST_PICKLE = 2**22  # bytes of what a .pt file says about its tensors
-_FREE_SIZE = 2**30  # bytes that any archive may unpack to
-_MOST_RATIO = 64  # and in proportion to its size: arrays of floats shrink by much less, but for silence
+_LARGEST_FIELD = 2**20  # largest size of a field in an archive, bytes
+_LONGEST_CONTENTS = 2**20  # largest table of contents of an archive, bytes: about 10000 members
+_LONGEST_HEADER = 2**16  # largest header of an array, bytes
+_LARGEST_PICKLE = 2**22  # largest description of the tensors in a .pt file, bytes
+_FREE_SIZE = 2**30  # size that any archive may unpack to, bytes
+_MOST_RATIO = 64  # larger archives may unpack to this multiple of their size; only silence compresses better
 
 
 def _open_npy(path: Path, array_name: str | None) -> Opened:
@@ -53,7 +53,7 @@ def _open_npy(path: Path, array_name: str | None) -> Opened:
         room, wanted = path.stat().st_size - n_before, math.prod(shape) * dtype.itemsize
     if wanted > room:
         raise ValueError(
-            f"it is cut off: shape {shape} of {dtype} takes {wanted} bytes, and {room} are there; write or "
+            f"it is cut off: shape {shape} of {dtype} takes {wanted} bytes, but it has {room}; write or "
             "copy it again"
         )
 
@@ -166,7 +166,7 @@ def _check_room(n_bytes: int, n_packed: int) -> None:
         )
     room = shutil.disk_usage(tempfile.gettempdir()).free
     if n_bytes > room // 2:
-        raise ValueError(f"it unpacks to {n_bytes} bytes, more than half of the {room} there is room for")
+        raise ValueError(f"it unpacks to {n_bytes} bytes, more than half of the {room} free bytes on disk")
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
@@ -190,7 +190,7 @@ def _member_header(
         size = member.file_size - n_before
     if math.prod(shape) * dtype.itemsize != size:
         raise ValueError(
-            f"{member.filename} has {size} bytes of values, which is not shape {shape} of {dtype}"
+            f"{member.filename} has {size} bytes of values, but its header states shape {shape} of {dtype}"
         )
     return shape, dtype
 
@@ -209,16 +209,16 @@ def _open_pt(path: Path, array_name: str | None) -> Opened:
         with _archive(path) as archive:
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("it is compressed, as torch.save never does: it may unpack to any size")
+                    raise ValueError("it is compressed and could unpack to any size: save it with torch.save")
                 if member.filename.endswith(".pkl") and member.file_size > _LARGEST_PICKLE:
-                    raise ValueError(f"it says {member.file_size} bytes about its tensors, which is too much")
+                    raise ValueError(f"its list of tensors has {member.file_size} bytes: save fewer")
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if "numpy" in str(error):
             raise ValueError(
-                "it holds numpy arrays, which could run code where they are loaded: write tensors, "
+                "it holds numpy arrays, which could run code when they are loaded: write tensors, "
                 "torch.save({'magnitude': torch.from_numpy(array)}, path), or numpy.save('x.npy', array)"
             ) from error
         raise
@@ -239,9 +239,9 @@ def _open_pt(path: Path, array_name: str | None) -> Opened:
 
 def _dense_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise ValueError("it holds a sparse or quantized tensor, or one without values, expected a plain one")
+        raise ValueError("it holds a sparse or quantized tensor, or one without values: save a plain one")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError("it holds a tensor whose values overlap, expected one with memory of its own")
+        raise ValueError("it holds a tensor whose values overlap: save its .contiguous()")
     return tuple(tensor.shape)
 
 
@@ -271,7 +271,7 @@ def _open_safetensors(path: Path, array_name: str | None) -> Opened:
 def open_image(path: Path, mel: MelConfig | None) -> Opened:
     """Read a picture of magnitudes or mel values.
 
-    mel: settings of the mel values; default: those in the picture's texts, if there are any.
+    mel: configuration of the mel values; default: that in the metadata of the picture, if it has mel values.
     """
     levels, texts = read_image(path)
     values = values_of(levels, texts, mel)
@@ -287,11 +287,11 @@ def _choose(shapes: Mapping[str, tuple[int, ...]], array_name: str | None) -> st
     candidates = [name for name, shape in shapes.items() if len(shape) >= 2]
     if array_name is not None:
         if array_name not in shapes:
-            raise ValueError(f"it has no array {printable(array_name, 40)!r}, but {_named(list(shapes))}")
+            raise ValueError(f"it has no array {printable(array_name, 40)!r}; it has {_named(list(shapes))}")
         return array_name
     preferred = [name for name in PREFERRED_NAMES if name in candidates]
     if len(candidates) != 1 and not preferred:
-        way_out = "say which with --array NAME (in Python array=)" if candidates else "expected one"
+        way_out = "name one with --array NAME (in Python array=)" if candidates else "expected one"
         raise ValueError(
             f"it holds {len(candidates)} arrays of two or more axes ({_named(candidates)}) and none of them "
             f"is named {PREFERRED_NAMES[0]!r}: {way_out}"

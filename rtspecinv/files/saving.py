@@ -1,4 +1,4 @@
-"""Spectrograms into files, with what is needed to hear them again."""
+"""Writing of spectrograms to files, with all parameters that their inversion needs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def save_spectrogram(
         texts[LENGTH] = _checked_length(length, config, array.shape[-1])
     if suffix in IMAGES:
         if array.ndim != 2:
-            raise ValueError(f"A picture has one channel, got shape {array.shape}: save them one by one")
+            raise ValueError(f"A picture has one channel, not shape {array.shape}: save each channel")
         if isinstance(config, MelConfig):
             levels, meaning = mel_levels(array, config)
         else:
@@ -91,7 +91,7 @@ def save_spectrogram(
             scale = scale or PictureScale(rate, config.n_fft, white=float(array.max()) or 1.0)
             if scale.sample_rate != rate or scale.n_fft != config.n_fft:
                 raise ValueError(
-                    f"Parameter scale is of another sample_rate or n_fft than {(rate, config.n_fft)}"
+                    f"Parameter scale has another sample_rate or n_fft than {(rate, config.n_fft)}"
                 )
             levels, meaning = scale.levels(array, height), scale.texts
         kind = "PNG" if suffix == ".png" else "TIFF"
@@ -108,27 +108,27 @@ def _checked(values: Tensor | Array, transform: STFT | MelConfig) -> np.ndarray[
         check_dense(values, "values")
     real = values.is_floating_point() if isinstance(values, Tensor) else np.asarray(values).dtype.kind == "f"
     if not real:
-        raise TypeError("Parameter values is not of real floating-point numbers: convert it first")
+        raise TypeError("Parameter values does not have real floating-point numbers: convert it first")
     array = values.detach().cpu().float().numpy() if isinstance(values, Tensor) else np.asarray(values)
     n_bands = transform.n_mels if isinstance(transform, MelConfig) else transform.n_freq
     if array.ndim not in (2, 3) or array.shape[-2] != n_bands or not array.size:
         raise ValueError(
-            f"Parameter values has shape {array.shape}, not ([channels,] {n_bands}, n_frames) with frames in "
-            "it, as transform has them"
+            f"Parameter values has shape {array.shape}, but with this transform it must be "
+            f"([channels,] {n_bands}, n_frames) with n_frames >= 1"
         )
     with np.errstate(over="ignore"):
         single: np.ndarray[Any, np.dtype[np.float32]] = array.astype(np.float32)
     if not np.isfinite(single).all():
-        raise ValueError("Parameter values is NaN or infinite somewhere, or too large for float32")
+        raise ValueError("Parameter values contains NaN or infinite values, or values too large for float32")
     if isinstance(transform, STFT) and single.min() < 0:
-        raise ValueError(f"Parameter values has the value {single.min():g} < 0: magnitudes have none")
+        raise ValueError(f"Parameter values has the value {single.min():g} < 0: magnitudes are >= 0")
     return single if isinstance(transform, MelConfig) else half_spectrum(single, transform.n_fft)
 
 
 def _checked_length(length: int, config: STFT | MelConfig, n_frames: int) -> int:
     expected = frames_of(config, count(1, length=length))
     if expected != n_frames:
-        raise ValueError(f"Parameter {length=} is of {expected} frames, but values has {n_frames}")
+        raise ValueError(f"Parameter {length=} has {expected} frames, but values has {n_frames}")
     return length
 
 

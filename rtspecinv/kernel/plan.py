@@ -29,7 +29,7 @@ from rtspecinv.streaming import StreamingInverter
 
 Array = np.ndarray[Any, Any]
 
-# As in push.h, in this order.
+# Constants of push.h, in the same order.
 MAGIC, FORMAT = b"RTSI", 1
 LEAST_LENGTH, MOST_LENGTH, MOST_OPEN = 32, 2**15, 256
 STARTS: tuple[type[Start], ...] = (Overlap, Zeros, Gradient)
@@ -40,8 +40,8 @@ ALIGNMENT = 4  # numbers
 def kernel_plan(inverter: StreamingInverter) -> bytes:
     """Return the constants of an inverter as the C kernel reads them, `rtspecinv_plan` in push.h.
 
-    The C kernel, `rtspecinv/kernel/push.c`, inverts in programs without Python. A plan contains all sizes,
-    windows and numbers of a stream, little-endian, and no state.
+    The C kernel, `rtspecinv/kernel/push.c`, inverts spectrograms in programs without Python. A plan contains
+    all sizes, windows and numbers of a stream, little-endian, and no state.
 
     Args:
         inverter: inverter of magnitudes, with compensated windows, whose `n_fft` is a power of two from 32 to
@@ -94,7 +94,7 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
     n_fft, init = inverter.stft.n_fft, inverter.init
     if inverter.bank is not None:
         raise ValueError(
-            "Parameter inverter takes values of bands: the C kernel takes magnitudes, use "
+            "Parameter inverter has a filter bank: the C kernel takes magnitudes, use "
             "StreamingInverter(stft) and push bank.unmix(values)"
         )
     if n_fft & (n_fft - 1) or not LEAST_LENGTH <= n_fft <= MOST_LENGTH:
@@ -117,7 +117,7 @@ def _check_supported(inverter: StreamingInverter, n_frames: int) -> None:
 
 
 def _is_supported(table: Table) -> bool:
-    """Return whether arguments of projections, and the estimate, are made of what push.c makes them of."""
+    """Return whether push.c supports all sums in a table: those of projections and of the estimate."""
     both = torch.stack([table.first_step, table.step])
     rows = (both[..., INTO_P_M, :STATE], both[..., INTO_P_C, CONSISTENT], both[..., -1, :STATE])
     return not table.projects_twice and not any(bool(row.any()) for row in rows)

@@ -1,5 +1,5 @@
 /*
- * One push of a stream: `push.h` says how to call it, docs/architecture.md what it computes. It has the equations of
+ * One push of a stream: push.h describes how to call it, docs/architecture.md what it computes. It has the equations of
  * rtspecinv/frames.py, projections.py, phase.py and engines/table.py; tests compare it with rtspecinv/engines/eager.py.
  *
  * A spectrum is a row of real parts and then a row of imaginary parts, `padded` floats each: n_fft / 2 + 1 and zeros
@@ -610,7 +610,7 @@ static void gradient(const stream *s)
     float *c = spectrum_of(s, 0, newest);
 
     log_magnitudes(s, 0, now, now);
-    if (!log_magnitudes(s, 1, last, now)) { /* after silence there is no phase to go on from */
+    if (!log_magnitudes(s, 1, last, now)) { /* after silence there is no earlier phase */
         fill(s->work[SPECTRUM], 0, 2 * padded);
         to_magnitude(magnitude, s->work[SPECTRUM], c, padded, s->constants[SIGNS]);
         return;
@@ -754,7 +754,7 @@ static void commit(const stream *s, int n_iter, float *hop)
     const rtspecinv_plan *plan = s->plan;
     int looks_again = n_iter && plan->looks_again, n_fade = plan->n_fade;
     int n_heard = s->n_heard, n_final = n_heard + s->hop, row = 2 * s->padded;
-    int n_frames = plan->n_revised + (n_fade ? 2 : 1); /* that have a part in the hop */
+    int n_frames = plan->n_revised + (n_fade ? 2 : 1); /* number of frames that contain the hop */
     float *c = s->work[SPECTRUM], *final = s->work[FINAL], *out = s->work[OUTPUT];
     float *past = s->state[PAST], *committed = s->state[COMMITTED], *coverage = s->state[COVERAGE];
     const float *scale = s->work[SCALE];
@@ -781,7 +781,7 @@ static void commit(const stream *s, int n_iter, float *hop)
             synthesize(s, final, out + frame * s->hop);
         }
         if (frame > 0) continue;
-        if (plan->n_past) { /* it leaves its spectrum, and what is not heard yet */
+        if (plan->n_past) { /* keep its spectrum and its samples that were not returned */
             move(past, past + row, (plan->n_past - 1) * row);
             copy(past + (plan->n_past - 1) * row, final, row);
         }
@@ -798,13 +798,13 @@ static void commit(const stream *s, int n_iter, float *hop)
     }
     shift(s, committed);
     shift(s, coverage);
-    if (n_heard) { /* this hop follows what was heard before */
+    if (n_heard) { /* this hop follows the samples that were returned before */
         copy(committed + n_heard - s->hop, hop, s->hop);
         fill(coverage + n_heard - s->hop, 1, s->hop);
     }
 }
 
-/* --- What programs call ------------------------------------------------------------------------------------------ */
+/* --- Public functions -------------------------------------------------------------------------------------------- */
 
 int rtspecinv_check(const rtspecinv_plan *plan, size_t n_bytes)
 {

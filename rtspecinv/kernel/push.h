@@ -2,7 +2,7 @@
  * One push of a stream of phase retrieval, in C: a frame of magnitudes in, one hop of samples out.
  *
  * push.c and this header are all that a program needs. They call no library, allocate no memory and keep nothing
- * between calls, so they compile for browsers (WebAssembly), plug-ins and boards:
+ * between calls, so they compile for browsers (WebAssembly), plug-ins and firmware:
  *
  *     cc -O3 -fno-math-errno -c push.c
  *
@@ -29,18 +29,18 @@ extern "C" {
 
 enum {
     RTSPECINV_MAGIC = 0x49535452, /* the letters RTSI, little-endian */
-    RTSPECINV_FORMAT = 1          /* of the plan: a change of its meaning changes this number */
+    RTSPECINV_FORMAT = 1          /* version of the layout of a plan */
 };
 
-/* What functions return. */
+/* Results of the functions. */
 enum rtspecinv_error {
     RTSPECINV_OK = 0,
-    RTSPECINV_NO_PLAN = 1,       /* not a plan, or not whole, or not aligned as floats are */
-    RTSPECINV_OTHER_FORMAT = 2,  /* made by another version of the package: make the plan again */
+    RTSPECINV_NO_PLAN = 1,       /* the bytes are not a plan, are incomplete, or are not aligned as floats are */
+    RTSPECINV_OTHER_FORMAT = 2,  /* another version of the package made the plan: make it again */
     RTSPECINV_LENGTH = 3,        /* n_fft is not a power of two from 32 to 32768 */
     RTSPECINV_SIZES = 4,         /* hop_length, n_open or another size is out of range */
     RTSPECINV_RULE = 5,          /* the rule needs more than 3 spectra for each frame */
-    RTSPECINV_START = 6,         /* the start of a frame is none of the following */
+    RTSPECINV_START = 6,         /* the start of a frame is not one of `rtspecinv_start` */
     RTSPECINV_BAD_MAGNITUDE = 7, /* a magnitude is negative, not a number or too large: the state is unchanged */
     RTSPECINV_BAD_N_ITER = 8     /* n_iter is negative: the state is unchanged */
 };
@@ -50,31 +50,31 @@ enum rtspecinv_start { RTSPECINV_OVERLAP = 0, RTSPECINV_ZEROS = 1, RTSPECINV_GRA
 
 typedef struct rtspecinv_plan {
     int32_t magic, format;
-    int32_t n_words;       /* of the whole plan, 4 bytes each */
+    int32_t n_words;       /* size of the plan with its constants, in words of 4 bytes */
     int32_t n_fft;         /* a frame has n_fft / 2 + 1 magnitudes */
     int32_t hop_length;    /* samples of a hop */
     int32_t latency;       /* samples to drop from the beginning of a stream */
-    int32_t n_flush;       /* samples that are still to come after the last frame */
+    int32_t n_flush;       /* samples that follow the hop of the last frame: push NULL to get them */
     int32_t n_iter;        /* default number of iterations of a push */
     int32_t n_open;        /* frames that iterations change */
     int32_t n_waiting;     /* frames that have arrived but have no phase yet */
-    int32_t n_revised;     /* of the open frames, those whose first hop has been returned */
-    int32_t n_past;        /* frames remembered after they have left */
-    int32_t n_fade;        /* samples at the beginning of a hop that fade from what was expected */
+    int32_t n_revised;     /* those of the open frames whose first hop has been returned */
+    int32_t n_past;        /* frames that are kept after they have left the buffer */
+    int32_t n_fade;        /* samples at the beginning of a hop that fade from the expected samples */
     int32_t n_slots;       /* spectra that the rule keeps for each frame */
     int32_t looks_again;   /* whether one more iteration of Griffin-Lim makes the spectrum to commit */
     int32_t start;         /* enum rtspecinv_start */
-    float largest;         /* magnitude */
-    float min_coverage;    /* smallest divisors: the window sum at a sample, */
-    float min_coverage_at_start; /* and the same for the start of the newest frame */
-    float to_frame, to_bin, log_tolerance; /* of the phase gradient */
+    float largest;         /* largest magnitude that a push accepts */
+    float min_coverage;    /* smallest window sum that samples are divided by */
+    float min_coverage_at_start; /* the same for the start of the newest frame */
+    float to_frame, to_bin, log_tolerance; /* constants of the phase gradient */
     float unused[2];       /* the constants in push.c, `constants_of`, follow */
 } rtspecinv_plan;
 
-/* Return RTSPECINV_OK if the plan can be used. To be called once, before all else. */
+/* Return RTSPECINV_OK if the plan can be used. Call it once, before the other functions. */
 int rtspecinv_check(const rtspecinv_plan *plan, size_t n_bytes);
 
-/* Return how many floats the memory of a stream needs, and that of the work. */
+/* Return the size of the memory of a stream, and of the work memory, in floats. */
 size_t rtspecinv_state_floats(const rtspecinv_plan *plan);
 size_t rtspecinv_work_floats(const rtspecinv_plan *plan);
 

@@ -28,11 +28,11 @@ class Pace:
                 player.push(frame)
 
     microphone: source of the blocks.
-    sink: device that plays what the player makes of them.
-    wanted_seconds: sound that waits in the sink when a frame comes, in seconds, 0 to 3600.
-    hop_length: samples from one frame to the next.
+    sink: device that plays the output of the player.
+    wanted_seconds: target length of the sink's queue when a frame arrives, seconds, 0 to 3600.
+    hop_length: number of samples from one frame to the next.
 
-    `n_skipped` counts the frames that were left out because the queue was long.
+    `n_skipped` counts the frames that were left out because the queue was too long.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Pace:
         self._wanted = round(seconds * microphone.sample_rate)
         self._surplus = 0  # number of samples of the microphone to skip
         self._has_begun = False
-        self._before, self._least = 0, math.inf  # queue at the last frame; its minimum since the last look
+        self._before, self._least = 0, math.inf  # queue at the last frame; its minimum in this second
         self._frames_to_look = 0
         self.n_skipped = 0
 
@@ -75,7 +75,7 @@ class Pace:
             self._surplus = max(0, int((self._least - enough) // block_length)) * block_length
             self._least = math.inf
             self._frames_to_look = self._microphone.sample_rate // self._hop_length
-        elif queued >= most and not self._surplus:  # the player has made up frames for late ones
+        elif queued >= most and not self._surplus:  # the player has repeated frames for late ones
             self.n_skipped += 1
             return False
         return True

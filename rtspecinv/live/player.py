@@ -209,7 +209,8 @@ class Player:
             self._refuse_to_wait("push() with full='block'", "use another value of full")
             if not room.wait(None if timeout is None else end - time.monotonic()):
                 raise TimeoutError(
-                    f"There was no room for the frame within {timeout=:g} seconds: use a longer one"
+                    f"The queue of frames was full for {timeout=:g} seconds: use a longer timeout, "
+                    "or full='drop_oldest'"
                 )
             self._check()
 

@@ -126,7 +126,7 @@ class StreamPool:
         with self._lock:
             self._check_open()
             if not self._free:
-                raise queue.Full(f"All {self.n_streams} streams of the pool are taken: join later")
+                raise queue.Full(f"All {self.n_streams} streams of the pool are in use: join later")
             stream = PooledStream(self, self._free.popleft(), receive, refuse)
             self._streams.add(stream)
             self._add(stream, (_RESET, None))
@@ -155,17 +155,17 @@ class StreamPool:
         if self.failure is not None:
             raise RuntimeError(f"The inverter of the pool has failed: {self.failure}") from self.failure
         if self._worker.is_stopping:
-            raise RuntimeError("The pool has been closed: make another")
+            raise RuntimeError("The pool has been closed: make a new one")
 
     def _add(self, stream: PooledStream, *acts: tuple[str, Any]) -> None:
-        """Queue something for a stream; the lock is held."""
+        """Queue requests of a stream; the caller holds the lock."""
         if not stream._acts:
             self._ready.append(stream)
         stream._acts.extend(acts)
         self._bell.ring()
 
     def _release(self, stream: PooledStream) -> None:
-        """Take a stream back; the lock is held."""
+        """Make the position of a stream free again; the caller holds the lock."""
         if stream in self._streams:
             self._streams.remove(stream)
             self._free.append(stream._position)
@@ -209,7 +209,7 @@ class StreamPool:
         self._deliver(streams, hops, n_frames=1)
 
     def _refuses(self, stream: PooledStream, frame: Array) -> bool:
-        """Return whether a frame is not taken; tells the stream why."""
+        """Return whether the inverter rejects a frame; if so, pass the error to the stream."""
         try:
             self.inverter.check(frame[None], streams=[stream._position])
         except (ValueError, TypeError) as error:
@@ -219,7 +219,7 @@ class StreamPool:
         return False
 
     def _take(self) -> list[tuple[PooledStream, str, Any]]:
-        """What is next for streams that have something to do, one thing of each."""
+        """Remove and return the next request of each stream that has one, of at most `AT_ONCE` streams."""
         taken = []
         with self._lock:
             for _ in range(min(AT_ONCE, len(self._ready))):
@@ -238,7 +238,7 @@ class StreamPool:
                 stream._give(stream._receive, row)
 
     def _is_wanted(self, stream: PooledStream, n_frames: int) -> bool:
-        """Return whether a stream still wants what comes of frames, which wait no longer."""
+        """Return whether a stream still receives the results of frames, which then no longer wait."""
         with self._lock:
             is_wanted = stream._turn == stream._era and stream in self._streams
             stream._n_waiting -= n_frames if is_wanted else 0
@@ -372,12 +372,12 @@ class PooledStream:
             raise RuntimeError(f"This stream has left its pool{because}: join again") from self.failure
 
     def _give(self, function_: Callable[..., object], *values: Any) -> None:
-        """Call a function of the user's; if it raises, this stream leaves the pool, and no other."""
+        """Call a function of the user; if it raises, this stream leaves the pool, and other streams stay."""
         try:
             function_(*values)
         except Exception as error:
             self.failure = error
-            _LOG.warning("a stream leaves its pool, since what it calls failed: %r", error)
+            _LOG.warning("a stream leaves its pool, because its function raised %r", error)
             self.leave()
 
 
@@ -389,7 +389,7 @@ def _positions(streams: list[PooledStream]) -> list[int]:
 
 
 def _array(frame: Any) -> Array:
-    """Copy of a tensor or of an array."""
+    """Return a copy of a tensor or array as an array."""
     copied = copy_of(frame)
     array: Array = copied.cpu().numpy() if hasattr(copied, "cpu") else copied
     return array

@@ -270,7 +270,8 @@ class Gain(Transform):
         factor = self._factor
         if factor.ndim and factor.shape != frame.shape[-1:]:
             raise ValueError(
-                f"Parameter decibels has {len(factor)} values, the frame has {frame.shape[-1]}: pass as many"
+                f"Parameter decibels has {len(factor)} values, but the frame has {frame.shape[-1]}: pass one "
+                "number, or a value for each frequency"
             )
         if not factor.ndim:
             return frame * float(factor)
@@ -288,7 +289,8 @@ class Pitch(_Moving):
     magnitudes are 0. Stretching the lobes as well, `X[k / ratio]`, would shift partials by up to `ratio / 2`
     bins, and no signal has such lobes.
 
-    Formants move, too; a following `Formants(1 / ratio)` moves them back. A semitone is `2 ** (1 / 12)`.
+    Formants move, too; a following `Formants(1 / ratio)` moves them back. A semitone is the ratio
+    `2 ** (1 / 12)`.
 
     Source: Laroche & Dolson 1999, section 3 (peaks and their regions), here of magnitudes alone.
 

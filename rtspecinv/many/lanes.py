@@ -1,4 +1,4 @@
-"""Spectrograms of any lengths, side by side in the streams of one inverter."""
+"""Inversion of spectrograms of any lengths at the same time, each by one or more streams of an inverter."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rtspecinv.common.checks import LONGEST_SOUND, count, instance, iterable
 from rtspecinv.inputs import Array, as_magnitude
 from rtspecinv.streaming import StreamingInverter
 
-AT_ONCE = 32  # frames that a push takes at most: between two pushes streams begin and end
-MOST_IDLE = 4  # lanes without a spectrogram that are kept
+AT_ONCE = 32  # largest number of frames per call of `push_many`; streams begin and end only between two calls
+MOST_IDLE = 4  # largest number of lanes that are kept without a spectrogram
 
 
 @dataclass(eq=False)
 class Item:
-    """A spectrogram on its way through a lane.
+    """A spectrogram that a lane inverts.
 
     Attributes:
         blocks: blocks of frames `(n_frames, channels, n_freq)` on the CPU.
         channels: number of channels, each of which takes a stream.
         length: number of samples of the sound; None for as many as the frames cover.
         write: function that takes the next samples, `(channels, n)`.
-        work_seconds: its share of the time that pushes took.
+        work_seconds: share of the spectrogram in the duration of the pushes so far, seconds.
     """
 
     blocks: Iterator[Tensor]
@@ -38,9 +38,9 @@ class Item:
     work_seconds: float = 0.0
     _streams: list[int] = field(default_factory=list)
     _block: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32, device="cpu"))
-    _to_drop: int = 0  # samples of the latency
+    _to_drop: int = 0  # number of samples of the latency that have not been dropped yet
     _n_given: int = 0
-    _is_warned: bool = False  # of magnitudes that are too large
+    _is_warned: bool = False  # whether the warning about too large magnitudes was issued
 
     def _give(self, samples: Tensor) -> None:
         n_dropped = min(self._to_drop, samples.shape[-1])
@@ -59,9 +59,9 @@ class Item:
 class Lane:
     """Spectrograms in the streams of one inverter, which are pushed together.
 
-    All spectrograms in the lane advance by the same number of frames, until the next of them ends; then
-    others may take its streams. An error of one, in its frames or its `write`, does not affect the others.
-    With the engine `numba` the samples equal those of `inverter.run` on each alone to the bit.
+    All spectrograms in the lane advance by the same number of frames, at most up to the end of the shortest
+    one; other spectrograms may then take its streams. An error in the frames or the `write` of one does not
+    affect the others. With the engine `numba`, samples are bit-identical to those of `inverter.run`.
     """
 
     def __init__(self, inverter: StreamingInverter) -> None:
@@ -79,16 +79,16 @@ class Lane:
         return len(self._free)
 
     def add(self, item: Item) -> None:
-        """Let a spectrogram begin; raises the error of its first block."""
+        """Assign streams to a spectrogram; raises the error of its first block."""
         item._to_drop = self.inverter.latency
         self._read(item)
         self._free.sort()
         item._streams, self._free = self._free[: item.channels], self._free[item.channels :]
         self._items.append(item)
-        self._items.sort(key=lambda item: item._streams[0])  # neighbours in one call of compiled code
+        self._items.sort(key=lambda item: item._streams[0])  # consecutive streams need one compiled call
 
     def step(self) -> list[tuple[Item, Exception | None]]:
-        """Push up to `AT_ONCE` frames of all; return those that ended, with an error if they failed."""
+        """Push up to `AT_ONCE` frames of each spectrogram; return those that ended, with an error or None."""
         ended: list[tuple[Item, Exception | None]] = []
         whole: list[Item] = []
         n_frames = min([AT_ONCE, *(len(item._block) for item in self._items)])
@@ -111,13 +111,13 @@ class Lane:
         return ended
 
     def _push(self, n_frames: int) -> list[Tensor]:
-        """Push the next frames of all, and return the samples of each."""
+        """Push the next frames of all spectrograms, and return the samples of each."""
         if not self._items:
             return []
         device = self.inverter.stft.device
         frames = torch.cat([item._block[:n_frames] for item in self._items], 1).to(device)
-        self.inverter._intake.has_warned = self.inverter.bank is None  # each has been looked at by itself
-        # Contiguous in memory is what the engine takes: the frames of one moment.
+        self.inverter._intake.has_warned = self.inverter.bank is None  # `_read` has checked each spectrogram
+        # After this permutation, the frames of one push are contiguous in memory, as the engine needs them.
         hops = self.inverter.push_many(frames.permute(1, 2, 0), streams=self._streams(self._items))
         return _split(hops, self._items)
 
@@ -139,7 +139,7 @@ class Lane:
         return False
 
     def _flush(self, items: list[Item]) -> list[tuple[Item, Exception | None]]:
-        """Give the last samples to items whose frames have all been pushed."""
+        """Flush the streams of items whose frames have all been pushed, and write the samples."""
         ended: list[tuple[Item, Exception | None]] = []
         alike: dict[int | None, list[Item]] = {}
         for item in items:
@@ -164,7 +164,7 @@ def _split(samples: Tensor, items: list[Item]) -> list[Tensor]:
 
 
 def _failure(item: Item, samples: Tensor) -> Exception | None:
-    """Give samples to an item, and return the error of its `write`."""
+    """Write samples of an item, and return the error of its `write`, or None."""
     try:
         item._give(samples)
     except Exception as error:
@@ -172,14 +172,14 @@ def _failure(item: Item, samples: Tensor) -> Exception | None:
     return None
 
 
-Make = Callable[[int], StreamingInverter]  # of the number of streams
+Make = Callable[[int], StreamingInverter]  # takes the number of streams
 
 
 class Lanes:
-    """A lane for each kind of spectrograms.
+    """A lane for each kind of spectrogram: for all that one inverter can invert.
 
-    n_streams: number of streams of all lanes together. A spectrogram with more channels gets a lane of its
-        own, while no other is there.
+    n_streams: largest number of streams in use in all lanes together. A spectrogram with more channels gets
+        its own lane, once no other spectrogram is in progress.
     """
 
     def __init__(self, n_streams: int) -> None:
@@ -188,18 +188,18 @@ class Lanes:
         self._n_busy = 0
 
     def __bool__(self) -> bool:
-        """Return whether a spectrogram is on its way."""
+        """Return whether a spectrogram is in progress."""
         return self._n_busy > 0
 
     def fits(self, channels: int) -> bool:
-        """Return whether there are streams for a spectrogram with so many channels."""
+        """Return whether enough streams are free for a spectrogram with this number of channels."""
         return not self._n_busy or self._n_busy + channels <= self.n_streams
 
     def add(self, kind: Hashable, make: Make, item: Item) -> None:
-        """Let a spectrogram that fits begin in the lane of its kind; raises the error of its first block.
+        """Add a spectrogram that fits to the lane of its kind; raises the error of its first block.
 
-        kind: value that is equal for spectrograms that one inverter takes.
-        make: function that returns an inverter with `batch_shape=(n_streams,)` for them.
+        kind: value that is equal for all spectrograms that one inverter can invert.
+        make: function that returns such an inverter with `batch_shape=(n_streams,)`.
         """
         n_streams = max(self.n_streams, item.channels)
         lane = self._lanes.pop((kind, n_streams), None)
@@ -207,7 +207,7 @@ class Lanes:
             for idle in [key for key, lane in self._lanes.items() if not len(lane)][: 1 - MOST_IDLE]:
                 del self._lanes[idle]
             lane = Lane(make(n_streams))
-        self._lanes[kind, n_streams] = lane  # the last one used is the last in order
+        self._lanes[kind, n_streams] = lane  # the lane used last comes last
         lane.add(item)
         self._n_busy += item.channels
 
@@ -224,15 +224,15 @@ def stream_many(
     *,
     lengths: Iterable[int | None] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the samples of many spectrograms of any lengths, which are inverted side by side.
+    """Yield the samples of many spectrograms of any lengths, several of which are inverted at the same time.
 
     Args:
         magnitudes: magnitudes or mel frames of each spectrogram, real, `(n_freq, n_frames)`. A spectrogram is
             taken from the iterable when a stream is free for it, so the iterable may read files.
         inverter: `StreamingInverter` or `MelInverter` with `batch_shape=(n_streams,)`, such as `(16,)` for
             each core of a CPU. Its streams are reset.
-        lengths: number of samples of each spectrogram, or None for what its frames cover; default: None for
-            all.
+        lengths: number of samples to return for each spectrogram, or None for the number that its frames
+            cover; default: None for all.
 
     Yields:
         Pairs of the index of a spectrogram, from 0, and its samples `(n_samples,)`, in the order in which

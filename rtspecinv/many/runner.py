@@ -19,9 +19,10 @@ from rtspecinv.common.warning import collecting
 from rtspecinv.many.lanes import Item, Lanes, Make
 from rtspecinv.streaming import StreamingInverter
 
-N_STREAMS = 8  # of a thread: the state of more does not stay in the cache of a core
-ERRORS = (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError)  # of a bad spectrogram
-_JOIN_SECONDS = 2.0  # that an interrupted run waits for its threads
+N_STREAMS = 8  # number of streams per thread; the state of more streams exceeds the cache of a core
+# Errors that a bad spectrogram may cause.
+ERRORS = (OSError, ValueError, ImportError, OverflowError, MemoryError, RuntimeError)
+_JOIN_SECONDS = 2.0  # longest time that an interrupted run waits for each of its threads
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Task(ABC):
     Attributes:
         error: error that ended it, or None.
         remarks: warnings about it.
-        work_seconds: time that the inverter worked for it.
+        work_seconds: time that the inverter spent on the spectrogram.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Task(ABC):
 
     @abstractmethod
     def write(self, samples: Tensor) -> None:
-        """Take the next samples `(channels, n)`."""
+        """Receive the next samples `(channels, n)`."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -111,18 +112,18 @@ def carry_out(
         for thread in threads:
             thread.join(_JOIN_SECONDS)
         run.storing.shutdown(wait=True, cancel_futures=True)
-        for task in list(run.running):  # of a thread that is still busy, as with one long iteration
+        for task in list(run.running):  # tasks of threads that are still busy, such as with a long iteration
             task.abort()
 
 
 class _Run:
-    """What the threads of a run share.
+    """State that the threads of a run share.
 
     Attributes:
         ended: ended tasks; None for each thread that has ended; an exception that ends the run.
         n_taken: number of tasks that were taken.
-        running: those of them that have not ended.
-        storing: threads that finish files, so that the others do not wait for the disk.
+        running: tasks that were taken and have not ended.
+        storing: threads that finish files, so that the threads that invert do not wait for the disk.
     """
 
     def __init__(self, source: Iterator[Task], n_threads: int, n_streams: int) -> None:
@@ -131,7 +132,7 @@ class _Run:
         self.running: dict[Task, None] = {}
         self.stop = threading.Event()
         self.storing = ThreadPoolExecutor(n_threads)
-        self._room = threading.Semaphore(n_threads * n_streams)  # of tasks that wait to be stored
+        self._room = threading.Semaphore(n_threads * n_streams)  # limits the tasks that wait to be stored
         self._source, self._n_streams = source, n_streams
         self._lock, self._making = threading.Lock(), threading.Lock()
 
@@ -175,12 +176,12 @@ class _Run:
                 self.running.pop(task, None)
 
     def _made(self, make: Make, n_streams: int) -> StreamingInverter:
-        """Return an inverter; compiling, which logs a message, is not for two threads at once."""
+        """Return an inverter; only one thread at a time makes one, because that may compile code."""
         with self._making:
             return make(n_streams)
 
     def _next(self) -> tuple[Task, Opened] | None:
-        """Return the next task that needs a stream, opened; None if there are no more."""
+        """Open the next task that needs a stream, and return both; None if there are no more tasks."""
         while not self.stop.is_set():
             with self._lock:
                 task = next(self._source, None)
@@ -200,7 +201,7 @@ class _Run:
         return None
 
     def _end(self, task: Task, error: Exception | None) -> None:
-        """Store a task, or abort it after an error, and hand it over."""
+        """Store the result of a task, or abort it after an error, and put it into `ended`."""
         if error is None:
             self._room.acquire()
             self.storing.submit(self._store, task)

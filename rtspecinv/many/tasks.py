@@ -35,13 +35,13 @@ from rtspecinv.streaming import StreamingInverter
 
 @dataclass(frozen=True)
 class Settings:
-    """How spectrograms are inverted.
+    """Parameters of an inversion.
 
-    method: "stream", a rule of `invert_blocks`, or "lbfgs". Mel frames are inverted as a stream with "agla",
-        too, the default of the command line.
+    method: "stream", the name of a rule of `invert_blocks`, or "lbfgs", default: "stream". With "agla", the
+        default of the command line, mel frames are inverted as a stream.
     n_iter: number of iterations of methods other than "stream", default: 100.
-    scaling, n_fft, hop_length, sample_rate: as in `listen` and `Spectrogram.stft`; None for what the file
-        says.
+    scaling, n_fft, hop_length, sample_rate: as in `listen` and `Spectrogram.stft`, default: the values that
+        the file stores.
     stream: options of `StreamingInverter`.
     device: device of the inverters, default: the CPU.
     """
@@ -62,12 +62,13 @@ class Inversion(Task):
     Args:
         name: name of the spectrogram for messages.
         read: function that returns the spectrogram.
-        output: sound file to write; None to keep the samples in memory.
-        settings: how it is inverted.
-        measure: whether to measure the spectral convergence; of mel frames, all samples are in memory then.
+        output: sound file to write; with None the samples are kept in memory.
+        settings: parameters of the inversion.
+        measure: whether to measure the spectral convergence, default: False; for mel frames, this keeps all
+            samples in memory.
 
     Attributes:
-        samples: samples `(channels, n_samples)` without `output`, when it has ended.
+        samples: samples `(channels, n_samples)` after the end, if there is no `output`.
         has_channels: whether the spectrogram has an axis of channels.
         sample_rate: sample rate, Hz.
         n_samples: number of samples per channel.
@@ -92,11 +93,11 @@ class Inversion(Task):
         self._read, self._settings, self._measure = read, settings, measure
         self._sink: FileSink | ArraySink | None = None
         self._score: Score | MelScore | None = None
-        self._stft: STFT | None = None  # of magnitudes
+        self._stft: STFT | None = None  # transform of magnitudes; None for mel frames
         self._n_expected = 0
 
     def open(self) -> Opened | None:
-        """Open the spectrogram and the sound file, and invert it, unless that is the work of a stream."""
+        """Open the spectrogram and the sound file; invert the spectrogram if the method is not a stream."""
         found, method = self._read(), self._settings.method
         self.has_channels = len(found.shape) == 3
         opened = self._magnitudes(found) if found.mel is None else self._mel_frames(found, found.mel)
@@ -155,7 +156,7 @@ class Inversion(Task):
         return Opened(mel, make, map(torch.from_numpy, found.blocks()), found.channels, length)
 
     def _invert(self, found: Spectrogram, opened: Opened) -> None:
-        """Invert a spectrogram by its iterations, and write the samples."""
+        """Invert a spectrogram by a method that is not a stream, and write the samples."""
         if found.mel is not None:
             opened.make(1)
         prepare(self._stft if found.mel is None else _mel_stft(found.mel), self._settings.method)
@@ -194,7 +195,7 @@ class Inversion(Task):
             yield block
 
     def write(self, samples: Tensor) -> None:
-        """Write samples to the file, or keep them, and measure them."""
+        """Write samples to the file or keep them in memory; pass them to the score if there is one."""
         assert self._sink is not None
         array = samples.numpy()
         self._sink.write(array)
@@ -203,7 +204,7 @@ class Inversion(Task):
             self._score.write(array)
 
     def finish(self) -> None:
-        """Finish the sound file, or join the samples; warn of what is odd about them."""
+        """Finish the sound file, or join the samples; warn if they are silent or far too quiet."""
         self._drain()
         if isinstance(self._sink, FileSink):
             self._sink.close()
@@ -215,7 +216,7 @@ class Inversion(Task):
         warn_of_peak(peak, self._stft, self._settings.scaling)
 
     def _drain(self) -> None:
-        """Finish measuring, which can be done once."""
+        """Finish the measurement; a second call does nothing."""
         if self._score is not None:
             self._score.drain()
             self.convergence, self._score = self._score.convergence, None
@@ -227,14 +228,14 @@ class Inversion(Task):
 
 
 def check_mel_options(name: str, method: str, options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a method or for options, None if not given, that mel frames do not take."""
+    """Raise `ValueError` for a method or for options (None if not given) that mel frames do not support."""
     for option in ("n_fft", "hop_length", "init", "revise", "scaling"):
         if options.get(option) is not None:
             raise ValueError(
-                f"{name} has mel frames, which take no --{option.replace('_', '-')}: leave it out"
+                f"{name} has mel frames, which do not support --{option.replace('_', '-')}: leave it out"
             )
     if method not in ("agla", "stream", "lbfgs"):
-        raise ValueError(f"{name} has mel frames, which take --method stream or --method lbfgs")
+        raise ValueError(f"{name} has mel frames: use --method stream or --method lbfgs")
 
 
 def check_mel_rate(name: str, rate: int, given: int | None) -> None:
@@ -244,7 +245,7 @@ def check_mel_rate(name: str, rate: int, given: int | None) -> None:
 
 
 def too_short(found: Spectrogram, stft: STFT, method: str) -> str:
-    """Return the message of the error that lbfgs needs more frames; `method` is one that does not."""
+    """Return the message of the error that lbfgs needs more frames; it recommends `method`."""
     return (
         f"{printable(found.path)} has {found.n_frames} frames, too few for lbfgs with n_fft={stft.n_fft}: "
         f"use --method {method}"
@@ -254,7 +255,7 @@ def too_short(found: Spectrogram, stft: STFT, method: str) -> str:
 def descent(
     found: Spectrogram, config: MelConfig, values: Tensor, n_iter: int, *, progress: bool = False
 ) -> Tensor:
-    """Return the samples of mel frames `(channels, n_mels, n_frames)` by lbfgs, without compression."""
+    """Return the samples of mel frames `(channels, n_mels, n_frames)` by lbfgs on uncompressed mel values."""
     mel = Mel(config, device="cpu")
     if mel.length(found.n_frames) < mel.stft.n_needed:
         raise ValueError(too_short(found, mel.stft, "stream"))

@@ -149,7 +149,7 @@ class Result:
 class Contest:
     """Runs methods on a recording `(n_samples,)`, whose length is a whole number of hops.
 
-    missing: message that tells what to install, for "pesq" and "estoi" if their packages are missing.
+    missing: messages with the install command, for "pesq" and "estoi" if their packages are missing.
     """
 
     def __init__(self, samples: Tensor, sample_rate: int, stft: rtspecinv.STFT, n_iter: int) -> None:

@@ -50,7 +50,7 @@ def samples_needed(stft: rtspecinv.STFT) -> int:
 
 
 def transform_for(n_samples: int) -> tuple[int, int] | None:
-    """Return the largest n_fft for which `n_samples` are enough, a power of two, and a quarter of it as hop.
+    """Return the largest power of two as n_fft for which `n_samples` are enough, and `n_fft // 4` as hop.
 
     The result is None if there are too few samples for any n_fft.
     """

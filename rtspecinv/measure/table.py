@@ -130,7 +130,7 @@ def measure(
 
 
 def point(record: Record) -> dict[str, Any]:
-    """Return a record as a point for `plots.push_plot`."""
+    """Return the values of a record that `plots.push_plot` draws as one point."""
     return {
         **asdict(record),
         "engine": engine_label(record),

@@ -79,7 +79,7 @@ class MelBank(FilterBank):
         filters, centres = mel_filters(config)
         area, compression = filters.sum(1), config.compression
         empty = int((area == 0).sum())
-        if empty > config.n_mels // 100:  # of AST's 128 there is one
+        if empty > config.n_mels // 100:  # one of AST's 128 bands is empty
             warn(
                 f"{empty} of {config.n_mels} mel filters contain no frequency of the transform, so their "
                 "values are 0: use fewer bands (n_mels) or a larger n_fft"
@@ -204,7 +204,7 @@ class MelBank(FilterBank):
         self.floor.copy_(floor + (floor + compression.guard) * AT_FLOOR)
         large = torch.full_like(floor, torch.finfo(floor.dtype).max ** 0.9)
         ends = torch.stack([self._affine(self._curve(end)) for end in (torch.zeros_like(large), large)])
-        bounded = compression.clip is not None  # what is beyond is clipped
+        bounded = compression.clip is not None  # values beyond are clipped
         self._lowest = -math.inf if bounded or compression.curve in LOGARITHMS else _under(float(ends.amin()))
         self._highest = math.inf if bounded else float(ends.amax())
 

@@ -23,10 +23,10 @@ from rtspecinv.stft import WINDOWS as PERIODIC
 
 SCALES = ("slaney", "htk")
 SLOPES = ("hz", "mel")
-LOGARITHMS = ("ln", "log10", "dB")  # of nothing there is none
+LOGARITHMS = ("ln", "log10", "dB")  # curves without a value at 0
 CURVES = ("power", *LOGARITHMS, "log1p")
 WINDOWS = (*PERIODIC, "povey")
-MOST_WEIGHTS = 2**24  # n_mels times n_fft: the tables of a bank take up to 1 GB
+MOST_WEIGHTS = 2**24  # largest n_mels * n_fft; the tables of such a bank take 1 GB
 
 # Bins per band up to which little is lost, and above which much is. The main lobe of a Hann window has 4 bins
 # between its zeros, so that partials further apart are separated by the window, but not by a wider band. With
@@ -54,7 +54,7 @@ class Compression:
         reference: value of x that becomes 1 before the curve, so its logarithm is 0.
         dynamic_range: largest distance of a value of the curve from the largest value of the spectrogram;
             smaller values are raised to this distance. It needs the whole spectrogram and cannot be undone.
-        gain, offset: affine map of the curve.
+        gain, offset: factor and summand that are applied to the values of the curve.
         clip: least and largest value of the affine map.
         mean, std: statistics for normalization, one number or one per band.
         guard: number added to x, as in `ln(x + 1e-6)`.
@@ -185,8 +185,8 @@ class MelConfig:
         half = self.sample_rate / 2
         if not 0 <= self.fmin < self.highest <= half:
             raise ValueError(
-                f"Parameters fmin={self.fmin:g}, fmax={self.fmax} are not 0 <= fmin < fmax <= {half:g}, "
-                f"half of sample_rate={self.sample_rate:g}"
+                f"Parameters fmin={self.fmin:g} and fmax={self.fmax} must be 0 <= fmin < fmax <= {half:g}, "
+                f"half of sample_rate={self.sample_rate:g}; with fmax=None, fmax is that half"
             )
         check_center(self.center)
         keep(self, finite, "power")
@@ -224,7 +224,7 @@ class MelConfig:
             if not isinstance(compression, Compression):
                 compression = Compression(**compression)
             return cls(**{**given, "compression": compression})
-        except TypeError as error:  # values of a file are wrong values, of whatever type
+        except TypeError as error:  # a wrong type in a file is a wrong value
             raise ValueError(str(error)) from error
 
     def to_dict(self) -> dict[str, Any]:

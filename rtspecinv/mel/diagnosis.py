@@ -40,7 +40,7 @@ def _floored(e: Evidence, unit: float, least: float) -> bool:
     return e.repeated and e.low <= least and abs(e.low - unit * round(steps)) < e.tolerance
 
 
-# The first that is shown holds; "unknown" always is.
+# The first kind whose test passes is used; the test of "unknown" always passes.
 CLAIMS: dict[str, Claim] = {
     "broken": Claim("no finite value", lambda e: math.isnan(e.low)),
     "silence": Claim("one value, repeated everywhere", lambda e: e.low == e.high),
@@ -84,7 +84,7 @@ WORDS = {name: claim.words for name, claim in CLAIMS.items()} | {"spectrum": "a 
 WAYS_OUT = {
     "samples": "samples need no inversion; play them with listen(array, sample_rate=...), or compute mel "
     "frames with presets[...](array)",
-    "spectrum": "the array is a complex spectrum; use its absolute values, or invert it as it is",
+    "spectrum": "the array is a complex spectrum; use its absolute values, or invert the spectrum itself",
     "cepstrum": "cepstral coefficients cannot be inverted; convert them to mel levels first, for example "
     "with librosa.feature.inverse.mfcc_to_mel",
     "chroma": "chroma does not contain octaves and cannot be inverted; use the spectrogram that it was "
@@ -152,7 +152,7 @@ class Diagnosis:
         return "\n".join([*lines, *(f"problem: {problem}" for problem in self.problems)])
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of values that are far beyond any sound
+@np.errstate(over="ignore", invalid="ignore")  # for values far beyond any sound
 def diagnose(
     array: Tensor | Array,
     *,
@@ -285,7 +285,7 @@ def _layout(shape: tuple[int, ...], wanted: int | None) -> tuple[str, int | None
 def _name(size: int) -> str | None:
     if size in BANDS:
         return "mels"
-    n_fft = 2 * (size - 1)  # of a linear spectrogram
+    n_fft = 2 * (size - 1)  # if the bands are frequencies
     return "freq" if n_fft in TRANSFORMS else None
 
 
@@ -316,7 +316,8 @@ def _upside_down(e: Evidence, layout: str, tensor: bool) -> tuple[list[str], lis
         levels = np.log(np.maximum(levels, 1e-7 * e.high))
     if tilt(levels) < LOUDER:
         return [], []
-    if e.low < 0 and TURNED[0] < turned(levels) < TURNED[1]:  # levels: in magnitudes, hiss may look so
+    # In magnitudes, which are not negative, hiss can have such a score.
+    if e.low < 0 and TURNED[0] < turned(levels) < TURNED[1]:
         upright = "array.mT" if lies else "array"
         way_out = f"{upright}.flip(-2)" if tensor else f"numpy.flip({upright}, -2)"
         return [f"the array is upside down, with the highest band first; pass {way_out}"], []

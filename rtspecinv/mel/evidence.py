@@ -15,16 +15,16 @@ import numpy as np
 
 from rtspecinv.inputs import Array
 
-MOST_VALUES = 2**20  # values that medians and percentiles are computed from, at most
-NEAR = 2e-3  # how near a value must be to count as another
+MOST_VALUES = 2**20  # largest number of values that medians and percentiles are computed from
+NEAR = 2e-3  # largest difference of two values that count as equal
 SKEWED = 30.0  # ratio of the largest value to the median: magnitudes are above it, logarithms below
 REPEATED = 1e-3  # least share of values equal to the minimum that makes it a floor
-FEWEST_FRAMES = 40  # that say how bands lie
+FEWEST_FRAMES = 40  # least number of frames from which the order of the bands is determined
 
-# Of how bands lie: levels of the upper third over the lower third, in standard deviations of all values, and
-# how far the signs of a mel bank must be turned round.
+# Thresholds for bands in reverse order: of `tilt`, and the range of `turned`. Recordings of music and speech
+# are within this range; single whistles are beyond it.
 LOUDER = 0.5
-TURNED = (0.7, 2.2)  # recordings of music and speech lie within; lone whistles beyond
+TURNED = (0.7, 2.2)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Evidence:
     def repeated(self) -> bool:
         """True if many values equal the least one, which is then the floor of a logarithm or of clipping."""
         n_low = int((self.some <= self.low + 1e-6 * abs(self.low)).sum())
-        share = REPEATED if self.eps < 1e-4 else 10 * REPEATED  # coarse numbers meet by chance
+        share = REPEATED if self.eps < 1e-4 else 10 * REPEATED  # numbers of low precision are equal by chance
         return self.low < self.high and n_low >= max(3, share * len(self.some))
 
     @cached_property

@@ -16,8 +16,8 @@ from rtspecinv.mel.evidence import Evidence, measure
 from rtspecinv.mel.models import CONFIGS, presets
 from rtspecinv.mel.spectrogram import Mel
 
-SPAN_DB = 25.0  # of the levels of a sound: what differs by less is scaled
-DEEP_DB = 80.0  # of the largest level over the median: more is unlikely
+SPAN_DB = 25.0  # least range of the levels of a sound, dB; values with a smaller range were scaled
+DEEP_DB = 80.0  # usual limit of the distance from the median to the largest level, dB
 LN10 = math.log(10)
 BASES = {"ln": 1.0, "log10": 1 / LN10, "dB": 20 / LN10}  # units of a neper of magnitudes
 NAMES = {"ln": "natural logarithms", "log10": "logarithms to base 10", "dB": "decibels"}
@@ -25,7 +25,7 @@ NAMES = {"ln": "natural logarithms", "log10": "logarithms to base 10", "dB": "de
 
 @cache
 def _mel(name: str) -> Mel:
-    with warnings.catch_warnings():  # of bands without a frequency: nobody asked for this preset
+    with warnings.catch_warnings():  # the user did not select this preset, so its empty bands do not matter
         warnings.simplefilter("ignore")
         return presets[name]
 
@@ -80,7 +80,7 @@ def able(e: Evidence, n_bands: int | None, sample_rate: float | None) -> tuple[s
         for name, config in CONFIGS.items()
         if config.n_mels in sizes and sample_rate in (None, config.sample_rate) and fits(name, e)
     ]
-    if e.repeated or e.low == e.high:  # so that is a floor
+    if e.repeated or e.low == e.high:  # the least value is a floor
         names = [name for name in names if at_floor(name, e)]
     median = float(np.median(e.some))
     return tuple(sorted(names, key=lambda name: _span(name, median, e.high) > DEEP_DB))
@@ -145,7 +145,7 @@ def _remedy(preset: str, e: Evidence, tensor: bool) -> str:
     config = CONFIGS[preset]
     c = config.compression
     if c.curve not in BASES or replace(c, curve="power", floor=0, reference=1) != Compression():
-        return ""  # scaled in some way
+        return ""  # the preset scales the logarithm
     if e.skewed:
         return _logarithm(config, tensor)
     if e.high > _ends(preset)[2] and (at_floor(preset, e) or not e.repeated):

@@ -150,8 +150,8 @@ CONFIGS: dict[str, MelConfig] = {
         compression=replace(_KALDI.compression, mean=-4.2677393, std=2 * 4.5689974),
     ),
     # riffusion/riffusion-hobby, riffusion/spectrogram_params.py, riffusion/spectrogram_converter.py,
-    # riffusion/util/image_util.py: grey values from 255, for nothing, to 0. An image is relative to its own
-    # peak, which is lost; 30e6, of samples up to 32768, is what its reader takes for it.
+    # riffusion/util/image_util.py: grey values from 255 (silence) to 0. An image is relative to its own
+    # peak, which it does not store; its reader uses 30e6 instead, for samples up to 32768.
     "riffusion": MelConfig(
         44100,
         17640,
@@ -226,10 +226,10 @@ class Presets(Mapping[str, Mel]):
 
 
 class UnknownPreset(KeyError):
-    """There is no preset of this name; the message has similar names."""
+    """Error for an unknown name of a preset; the message suggests the nearest one."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would quote it
+        return str(self.args[0])  # KeyError would add quotation marks
 
 
 presets = Presets()

@@ -19,7 +19,7 @@ from rtspecinv.mel.stream import MelInverter, MelOptions
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-START_ITER = 64  # iterations per frame where nobody waits
+START_ITER = 64  # iterations per frame; time matters less than in a live stream
 
 
 class Mel(Module):

@@ -22,7 +22,7 @@ from rtspecinv.updates import Update
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-LONGEST_PIECE = 256  # samples at once that pre-emphasis is undone for, by a matrix of that size
+LONGEST_PIECE = 256  # number of samples, and rows of the matrix, with which pre-emphasis is undone at once
 
 
 class MelOptions(StreamOptions, total=False):
@@ -262,7 +262,7 @@ class DeEmphasis(Module):
         return found
 
     def _undo(self, piece: Tensor, last: Tensor) -> Tensor:
-        # How a product of matrices rounds depends on where operands begin in memory: all copies begin alike.
+        # The rounding of a matrix product depends on the alignment of its operands, which copies share.
         n = piece.shape[-1]
         if not n:
             return piece

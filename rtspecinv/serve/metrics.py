@@ -23,12 +23,12 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._add(Gauge, "streams", "Streams at this moment").set_function(n_streams)
         self._add(Gauge, "waiting_frames", "Frames whose hop has not been sent").set_function(n_waiting)
-        self.frames: Counter = self._add(Counter, "frames", "Frames that came in")
+        self.frames: Counter = self._add(Counter, "frames", "Received frames")
         self.hops: Counter = self._add(Counter, "hops", "Hops that were sent")
         self.late: Counter = self._add(
-            Counter, "late_hops", "Hops that were sent more than a hop's time after their frame came in"
+            Counter, "late_hops", "Hops sent later than one hop's duration after their frame"
         )
-        self.refused: Counter = self._add(Counter, "refused_streams", "Streams that were refused")
+        self.refused: Counter = self._add(Counter, "refused_streams", "Rejected clients")
         self.errors: Counter = self._add(Counter, "errors", "Messages that were answered with an error")
         self.push_seconds: Histogram = self._add(
             Histogram, "push_seconds", "Time of a push of up to 16 streams", buckets=_PUSH_SECONDS
@@ -42,6 +42,6 @@ class Metrics:
         return generate_latest(self._registry)
 
     def values(self) -> dict[str, float]:
-        """Return the values of all metrics but histograms, by name."""
+        """Return the values of all metrics by name, without the buckets of histograms."""
         samples = (sample for family in self._registry.collect() for sample in family.samples)
         return {s.name: s.value for s in samples if not s.labels and not s.name.endswith("_created")}

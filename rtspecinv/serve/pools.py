@@ -53,8 +53,8 @@ class Pools:
             self._pools.pop(kind).close()
         if len(self._pools) >= self._limits.kinds:
             raise queue.Full(
-                f"The server has {self._limits.kinds} kinds of streams already: come later, or ask for one "
-                "of those"
+                f"The server has {self._limits.kinds} kinds of streams already: try again later, or request "
+                "one of those"
             )
 
     def close(self) -> None:

@@ -127,9 +127,9 @@ class Server:
     def refusal(self) -> str:
         """Return the reason to reject a new stream now; empty if it is accepted."""
         if self._is_ending:
-            return "the server is ending: come later"
+            return "the server is ending: try again later"
         if len(self._sessions) >= self.limits.streams:
-            return f"all {self.limits.streams} streams of this server are taken: come later"
+            return f"all {self.limits.streams} streams of this server are in use: try again later"
         return ""
 
     def accepts(self, given: str) -> bool:

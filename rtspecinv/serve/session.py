@@ -23,7 +23,7 @@ from rtspecinv.serve.protocol import Array, Codec, Hello, Said, Sound, frames_of
 
 ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError)
 _HOP, _REFUSED, _OWED, _TEXT, _RESET, _END = "hop", "refused", "owed", "text", "reset", "end"
-_ENDING = "the server is ending: come later"
+_ENDING = "the server is ending: try again later"
 _LONGEST_REASON = 123  # bytes of the reason in a close frame
 _OF_FRAMES = (_HOP, _REFUSED, _OWED)  # messages that a reset drops
 Item = tuple[str, Any]

@@ -225,7 +225,7 @@ def test_tee_writes_to_all_sinks_and_aborts_open_ones_after_an_error(tmp_path):
 
 
 class Delay:
-    """Stands in for an inverter: a frame's first `hop` values are its sound, `latency` samples late."""
+    """Fake inverter: the first `hop` values of a frame are its samples, delayed by `latency` samples."""
 
     def __init__(self, hop: int, latency: int, batch: tuple[int, ...] = ()) -> None:
         self.hop, self.latency, self.batch = hop, latency, batch

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_device import FADE, RATE, hand_sink, noise
+from fake_device import FADE, RATE, HandMixer, hand_sink, noise
 from fuzzing import bounded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -156,7 +156,7 @@ def test_clear_ends_a_drain_and_later_samples_are_played_completely():
     assert drainer.is_alive()
     stream.ask(10)
     sink.clear()
-    stream.ask(10)  # only the fade is played, not the remaining 5 s
+    stream.ask(10)  # the device plays the fade, but not the remaining 5 s
     drainer.join(1)
     assert not drainer.is_alive()
     samples = noise(100, seed=1)
@@ -238,7 +238,7 @@ def test_a_device_that_may_have_stopped_is_restarted(monkeypatch, n_left):
 @BACKENDS
 @pytest.mark.parametrize("n_before", range(15))
 def test_a_device_that_stops_during_a_write_is_restarted(monkeypatch, backend, n_before):
-    """As when the program is held up for seconds in the middle of a write, wherever that is."""
+    """The program may stop for seconds at any point of a write, and the device plays its whole ring."""
     monkeypatch.setattr(device_sink, "_RING_SECONDS", 1)
     sink, stream = hand_sink(RATE, backend=backend, queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
@@ -257,7 +257,7 @@ def test_a_device_that_stops_during_a_write_is_restarted(monkeypatch, backend, n
 
 
 def still_plays(sink, stream):
-    """Check that what is written next is heard whole."""
+    """Check that the samples written next are played completely."""
     written = noise(60, seed=9)
     with stream.asking(50), bounded():
         sink.write(written)
@@ -287,12 +287,13 @@ def test_ctrl_c_while_the_limit_is_extended_loses_no_samples(monkeypatch, n_befo
     sink, stream = hand_sink(RATE, backend="rtmixer", queue_seconds=0.1, prefill_seconds=0.02)
     sink.write(noise(30))
     stream.ask(700)  # after so many samples the next write extends the limit
-    stream.presses = iter([False] * n_before + [True])  # type: ignore[attr-defined]
+    assert isinstance(stream, HandMixer)
+    stream.presses = iter([False] * n_before + [True])
     with pytest.raises(KeyboardInterrupt):
         sink.write(noise(60, seed=1))
     for _ in range(2 * RATE // 50):
         stream.ask(50)
-        assert stream.actions or sink._device.ring.exhausted  # type: ignore[attr-defined]
+        assert stream.actions or sink._device.ring.exhausted
     still_plays(sink, stream)
 
 
@@ -319,7 +320,7 @@ def test_a_device_has_at_least_one_block_of_latency():
 def test_pause_after_drain_is_no_underflow_but_lateness_within_the_sound_is():
     sink, stream = hand_sink(RATE, queue_seconds=0.5, prefill_seconds=0)
     sink.write(noise(100))
-    stream.ask(200, late=True)  # not heard before the first sound
+    stream.ask(200, late=True)  # latency before the first sound
     sink.drain()
     sink.write(noise(100))
     stream.ask(100)

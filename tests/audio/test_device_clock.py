@@ -18,7 +18,7 @@ from busy_machine import gil_held
 from rtspecinv.audio import DeviceError, FileSink, SoundDeviceSink, TeeSink, device_table, read_audio
 from rtspecinv.live import play
 
-RESAMPLED = 1e-6  # difference of float32 between block by block and all at once
+RESAMPLED = 1e-6  # largest float32 difference between blocks and the whole
 BACKENDS = pytest.mark.parametrize("backend", ["rtmixer", "callback"])
 
 
@@ -37,7 +37,7 @@ def tone(n_samples: int, hertz: float = 220.0, rate: int = jackd.SAMPLE_RATE) ->
 
 
 def gaps(sink: SoundDeviceSink) -> int:
-    """Underflows because the writer was late; a busy machine adds late blocks, which lose nothing here."""
+    """Return the number of gaps that the writer caused, without late blocks, which lose no samples here."""
     return sink.underflows - sink.late_blocks
 
 
@@ -152,7 +152,7 @@ def test_clear_cuts_within_a_block_without_a_click(card, tmp_path, backend):
 
 
 class Loss(NamedTuple):
-    """What was written and not heard."""
+    """Samples that were written and not played."""
 
     held_up: int  # periods during which the callback of the player did not finish
     gaps: int  # number of gaps caused by the writer
@@ -233,7 +233,7 @@ def test_device_is_found_by_number(card, backend):
 
 
 class Echo:
-    """Stands in for an inverter: a frame is its sound."""
+    """Fake inverter: the values of a frame are its samples."""
 
     latency = 0
 

@@ -83,7 +83,7 @@ def test_another_rate_without_soxr_names_the_package(at_2000_hz, monkeypatch):
 def test_an_error_in_the_callback_is_raised_by_the_next_write(monkeypatch):
     sink, stream = hand_sink(100, prefill_seconds=0)
     sink.write(noise(5))
-    sink._device.ring.samples = None  # type: ignore[assignment]
+    monkeypatch.setattr(sink._device.ring, "samples", None)
     with pytest.raises(StopIteration):
         stream.ask(5)
     with pytest.raises(DeviceError, match="NoneType"):
@@ -107,7 +107,7 @@ def test_stopped_and_stalled_devices_are_detected(monkeypatch):
 @pytest.mark.parametrize("by_thread", [False, True])
 @pytest.mark.parametrize("records", [False, True])
 def test_ctrl_c_while_a_device_is_opened_leaves_it_closed(monkeypatch, records, by_thread):
-    """The signal may go to another thread, where this one does not take it."""
+    """Another thread may receive the signal, because this one blocks it."""
     happened, opening, pressed = [], threading.Event(), threading.Event()
 
     def press() -> None:

@@ -26,7 +26,7 @@ PRESET = rtspecinv.presets["hifigan-22k"]
 
 
 def told(call) -> list[str]:
-    """Warnings of a call."""
+    """Return the warnings of a call."""
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         call()
@@ -133,7 +133,7 @@ def test_an_aborted_file_does_not_warn(tmp_path):
     "command", ["invert --method stream", "invert --n-iter 2", "image", "play --no-device"]
 )
 def test_the_command_line_warns_once(tmp_path, capsys, command):
-    """The picture has the level of the recording, too."""
+    """A sound from a picture has the level of the recording, and is clipped too."""
     with FileSink(tmp_path / "loud.wav", 22050, subtype="FLOAT") as sink:
         sink.write(LOUD)
     rtspecinv.save_spectrogram(tmp_path / "a.npz", STFT.magnitude(LOUD), STFT, sample_rate=22050)
@@ -233,7 +233,7 @@ def test_a_length_or_frames_that_cover_samples_do_not_warn():
 
 
 class Mute:
-    """An inverter that makes silence, whatever it is pushed."""
+    """An inverter that returns silence for every frame."""
 
     latency, n_iter = 128, 0
 
@@ -283,7 +283,7 @@ def test_silence_is_reported_if_frames_were_not_silent(how, as_array):
 @pytest.mark.parametrize("as_array", [True, False])
 @pytest.mark.parametrize("how", [by_play, by_player, by_async_player])
 def test_silent_mel_frames_do_not_warn(how, as_array, monkeypatch):
-    """Their values are not 0 but those of the floor."""
+    """Silent mel frames have the value of the floor, not 0."""
     for sound in (torch.zeros(2000), LOUD[:2000] / 4):
         frames = list(PRESET(sound).unbind(-1))
         assert (frames[0] != 0).all()

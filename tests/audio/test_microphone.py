@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import jackd
 import numpy as np
@@ -45,7 +45,7 @@ def taken_from(microphone: Recording) -> np.ndarray:
 
 def of_a_sink(backend: str, channels: int = 2, **options) -> tuple[Recording, HandStream]:
     sink, stream = hand_sink(RATE, 1, backend=backend, input_channels=channels, **options)
-    stream.sink = sink  # type: ignore[attr-defined]
+    cast(Any, stream).sink = sink
     return sink.microphone, stream
 
 
@@ -53,7 +53,7 @@ KINDS = pytest.mark.parametrize("opened", [alone, of_a_sink])
 
 
 def numbers(n_samples: int, first: int = 1, channels: int = 2) -> np.ndarray:
-    """What a device served by hand records."""
+    """Return the samples that a fake device records, the numbers from 1 on."""
     rows = np.arange(first, first + n_samples) + 100_000 * np.arange(channels)[:, np.newaxis]
     return rows.astype(np.float32)
 
@@ -117,7 +117,7 @@ def test_every_lost_sample_is_counted_and_none_is_repeated(opened, backend, step
 
 @KINDS
 def test_a_ring_that_fills_during_a_pause_is_read_and_recording_continues(opened, monkeypatch):
-    """The action of rtmixer ends just after the reader has found nothing new."""
+    """The action of rtmixer ends just after the reader has found no new samples."""
     monkeypatch.setattr(capture, "_UNREAD_SECONDS", 0.1)
     microphone, stream = opened("rtmixer")
     microphone._begin()
@@ -376,7 +376,7 @@ def test_a_duplex_stream_is_not_resampled(monkeypatch):
 
 @contextmanager
 def counting(server: str) -> Iterator[list[np.ndarray]]:
-    """A device that gives the numbers from 1 on; what it hears comes into a list."""
+    """Return a context with a device that records the numbers from 1 on, and a list of the played blocks."""
     heard: list[np.ndarray] = []
     n_given = 0
 
@@ -408,7 +408,7 @@ def test_a_microphone_records_what_is_played_to_it(card, backend):
 
 @BACKENDS
 def test_one_stream_plays_its_recording_with_a_constant_delay(card, backend):
-    """For 2 s, with pauses of the program that its queue covers, and sample by sample."""
+    """Every sample of 2 s is compared; the program pauses for less time than its queue covers."""
     with counting(card) as heard:
         options: dict[str, Any] = {
             "device": DEVICE,
@@ -435,7 +435,7 @@ def test_one_stream_plays_its_recording_with_a_constant_delay(card, backend):
 
 
 def periods_held_up(card: str, backend: str) -> int:
-    """How many periods end before the callback does, in 2 s while the GIL is held 80 % of the time."""
+    """Return how many periods end before the callback, in 2 s with the GIL held 80 % of the time."""
     before, n_samples = jackd.late_clients(card), 0
     options: dict[str, Any] = {"device": jackd.DEVICE, "backend": backend, "input_channels": 1}
     with SoundDeviceSink(jackd.SAMPLE_RATE, **options) as sink, gil_held(0.8, 0.1):

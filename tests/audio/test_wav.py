@@ -60,7 +60,7 @@ def test_integers_are_unchanged_after_reading_and_writing(tmp_path, subtype):
 @settings(deadline=None, max_examples=30)
 @given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=5), cut=st.integers(0, 3))
 def test_a_stream_of_unknown_length_is_read_in_any_pieces(sizes, cut):
-    """A pipe gives what it has just now; the last sample may be cut off."""
+    """A pipe returns the bytes that it has at the moment; the last sample may be incomplete."""
 
     class Pipe(io.BytesIO):
         turn = 0
@@ -165,7 +165,7 @@ for suffix, rates, channels in (
 
 
 def test_formats_support_what_the_table_states(tmp_path):
-    """In a process of its own: where the table is wrong, libsndfile may end it."""
+    """It runs in a separate process, because libsndfile may end it if the table is wrong."""
     command = forked([sys.executable, "-c", HELD])
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def magnitude() -> torch.Tensor:
 
 
 class Clock:
-    """A clock that pushes turn forward: those of an inverter of n streams take n ms, some of them more."""
+    """Fake clock that pushes advance: a push of n streams takes n ms, and some pushes take longer."""
 
     def __init__(self, monkeypatch, every=0, late_ms=0):
         self.now = 0.0
@@ -66,7 +66,7 @@ def test_figures_are_those_of_the_clock(monkeypatch, magnitude):
 
 @pytest.mark.parametrize(("hop_ms", "streams"), [(0.5, 0), (1.5, 1), (3.5, 3), (100.5, 100)])
 def test_most_streams(monkeypatch, magnitude, hop_ms, streams):
-    """One stream takes 1 ms, so as many keep up as a hop has ms, found to 6 %."""
+    """A stream takes 1 ms, so the duration of a hop in ms is the number of streams; it is found to 6 %."""
     Clock(monkeypatch)
     setting = Setting(64000, 256, round(64 * hop_ms), 0, 0)
     monkeypatch.setattr(Setting, "stft", lambda setting, device: rtspecinv.STFT(256, 64))
@@ -85,7 +85,7 @@ def test_one_in_a_hundred_may_be_late(monkeypatch, magnitude):
 
 @pytest.mark.parametrize("error", [MemoryError, torch.cuda.OutOfMemoryError])
 def test_streams_that_do_not_fit_do_not_keep_up(monkeypatch, magnitude, error):
-    """A push needs memory beside that of the inverter."""
+    """A push needs more memory than the inverter, and an error of memory ends the search."""
 
     def push(inverter, frame):
         if inverter.batch_shape[0] > 5:

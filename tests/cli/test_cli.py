@@ -33,7 +33,7 @@ FAST = ["--n-iter", "2"]
 
 
 def tone(n_samples: int, channels: int = 1) -> np.ndarray:
-    """Chords with vibrato, a different one in each channel, `(channels, n_samples)` at 22050 Hz."""
+    """Return chords with vibrato, a different one in each channel, `(channels, n_samples)` at 22050 Hz."""
     seconds = np.arange(n_samples) / 22050
     pitch = np.array([[1.0, 1.5, 2.5], [1.2, 1.9, 3.1]])[:channels, :, None] * 220
     phase = 2 * np.pi * pitch * (seconds + 0.002 * np.sin(8 * seconds))
@@ -59,7 +59,7 @@ def lines(capsys) -> tuple[list[str], list[str]]:
 def inverted(
     magnitude: torch.Tensor, stft: rtspecinv.STFT, length: int | None = None, **options
 ) -> torch.Tensor:
-    """What a plain loop over the public interface gives for `(channels, n_freq, n_frames)`."""
+    """Return the samples of magnitudes `(channels, n_freq, n_frames)` by a loop over the public interface."""
     inverter = rtspecinv.StreamingInverter(stft, batch_shape=magnitude.shape[:-2], **options)
     pushed = [inverter.push(frame) for frame in magnitude.unbind(-1)]
     owed = None if length is None else length + inverter.latency - len(pushed) * stft.hop_length

@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> tuple[Path, str]:
-    """Folder and output of a run by all methods, of stereo with an awkward name."""
+    """Folder and output of a comparison of all methods, for a stereo file whose name contains markup."""
     folder = tmp_path_factory.mktemp("compare")
     clip = render()[20000:]
     soundfile.write(

@@ -27,7 +27,7 @@ QUICK = ("invert", "--method", "stream", "--n-iter", "1")
 
 
 def magnitude(n_samples: int = 20000, channels: int = 1) -> torch.Tensor:
-    """Of the demo clip, another part of it in each channel, `(channels, n_freq, n_frames)`."""
+    """Return magnitudes of the demo clip, of another part in each channel, `(channels, n_freq, n_frames)`."""
     return STFT.magnitude(torch.stack([CLIP[12000 * (1 + i) :][:n_samples] for i in range(channels)]))
 
 
@@ -39,7 +39,7 @@ def store(path: Path, values: torch.Tensor, **settings: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """`in` with three spectrograms, one of them in a sub-folder, and other things that are none."""
+    """Folder `in` with three spectrograms, one of them in a sub-folder, and other files."""
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("b.npz", "a.NPZ", "sub/deep.er/a.npz")):
         store(Path("in") / (name + ".npz"), magnitude(2000 + 1000 * i))
@@ -74,7 +74,7 @@ def test_every_method_gives_good_sound(tmp_path, capsys, method):
 
 
 def test_mel_frames_are_a_stream(tmp_path, monkeypatch, capsys):
-    """Of a file that says what they are, of a bare one with frames first, and in a folder."""
+    """The file may store the configuration, or be plain with frames first, or be in a folder."""
     monkeypatch.chdir(tmp_path)
     mel = rtspecinv.presets["hifigan-22k"](CLIP[12000:20000])
     Path("in").mkdir()
@@ -95,7 +95,7 @@ def test_mel_frames_are_a_stream(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mel_frames_by_lbfgs(tmp_path, monkeypatch, capsys, channels):
-    """Nearer to the mel frames than the stream is, and the nearer the more iterations; in a folder too."""
+    """The result is nearer to the mel frames than that of the stream, and more iterations bring it nearer."""
     monkeypatch.chdir(tmp_path)
     preset = rtspecinv.presets["hifigan-22k"]
     samples = torch.stack([CLIP[12000 * (1 + i) :][: 256 * 30] for i in range(channels)])
@@ -143,7 +143,7 @@ def test_frames_that_whisper_drops_are_heard(tmp_path, monkeypatch, method):
 @pytest.mark.parametrize("suffix", [".json", ".toml"])
 @pytest.mark.parametrize("method", ["stream", "lbfgs"])
 def test_a_configuration_in_a_file(tmp_path, monkeypatch, suffix, method):
-    """Mels that no preset has, scaled to 0 to 1, as a hand would write what they are."""
+    """The mel frames are those of no preset, scaled to 0 to 1, and their file is written by hand."""
     monkeypatch.chdir(tmp_path)
     if suffix == ".toml" and sys.version_info < (3, 11):
         pytest.skip("Python 3.10 reads no TOML")
@@ -207,11 +207,11 @@ def test_an_unknown_preset_is_rejected(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--preset whisper", "says what its mel frames are, and it is not what was given"),
-        ("--n-fft 512", "take no --n-fft: leave it out"),
-        ("--method stream --init peaks", "take no --init: leave it out"),
-        ("--method stream --revise 2", "take no --revise: leave it out"),
-        ("--method hybrid", "which take --method stream or --method lbfgs"),
+        ("--preset whisper", "stores another mel configuration than the one that was given"),
+        ("--n-fft 512", "not support --n-fft: leave it out"),
+        ("--method stream --init peaks", "not support --init: leave it out"),
+        ("--method stream --revise 2", "not support --revise: leave it out"),
+        ("--method hybrid", "mel frames: use --method stream or --method lbfgs"),
         ("--method lbfgs --update raar", "--update is an option of --method stream, not of lbfgs"),
         ("--method lbfgs --n-iter -1", "n_iter=-1 is not an integer >= 0"),
         ("--method lbfgs --sample-rate 16000", "has mel frames of 22050 Hz: leave out --sample-rate"),
@@ -247,7 +247,7 @@ def test_blocks_are_what_invert_blocks_gives_and_warn_once(tmp_path, capsys, mon
     expected = torch.cat(pieces, -1).clamp(-1, 1)
     np.testing.assert_allclose(read_audio(tmp_path / "b.wav")[0], expected, atol=1e-4)
     err = capsys.readouterr().err
-    # Warnings of the stream and of the batch run, not of every block.
+    # The stream and the batch run warn once, and not for every block.
     assert 1 <= err.count("if they are powers") <= 2
     assert "beyond full scale" in err
 
@@ -297,7 +297,7 @@ def test_a_bad_file_does_not_stop_the_others(folder, capsys):
     "options", [["--method", "stream"], ["--n-iter", "3"], ["--method", "lbfgs", "--n-iter", "2"]]
 )
 def test_folder_gives_the_bytes_of_single_files(tmp_path, monkeypatch, capsys, options):
-    """Of several lengths, transforms and channels, and of mel frames."""
+    """The files have several lengths, transforms and channels; some have mel frames."""
     monkeypatch.chdir(tmp_path)
     for i, (n_samples, channels) in enumerate([(9000, 1), (3000, 2), (40000, 1), (5000, 9), (2000, 1)]):
         store(Path(f"in/{i}.npz"), 0.5 * magnitude(n_samples, channels))

@@ -68,7 +68,7 @@ def status_of(args: list[str]) -> object:
 
 @contextmanager
 def singing(server: str, glide: float = 0.0) -> Iterator[None]:
-    """A device that sings TONE, rising by `glide` octaves a second."""
+    """Return a context with a device that records TONE, rising by `glide` octaves per second."""
     phase, n_given = 0.0, 0
 
     def sing(n_samples: int) -> np.ndarray:
@@ -83,7 +83,7 @@ def singing(server: str, glide: float = 0.0) -> Iterator[None]:
 
 
 def pitches(path: Path) -> np.ndarray:
-    """Strongest frequency in Hz, at ten moments in the later half of a sound."""
+    """Return the strongest frequency in Hz at ten moments in the second half of a sound."""
     (samples,), rate = read_audio(path)
     found = []
     for begin in np.linspace(len(samples) // 2, len(samples) - 8192, 10).astype(int):
@@ -249,7 +249,7 @@ def test_play_at_another_rate_inverts_stretched_frames(tmp_path, rate):
 
 
 def shown(capsys, monkeypatch, n: int = 1, terminal: bool = True, **options) -> str:
-    """What stderr gets from a view that is asked to show something `n` times."""
+    """Return the text on stderr of a view that is updated `n` times."""
     monkeypatch.setattr(views, "on_terminal", lambda: terminal)
     monkeypatch.setattr("rtspecinv.cli._report.on_terminal", lambda: terminal)
     monkeypatch.setattr("rtspecinv.cli._report._LINE_SECONDS", 0)

@@ -25,7 +25,7 @@ def quick(monkeypatch) -> None:
 
 
 def lacking(module: str, error: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line where importing a module raises an error."""
+    """Run the command line while the import of a module raises an error."""
     (folder / f"{module}.py").write_text(f"raise {error}")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "rtspecinv", *args]

@@ -70,7 +70,7 @@ def test_mel_frames_and_pictures_go_there_too(clip):
 
 
 def test_standard_output_in_a_file_is_written_where_it_is(clip):
-    """It is neither renamed nor emptied: `>>` appends."""
+    """The file is neither renamed nor emptied, so that `>>` appends."""
     with open("all.wav", "wb") as file:
         file.write(b"before")
         file.flush()
@@ -149,7 +149,7 @@ def test_a_closed_reader_ends_the_command_without_an_error(clip):
 
 
 def test_a_full_standard_output_is_an_error_of_its_own(clip):
-    """The sound is there all the same."""
+    """The sound file is complete nevertheless."""
     for args in (["--help"], ["invert", "m.npz", "-o", "a.wav", "--n-iter", "1"]):
         for unbuffered in ("", "1"):  # Python writes buffered text again at exit
             environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}

@@ -107,7 +107,7 @@ def test_messages_in_python_are_safe(tmp_path):
 
 
 def test_the_command_line_is_safe(tmp_path, capsys, monkeypatch):
-    """In a folder with names as bad, one by one, and as an argument that nobody knows."""
+    """Names with control characters are in a folder, are arguments, or are unknown options."""
     monkeypatch.chdir(tmp_path)
     evil_files(tmp_path)
     os.mkdir("in")
@@ -151,7 +151,7 @@ RUNS = {  # invalid arguments, whose names appear in the message
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_rejected_file_is_named_as_printable_text(tmp_path, capsys, monkeypatch, run):
-    """A name that reached the message as it is would have lost its line break to the line it is put in."""
+    """The line of a message joins lines, so an unescaped name would lose its line break."""
     name = "a\x1b[2J\nb"
     monkeypatch.chdir(tmp_path)
     Path(name).touch()
@@ -163,12 +163,12 @@ def test_a_rejected_file_is_named_as_printable_text(tmp_path, capsys, monkeypatc
     assert harmless(err)
 
 
-SAYING = ("print", "note", "warn", "line", "begin")  # functions that show a text
+SAYING = ("print", "note", "warn", "line", "begin")  # functions that print or raise a text
 OF_FILES = ("path", "folder", "file", "audio", "output", "plot", "json", "picture", "spectrogram", "source")
 
 
 def shown_raw(tree: ast.AST) -> list[str]:
-    """Names of files, as they are called here, in texts that are raised or shown, without `printable`."""
+    """Return uses of file names (variables with these names) in messages without `printable`."""
     found = []
     for said in ast.walk(tree):
         function = said.func if isinstance(said, ast.Call) else None

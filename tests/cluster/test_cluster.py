@@ -1,4 +1,4 @@
-"""Folders and datasets by Ray Data: the bytes of one process, also after workers and runs were killed."""
+"""Tests of folders and datasets by Ray Data: same bytes as by one process, also after kills."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def magnitude(i: int, channels: int | None = None) -> np.ndarray:
 
 @pytest.fixture
 def work(tmp_path) -> Work:
-    """Three files, one of them of two channels, a bad one, and a shard of two rows."""
+    """Work with three files, one of which has two channels, a bad file, and a shard of two rows."""
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)
     for i, name in enumerate(("a", "b", "sub/a")):
@@ -137,7 +137,7 @@ Jobs(work).carry_out(plan(work, 1)[0][0])
 
 
 def test_a_line_is_in_the_journal_before_its_file(work):
-    """A process that is killed between the two inverts the row again."""
+    """If a process is killed between the two, the next run inverts the row again."""
     work.output.mkdir()
     folders = [str(work.source), str(work.output)]
     assert subprocess.run([sys.executable, "-c", KILLED, *folders], check=False).returncode == 9
@@ -166,7 +166,7 @@ def test_tables_merge_and_damaged_lines_are_dropped(tmp_path):
 
 
 def test_rows_of_a_batch():
-    """Ragged arrays, nested lists, channels and a bad row; the settings of each row."""
+    """Rows may be arrays of other lengths, nested lists, have channels, or be bad; each has its settings."""
     values = np.empty(4, object)
     values[:] = [magnitude(0), magnitude(1, 2), [list(row) for row in magnitude(2)], -magnitude(0)]
     batch = {"magnitude": values, "name": np.array(list("abcd")), "hop_length": np.full(4, 128)}
@@ -181,12 +181,12 @@ def test_rows_of_a_batch():
     assert [bool(text) for text in found["error"]] == [False, False, False, True]
     assert "never negative" in found["error"][3]
     assert (found["sc"][:3] < -10).all()
-    with pytest.raises(ValueError, match="column='mel' is none of"):
+    with pytest.raises(ValueError, match="column='mel' is not one of"):
         Rows("mel", None, None, SETTINGS, 1)(batch)
 
 
 def test_parquet_in_and_out(work):
-    """Of nested lists; what a Parquet file is made of stays the same when files are added."""
+    """The input has nested lists; files that are added later do not change existing Parquet files."""
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is in the extra cluster")
     from pyarrow import parquet
 
@@ -248,7 +248,7 @@ def test_without_ray_the_error_names_the_install_line(work, monkeypatch, capsys)
 
 @pytest.fixture
 def many(tmp_path) -> Path:
-    """A folder of 40 files and a bad one."""
+    """Folder of 40 files and a bad one."""
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[cluster]'")
     folder = tmp_path / "in"
     folder.mkdir()
@@ -280,7 +280,7 @@ def wait_for(output: Path, n_files: int) -> None:
 
 
 def worker_pids(driver: int) -> list[int]:
-    """Actors of the run with this process as driver: descendants of it that run jobs."""
+    """Return the process ids of the actors of a run whose driver is this process: its descendants."""
     found, parents = [], {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended

@@ -1,4 +1,4 @@
-"""A fleet on a real Ray cluster: a killed server, and servers that come and go with the streams."""
+"""Tests of a fleet on a real Ray cluster: a killed server; servers start and stop by number of streams."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def until(is_so: Callable[[], bool], seconds: float) -> None:
 
 
 class Listener:
-    """A stream that plays, at a hundredth of a second a frame, and what it has heard."""
+    """A stream that sends a frame every 10 ms, and the samples that it has received."""
 
     def __init__(self, seed: int) -> None:
         self.frames = frames_of(HELLO, int(SECONDS / PERIOD), seed)
@@ -146,7 +146,7 @@ def test_servers_come_and_go_with_the_streams(fleet):
 
 
 def listening_at(url: str) -> int:
-    """Number of the process that listens at the port of an address."""
+    """Return the id of the process that listens on the port of an address."""
     import psutil
 
     port = int(url.rpartition(":")[2].partition("/")[0])

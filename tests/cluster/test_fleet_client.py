@@ -1,4 +1,4 @@
-"""The client of a fleet, with real servers and a service that says where they are."""
+"""Tests of the client of a fleet, with real servers and a service that returns their addresses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAMES = frames_of(HELLO, 40, 1)
 
 @asynccontextmanager
 async def places(where: Callable[[], str | None]) -> AsyncIterator[str]:
-    """A service that answers with the address that `where` returns, as Ray Serve does."""
+    """Return a context with a service that, like Ray Serve, answers with the address that `where` returns."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if (url := where()) is None:
@@ -50,7 +50,7 @@ async def places(where: Callable[[], str | None]) -> AsyncIterator[str]:
 
 
 async def until(client: FleetClient, kind: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Samples and answers up to an answer of that kind."""
+    """Return samples and answers up to an answer of that kind."""
     hops: list[Any] = [np.zeros(0, np.float32)]
     said: list[Any] = []
     while not said or said[-1]["type"] != kind:

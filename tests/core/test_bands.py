@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ STFT_64, EXACT_64 = STFT(64, 16), STFT(64, 16, dtype=torch.float64)
 
 
 def bark_bank(n_fft: int, sample_rate: float, per_bark: int = 3) -> np.ndarray:
-    """Triangles two Bark wide at every third of a Bark, so that many hear a frequency (Traunmueller 1990)."""
+    """Return triangles, 2 Bark wide and 1/3 Bark apart, so that many bands overlap (Traunmueller 1990)."""
     f = np.maximum(np.arange(n_fft // 2 + 1) * sample_rate / n_fft, 1.0)
     bark = 26.81 * f / (1960 + f) - 0.53
     centres = np.arange(bark[1], bark[-1], 1 / per_bark)
@@ -32,14 +32,14 @@ def bark_bank(n_fft: int, sample_rate: float, per_bark: int = 3) -> np.ndarray:
 
 
 def constant_q_bank(n_fft: int, per_octave: int = 4) -> np.ndarray:
-    """Gaussian bands with equal distances on a scale of octaves, whose tails never end."""
+    """Return Gaussian bands with equal distances in octaves, whose tails are never 0."""
     octaves = np.log2(np.maximum(np.arange(n_fft // 2 + 1), 0.5))
     centres = np.arange(0, octaves[-1], 1 / per_octave)
     return np.exp(-2 * (per_octave * (octaves - centres[:, None])) ** 2) + 1e-6
 
 
 def gaps_bank(n_fft: int) -> np.ndarray:
-    """Bands out of order, with holes, an empty one, and frequencies that none hears."""
+    """Return bands that are out of order, have gaps, include an empty one, and miss some frequencies."""
     generator = np.random.default_rng(0)
     filters = generator.random((9, n_fft // 2 + 1)) * (generator.random((9, n_fft // 2 + 1)) < 0.3)
     filters[4] = 0
@@ -64,7 +64,7 @@ def values_of(bank: FilterBank, *batch: int, n_frames: int = 9) -> torch.Tensor:
 
 
 def slow_projection(c, estimate, values, filters, beyond, power):
-    """The projection, one frequency and one band after the other."""
+    """Return the projection, computed by loops over frequencies and bands."""
     a = [(1 - PULL) * abs(z) + PULL * s for z, s in zip(c, estimate, strict=True)]
     found = []
     for k in range(len(c)):
@@ -121,7 +121,7 @@ def test_bands_that_do_not_overlap_get_their_values_exactly(power):
 @pytest.mark.parametrize("name", BANKS)
 @pytest.mark.parametrize("power", [1, 2])
 def test_a_projection_brings_values_nearer_and_scales(name, power):
-    """The Kullback-Leibler divergence of the values falls, of any spectrum, at any level."""
+    """The Kullback-Leibler divergence of the values decreases for any spectrum at any level."""
     bank = FilterBank(BANKS[name], power=power, dtype=torch.float64)
     bands, values = bank.measured(EXACT_64), values_of(bank)[:, 4]
     estimate = bank.unmix(values)
@@ -171,7 +171,7 @@ def test_compiled_code_agrees_with_torch(name, update, init):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_magnitudes_found_jointly_have_the_values(engine):
-    """The bank's values of the sound are nearer to those that were pushed than of magnitudes held fixed."""
+    """The band values of the sound are nearer to the pushed ones than with fixed magnitudes."""
     stft, samples = STFT(1024, 256), CLIP[20000:40000]
     for filters in (bark_bank(1024, 22050), constant_q_bank(1024, 12)):
         bank = FilterBank(filters)
@@ -186,7 +186,7 @@ def test_magnitudes_found_jointly_have_the_values(engine):
 
 
 def test_a_bank_of_single_frequencies_is_as_good_as_magnitudes():
-    """Then the values are the magnitudes, and both ways find the same sound."""
+    """The values are then the magnitudes, and both streams return the same sound."""
     magnitude = values_of(FilterBank(np.eye(33), dtype=torch.float64))
     stft = STFT(64, 16, dtype=torch.float64)
     bank = FilterBank(np.eye(33), dtype=torch.float64)
@@ -198,7 +198,7 @@ def test_a_bank_of_single_frequencies_is_as_good_as_magnitudes():
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("power", [1, 2])
 def test_a_batch_run_is_griffin_lim_with_the_projection_on_values(engine, power):
-    """`invert` against a loop that is written out with the projection and the transform."""
+    """`invert` equals a loop of the projection and the transform."""
     bank = FilterBank(BANKS["Bark"], power=power, dtype=torch.float64)
     values = values_of(bank, 2)
     magnitude, measured = bank.unmix(values.mT).mT, bank.measured(EXACT_64)
@@ -237,7 +237,7 @@ def test_compiled_batch_runs_agree_with_torch(name, update):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_batch_run_of_mel_values(engine):
-    """Its result has the values more exactly than its start, and its level does not matter."""
+    """Its result is nearer to the values than its start, at any level."""
     preset, samples = rtspecinv.presets["hifigan-22k"], CLIP[20000:36384]
     values = preset.bank.undo(preset(samples).mT).mT
     options: dict[str, Any] = {"length": 16384, "engine": engine}
@@ -247,7 +247,7 @@ def test_a_batch_run_of_mel_values(engine):
     ]
     distance = [float(metrics.sc(preset.linear(x)[:, 4:-4], values[:, 4:-4])) for x in found]
     assert distance[1] < distance[0] - 10, distance
-    assert distance[2] < distance[1] - 1, distance  # better than a batch run from nothing
+    assert distance[2] < distance[1] - 1, distance  # better than a batch run from zero phases
     soft = rtspecinv.invert(
         2.0**-20 * values, preset.stft, n_iter=30, init="random", **options, bank=FilterBank(preset.filters)
     )
@@ -285,7 +285,7 @@ def test_what_a_batch_run_cannot_invert_is_refused():
     with pytest.raises(ValueError, match=r"have the shape \(33, 9\)"):
         rtspecinv.invert(values, STFT_64, bank=bank, init=values.to(torch.complex64))
     with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
-        rtspecinv.invert(values, STFT_64, bank=bank.filters)  # type: ignore[arg-type]
+        rtspecinv.invert(values, STFT_64, bank=cast(Any, bank.filters))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -338,7 +338,7 @@ def test_banks_of_other_transforms_and_values_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"float64.*float32.*use bank.to"):
         StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33)), dtype=torch.float64))
     with pytest.raises(TypeError, match=r"rtspecinv.FilterBank\(filters\)"):
-        StreamingInverter(STFT_64, bank=np.ones((2, 33)))  # type: ignore[arg-type]
+        StreamingInverter(STFT_64, bank=cast(Any, np.ones((2, 33))))
     inverter = StreamingInverter(STFT_64, bank=FilterBank(np.ones((2, 33))), n_iter=1)
     with pytest.raises(ValueError, match=r"shape \(33,\), not batch_shape"):
         inverter.push(torch.zeros(33))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from rtspecinv.updates import RAAR, AcceleratedGriffinLim, GriffinLim
 
 
 def told(magnitude: Tensor, stft: STFT, **options) -> list[Iteration]:
-    """What a callback sees, in order."""
+    """Return the iterations that a callback receives, in order."""
     seen: list[Iteration] = []
     invert(magnitude, stft, callback=seen.append, **options)
     return seen
@@ -47,7 +47,7 @@ def test_a_signal_with_its_true_phase_is_a_fixed_point(update, stft):
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("update", [*reference.RULES, "hybrid"])
 def test_rules_are_the_loops_of_the_papers(update, center):
-    """Every rule against plain loops over frames, absolute positions, numpy's FFT."""
+    """Every rule equals plain loops over frames with absolute positions and numpy's FFT."""
     stft = STFT(24, 7, win_length=20, center=center, pad_mode="constant", dtype=torch.float64)
     magnitude = stft.magnitude(sound(200))
     start = torch.polar(
@@ -63,7 +63,7 @@ def test_rules_are_the_loops_of_the_papers(update, center):
 
 
 def by_loops(magnitude: Tensor, start: Tensor, stft: STFT, update: str, n_iter: int) -> np.ndarray:
-    """Spectrum of the samples of the estimate, `(n_freq, n_frames)`."""
+    """Return the spectrum of the samples of the estimate, `(n_freq, n_frames)`."""
     w, d = stft.window.numpy(), stft.dual_window.numpy()
     n_fft, hop, padding = stft.n_fft, stft.hop_length, stft.padding
     S, n_frames = magnitude.numpy(), magnitude.shape[-1]
@@ -179,7 +179,7 @@ def test_callback_and_tolerance_stop():
 
     def stop(now: Iteration) -> bool:
         numbers.append((now.items.start, now.number))
-        return now.number >= 10 * torch.ones(1)  # type: ignore[return-value]  # anything true
+        return cast(Any, now.number >= 10 * torch.ones(1))  # anything true
 
     invert(magnitude, SMALL, n_iter=100, evaluate_every=5, callback=stop, update="gla")
     assert numbers in ([(0, 0), (0, 5), (0, 10)], [(i, n) for i in range(2) for n in (0, 5, 10)])
@@ -347,7 +347,7 @@ def test_bad_input_is_refused(value, options, error, says):
 
 def test_an_stft_is_needed():
     with pytest.raises(TypeError, match="STFT"):
-        invert(GOOD, 64)  # type: ignore[arg-type]
+        invert(GOOD, cast(Any, 64))
 
 
 def test_numpy_is_taken():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from sounds import SMALL, sound
 from torch import Tensor
 
-from rtspecinv import STFT, invert, invert_blocks, invert_many
+from rtspecinv import STFT, FilterBank, invert, invert_blocks, invert_many
 from rtspecinv.metrics import spectral_convergence
 
 
@@ -49,6 +49,29 @@ def test_blocks(center):
     assert torch.equal(short, invert(magnitude[..., :50], stft, n_iter=30))
 
 
+@pytest.mark.parametrize("power", [1, 2])
+def test_blocks_of_band_values(power):
+    stft = STFT(64, 16)
+    bank = FilterBank(
+        (1 - (torch.arange(33) / 2 - torch.arange(17)[:, None]).abs()).clamp_min(0), power=power
+    )
+    values = bank.values(torch.stack([stft.magnitude(sound(3000, seed=seed).float()) for seed in range(4)]))
+    options: dict[str, Any] = {"block_frames": 80, "overlap_frames": 16, "n_iter": 20, "bank": bank}
+    whole, stream = (invert(values, stft, n_iter=n, bank=bank) for n in (20, 0))
+    samples = torch.cat(list(invert_blocks(values.unbind(-1), stft, **options)), -1)
+    assert samples.shape == whole.shape
+
+    def convergence(samples: Tensor) -> Tensor:
+        return spectral_convergence(bank.values(stft.magnitude(samples)), values)
+
+    assert (convergence(samples) - convergence(whole)).median() < 3
+    assert (convergence(samples) - convergence(stream)).median() < -0.3
+    with pytest.raises(ValueError, match=r"not \(\*batch, 17\)"):
+        next(invert_blocks(values, stft, bank=bank))
+    with pytest.raises(TypeError, match="FilterBank"):
+        next(invert_blocks(values.unbind(-1), stft, bank=bank.filters))  # type: ignore[arg-type]
+
+
 def test_blocks_of_two_sided_spectra_in_reused_memory():
     one, two = (STFT(64, 16, onesided=onesided) for onesided in (True, False))
     samples = sound(2000).float()
@@ -66,7 +89,7 @@ def test_blocks_of_two_sided_spectra_in_reused_memory():
     with pytest.raises(TypeError, match=r"frame.abs\(\)"):
         next(invert_blocks(one.analyze(samples).mT, one))
     with pytest.raises(TypeError, match="known"):
-        next(invert_blocks(one.magnitude(samples).mT, one, known=samples))  # type: ignore[call-arg]
+        next(invert_blocks(one.magnitude(samples).mT, one, **cast(Any, {"known": samples})))
 
 
 def test_blocks_are_yielded_before_the_last_frame():
@@ -85,7 +108,7 @@ def test_blocks_are_yielded_before_the_last_frame():
     assert len(first) > 500
     assert taken < 70
     with pytest.raises(TypeError, match="init"):
-        next(invert_blocks(frames(), SMALL, init="zeros"))  # type: ignore[call-arg]
+        next(invert_blocks(frames(), SMALL, **cast(Any, {"init": "zeros"})))
     with pytest.raises(ValueError, match="overlap_frames=3"):
         next(invert_blocks(frames(), SMALL, overlap_frames=3))
     with pytest.raises(ValueError, match="empty"):

@@ -45,7 +45,7 @@ def test_every_kind_of_rows_becomes_the_half(n_fft, batch):
 @pytest.mark.parametrize("rows", ["half", "two-sided", "no last"])
 @pytest.mark.parametrize("form", ["array", "frames", "time-freq", "two channels", ".npy", "squeezed"])
 def test_all_kinds_of_rows_give_the_same_sound(tmp_path, rows, form):
-    """The last row is 0 here, so that it can be missing."""
+    """The last row is 0 here, so that leaving it out does not change the sound."""
     stft = rtspecinv.STFT(64, 16)
     half = stft.magnitude(CLIP)
     half[-1] = 0
@@ -108,7 +108,7 @@ def test_pictures_of_two_sided_magnitudes_are_those_of_their_half():
 
 
 def scipys(scaling: str, window: str, n_fft: int, hop: int) -> np.ndarray:
-    """Magnitudes of scipy, its padding being zeros as that of `pad_mode="constant"`."""
+    """Return magnitudes of scipy, which pads with zeros, as `pad_mode="constant"` does."""
     values = scipy.signal.get_window(window, n_fft)
     if scaling == "magnitude":
         transform = scipy.signal.ShortTimeFFT(values, hop, SAMPLE_RATE, scale_to="magnitude")

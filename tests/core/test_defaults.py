@@ -19,7 +19,7 @@ SQRT_HANN = torch.hann_window(64, dtype=torch.float64).sqrt()
 
 @pytest.mark.parametrize("setting", [(64, 16, 64), (64, 32, 64), (65, 20, 50), (64, 64, 64)])
 def test_shares_are_those_of_energies(setting):
-    """What earlier frames account for of the newest one, what a frame keeps; later frames have the rest."""
+    """Energy of a frame is divided among earlier frames, the frame itself, and later frames."""
     n_fft, hop_length, win_length = setting
     window = torch.rand(win_length, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
     stft = STFT(n_fft, hop_length, win_length=win_length, window=window, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_given_values_replace_defaults():
 
 @pytest.mark.parametrize("hop_length", [32, 16, 8])
 def test_a_default_equals_its_printed_form(hop_length):
-    """Given by name, the same samples come out, to the bit."""
+    """Passing the printed values as arguments gives bit-identical samples."""
     stft = STFT(64, hop_length)
     magnitude = stft.magnitude(sound(900).float())
     default = StreamingInverter(stft, look_ahead=2)

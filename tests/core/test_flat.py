@@ -31,7 +31,7 @@ HALF = 0.5  # least share of the energy of a click in the result
 
 
 def clicks(stft: STFT, n_positions: int = 8) -> tuple[Tensor, Tensor]:
-    """Samples `(n_positions, n)` of one click each, evenly over a hop from a multiple of it on; and where."""
+    """Return samples `(n_positions, n)` with a click each, at positions over a hop; and the positions."""
     at = 5 * stft.n_fft + torch.arange(n_positions) * stft.hop_length // n_positions
     samples = torch.zeros(n_positions, 10 * stft.n_fft, dtype=stft.dtype)
     samples[torch.arange(n_positions), at] = CLICK
@@ -39,7 +39,7 @@ def clicks(stft: STFT, n_positions: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def least_kept(stft: STFT, samples: Tensor, at: Tensor) -> float:
-    """Least share of the energy of a click that is within a frame of it."""
+    """Return the smallest share of the energy of a click that is within one frame of its position."""
     near = 7 * stft.n_fft // 10
     parts = [row[p - near : p + near] for row, p in zip(samples, at.tolist(), strict=True)]
     return min(float(part.double().square().sum()) / CLICK**2 for part in parts)
@@ -54,7 +54,7 @@ def streamed(stft: STFT, magnitude: Tensor, **options: Any) -> Tensor:
 @pytest.mark.parametrize("overlap", [2, 4, 8])
 @pytest.mark.parametrize("update", RULES)
 def test_a_stream_keeps_the_energy_of_a_click(update, overlap, engine):
-    """By every rule, with and without looking ahead, wherever in a hop the click is."""
+    """This holds for every rule, with and without look-ahead, at every position of the click in a hop."""
     stft = STFT(128, 128 // overlap)
     samples, at = clicks(stft)
     for look_ahead in (0, 3):
@@ -158,7 +158,7 @@ def test_white_pictures_are_heard(tmp_path, columns):
 
 
 def test_a_silent_result_is_warned_of_and_the_advice_works():
-    """A pulse at sample 0 of every frame, where the window is 0, that nobody lets iterate."""
+    """The start is a pulse at sample 0 of every frame, where the window is 0, and there are no iterations."""
     stft = STFT(128, 32)
     magnitude = stft.magnitude(clicks(stft)[0])
     pulses = torch.complex(magnitude, torch.zeros_like(magnitude))
@@ -225,7 +225,7 @@ def test_descent_leaves_silence_or_warns():
 
 
 def test_descent_from_noise_converges_for_any_transform():
-    """The quietest noise may be the nearest to the target, but nothing leads away from it."""
+    """The quietest noise may be nearest to the target, but its gradient is 0."""
     generator = torch.Generator().manual_seed(3)
     matrix = torch.randn(30, 20, generator=generator)
     target = torch.randn(30, generator=generator)

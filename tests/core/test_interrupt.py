@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def needs(engine: str) -> None:
 
 @pytest.fixture
 def interrupted() -> Callable[[Callable[[], object]], None]:
-    """Does something that a signal ends soon after it has begun."""
+    """Call a function that a signal interrupts soon after its start."""
 
     def during(work: Callable[[], object]) -> None:
         timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -126,7 +126,7 @@ def test_a_batch(engine, n_frames, interrupted):
 
 
 def test_a_long_push_gives_the_same_bits_as_short_ones():
-    """Which thread does the work does not matter."""
+    """The bits do not depend on the thread that does the work."""
     needs("numba")
     found = []
     for main_thread in (True, False):
@@ -197,5 +197,5 @@ def test_too_many_iterations_in_total_are_rejected():
 
 def test_the_most_iterations_are_allowed():
     inverter = StreamingInverter(SETTINGS, engine="eager", n_iter=MOST_ITER)
-    inverter.n_iter = np.int64(MOST_ITER)  # type: ignore[assignment]
+    inverter.n_iter = cast(Any, np.int64(MOST_ITER))
     assert inverter.n_iter == MOST_ITER

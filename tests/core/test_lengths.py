@@ -1,4 +1,4 @@
-"""Tests of the length of a sound, wherever the length of its recording is known."""
+"""Tests of the length of a sound whose recording has a known length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def n_samples(path) -> int:
     look_ahead=st.integers(0, 4),
 )
 def test_a_stream_ends_as_the_inverse_transform_does(length, hop_length, n_fft, center, look_ahead):
-    """With known phase and no iterations, a stream is the inverse, but where hardly any window reaches."""
+    """With known phase and no iterations, a stream is the inverse, except where the window sum is small."""
     hop_length = min(hop_length, n_fft)
     transform = rtspecinv.STFT(n_fft, hop_length, center=center, window="hamming", dtype=torch.float64)
     spectrum = transform.analyze(CLIP[:length].double())
@@ -88,7 +88,7 @@ def test_invalid_lengths_are_rejected(length):
 @settings(deadline=None, max_examples=30)
 @given(length=st.integers(1, 2000), cut=st.integers(0, 300), told=st.booleans())
 def test_play_writes_a_length(length, cut, told):
-    """The same samples as without one, as far as both go; also of a function that knows it late."""
+    """The samples equal those without a length; the length may be a function that returns it late."""
     transform = rtspecinv.STFT(64, 16)
     frames = transform.magnitude(CLIP[:1000]).unbind(-1)
     inverter = StreamingInverter(transform, n_iter=1)
@@ -174,11 +174,11 @@ def test_every_method_of_the_command_line_keeps_the_length(tmp_path, method):
 
 
 def test_a_length_of_other_frames_is_ignored(tmp_path):
-    """As of a file that was cut, or that lies: a terabyte of silence would follow."""
+    """Such a file was cut or is wrong; a terabyte of silence would follow otherwise."""
     values = rtspecinv.STFT(64, 16).magnitude(CLIP[:1000])
     for n, wrong in ((40, 1000), (63, 2**39)):
         np.savez(tmp_path / "a.npz", magnitude=values[:, :n], sample_rate=8000, n_samples=wrong)
-        with pytest.warns(UserWarning, match=rf"says n_samples={wrong}, which is of \d+ frames, but.*{n}"):
+        with pytest.warns(UserWarning, match=rf"states n_samples={wrong}, which has \d+ frames, but.*{n}"):
             sound = listen(tmp_path / "a.npz", output=ArraySink())
         assert sound.samples.shape == ((n - 1) * 16,)
     np.savez(tmp_path / "a.npz", magnitude=values, sample_rate=8000, n_samples=2**41)
@@ -233,7 +233,7 @@ def test_pictures_store_the_length(tmp_path, suffix):
 
 
 def test_an_inverter_with_the_old_flush_still_plays():
-    """Inverters of others need not know lengths, where none is asked for."""
+    """An inverter of a user need not support lengths if none is passed."""
 
     class Doubler:
         latency = 0

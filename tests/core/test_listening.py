@@ -25,7 +25,7 @@ STFT = rtspecinv.STFT(1024, 256)
 
 @pytest.fixture(autouse=True)
 def no_device(monkeypatch, tmp_path):
-    """No sound card, and a folder of its own."""
+    """Simulate a machine without a sound card, in an empty folder."""
 
     def refuse(*args, **options):
         raise DeviceError("There is no sound device to play on")
@@ -72,7 +72,7 @@ def test_frames_first(expected):
 
 
 def test_in_a_training_loop(expected):
-    """Inside autocast, of a half-precision tensor with a graph; the global state stays as it was."""
+    """A half-precision tensor with a graph is played inside autocast; the global state does not change."""
     weight = torch.ones((), requires_grad=True)
     before = torch.get_rng_state()
     with torch.autocast("cpu", torch.bfloat16):

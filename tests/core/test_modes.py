@@ -90,7 +90,7 @@ def mel_stream(engine: str) -> Tensor:
 def gradient(
     function: Callable[[Tensor], Tensor], at: Tensor, enter: Callable[[], Any] = nullcontext
 ) -> Tensor:
-    """Gradient of a function that is called in a mode; torch wants the way back outside of autocast."""
+    """Return the gradient of a function called in a mode; torch requires `backward` outside of autocast."""
     leaf = at.detach().clone().requires_grad_()
     with enter():
         value = function(leaf)
@@ -175,7 +175,7 @@ NUMBA = ("numba", "invert, numba", "MelInverter, numba")
 
 @pytest.fixture(scope="module")
 def outside() -> dict[str, Tensor]:
-    """What comes out in no mode at all."""
+    """Return the results without any mode."""
     return {name: call() for name, call in SURFACE.items() if name not in NUMBA}
 
 

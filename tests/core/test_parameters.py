@@ -1,7 +1,7 @@
-"""Every parameter of every public class and function, replaced by wrong values and types, one at a time.
+"""Tests that replace every parameter of every public class and function by wrong values, one at a time.
 
-A call works, in bounded time and memory, and keeps a sane value; or it raises ValueError or TypeError, whose
-message has the parameter's name and the value, its type or its shape.
+A call either works, in bounded time and memory, and stores a valid value; or it raises ValueError or
+TypeError, and the message contains the parameter's name, and its value, type or shape.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def drained(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def unless_missing(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Call that says that an extra is missing after it has looked at its parameters."""
+    """Return a call that checks its parameters before it reports a missing extra."""
 
     def made(**options: Any) -> Any:
         with suppress(ImportError):
@@ -112,7 +112,7 @@ def pushed(**options: Any) -> None:
 
 
 class Blocks:
-    """Stands in for a microphone."""
+    """Fake microphone."""
 
     sample_rate, block_length = 8000, 64
 
@@ -463,7 +463,7 @@ METHODS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sample_rate": 8000, "length": 40},
     ),
     "lbfgs.optimizer": (
-        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **LBFGS, optimizer=options),  # type: ignore[arg-type]
+        lambda **options: rtspecinv.lbfgs(MAGNITUDE, STFT.magnitude, **cast(Any, LBFGS), optimizer=options),
         LBFGS_OF_TORCH,
     ),
 }
@@ -498,7 +498,7 @@ ELSEWHERE = {
 
 
 def public() -> Iterator[str]:
-    """Names of all public classes and functions, with the module where it is not the package."""
+    """Return the names of all public classes and functions, prefixed by their module if it is public."""
     for name in rtspecinv.__all__:
         value = getattr(rtspecinv, name)
         if not isinstance(value, ModuleType):
@@ -533,7 +533,7 @@ CASES = [
 
 
 def says(message: str, parameter: str, value: Any) -> bool:
-    """Whether a message has the parameter's name, and the value, its type or its shape."""
+    """Return whether a message contains the parameter's name, and the value, its type or its shape."""
     names = {"frames": "frames|magnitude", "blocks": "blocks|block|samples"}  # the error may name one item
     names["spec"] = "spec|target"  # the error may name the result of the transform
     if not re.search(rf"\b({names.get(parameter, parameter)})\b", message):
@@ -559,7 +559,7 @@ def says(message: str, parameter: str, value: Any) -> bool:
 
 
 def is_sane(kept: Any, right: Any) -> bool:
-    """Whether a value that an object keeps is of the right one's kind, and finite."""
+    """Return whether a stored value has the kind of the valid value, and is finite."""
     if callable(kept) or kept is None or isinstance(kept, torch.device):
         return True
     if isinstance(right, bool | str):
@@ -573,7 +573,7 @@ def is_sane(kept: Any, right: Any) -> bool:
 
 
 def is_wrong(value: Any, parameter: str, right: Any) -> bool:
-    """Whether a value is wrong in place of the right one, and is tested here."""
+    """Return whether a value is invalid for a parameter, and is tested here."""
     if callable(right) or parameter == "length":  # a function may return the length
         return not callable(value)
     if value is None and parameter == "update" and isinstance(right, str) and right in ("raar", "admm"):
@@ -587,7 +587,7 @@ def is_wrong(value: Any, parameter: str, right: Any) -> bool:
 
 
 def problem(name: str, parameter: str, value: Any) -> str:
-    """Try a value; what is wrong with what comes of it, if anything."""
+    """Call with a value; return the fault of the result or the message, empty if there is none."""
     call, base = CALLS[name]
     with bounded():
         try:
@@ -669,6 +669,6 @@ def test_a_stream_of_text_is_no_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(WAV)
     with open(path, encoding="latin-1") as file, pytest.raises(TypeError, match="open it with mode 'rb'"):
-        rtspecinv.AudioStream(file)  # type: ignore[arg-type]
+        rtspecinv.AudioStream(cast(Any, file))
     with open(path, "rb") as file:
         assert rtspecinv.AudioStream(file).sample_rate == 8000

@@ -50,7 +50,7 @@ def test_an_impulse_stays_in_place(start):
 
 
 def integrate_by_heap(before, now, by_frame, to_next_bin, floor):
-    """Phases as algorithm 1 of Prusa & Sondergaard 2016 finds them; NaN at the floor and below."""
+    """Return phases by algorithm 1 of Prusa & Sondergaard 2016; NaN at the floor and below."""
     phase, todo = torch.full_like(now, math.nan), (now > floor).tolist()
     heap = [(-float(before[k]), -1, k) for k in range(len(now)) if todo[k]]
     heapq.heapify(heap)

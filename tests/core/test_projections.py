@@ -38,7 +38,7 @@ def test_to_magnitude_has_finite_gradients_at_zero():
 
 @given(n_half=st.integers(1, 3000))
 def test_where_a_spectrum_is_zero_it_becomes_a_burst_in_the_middle(n_half):
-    """No sample has much of the energy, and the middle half of the frame has most of it."""
+    """No sample contains much of the energy, and the middle half of the frame contains most of it."""
     directions = to_magnitude(torch.zeros(n_half, dtype=torch.complex128), torch.ones(n_half).double())
     assert torch.equal(directions.real.abs(), torch.ones(n_half).double())
     assert not directions.imag.any()

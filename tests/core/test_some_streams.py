@@ -25,7 +25,7 @@ def mel(engine: str, batch_shape: tuple[int, ...], **options):
 
 
 def frames_for(inverter: StreamingInverter, n_frames: int) -> torch.Tensor:
-    """Frames `(N_STREAMS, n_values, n_frames)`."""
+    """Return frames `(N_STREAMS, n_values, n_frames)`."""
     if isinstance(inverter, MelInverter):
         samples = torch.randn(N_STREAMS, 400, generator=torch.Generator().manual_seed(1)).double()
         return Mel(inverter.bank.config, dtype=torch.float64)(samples)[..., :n_frames]
@@ -33,7 +33,7 @@ def frames_for(inverter: StreamingInverter, n_frames: int) -> torch.Tensor:
 
 
 def same(engine: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
-    """The same bits; of eager, whose rounding depends on how many streams there are, nearly."""
+    """Compare bits; with eager, whose rounding depends on the number of streams, compare nearly."""
     if engine == "eager":
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
     else:

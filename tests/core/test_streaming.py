@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -189,7 +189,7 @@ def test_float32_is_near_float64(update):
 
 @pytest.mark.parametrize("update", RULES)
 def test_the_true_phase_is_a_fixed_point(update):
-    """A consistent spectrum is a fixed point: with its phase given, the recording comes back."""
+    """A consistent spectrum is a fixed point: the phase of a recording gives the recording."""
     stft = STFT(64, 16, dtype=torch.float64)
     samples = noise(800, dtype=torch.float64)
     inverter = StreamingInverter(stft, update=update, n_iter=4)
@@ -210,7 +210,7 @@ def test_complex_frames_start_with_their_phase(engine):
 
 
 def voice(n_samples: int = 8000, rate: int = 16000) -> torch.Tensor:
-    """Harmonics of a gliding fundamental with a decaying envelope: something to converge on."""
+    """Return harmonics of a gliding fundamental with a decaying envelope, for tests of convergence."""
     t = torch.arange(n_samples, dtype=torch.float64) / rate
     phase = 2 * torch.pi * (140 * t + 20 * torch.sin(2 * torch.pi * 3 * t) / (2 * torch.pi * 3) * 2)
     tone = sum(torch.sin(k * phase) / k for k in range(1, 30))
@@ -266,7 +266,7 @@ def test_scale_is_only_scale(engine):
 
 @pytest.mark.parametrize("options", [{}, {"look_ahead": 0}, {"look_ahead": 0, "revise": 3}], ids=str)
 def test_no_clicks_between_hops(options):
-    """A trembling tone has nothing above 4 kHz; whatever is there comes from seams between hops."""
+    """An amplitude-modulated tone has no energy above 4 kHz; any energy there comes from hop boundaries."""
     stft, rate = STFT(512, 128), 16000
     t = torch.arange(2 * rate, dtype=torch.float64) / rate
     tone = sum(torch.sin(2 * torch.pi * 110 * k * t) / k**2 for k in range(1, 20))
@@ -283,7 +283,7 @@ def test_no_clicks_between_hops(options):
 @pytest.mark.parametrize("look_ahead", [1, 3])
 @pytest.mark.parametrize(("n_fft", "hop_length"), [(64, 32), (64, 16), (60, 20)])
 def test_uncentred_ends_fade_as_documented(n_fft, hop_length, look_ahead, engine):
-    """Known phase gives the inverse STFT, but where the window sum is under 4 % of the complete one."""
+    """With known phase, the result is the inverse STFT, except where the window sum is below 4 %."""
     stft = STFT(n_fft, hop_length, center=False, dtype=torch.float64)
     samples = noise(20 * hop_length + n_fft).double()
     spectrum = stft.analyze(samples)
@@ -516,7 +516,7 @@ def test_wrong_shapes_are_reported_with_a_way_out(method, shape, words):
 def test_other_misuse():
     stft = STFT(64, 16)
     with pytest.raises(TypeError, match="dict"):
-        StreamingInverter({})  # type: ignore[arg-type]
+        StreamingInverter(cast(Any, {}))
     inverter = StreamingInverter(stft, batch_shape=(2,))
     with pytest.raises(TypeError, match="bool"):
         inverter.reset(torch.tensor([1.0, 0.0]))
@@ -547,7 +547,7 @@ def test_powers_are_reported_once():
     batch=st.sampled_from([(), (2,)]),
 )
 def test_iterations_may_change_between_pushes(engine, update, n_iters, batch):
-    """A push with n_iter is what an inverter made with that n_iter does with the state so far."""
+    """A push after a change of n_iter equals that of an inverter made with this n_iter, in the same state."""
     stft = STFT(n_fft=32, hop_length=8)
     magnitude = magnitudes(stft, *batch)
     changing = StreamingInverter(stft, update=update, n_iter=7, batch_shape=batch, engine=engine)
@@ -564,7 +564,7 @@ def test_bad_n_iter_changes_nothing(engine):
     inverter = StreamingInverter(STFT(n_fft=32, hop_length=8), n_iter=3, engine=engine)
     for wrong in (-1, 2.5, True, "8", None):
         with pytest.raises(ValueError, match=r"n_iter=.* is not an integer >= 0"):
-            inverter.n_iter = wrong  # type: ignore[assignment]
+            inverter.n_iter = cast(Any, wrong)
     assert inverter.n_iter == 3
     inverter.n_iter = 5
     assert "n_iter=5" in repr(inverter)

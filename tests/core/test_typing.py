@@ -61,7 +61,7 @@ def keywords(function) -> set[str]:
         (StreamOptions, keywords(rtspecinv.StreamingInverter) - {"update", "bank"}),
         (MelOptions, (keywords(rtspecinv.StreamingInverter) - {"bank"}) | keywords(rtspecinv.Mel)),
         (ManyOptions, keywords(rtspecinv.invert) - {"length"}),
-        (BlockOptions, keywords(rtspecinv.invert) - {"length", "bank", "init", "known", "generator"}),
+        (BlockOptions, keywords(rtspecinv.invert) - {"length", "init", "known", "generator"}),
         (_STFTKeywords, set(inspect.signature(torch.stft).parameters) - {"input", "align_to_window"}),
         (_LBFGSKeywords, set(OPTIONS)),
         (_LBFGSKeywords, set(inspect.signature(torch.optim.LBFGS).parameters) - {"params"}),

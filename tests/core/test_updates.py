@@ -56,7 +56,7 @@ def test_a_whole_spectrogram_begins_with_a_plain_step(moving, plain, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("moving", "plain"), MOVING, ids=str)
 def test_every_frame_of_a_stream_begins_with_a_plain_step(moving, plain, engine):
-    """Without look-ahead and revision a frame has the steps of one push: its first ones."""
+    """Without look-ahead and revision, a frame is iterated in one push only, so its first step is tested."""
     magnitude = SMALL.magnitude(sound(500))
     for n_iter, is_same in ((1, True), (3, False)):
         pair = [

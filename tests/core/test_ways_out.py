@@ -21,14 +21,14 @@ QUICK = ("--sample-rate", "22050", "--n-iter", "1")
 
 
 def refused(call, *arguments, **options) -> str:
-    """The message of the error."""
+    """Return the message of the error that a call raises."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call(*arguments, **options)
     return str(caught.value)
 
 
 def invert(capsys, path, *options: str) -> str:
-    """What the command line says on stderr; an error if it fails."""
+    """Return the text of the command line on stderr; raises if the command fails."""
     status = main(["invert", str(path), "-o", str(path.with_suffix(".wav")), *options])
     err = capsys.readouterr().err
     assert status == ("rtspecinv: error:" in err)
@@ -120,7 +120,7 @@ def test_another_stft_is_named(n_rows):
 
 
 def advised(capsys, *command: str) -> list[str]:
-    """The options that the error of a command says to give; it fails without them."""
+    """Return the options that the error of a command recommends; the command fails without them."""
     assert main(list(command)) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -259,7 +259,7 @@ def test_other_files_with_a_name_in_npy(tmp_path):
     whole = (tmp_path / "d.npy").read_bytes()
     (tmp_path / "d.npy").write_bytes(whole[:-100])
     said = refused(open_spectrogram, tmp_path / "d.npy")
-    assert "it is cut off: shape (33, 5) of float32 takes 660 bytes, and 560 are there" in said
+    assert "it is cut off: shape (33, 5) of float32 takes 660 bytes, but it has 560" in said
     (tmp_path / "d.npy").write_bytes(whole)
     assert open_spectrogram(tmp_path / "d.npy").shape == (33, 5)
 
@@ -317,7 +317,7 @@ def test_the_error_for_a_file_that_is_not_sound_names_the_right_command(tmp_path
     said = capsys.readouterr().err
     way = re.search(r"`rtspecinv (\w+)`", said).group(1)
     options = ["--seconds", "0.5"] if re.search(r"with --seconds", said) else ["--sample-rate", "22050"]
-    if (code := re.search(r"(numpy\.save\('x\.npy', (.*)\)), of which", said)) is not None:
+    if (code := re.search(r"(numpy\.save\('x\.npy', (.*)\)), and invert", said)) is not None:
         loaded = values if suffix == ".h5" else eval(code.group(2), {"numpy": np, "path": path})
         path = tmp_path / "x.npy"
         np.save(path, loaded)

@@ -18,7 +18,7 @@ OUTSIDE = ("bench", "demos", "docs")
 
 
 def rows(title: str) -> list[list[str]]:
-    """Cells of the table under a heading, without its first two lines."""
+    """Return the cells of the tables under a heading, without column titles."""
     section = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
@@ -28,13 +28,13 @@ def rows(title: str) -> list[list[str]]:
 
 
 def names(cell: str) -> list[str]:
-    """Names between backticks."""
+    """Return the names between backticks."""
     return re.findall(r"`([\w./]+)`", cell)
 
 
 def arrows() -> dict[str, set[str]]:
-    """Rooms that each room may import from."""
-    return {names(room)[0]: set(names(allowed)) for room, allowed, *_ in rows("Who may import whom")}
+    """Return, for each part of the project, the parts that it may import."""
+    return {names(room)[0]: set(names(allowed)) for room, allowed, *_ in rows("Permitted imports")}
 
 
 def room_of(path: Path) -> str:
@@ -44,7 +44,7 @@ def room_of(path: Path) -> str:
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name of every module of the package."""
+    """Return the path of every module of the package by its dotted name."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -56,7 +56,7 @@ MODULES = modules()
 
 
 def imports(path: Path, *, when_loaded: bool = False) -> set[str]:
-    """Modules of the package that a file imports, or only those that it imports when it is loaded itself."""
+    """Return the modules of the package that a file imports, or only those that loading the file imports."""
     found = set()
     tree = ast.parse(path.read_text())
     for node in tree.body if when_loaded else ast.walk(tree):
@@ -77,7 +77,7 @@ def test_imports_follow_the_arrows():
     sources = [*MODULES.values(), *(path for room in OUTSIDE for path in (ROOT / room).glob("*.py"))]
     for path in sources:
         room = room_of(path)
-        assert room in allowed, f"{path} is in no room of docs/architecture.md"
+        assert room in allowed, f"{path} is in no row of docs/architecture.md"
         # "rtspecinv" means the public names.
         used = {[*name.split("."), "rtspecinv"][1] for name in imports(path)}
         strays = used - allowed[room] - {room}
@@ -124,6 +124,11 @@ def test_the_page_names_every_module_once():
     assert sorted(listed) == sorted(name for name in there if not name.endswith("__init__"))
 
 
+def test_the_page_names_every_script_of_the_benchmarks_once():
+    listed = [name for row in rows("Benchmarks") for name in names(row[0])]
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "bench").glob("*.py"))
+
+
 def test_import_is_light():
     heavy = {"sounddevice", "soundfile", "matplotlib", "scipy", "numba"}
     code = f"import sys, rtspecinv, rtspecinv.streaming; print(sorted({heavy} & set(sys.modules)))"
@@ -147,7 +152,7 @@ FACTORIES = {
 
 
 def test_every_tensor_is_made_on_a_device_and_in_a_dtype_that_are_named():
-    """What torch's defaults are belongs to the caller. Whole numbers have one dtype whatever they are."""
+    """Torch's default device and dtype belong to the caller; integers have a dtype without being told."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:

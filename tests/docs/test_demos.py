@@ -40,7 +40,7 @@ def run(name: str, *args: object) -> str:
 
 
 def pitch(samples: np.ndarray, rate: int) -> float:
-    """Frequency of the strongest partial in Hz."""
+    """Return the frequency of the strongest partial in Hz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 2**18))
     return float(np.argmax(spectrum)) * rate / 2**18
 
@@ -53,7 +53,7 @@ def test_they_are_short():
 
 @pytest.fixture
 def tune(tmp_path) -> Path:
-    """A4 for half a second, then C5, both held until 1.5 s."""
+    """MIDI file with A4 for half a second, then C5, both held until 1.5 s."""
     mido = pytest.importorskip("mido")
     track = mido.MidiTrack()
     for kind, note, ticks in (("on", 69, 0), ("off", 69, 480), ("on", 72, 0), ("off", 72, 960)):

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rtspecinv.cli._parser import parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 
 
 def snippets(page: Path, language: str) -> list[str]:
@@ -26,7 +28,7 @@ def snippets(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_runs(page, tmp_path, monkeypatch):
-    """All of a page, from top to bottom, as a reader would run it."""
+    """The code of a page runs from top to bottom, as a reader would run it."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for code in snippets(page, "python"):
@@ -40,6 +42,61 @@ def test_files_that_contributors_are_sent_to_exist(page):
     assert len(paths) > 9
     for path in paths:
         assert (ROOT / path).exists() or (ROOT / page).parent.joinpath(path).exists(), path
+
+
+def inline_code(page: Path) -> list[str]:
+    """Return what stands between backticks in the text of a page, without blocks of code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def test_source_files_that_the_text_names_exist():
+    folders = ("rtspecinv", "bench", "demos", "docs", "tests")
+    there = [path.relative_to(ROOT).as_posix() for name in folders for path in (ROOT / name).rglob("*.*")]
+    n_found = 0
+    for page in TEXTS:
+        for code in inline_code(page):
+            for name in re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|c|h|cu|cpp|js|mjs|wasm|md)\b", code):
+                n_found += 1
+                known = (ROOT / name).exists() or any(f"/{path}".endswith(f"/{name}") for path in there)
+                assert known, f"{page.name}: {name}"
+    assert n_found > 50
+
+
+def test_options_that_the_text_names_exist():
+    """X has the options in `rtspecinv X --option` and `X --option`; any command has those in `--option`."""
+    (commands,) = (dict(action.choices) for action in parser()._actions if action.choices)
+    options = {name: set(command._option_string_actions) for name, command in commands.items()}
+    of_benchmarks = set(re.findall(r'"(--[a-z-]+)"', (ROOT / "bench" / "page.py").read_text("utf-8")))
+    n_found = 0
+    for page in TEXTS:
+        for code in inline_code(page):
+            first, *_ = words = code.removeprefix("rtspecinv ").split()
+            known = options.get(first, set().union(*options.values()) | of_benchmarks)
+            if first in options or first.startswith("-"):
+                for word in words:
+                    if re.fullmatch(r"--[a-z][a-z-]*|-[a-z]", word):
+                        n_found += 1
+                        assert word in known, f"{page.name}: {code}"
+    assert n_found > 50
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the workflow runs Python 3.11, which has tomllib")
+@pytest.mark.parametrize(
+    "urls", ["", '[project.urls]\nSource = "https://example.org"\n'], ids=["without", "with"]
+)
+def test_a_release_without_addresses_fails(tmp_path, urls):
+    workflow = ROOT / ".github" / "workflows" / "release.yml"
+    if not workflow.exists():
+        pytest.skip("the source distribution has no workflows")
+    (code,) = re.findall(
+        r"python - <<'END'\n(.*?)^ *END$", workflow.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "a"\n{urls}', "utf-8")
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (0 if urls else 1)
+    assert ("[project.urls]" in done.stderr) == (not urls)
 
 
 def test_enough_of_the_code_was_found():

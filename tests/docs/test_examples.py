@@ -37,7 +37,7 @@ NOT_RUN = ("SoundDeviceSink", "export_step", "listen")  # they need a device, or
 
 
 def examples() -> dict[str, doctest.DocTest]:
-    """Examples of every docstring of the package, by the name of what it describes."""
+    """Return the examples of every docstring of the package by the name of the class or function."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text("utf-8")
@@ -77,7 +77,7 @@ def test_example_runs(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NEED_A_DEVICE)
 def test_example_plays(name, card, tmp_path):
-    """What is skipped elsewhere, too; a device that does not play would leave a file, or an error."""
+    """Lines that other tests skip run, too; without a working device they would write a file or raise."""
     code = "".join(example.source for example in EXAMPLES[name].examples)
     code = f"import sounddevice; sounddevice.default.device = (None, {jackd.DEVICE!r})\n{code}"
     command = forked([sys.executable, "-c", code])

@@ -54,7 +54,7 @@ def clip(tmp_path) -> Path:
 
 
 def test_the_demo_runs_to_its_end_with_nothing_optional(tmp_path):
-    """It plays nothing where PortAudio is missing, and draws nothing; each is said in a line."""
+    """Without PortAudio it does not play, and without matplotlib it does not draw; a line reports each."""
     done = run("demo", "-o", tmp_path / "demo", "--n-iter", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "demo").iterdir()} == {"original.wav", "inverted.wav"}

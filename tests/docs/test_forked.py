@@ -82,7 +82,7 @@ def test_how_it_ends(code):
 )
 @pytest.mark.parametrize("full", [False, True])
 def test_how_a_module_ends(tmp_path, end, full):
-    """What it registered is done and what it wrote is written, or the status says that it could not be."""
+    """Registered functions are called and output is written; otherwise the exit status is not 0."""
     thread = "threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()"
     (tmp_path / "told.py").write_text(
         f"import atexit, threading, time\natexit.register(print, 'end')\n{thread}\nprint('told')\n{end}"
@@ -125,7 +125,7 @@ def test_signals_reach_it(number):
 
 
 def test_no_test_has_changed_the_environment():
-    """Or programs would be started as always, which takes seconds, from then on."""
+    """Otherwise all later programs would be started without a fork, which takes seconds."""
     now, before = (
         {name: value for name, value in each.items() if not name.startswith(module.LATE)}
         for each in (dict(os.environ), module.ENVIRONMENT)

@@ -1,10 +1,10 @@
-"""The C kernel agrees with the reference, keeps the contract, and refuses what it does not support."""
+"""Tests of the C kernel: it agrees with the reference, keeps the contract, and rejects other settings."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import c_kernel
 import numpy as np
@@ -35,7 +35,7 @@ def reference(stft: STFT, dtype: torch.dtype = torch.float32, **options: Any) ->
 
 
 def differences(stft: STFT, n_pushes: int, flags: tuple[str, ...] = (), **options: Any) -> np.ndarray:
-    """Worst differences of single pushes, relative to the peak, of the C kernel and of float64."""
+    """Return the largest differences of single pushes, of the C kernel and of float64, over the peak."""
     eager, double = reference(stft, **options), reference(stft, torch.float64, **options)
     stream, found = c_kernel.Stream(eager, flags), []
     frames = stft.magnitude(CLIP[3000:]).mT
@@ -53,7 +53,7 @@ def differences(stft: STFT, n_pushes: int, flags: tuple[str, ...] = (), **option
 @compiled
 @pytest.mark.parametrize(("hop_length", "look_ahead"), [(256, 0), (256, 1), (256, 3), (512, 1), (512, 3)])
 def test_one_push_from_the_same_state_is_that_of_the_reference(hop_length, look_ahead):
-    """Where rounding decides, as between paths of the phase gradient, float64 differs as much."""
+    """If rounding decides, such as between paths of the phase gradient, float64 differs by as much."""
     found, double = differences(STFT(1024, hop_length), 40, look_ahead=look_ahead)
     assert (found <= ONE_PUSH + 20 * double).all()
     assert (found <= ONE_PUSH).mean() > 0.9
@@ -108,7 +108,7 @@ def test_the_first_pushes_of_a_stream_are_those_of_the_reference(hop_length):
 @compiled
 @pytest.mark.parametrize("hop_length", [256, 512])
 def test_the_quality_is_that_of_the_reference(hop_length):
-    """The iteration is chaotic: rounding alone changes the mean, so it is compared with both precisions."""
+    """Iterations amplify rounding, which alone changes the mean: it is compared with both precisions."""
     stft = STFT(1024, hop_length)
     magnitude, one = stft.magnitude(EXCERPTS), reference(stft)
 
@@ -264,7 +264,7 @@ def test_inverters_that_the_kernel_does_not_support_are_refused_with_a_way_out()
     refused(STFT(256, 64), "values of bands", bank=FilterBank(torch.eye(129)))
     refused(STFT(256, 64), "open frames, more than 256: use a smaller one", look_ahead=300)
     with pytest.raises(TypeError, match="StreamingInverter"):
-        kernel_plan("stream")  # type: ignore[arg-type]
+        kernel_plan(cast(Any, "stream"))
     ways_out: list[Options] = [{"update": "gla"}, {"init": "zeros"}, {"init": "gradient"}]
     for options in ways_out:
         assert kernel_plan(StreamingInverter(STFT(256, 64), engine="eager", **options))
@@ -303,7 +303,7 @@ def test_the_example_in_c_makes_the_same_samples(example, n_fft, hop_length, tmp
 
 @compiled
 def test_the_example_in_c_makes_the_samples_of_the_package(example, tmp_path):
-    """With one iteration, before rounding has grown."""
+    """With one iteration, rounding errors are still small."""
     stft = STFT(1024, 256)
     inverter, S = reference(stft, n_iter=1, look_ahead=1), stft.magnitude(CLIP[3000:6000])
     (tmp_path / "stream.plan").write_bytes(kernel_plan(inverter))

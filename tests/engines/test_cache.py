@@ -28,13 +28,13 @@ def trifle(x: float) -> float:
 
 
 def fresh(label: str = "a trifle") -> Any:
-    """A function as a new process has it: nothing is compiled yet."""
+    """Return a function in the state of a new process: nothing is compiled yet."""
     return jit_cached(label)(trifle)
 
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Folders for compiled code: the one that is asked for, the package's, and one of the user's."""
+    """Folders for compiled code: the one that NUMBA_CACHE_DIR names, the package's, and one of the user's."""
     found = {name: tmp_path / name for name in ("asked", "package", "user")}
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(cache, "PACKAGE", found["package"])

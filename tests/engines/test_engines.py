@@ -127,7 +127,7 @@ def test_threads_make_no_difference():
 
 @fast
 def test_an_interrupt_waits_for_the_threads():
-    """They write to memory that is gone afterwards, however often Ctrl-C is pressed."""
+    """The threads write to memory that is freed afterwards, so even repeated Ctrl-C must wait for them."""
     from rtspecinv.engines.cpu.host import parallel_for
 
     done, main_thread = [], threading.main_thread().ident
@@ -191,7 +191,7 @@ def test_inverters_in_threads_of_their_own():
 @fast
 @pytest.mark.parametrize("update", ["raar", "agla", "admm"])
 def test_eager_can_continue_a_compiled_stream_and_back(update):
-    """In mid-stream, where a magnitude requires a gradient; the state is the same."""
+    """The engine changes in the middle of a stream, when a magnitude requires a gradient."""
     stft = STFT(128, 32, dtype=torch.float64)
     S = magnitudes(stft, n_frames=9)
     inverter = StreamingInverter(stft, update=update, n_iter=2, engine="numba")
@@ -232,7 +232,7 @@ def test_views_of_all_kinds_are_taken():
 
 @pytest.mark.parametrize("engine", ["eager", pytest.param("numba", marks=fast)])
 def test_conjugates_are_taken(engine):
-    """Known phase too may be a lazy view."""
+    """A complex frame may be a view that torch conjugates later."""
     stft = STFT(128, 32)
     spectrum = torch.polar(magnitudes(stft), magnitudes(stft))
     assert spectrum.conj().is_conj()
@@ -295,7 +295,7 @@ def test_without_the_extra(monkeypatch):
 @pytest.mark.slow
 @fast
 def test_code_is_compiled_once_and_cached(tmp_path):
-    """A new process finds the compiled code, and the first push compiles nothing."""
+    """A new process loads the compiled code from the cache, and its first push does not compile."""
     code = """
 import torch, rtspecinv
 from rtspecinv.engines.cpu.push import push

@@ -48,7 +48,7 @@ def given_start(magnitude: Tensor, seed: int = 0) -> Tensor:
 
 
 def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: Any) -> None:
-    """All that a callback sees is the same."""
+    """Check that callbacks receive the same values."""
     seen: dict[str, list[Iteration]] = {"eager": [], "numba": []}
     for engine, so_far in seen.items():
         start = given_start(magnitude)
@@ -74,7 +74,7 @@ def assert_agree(magnitude: Tensor, stft: STFT, tolerance: float, **options: Any
     seed=st.integers(0, 99),
 )
 def test_agrees_with_plain_torch(stft, update, n_frames, batch, more, n_known, n_iter, every, seed):
-    """Every padding, odd lengths, hops that do not divide them, lengths that cut off and add."""
+    """This holds for every padding, odd n_fft, hops that do not divide it, shorter and longer results."""
     natural = (n_frames - 1) * stft.hop_length + stft.n_fft - 2 * stft.padding
     # Most of the spectrum of a constant frame is rounding error, and so are its phases. Few samples and their
     # padding may be constant, and so are repeated samples within a short window.
@@ -207,7 +207,7 @@ def test_the_selected_engine():
 
 @pytest.mark.slow
 def test_eager_uses_no_compiled_code(monkeypatch):
-    """The stream that a run starts with, too, in blocks as well."""
+    """This includes the stream that a run starts from, and `invert_blocks`."""
     monkeypatch.setitem(sys.modules, "rtspecinv.engines.cpu.stream", None)
     monkeypatch.delattr("rtspecinv.engines.cpu.stream", raising=False)
     magnitude = SMALL.magnitude(sound(1500))
@@ -227,7 +227,7 @@ def test_eager_uses_no_compiled_code(monkeypatch):
 
 
 def test_overflow_does_not_affect_other_items():
-    """A rule that diverges without bounds harms no other item, and the best so far is returned."""
+    """A rule that diverges does not change other items, and the best estimate is returned."""
     stft = STFT(100, 30)  # not a multiple of the width of a vector
     magnitude = stft.magnitude(sound(2000, 3).float())
     magnitude[::2] = 0

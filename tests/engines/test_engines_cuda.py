@@ -58,7 +58,7 @@ def streams_of(stft: STFT, **options: Any) -> Any:
 
 
 def one_push_from_everywhere(stft: STFT, magnitude: torch.Tensor, **options: Any) -> float:
-    """Largest error of a push against float64, the state before it taken from the float64 stream."""
+    """Return the largest error of a push against float64; each push starts from the state in float64."""
     exact_stft = copy.deepcopy(stft).double()
     exact: Any = StreamingInverter(exact_stft, engine="eager", **options)
     ours = streams_of(stft, **options)
@@ -107,7 +107,7 @@ def test_every_size_and_start_is_exact(n_fft, hop_length, kind, options, monkeyp
 
 @pytest.mark.parametrize("update", ["raar", "admm"])
 def test_known_phase_with_an_imaginary_part_at_0_hz(update):
-    """No samples have one; the reference carries it along."""
+    """No samples have such a spectrum; the reference keeps the imaginary part in its state."""
     stft = STFT(256, 64, device=DEVICE)
     S = magnitudes(stft, n_frames=4)
     spectrum = torch.polar(S, 3 * S)
@@ -132,7 +132,7 @@ def test_it_keeps_the_contract(kind, monkeypatch):
 @pytest.mark.skipif(GPU, reason="a GPU has an order of its own")
 @pytest.mark.parametrize("n_fft", [256, 1024])
 def test_bits_depend_neither_on_the_order_of_threads_nor_on_how_they_are_spread(n_fft, monkeypatch):
-    """A thread runs as far ahead of the others as barriers let it."""
+    """On the CPU, each thread runs until it waits at a barrier, in an order that the test chooses."""
     stft = STFT(n_fft, n_fft // 4)
     S = magnitudes(stft, 2, n_frames=3)
     found = []

@@ -36,7 +36,7 @@ def magnitudes(stft: STFT, *batch: int, n_frames: int = 6, seed: int = 0) -> tor
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs of the device, or those of a tape."""
+    """Record real graphs on a GPU, otherwise fake ones."""
     if DEVICE == "cpu":
         fake_cuda_graph.on_cpu(monkeypatch)
 
@@ -53,14 +53,14 @@ def engine_of(inverter: StreamingInverter) -> Any:
 
 @dataclass(frozen=True)
 class Twofold(RAAR):
-    """Its step does more than to add, so that it has no table."""
+    """Rule without a table, because its step is not linear."""
 
     def step(self, state, p_m, p_c):
         return (super().step(state, p_m, p_c)[0].sinh().asinh(),)
 
 
 def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Same samples but for the rounding of another order of sums, which iterations amplify."""
+    """Check that samples agree except for rounding errors, which iterations amplify."""
     assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
 
 
@@ -157,7 +157,7 @@ def test_a_move_or_a_copy_records_again(graphs):
 
 
 def test_recorded_without_gradients_of_any_kind(graphs):
-    """What was recorded in inference mode is replayed outside of it, and the other way round."""
+    """A graph recorded in inference mode is replayed outside of it, and vice versa."""
     stft = STFT(64, 16, device=DEVICE)
     frames = list(magnitudes(stft).unbind(-1))
     _, replayed = pair(stft)
@@ -206,9 +206,9 @@ def test_a_start_with_a_delay_is_refused(graphs):
 
 
 class Watch(TorchDispatchMode):
-    """Counts what a push launches, and names what waits for the device or copies to the CPU and back.
+    """Counts the launches of a push, and lists operations that wait for the GPU or copy to or from the CPU.
 
-    On a GPU these are syncs: a number of a tensor, an index that depends on values, a copy.
+    On a GPU these are reading a value of a tensor, an index that depends on values, and a copy.
     """
 
     SYNCS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "item", "is_nonzero", "unique")
@@ -249,7 +249,7 @@ def watched(step: Callable[[], object]) -> Watch:
 
 @pytest.fixture
 def quiet_tapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs of the tape, which are replayed unseen, as a GPU does."""
+    """Fake graphs whose replays are invisible to `Watch`, as on a GPU."""
     if DEVICE == "cuda":
         pytest.skip("this watches operations on the CPU")
     fake_cuda_graph.on_cpu(monkeypatch)
@@ -265,7 +265,7 @@ def quiet_tapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_push_is_75_launches(quiet_tapes):
-    """At 1024/256, 3 ahead, 8 iterations; an inverse transform of torch copies what it is given first."""
+    """At 1024/256, look_ahead 3, 8 iterations; each inverse transform of torch first copies its input."""
     _, replayed = pair(STFT(1024, 256), look_ahead=3, n_iter=8)
     replay = engine_of(replayed)._pushes.replay
     pieces = {name: [str(step[0]) for step in piece.__self__.steps] for name, piece in replay.items()}
@@ -288,7 +288,7 @@ def mel_streams(check: str = "now", **options: Any) -> MelInverter:
 @pytest.mark.parametrize("make", [streams, mel_streams])
 @pytest.mark.parametrize("init", ["overlap", "peaks"])
 def test_a_push_waits_for_the_device_at_its_end_or_never(quiet_tapes, make, init):
-    """The only copy to the CPU is that of the extremes of the frame, which `cpu()` of a GPU waits for."""
+    """The only copy to the CPU is that of the extremes of the frame; on a GPU, `cpu()` waits for it."""
     frame = torch.rand(2, 33) if make is streams else torch.rand(2, 12) - 6
     now, later = (make(check, init=init, n_iter=2) for check in ("now", "later"))
     watch = watched(lambda: now.push(frame))
@@ -356,7 +356,7 @@ def test_a_bad_frame_does_not_delay_other_streams_and_is_named_later(graphs, mak
 
 
 def others_of(make: Callable[[], StreamingInverter], *frames: torch.Tensor) -> torch.Tensor:
-    """Last hop of streams whose bad frames are replaced by those of stream 0."""
+    """Return the last hop of streams whose bad frames are replaced by those of stream 0."""
     inverter = make()
     hops = [inverter.push(torch.stack([frame[0], frame[0]])) for frame in frames]
     return hops[-1]

@@ -24,7 +24,7 @@ N_OPEN, N_FFT, N_HALF = 3, 12, 7
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `fused` be plain torch on a GPU, too, as kernels are called by name; elsewhere interpret these."""
+    """Make `fused` use plain torch on a GPU, too; elsewhere, interpret the kernels that tests call."""
     if DEVICE == "cpu":
         monkeypatch.setenv(INTERPRET, "1")
     monkeypatch.setattr(fused, "_kernels", lambda like: None)

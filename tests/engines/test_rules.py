@@ -42,7 +42,7 @@ class Relaxed(Update):
 
 @dataclass(frozen=True)
 class HeavyBall(Update):
-    """Carries the iterate before, of which nothing is left at first; settles what it commits."""
+    """Rule that carries the previous iterate, at first the start itself, and has its own estimate."""
 
     n_carried = 1
 
@@ -60,7 +60,7 @@ class HeavyBall(Update):
 
 
 class Plain(Update):
-    """No dataclass: two of them are equal, and do not do the same."""
+    """Rule that is no dataclass: two instances are equal, but their steps differ."""
 
     def __init__(self, share):
         self.share = share
@@ -94,14 +94,14 @@ class Twice(Update):
 
 
 class Blurred(Update):
-    """Adds a frequency to the next."""
+    """Rule that adds each frequency to the next, so that it has no table."""
 
     def step(self, state, p_m, p_c):
         return (p_c(p_m(state[0])).roll(1, -2),)
 
 
 class Averaged(Update):
-    """Adds frames to each other."""
+    """Rule that adds frames to each other, so that it has no table."""
 
     def step(self, state, p_m, p_c):
         s = p_c(p_m(state[0]))
@@ -124,7 +124,7 @@ class Wrong(Update):
 
 
 class Bounded(DifferenceMap):
-    """Of the class of a rule with code of its own, but other."""
+    """Subclass of a rule of the package, with another step."""
 
     def step(self, state, p_m, p_c):
         return (super().step(state, p_m, p_c)[0].clamp(-10, 10),)
@@ -139,7 +139,7 @@ class Learned(Update):
 
 
 class Counted(Update):
-    """Goes further from its seventh step on."""
+    """Rule that takes larger steps from its seventh step on."""
 
     n = 0
 
@@ -197,7 +197,7 @@ def test_a_whole_spectrogram_starts_with_the_first_step():
 
 
 def steps(table: Table, update: Update) -> tuple[torch.Tensor, torch.Tensor]:
-    """A step of the rule, and what its table says, where P_M and P_C do anything."""
+    """Return a step of the rule and the same step by its table, with arbitrary functions as P_M and P_C."""
     c = torch.randn(4, 6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     a, s = torch.tanh(c), torch.sin(c)
     if table.projects_twice:
@@ -223,7 +223,7 @@ def test_a_table_describes_a_step(update):
 
 
 def test_equal_rules_have_separate_tables():
-    """A rule that is no dataclass equals all of its class; rules may change between two streams."""
+    """A rule that is no dataclass equals all rules of its class; a rule may change between two streams."""
     rule, other = Plain(0.5), Plain(0.25)
     assert rule == other
     for one, two in ((rule, other), (Slotted(0.5), Slotted(0.25)), (Relaxed(0.5), Relaxed(0.25))):
@@ -264,7 +264,7 @@ def test_a_rule_without_a_table_runs_in_plain_torch(update, why):
 
 
 def assert_streams_agree(stft: STFT, update: Update, seed: int, **options: Any) -> None:
-    """In every push, from the state of the reference: rules amplify rounding errors from push to push."""
+    """Compare every push from the state of the reference, because rules amplify rounding errors."""
     magnitude = stft.magnitude(sound(7 * stft.hop_length, 2, seed=seed))
     eager, compiled = (
         StreamingInverter(stft, update=update, engine=engine, batch_shape=(2,), **options)._engine
@@ -320,7 +320,7 @@ def test_a_rule_of_a_user_keeps_the_contract(update):
 
 @dataclass(frozen=True)
 class Linear(Update):
-    """Any table; the rows are those of the argument of P_M, of P_C, of the new state, and e."""
+    """Rule with a given table; its rows are the arguments of P_M and of P_C, the new state, and e."""
 
     rows: tuple[tuple[float, ...], ...]
     shares: tuple[float, ...]
@@ -354,7 +354,7 @@ class Linear(Update):
 
 @st.composite
 def linear(draw) -> Linear:
-    """Random numbers, so that nothing cancels to a rounding error, in all patterns of zeros that count."""
+    """Draw a rule with random numbers, which do not cancel, in all patterns of zeros that matter."""
     n_slots, pattern = draw(st.integers(1, 3)), draw(st.sampled_from(["target", "multiples", "fresh", "any"]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     rows = torch.rand(3 + n_slots, 2 + n_slots, generator=generator, dtype=torch.float64) * 2 - 1
@@ -416,7 +416,7 @@ def test_a_changed_rule_gets_a_new_table():
 
 
 def returning(start=1, step=1, **attributes):
-    """A rule whose `start` and `step` return so many spectra, or None."""
+    """Return a rule whose `start` and `step` return the given numbers of spectra, or None."""
 
     def spectra(number, c):
         return None if number is None else (c,) * number

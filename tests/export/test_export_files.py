@@ -1,4 +1,4 @@
-"""Files of a push in other programs: onnxruntime, torch.export.load, onnxruntime-web under Node."""
+"""Tests of exported pushes in other programs: onnxruntime, torch.export.load, onnxruntime-web in Node."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exported:
-    """The demo clip and an inverter of it, exported to ONNX."""
+    """Demo clip, and an inverter that is exported to ONNX."""
     pytest.importorskip("onnxscript", reason='onnx is missing: pip install "rtspecinv[export]"')
     stft = STFT(512, 128)
     inverter = StreamingInverter(stft, look_ahead=2, n_iter=1, engine="eager")
@@ -61,7 +62,7 @@ def exported(tmp_path_factory) -> Exported:
 
 
 def agree(inverter: StreamingInverter, run: Run, frames: Tensor) -> None:
-    """Compare pushes from the same state of frames `(n_frames, n_freq)` with eager."""
+    """Compare pushes of frames `(n_frames, n_freq)` with eager, each from the same state."""
     step = Step(inverter)
     inverter.reset()
     for frame in frames:
@@ -73,7 +74,7 @@ def agree(inverter: StreamingInverter, run: Run, frames: Tensor) -> None:
 
 
 def stream(step: Step, run: Run, magnitude: Tensor) -> Tensor:
-    """The samples of new streams, `(streams, n_samples)`, that get frames and then frames of NaN."""
+    """Return the samples `(streams, n_samples)` of new streams, which get frames, then frames of NaN."""
     state = [torch.zeros(len(magnitude), *shape) for shape in step.shapes.values()]
     hops = []
     for frame in [*magnitude.unbind(-1), *[torch.full_like(magnitude[..., 0], torch.nan)] * 12]:
@@ -87,7 +88,7 @@ def test_onnxruntime_agrees_with_eager_from_the_same_state(exported):
 
 
 def test_the_spectral_convergence_of_streams_is_that_of_eager(exported):
-    """On average: rounding alone changes that of one short clip by up to 1 dB."""
+    """The mean is compared, because rounding alone changes that of a short clip by up to 1 dB."""
     inverter, stft, magnitude = exported.inverter, exported.inverter.stft, exported.magnitude
     many = StreamingInverter(stft, look_ahead=2, n_iter=1, batch_shape=(N_CLIPS,), engine="eager")
     expected = many.run(magnitude)
@@ -134,7 +135,7 @@ def test_mel_frames_run_in_onnxruntime(tmp_path):
 
 
 def test_torch_export_runs_it(tmp_path, capsys):
-    """A file that the command line wrote."""
+    """The command line writes the file."""
     path = tmp_path / "step.pt2"
     options = "--n-fft 128 --look-ahead 1 --n-iter 1 --update gla --sample-rate 8000"
     assert main(["export", *options.split(), "-o", str(path)]) == 0
@@ -180,7 +181,7 @@ def test_wrong_arguments_are_named(tmp_path):
     export_step(inverter, tmp_path / "STEP.PT2")
     assert torch.export.load(tmp_path / "STEP.PT2")
     with pytest.raises(TypeError, match=r"inverter.*StreamingInverter"):
-        export_step(phase.Overlap(), tmp_path / "step.pt2")  # type: ignore[arg-type]
+        export_step(cast(Any, phase.Overlap()), tmp_path / "step.pt2")
     with pytest.raises(ValueError, match="sample_rate=0"):
         export_step(inverter, tmp_path / "step.pt2", sample_rate=0)
     with pytest.raises(FileNotFoundError, match="create the folder"):

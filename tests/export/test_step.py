@@ -1,4 +1,4 @@
-"""A push as a pure function: it agrees with `eager` from the same state, and keeps the contract."""
+"""Tests of a push as a pure function: it agrees with `eager` from the same state, and keeps the contract."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def streams_of(inverter: StreamingInverter, frame: Tensor) -> Tensor:
 
 
 def differences(inverter: StreamingInverter, frames: Tensor, n_flushed: int = 0) -> list[float]:
-    """Largest difference of each push from the same state, relative to the peak of the hop.
+    """Return the largest difference of each push from the same state, relative to the peak of the hop.
 
     frames: `(n_frames, *batch_shape, n_freq)`; afterwards, `n_flushed` hops are pushed without a frame.
     """
@@ -44,7 +44,7 @@ def differences(inverter: StreamingInverter, frames: Tensor, n_flushed: int = 0)
 
 
 def stream(step: Step, frames: Tensor, n_flushed: int = 0) -> Tensor:
-    """All hops of a new stream, `(streams, n_samples)`, of frames `(n_frames, streams, n_freq)`."""
+    """Return all hops `(streams, n_samples)` of a new stream for frames `(n_frames, streams, n_freq)`."""
     state = [frames.new_zeros(frames.shape[1], *shape) for shape in step.shapes.values()]
     hops = []
     with torch.no_grad():
@@ -85,7 +85,7 @@ def inverters(draw: Any) -> StreamingInverter:
 @settings(max_examples=60, deadline=None)
 @given(inverters(), st.integers(0, 2**31))
 def test_a_push_from_the_same_state_agrees_with_eager(inverter, seed):
-    """In double precision, as an iteration enlarges rounding errors without bound."""
+    """It is tested in double precision, because iterations amplify rounding errors without bound."""
     generator = torch.Generator().manual_seed(seed)
     shape = (5, *inverter.batch_shape, inverter.stft.n_freq)
     frames = full_scale(inverter.stft) * torch.rand(shape, generator=generator, dtype=torch.float64)

@@ -84,7 +84,7 @@ def test_small_files_with_huge_sizes_are_rejected_at_once(tmp_path, monkeypatch,
 
 
 def test_explicit_parameters_are_accepted(tmp_path, monkeypatch):
-    """The way out that the message names; in Python it is the transform itself."""
+    """This is the remedy in the message; in Python the user passes the transform."""
     monkeypatch.chdir(tmp_path)
     np.savez("a.npz", magnitude=np.ones((129, 4), np.float32), sample_rate=8000, n_fft=256, hop_length=1)
     assert main(["invert", "a.npz", "-o", "a.wav", "--method", "stream", "--n-iter", "1"]) == 1
@@ -106,7 +106,7 @@ def test_explicit_parameters_are_accepted(tmp_path, monkeypatch):
 def test_mel_frames_too(tmp_path, config):
     values = np.ones((config.n_mels, 3), np.float32)
     rtspecinv.save_spectrogram(tmp_path / "a.npz", values, config)
-    with bounded(), pytest.raises(ValueError, match="if that is right, give what its mel frames are"):
+    with bounded(), pytest.raises(ValueError, match="if that is right, pass the mel configuration"):
         rtspecinv.open_spectrogram(tmp_path / "a.npz")
     assert rtspecinv.open_spectrogram(tmp_path / "a.npz", mel=config).mel == config
     assert config.n_mels**2 * config.n_fft > MOST_BANK_WORK or config.n_mels == 4
@@ -122,7 +122,7 @@ def test_pictures_too(tmp_path, capsys):
 
 
 def scans(n: int) -> bytes:
-    """A JPEG with its last scan repeated."""
+    """Return a JPEG whose last scan is repeated."""
     file = io.BytesIO()
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(file, "JPEG", progressive=True)
     content = file.getvalue()
@@ -134,12 +134,12 @@ def test_pictures_of_many_scans_are_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(scans(80))
     assert read_image(tmp_path / "a.jpg")[0].shape == (64, 64)
     (tmp_path / "a.jpg").write_bytes(scans(3000))
-    with bounded(), pytest.raises(ValueError, match=r"it has 30\d\d scans, more than 100: save it anew"):
+    with bounded(), pytest.raises(ValueError, match=r"has 30\d\d scans, more than 100: save it with fewer"):
         read_image(tmp_path / "a.jpg")
 
 
 def tiled(side: int) -> bytes:
-    """A TIFF of 16 x 16 pixels in one deflated tile."""
+    """Return a TIFF of 16 x 16 pixels in one compressed tile."""
     content = zlib.compress(bytes(side * side), 9)
     numbers = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
     entries = [*numbers, (324, 8 + 2 + 12 * 10 + 4), (325, len(content))]
@@ -151,7 +151,7 @@ def test_tiles_larger_than_any_picture_are_refused(tmp_path):
     (tmp_path / "a.tiff").write_bytes(tiled(16))
     assert read_image(tmp_path / "a.tiff")[0].shape == (16, 16)
     (tmp_path / "a.tiff").write_bytes(tiled(2**14))
-    with little_memory(), pytest.raises(ValueError, match="its tiles are of more than"):
+    with little_memory(), pytest.raises(ValueError, match="its tiles have more than"):
         read_image(tmp_path / "a.tiff")
 
 
@@ -182,7 +182,7 @@ def npz(path: Path, member: bytes) -> Path:
 
 
 def test_headers_that_unpack_to_much_are_not_unpacked(tmp_path):
-    """A header of version 2 may say that it has four gigabytes."""
+    """A header of version 2 may state a length of four gigabytes."""
     bomb = b"\x93NUMPY\x02\0" + (2**29).to_bytes(4, "little") + bytes(2**27)
     with little_memory(), bounded(), pytest.raises(ValueError, match=r"a\.npz"):
         rtspecinv.open_spectrogram(npz(tmp_path / "a.npz", bomb))
@@ -214,7 +214,7 @@ def test_the_old_format_of_pt_is_read_once(tmp_path, monkeypatch):
 
 
 def test_an_unpacked_array_has_no_name(tmp_path, monkeypatch):
-    """So nothing is left of it, however the process ends."""
+    """The system therefore removes it at the end of the process."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     np.savez_compressed(tmp_path / "a.npz", magnitude=np.ones((33, 5), np.float32))

@@ -98,7 +98,7 @@ def test_complex_values_give_their_magnitude_and_a_warning(tmp_path, suffix):
         (np.zeros((33, 5), bool), "bool values"),
         (np.zeros(33, np.float32), r"shape \(33,\), expected \(n_freq, n_frames\)"),
         (np.zeros((1, 2, 1, 33, 5), np.float32), r"shape \(2, 1, 33, 5\)"),
-        (np.zeros((33, 0), np.float32), "there is nothing in it"),
+        (np.zeros((33, 0), np.float32), "it contains no values"),
         (np.zeros((33, 5), [("a", "f4")]), "void"),
         (np.array([[{}]], object), "Python objects, not loaded because they could run code"),
     ],
@@ -143,7 +143,7 @@ def test_settings_come_from_arguments_file_and_shape(tmp_path):
     assert full.settings() == full.settings(n_fft=64) == (64, 16, 22050)
     with pytest.raises(ValueError, match="hop_length=16, but hop_length=8 was given"):
         full.settings(hop_length=8)
-    with pytest.raises(ValueError, match="does not say its sample rate: give --sample-rate"):
+    with pytest.raises(ValueError, match="does not state its sample rate: give --sample-rate"):
         bare.settings()
     with pytest.raises(ValueError, match=r"33 frequencies, but n_fft=128 has 65: give --n-fft 64 or 65$"):
         bare.settings(n_fft=128, sample_rate=8000)
@@ -172,7 +172,7 @@ def test_which_of_several_arrays(tmp_path):
     np.savez(tmp_path / "a.npz", one=array, two=array)
     with pytest.raises(
         ValueError,
-        match=r"2 arrays of two or more axes \(one, two\) and none of them is named 'magnitude': say which",
+        match=r"2 arrays of two or more axes \(one, two\) and none of them is named 'magnitude': name one",
     ):
         open_spectrogram(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", other=array[:, :2], magnitude=array)
@@ -236,7 +236,7 @@ def test_damaged_files_are_refused_in_one_error(tmp_path_factory, suffix, data):
 
 @pytest.mark.parametrize("suffix", [*FORMATS, ".png", ".wav"])
 def test_folders_and_pipes_are_no_files(tmp_path, suffix):
-    """A pipe that nobody writes to would be waited for, for ever."""
+    """Reading a pipe without a writer would wait for ever."""
     (tmp_path / f"folder{suffix}").mkdir()
     os.mkfifo(tmp_path / f"pipe{suffix}")
     for name in ("folder", "pipe"):
@@ -245,7 +245,7 @@ def test_folders_and_pipes_are_no_files(tmp_path, suffix):
 
 
 def test_a_compressed_pt_file_is_not_unpacked(tmp_path):
-    """Its pickle would be read into memory whole; a megabyte may unpack to a gigabyte."""
+    """Its pickle would be read into memory completely, and a megabyte may unpack to a gigabyte."""
     torch.save(torch.zeros(33, 5), tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as whole:
         contents = {member.filename: whole.read(member) for member in whole.infolist()}

@@ -131,7 +131,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def test_a_small_picture_of_very_many_frequencies_is_refused(tmp_path):
-    """Its texts ask for 524289 magnitudes a column, 3 GB."""
+    """Its metadata request 524289 magnitudes per column, 3 GB."""
     texts: dict[str, Any] = {"sample_rate": 8000, "n_fft": 2**20, "scale": "linear", "fmin": 0, "fmax": 4000}
     write_image(tmp_path / "a.png", np.ones((1, 1500)), texts | {"white": 1, "range_db": 80})
     with pytest.raises(ValueError, match=r"a\.png: 524289 x 1500 values are more than 67108864"):

@@ -30,7 +30,7 @@ VALUES = torch.rand(33, 300, generator=torch.Generator().manual_seed(0))
 
 @contextmanager
 def room_for(n_bytes: int) -> Iterator[None]:
-    """Let files grow to `n_bytes` only: a write beyond is an error, as on a full disk."""
+    """Return a context in which a write beyond `n_bytes` of a file raises an error, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
@@ -139,7 +139,7 @@ def write_for_ever(sink: rtspecinv.FileSink) -> None:
 
 
 def test_ctrl_c_while_libsndfile_encodes_is_not_lost(tmp_path):
-    """Its callbacks into Python would swallow the exception, and the file would be cut off in silence."""
+    """Its callbacks into Python would discard the exception, and an incomplete file would remain."""
 
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from rtspecinv.live.pump import Pump
 
 
 class Constant:
-    """Stands in for an inverter."""
+    """Fake inverter."""
 
     n_iter, latency = 1, 0
 
@@ -32,11 +33,11 @@ class Constant:
 
 
 class Idle(Exception):
-    """The pump has nothing to do now."""
+    """Raised when the pump waits."""
 
 
 class Stage:
-    """`live` in one stream on a device that gives and takes a block at a time; the program takes no time."""
+    """`live` with a duplex device that records and plays blocks; the program itself takes no time."""
 
     def __init__(self, rate: int, hop_length: int, queue_seconds: float, block_length: int) -> None:
         self.rate, self.hop_length, self.block_length = rate, hop_length, block_length
@@ -49,7 +50,7 @@ class Stage:
         self.inbox = Inbox(2 + int(queue_seconds / hop_seconds), "drop_oldest")
         self.n_blocks = 0
         self.pump = Pump(
-            *(Constant(hop_length), self.sink, self.inbox, IterationControl(1, 1)),  # type: ignore[arg-type]
+            *cast(Any, (Constant(hop_length), self.sink, self.inbox, IterationControl(1, 1))),
             late="hold",
             sample_rate=rate,
             queue_seconds=full,
@@ -57,7 +58,7 @@ class Stage:
             wait=self.idle,
             clock=lambda: self.n_blocks * block_length / rate,
         )
-        self.pace = Pace(self, self.sink, wanted_seconds, hop_length)  # type: ignore[arg-type]
+        self.pace = Pace(cast(Any, self), self.sink, wanted_seconds, hop_length)
         self.blocks, self.waiting = self.pace.blocks(), 0
         self.queued: list[int] = []  # queue lengths at the arrival of frames
 

@@ -39,7 +39,7 @@ def no_orphan_thread() -> Iterator[None]:
 
 
 def in_use(player: Player, generator: np.random.Generator) -> None:
-    """A few calls of a user's, chosen by chance."""
+    """Make a few random calls, as a user would."""
     for _ in range(generator.integers(1, 20)):
         player.push(np.ones(HOP, np.float32))
     if generator.random() < 0.5:
@@ -49,9 +49,9 @@ def in_use(player: Player, generator: np.random.Generator) -> None:
 
 
 def interrupt_at_random(seed: int) -> None:
-    """Ctrl-C at a random moment of making, using and closing players; again, if Python has swallowed it.
+    """Press Ctrl-C at a random moment while players are made, used and closed; repeat it if discarded.
 
-    It does where the signal comes in a callback of a weak reference.
+    Python discards the exception if the signal arrives in a callback of a weak reference.
     """
     generator, main = np.random.default_rng(seed), threading.main_thread().ident
     assert main is not None
@@ -78,7 +78,7 @@ def interrupt_at_random(seed: int) -> None:
 
 
 def kill_at_random(seed: int) -> None:
-    """An exception in the thread, from a call within the package chosen by chance."""
+    """Raise an exception in the thread, at a random call within the package."""
     generator = np.random.default_rng(seed)
     n_calls = int(generator.integers(1, 1000))
 
@@ -164,7 +164,7 @@ def test_a_player_plays_the_samples_that_play_writes(card, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("card", ["impatient"], indirect=True)
 def test_a_minute_live_without_an_underflow(card):
-    """The setting of the README, with the card's own rate behind a resampler, in real time."""
+    """It uses the setting of the README, in real time, with a resampler for the rate of the card."""
     stft, rate = rtspecinv.STFT(1024, 256), 22050
     inverter = rtspecinv.StreamingInverter(stft, look_ahead=3, n_iter=8)
     second = torch.rand(rate, generator=torch.manual_seed(0)) - 0.5
@@ -186,7 +186,7 @@ def test_a_minute_live_without_an_underflow(card):
 
 
 class Copy(Echo):
-    """Stands in for an inverter that is done at once: a frame is its sound."""
+    """Fake inverter that takes no time: the values of a frame are its samples."""
 
     def check(self, magnitude) -> None:
         pass
@@ -199,7 +199,7 @@ class Copy(Echo):
 
 
 class Witness(Sink):
-    """Sees to it that every frame sounds, in its order, and counts those that sound again."""
+    """Checks that every frame is played, in order, and counts repeated frames."""
 
     def __init__(self) -> None:
         self.latest = self.n_again = 0
@@ -213,7 +213,7 @@ class Witness(Sink):
 
 @contextmanager
 def freewheeling(server: str) -> Iterator[None]:
-    """Let the card take samples as fast as it can, so that everything is late all the time."""
+    """Return a context in which the card takes samples as fast as it can, so that all frames are late."""
     import jack
 
     client = jack.Client("wheel", servername=server, no_start_server=True)
@@ -226,12 +226,12 @@ def freewheeling(server: str) -> Iterator[None]:
 
 
 def memory() -> int:
-    """Bytes that this process has in memory now."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def play_numbers(server: str, seconds: int) -> None:
-    """Play frames that are their numbers; every one sounds, all others are counted, memory stays as it is."""
+    """Play numbered frames: all are played, repeated ones are counted, and memory does not grow."""
     n_frames, witness, begun = seconds * jackd.SAMPLE_RATE // FRAME, Witness(), 0
     with (
         SoundDeviceSink(jackd.SAMPLE_RATE, device=jackd.DEVICE, queue_seconds=2.0) as device,

@@ -33,7 +33,7 @@ def no_orphan_thread() -> Iterator[None]:
 
 
 def in_time(call: Callable[[], object]) -> None:
-    """Make a call in a thread of its own; it ends, and its error is raised here."""
+    """Make a call in a separate thread, check that it ends, and raise its error here."""
     errors = []
 
     def run() -> None:
@@ -215,7 +215,7 @@ def refused(player: Player) -> None:
 
 
 class Calling(Card):
-    """A sink that makes a call, once, in one of its methods."""
+    """A sink one of whose methods makes a call, once."""
 
     call: Callable[[], object] | None = None
 
@@ -252,7 +252,7 @@ class Calling(Card):
 
 
 class CallingEcho(Echo):
-    """An inverter that does so when it is pushed to."""
+    """An inverter whose `push` makes a call, once."""
 
     sink: Calling
 
@@ -338,7 +338,7 @@ def test_a_player_closed_by_its_sink_plays_all_frames():
 
 
 class Interrupted(collections.deque):
-    """A deque in one of whose methods the thread that made it is interrupted, once, and makes a call."""
+    """A deque one of whose methods a signal interrupts, once; the signal handler makes a call."""
 
     call: Callable[[], object] | None = None
 

@@ -37,7 +37,7 @@ def frame_of(kind: str, seed: int) -> np.ndarray:
 
 
 class Client:
-    """Streams of a pool, one after another, and what each should hear."""
+    """Client that uses several streams of a pool in sequence, and the samples that each should receive."""
 
     def __init__(self, pool: StreamPool, kind: str) -> None:
         self.pool, self.kind, self.own = pool, kind, inverter_of(kind, ())
@@ -67,7 +67,7 @@ class Client:
             self.wanted.append(self.own.flush().numpy())
 
     def reset(self) -> None:
-        """After all that came before was heard, so that it is known what was."""
+        """Reset after all earlier hops were delivered, so that the expected samples are known."""
         if self.stream is not None:
             assert self.stream.wait(10)
             self.stream.reset()
@@ -81,7 +81,7 @@ class Client:
             self.stream = None
 
     def vanish(self) -> None:
-        """Leave while frames wait."""
+        """Leave the pool while frames wait."""
         if self.stream is not None:
             self.stream.leave()
             self.stream = None
@@ -117,7 +117,7 @@ def test_every_stream_gets_the_samples_of_its_own_inverter(kind, acts):
 
 
 def test_many_threads_push_at_their_own_pace():
-    """Eight clients in threads, twenty streams each, on a pool of three: none hears another."""
+    """Eight threads use twenty streams each in a pool of three; no stream receives samples of another."""
     with StreamPool(inverter_of("linear"), max_frames=4) as pool:
         failures = []
 
@@ -226,11 +226,11 @@ def test_a_failing_stream_does_not_affect_others():
         assert (len(heard), len(pool)) == (1, 1)
 
 
-def test_a_broken_inverter_is_reported_to_every_stream():
+def test_a_broken_inverter_is_reported_to_every_stream(monkeypatch):
     inverter = inverter_of("linear")
     pool = StreamPool(inverter)
     stream = pool.join(print)
-    inverter.push = None  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(inverter, "push", None)
     stream.push(frame_of("linear", 1))
     assert not stream.wait(10)
     with pytest.raises(RuntimeError, match="has failed"):
@@ -268,7 +268,7 @@ def test_pushes_are_observed():
 
 @pytest.mark.parametrize("kind", ["linear", "mel"])
 def test_bad_frames_are_rejected_in_order_with_a_callback(kind):
-    """Also when they are pushed together with frames of others."""
+    """This holds if they are pushed together with frames of other streams."""
     inside, go_on = threading.Event(), threading.Event()
     heard: list[Any] = []
     other: list[Any] = []

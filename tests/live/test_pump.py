@@ -33,7 +33,7 @@ def test_frames_in_time_are_never_replaced(late, block):
 
 @pytest.mark.parametrize("late", ["hold", "silence"])
 def test_late_frames_are_counted_exactly_and_playback_recovers(late):
-    """A source that stops for 200 ms: the queue of 40 ms covers 10 ms of it, down to the reserve of 30 ms."""
+    """The source pauses for 200 ms; the queue of 40 ms covers 10 ms of it, down to the reserve of 30 ms."""
     arrivals = [t if t < 0.995 else t + 0.2 for t in STEADY]
     stage = Stage(arrivals, late=late, prefill=40)
     stage.run(2.1)
@@ -94,7 +94,7 @@ def test_a_pause_after_the_end_is_not_late():
 
 
 def test_latency_is_bounded_for_any_number_of_frames():
-    """Twice as many frames as there is time for: the oldest go, each counted, and the rest is in order."""
+    """Twice as many frames arrive as can be played: the oldest are dropped and counted, others in order."""
     arrivals = [0.005 * i for i in range(400)]
     stage = Stage(arrivals, full="drop_oldest", max_frames=3, prefill=40)
     stage.run(1.9)
@@ -126,7 +126,7 @@ def test_a_few_first_frames_are_played_without_later_ones():
 
 
 def test_iterations_go_down_when_inverting_is_late_and_come_back():
-    """From 0.5 s on an iteration takes 2.5 ms, 20 ms a hop of 10 ms; from 2.5 s on 0.5 ms again."""
+    """From 0.5 to 2.5 s, an iteration takes 2.5 ms, so that a hop of 10 ms needs 20 ms; then 0.5 ms."""
     stage = Stage([0.0] * 3000, prefill=40, cost=0.0005)
     iterations = []
     for begin, cost in [(0.0, 0.0005), (0.5, 0.0025), (2.5, 0.0005)]:
@@ -176,7 +176,7 @@ STEEPEST = sum(2 * math.pi * frequency / 22050 * level for frequency, level in P
 
 
 def melody(n_frames: int, stft: rtspecinv.STFT) -> torch.Tensor:
-    """Three harmonic notes with vibrato, `(n_samples,)`."""
+    """Return three harmonic notes with vibrato, `(n_samples,)`."""
     seconds = torch.arange(n_frames * stft.hop_length) / 22050
     phase = 2 * math.pi * (seconds + 0.002 * torch.sin(12 * seconds))
     return torch.stack([level * torch.sin(frequency * phase) for frequency, level in PARTIALS]).sum(0)

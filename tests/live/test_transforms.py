@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def inverted(frames) -> torch.Tensor:
 
 
 def frequency_of(samples: torch.Tensor) -> float:
-    """Frequency of the loudest partial, in Hz: parabola through the peak of a spectrum of Gaussian lobes."""
+    """Return the frequency of the loudest partial, Hz, by a parabola through the peak of a Gaussian lobe."""
     n = 8192
     middle = samples[(len(samples) - n) // 2 :][:n].double()
     window = torch.signal.windows.gaussian(n, std=n / 8, dtype=torch.float64)
@@ -293,7 +293,7 @@ def test_pitch_leaves_zeros_above_the_highest_frequency():
 
 
 def voice(pitch: float, formant: float) -> torch.Tensor:
-    """Frame of harmonics of `pitch` bins, under one formant at `formant` bins."""
+    """Return a frame of harmonics at multiples of `pitch` bins, with one formant at `formant` bins."""
     k = torch.arange(513, dtype=torch.float64)
     envelope = torch.exp(-0.5 * ((k - formant) / 40) ** 2) + 0.01
     near = (k - (k / pitch).round() * pitch).abs()
@@ -343,14 +343,14 @@ def test_formants_after_pitch_put_the_envelope_back():
         (lambda: Stretch([], math.nan), "rate=nan is not 0, a number from 0.001 to 1000"),
         (lambda: Stretch([], memory=1), "memory=1"),
         (lambda: Pitch(0), "ratio=0 is not a finite number from 0.1 to 10"),
-        (lambda: Pitch("high"), "ratio='high' is not a finite number"),  # type: ignore[arg-type]
+        (lambda: Pitch(cast(Any, "high")), "ratio='high' is not a finite number"),
         (lambda: Smear(1.1), "amount=1.1"),
-        (lambda: Smear(None), "amount=None"),  # type: ignore[arg-type]
+        (lambda: Smear(cast(Any, None)), "amount=None"),
         (lambda: Formants(1, width=0), "width=0"),
         (lambda: Gain(math.nan), "decibels"),
         (lambda: Gain(math.inf), "decibels"),
         (lambda: Gain(torch.zeros(2, 3)), r"decibels=.* of shape \(2, 3\)"),
-        (lambda: Gain(torch.zeros(3))(torch.zeros(4)), "3 values, the frame has 4"),
+        (lambda: Gain(torch.zeros(3))(torch.zeros(4)), "3 values, but the frame has 4"),
     ],
 )
 def test_bad_settings_are_refused(make, message):
@@ -391,7 +391,7 @@ def test_settings_of_a_chain_may_change_from_another_thread():
 
 @st.composite
 def transforms(draw) -> rtspecinv.STFT:
-    """Any setting of `STFT`."""
+    """Draw any setting of `STFT`."""
     n_fft = draw(st.integers(1, 80))
     win_length = draw(st.sampled_from([n_fft, max(1, n_fft - 7)]))
     window = draw(st.sampled_from(["hann", "hamming", "rectangular"]))
@@ -417,7 +417,7 @@ def transforms(draw) -> rtspecinv.STFT:
     double=st.booleans(),
 )
 def test_streaming_analysis_is_the_analysis_of_the_whole(stft, lengths, n_samples, channels, double):
-    """For every setting and way of cutting, and what is too short for one is too short for the other."""
+    """This holds for every setting and division into blocks; both reject the same short signals."""
     generator = np.random.default_rng(0)
     samples = generator.uniform(-1, 1, (*channels, n_samples)).astype(np.float64 if double else np.float32)
     analysis = StreamingAnalysis(stft)

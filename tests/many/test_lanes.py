@@ -1,4 +1,4 @@
-"""Many spectrograms side by side: the bits of each alone, and errors that concern one only."""
+"""Tests of many spectrograms at a time: the bits are those of each alone, and errors affect only one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LENGTHS = (5, 40, 1, 33, 64, 2, 97, 32)
 
 
 def spectrograms(transform, hop_length: int) -> list[Tensor]:
-    """Of `LENGTHS` frames, each of another part of the clip."""
+    """Return spectrograms with `LENGTHS` frames, each of another part of the clip."""
     parts = [CLIP[9000 * (1 + i) :][: hop_length * 100 + 2000] for i in range(len(LENGTHS))]
     return [transform(part)[..., :n] for part, n in zip(parts, LENGTHS, strict=True)]
 
@@ -45,7 +45,7 @@ def test_the_bits_of_each_alone(options, n_streams):
 
 @pytest.mark.parametrize("name", ["hifigan-22k", "kaldi-fbank", "whisper"])
 def test_the_bits_of_mel_frames(name):
-    """Also where pre-emphasis is undone, whose state is that of a stream."""
+    """This holds with pre-emphasis, whose filter has a state for each stream."""
     pytest.importorskip("numba")
     mels = spectrograms(presets[name], presets[name].config.hop_length)[1::3]
     found = dict(
@@ -78,7 +78,7 @@ def test_pushes_of_many_frames_to_some_streams(engine):
 
 
 def test_memory_is_that_of_the_spectrograms_in_progress():
-    """The iterable is not read ahead of the free streams."""
+    """A spectrogram is read from the iterable only when a stream is free."""
     taken: list[int] = []
 
     def source() -> Iterator[Tensor]:
@@ -117,7 +117,7 @@ def test_what_is_no_batch_of_streams():
 
 
 def test_an_error_concerns_one_spectrogram():
-    """Of its frames, at once or later, and of what takes its samples."""
+    """The error may be in the first or in later frames, or in the function that receives the samples."""
     good = SMALL.magnitude(CLIP[9000:12000]).mT.unsqueeze(1)
     heard: dict[str, list[Tensor]] = {"alone": [], "beside": []}
 
@@ -150,7 +150,7 @@ def test_an_error_concerns_one_spectrogram():
 
 
 class Counted(Task):
-    """A spectrogram that notes what happens to it."""
+    """A task that records the calls of its methods."""
 
     def __init__(self, values: Tensor, failure: Exception | None = None) -> None:
         super().__init__()

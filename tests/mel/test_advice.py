@@ -32,7 +32,7 @@ def test_a_preset_that_contradicts_its_file_is_refused(tmp_path, capsys, field, 
         np.savez(path, mel=MEL.numpy(), **{field: value})
     else:
         torch.save({"mel": MEL, field: value}, path)
-    says = f"says {field}={value}, but the mel frames are said to have {getattr(PRESET.config, field)}"
+    says = f"states {field}={value}, but the given mel configuration has {getattr(PRESET.config, field)}"
     with pytest.raises(ValueError, match=says):
         open_spectrogram(path, mel=PRESET.config)
     for preset in ("hifigan-22k", PRESET, PRESET.config):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from rtspecinv.metrics import spectral_convergence
 
 
 def slow_filters(n_fft, rate, n_mels, fmin, fmax, scale, area_norm):
-    """One filter and one frequency at a time."""
+    """Return filters, computed for one filter and one frequency at a time."""
 
     def to_mel(f):
         if scale == "htk":
@@ -76,7 +76,7 @@ def test_filters_are_librosas(scale, area_norm):
 
 @pytest.mark.parametrize("area_norm", [True, False])
 def test_filters_are_torchaudios(area_norm):
-    """The formula of torchaudio.functional.melscale_fbanks."""
+    """Filters equal the formula of torchaudio.functional.melscale_fbanks."""
     rate, n_freqs, n_mels = 24000, 513, 100
     all_freqs = torch.linspace(0, rate // 2, n_freqs, dtype=torch.float64)
     highest = 2595.0 * math.log10(1.0 + (rate / 2 / 700.0))
@@ -194,7 +194,7 @@ ALL_COMPRESSIONS = {
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("name", ALL_COMPRESSIONS)
 def test_gradients_are_finite_in_silence(name, power):
-    """Also those of gradients; of silence, of silence in some bands, and where a band is far under others."""
+    """Second gradients are finite, too; bands may be silent, all or some, or far below the others."""
     config = replace(BASE, power=power, compression=ALL_COMPRESSIONS[name], fmin=100)
     several: list[dict[str, Any]] = [{}, {"epsilon": 1e-6}, {"per_frame": True, "preemphasis": 0.9}]
     for changes in several:
@@ -242,7 +242,7 @@ def test_second_derivatives(changes):
 
 
 def slow_frames(samples, config):
-    """Power spectra `(n_frames, n_freq)` of windows that begin every hop: one frame and sample at a time."""
+    """Return power spectra `(n_frames, n_freq)`, computed for one frame and one sample at a time."""
     n, found = config.win_length, []
     for start in range(0, len(samples) - n + 1, config.hop_length):
         x = [float(v) for v in samples[start : start + n]]
@@ -257,7 +257,7 @@ def slow_frames(samples, config):
 
 
 def slow_kaldi_filters(config):
-    """The HTK Book, section 5.4, with Kaldi's constants: triangles over mel, one value at a time."""
+    """Return triangles over mel by The HTK Book, section 5.4, with Kaldi's constants, one value at a time."""
 
     def to_mel(f):
         return 1127 * math.log(1 + f / 700)
@@ -322,7 +322,7 @@ def slow_window(name, n, periodic):
 @pytest.mark.parametrize("name", ["hann", "povey", "hamming", "blackman", "rectangular"])
 @pytest.mark.parametrize("win_length", [None, 49])
 def test_windows(name, periodic, win_length):
-    """By name and as values, of Kaldi's and NeMo's kinds."""
+    """Windows are given by name and as values, including those of Kaldi and NeMo."""
     values = slow_window(name, win_length or 64, periodic)
     config = replace(BASE, n_fft=64, hop_length=16, win_length=win_length, n_mels=6)
     samples = torch.randn(300, dtype=torch.float64)
@@ -495,7 +495,7 @@ def test_bad_mels_are_refused():
     with pytest.raises(ValueError, match="length=-3 is not an integer >= 1"):
         mel.invert(torch.rand(20, 9), length=-3)
     with pytest.raises(TypeError, match=r"pass rtspecinv\.MelConfig"):
-        Mel(mel.stft)  # type: ignore[arg-type]
+        Mel(cast(Any, mel.stft))
 
 
 def test_empty_filters_are_reported():
@@ -578,7 +578,7 @@ def test_bins_per_band_are_frequencies_of_the_window_without_zeros(name):
 
 
 def test_what_80_bands_lose_depends_on_the_bins():
-    """80 bands over 257 bins lose little, over 513 much; the limit is the main lobe of a Hann window."""
+    """80 bands over 257 bins lose little, over 513 bins much; the limit is the main lobe of a Hann window."""
     spectrum = torch.fft.rfft(torch.hann_window(64, dtype=torch.float64), 640).abs()  # ten values per bin
     assert 2 * int((spectrum < 1e-9).nonzero()[0]) == 10 * MAIN_LOBE
     half = [MelConfig(22050, n_fft, n_fft // 4) for n_fft in (512, 1024, 2048)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ NEAR = 1e-6  # relative to values up to 255 of either sign
 
 
 def magnitude(samples, n_fft, hop, win=None, padding=None, period=None):
-    """|STFT| of samples that are reflected at the ends, Hann window of `win` samples and this period."""
+    """Return |STFT| of samples reflected at the ends, with a Hann window of `win` samples and this period."""
     win = win or n_fft
     padding = n_fft // 2 if padding is None else padding
     padded = np.pad(samples, padding, mode="reflect")
@@ -107,7 +108,7 @@ def riffusion(x):
 
 
 def kaldi(x, n_mels, window):
-    """As compute-fbank-feats, and torchaudio's, do it: no dither, samples within -1 to 1."""
+    """Return features as compute-fbank-feats and torchaudio compute them, without dither, for -1 to 1."""
     frames = np.stack([x[start : start + 400] for start in range(0, len(x) - 399, 160)])
     frames = frames - frames.mean(1, keepdims=True)
     frames = frames - 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
@@ -176,7 +177,7 @@ def test_numbers_are_those_of_the_source(name):
 
 
 def test_a_frame_that_is_dropped_is_no_peak():
-    """Whisper drops the last frame before it looks for the largest value."""
+    """Whisper drops the last frame before it computes the largest value."""
     samples = np.where(np.arange(4000) < 3900, 1e-4, 0.5) * np.sin(0.5 * np.arange(4000))
     found = Mel(CONFIGS["whisper"], dtype=torch.float64)(torch.from_numpy(samples)).numpy()
     assert np.abs(found - whisper(samples, 80)).max() < NEAR
@@ -197,7 +198,7 @@ def test_an_unknown_name_gets_the_nearest():
 def test_statistics_are_undone():
     config = CONFIGS["parallel-wavegan"]
     mean, std = np.linspace(-3, -1, 80), np.linspace(0.5, 1, 80)
-    compression = replace(config.compression, mean=mean, std=std)  # type: ignore[arg-type]
+    compression = replace(config.compression, mean=cast(Any, mean), std=cast(Any, std))
     mel = Mel(replace(config, compression=compression), dtype=torch.float64)
     samples = torch.from_numpy(CLIP)
     expected = (parallel_wavegan(CLIP) - mean[:, None]) / std[:, None]
@@ -206,7 +207,7 @@ def test_statistics_are_undone():
 
 
 def test_nemos_normalised_features_come_back_with_their_statistics():
-    """normalize: "per_feature", whose mean and deviation of each band are known only to the code."""
+    """With normalize: "per_feature", the features contain neither mean nor deviation of a band."""
     levels = nemo_asr(CLIP)
     mean, std = levels.mean(1), levels.std(1, ddof=1) + 1e-5
     config = CONFIGS["nemo-asr"]
@@ -247,7 +248,7 @@ def test_logarithm_of_1_plus_x():
 
 
 def test_features_of_16_bits():
-    """As the documentation says it: the powers of samples up to 32768, and the same sound."""
+    """The documented conversion of powers of samples up to 32768 gives the same sound."""
     config = CONFIGS["kaldi-fbank"]
     floor = config.compression.floor
     compression = replace(config.compression, floor=floor / 2**30, reference=1 / 2**30)
@@ -257,7 +258,7 @@ def test_features_of_16_bits():
 
 @pytest.mark.parametrize(("name", "least"), [("kaldi-fbank", -26), ("ast", -26)])
 def test_kaldis_features_come_back(name, least):
-    """Of numbers that were made here, as loud as they were."""
+    """Inversion of features computed here returns sound at the original level."""
     preset = rtspecinv.presets[name]
     found = preset.invert(torch.from_numpy(SOURCES[name](CLIP)).float())
     samples = torch.from_numpy(CLIP).float()

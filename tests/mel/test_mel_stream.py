@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_contract(case, engine):
 
 
 def domain_of(preset: Mel) -> Domain:
-    """What the frames of a preset are, whatever its compression."""
+    """Return the properties of the frames of a preset that the contract depends on."""
     compression = preset.config.compression
     bank, silence = preset.bank, torch.zeros(1, preset.filters.shape[1], 1)
 
@@ -107,7 +107,7 @@ def test_contract_of_every_preset(name, engine):
 @pytest.mark.parametrize("hop_length", [125, 150, 220, 250, 275, 441, 525])
 @pytest.mark.parametrize("batch", [(), (3,)])
 def test_pre_emphasis_is_undone_alike_however_frames_are_cut(hop_length, batch, engine):
-    """Also where hops are no multiple of what a processor reads at once, from memory that is not aligned."""
+    """This holds for hops that are not a multiple of a SIMD vector, and for memory that is not aligned."""
     config = MelConfig(22050, 4 * hop_length, hop_length, n_mels=40, preemphasis=0.97)
     generator = torch.Generator().manual_seed(0)
     mel = Mel(config)(0.1 * torch.randn(*batch, 20 * hop_length, generator=generator))
@@ -202,7 +202,7 @@ LENGTHS = {
 @pytest.mark.parametrize("case", LENGTHS)
 @pytest.mark.parametrize("n_frames", [1, 2, 9])
 def test_frames_stand_for_one_length(case, n_frames):
-    """Of the samples that have so many frames, of what comes back, and of what is heard."""
+    """All functions return the same length for a number of frames, and the sound has it."""
     mel = Mel(LENGTHS[case])
     length = mel.length(n_frames)
     assert LENGTHS[case].stft(critical=True).length(n_frames) == mel.stft.length(n_frames)
@@ -238,7 +238,7 @@ def test_whispers_frames_stand_for_a_hop_each(n_frames):
 
 
 def test_windows_of_an_odd_length_stay_where_they_are():
-    """Zeros around them are left out only where that moves no frame."""
+    """Zeros around them are left out only if this does not move frames."""
     config = replace(SMALL, n_fft=126, win_length=63)
     samples = torch.zeros(800)
     samples[400] = 1
@@ -261,7 +261,7 @@ def test_gradients_reach_the_mel_frames(name, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_copies_and_modes(engine):
-    """A copy goes on by itself; whatever mode it was made in, it works in any other."""
+    """A copy has its own state, and works in any mode of torch, whatever mode it was made in."""
     config, frames = CASES["pre-emphasis"][0], mels(CASES["pre-emphasis"][0])
     with torch.inference_mode():
         inverter = MelInverter(config, look_ahead=1, n_iter=1, engine=engine)
@@ -293,14 +293,14 @@ def test_transposed_frames_are_reported():
     with pytest.raises(ValueError, match=r"\(frames, mels\); use push_many\(mel.mT\)"):
         inverter.push_many(torch.zeros(5, 8))
     with pytest.raises(TypeError, match="is a list"):
-        inverter.push([0.0] * 8)  # type: ignore[arg-type]
+        inverter.push(cast(Any, [0.0] * 8))
 
 
 @pytest.mark.parametrize(
     "bad", [torch.zeros(513), torch.full((80,), math.nan), torch.zeros(80, 3), [0.0] * 80]
 )
 def test_check_raises_what_push_does(bad):
-    """A `Player` checks each frame before it takes it in."""
+    """A `Player` calls `check` for each frame before it queues the frame."""
     inverter = rtspecinv.presets["hifigan-22k"].inverter()
     inverter.check(torch.zeros(80))
     with pytest.raises((ValueError, TypeError)) as of_push:

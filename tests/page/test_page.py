@@ -34,7 +34,7 @@ Found = dict[str, Any]
 
 
 def why_not() -> str:
-    """What is missing, and how to get it; empty if nothing is."""
+    """Return what this machine lacks, and the command that installs it; empty if nothing is missing."""
     if not shutil.which("node"):
         return f"node is missing: install Node.js {LEAST_NODE} or newer (apt-get install nodejs npm)"
     version = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
@@ -55,7 +55,7 @@ pytestmark = [
 
 
 def drive(out: Path, seconds: float) -> Found:
-    """Drive the page for so long, with a server that is killed and comes again when drive.mjs says so."""
+    """Run drive.mjs on the page; the server is killed and started again when drive.mjs requests it."""
     running = served.served("--streams", 8)
     server = running.__enter__()
     url = server.url
@@ -90,9 +90,9 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Found]:
 
 
 def gaps_of(tape: np.ndarray, hops: np.ndarray) -> tuple[int, int, int]:
-    """Compare a tape with hops, sample by sample: samples compared, samples of silence between, and gaps.
+    """Compare a recording with hops; return the numbers of equal samples, samples of silence, and gaps.
 
-    What is not 0 must be the same, in order; where a tape has more zeros on the way, something was late.
+    Samples other than 0 must be equal and in order; additional zeros mean that a hop was late.
     """
     sounds, wanted = np.flatnonzero(tape), np.flatnonzero(hops)[: np.count_nonzero(tape)]
     different = np.flatnonzero(tape[sounds] != hops[wanted])
@@ -103,7 +103,7 @@ def gaps_of(tape: np.ndarray, hops: np.ndarray) -> tuple[int, int, int]:
 
 
 def strokes(tape: np.ndarray, facts: Found) -> list[tuple[float, np.ndarray]]:
-    """For the first times that the pen went down: ms until half of its level is heard, and what is heard."""
+    """Return, for the first strokes of the pen: ms until half of its level is played, and that level."""
     rate, heard = facts["rate"], []
     for ms in facts["downs"][:N_STROKES]:
         # Position of the sound at that time.

@@ -38,7 +38,7 @@ def node(script: str, *arguments: object, **options: Any) -> Any:
 @needs_node
 @pytest.mark.parametrize(("ring", "hop"), [(512, 256), (1024, 256), (1000, 300), (8192, 64)])
 def test_the_ring_plays_every_sample_once_and_counts_each_that_is_missing(ring, hop):
-    """Hops are numbered samples 1, 2, 3, ... that come at random, sometimes much too late."""
+    """The samples of hops are the numbers 1, 2, 3, ...; hops arrive at random times, some much too late."""
     ran = node("ring.mjs", PAGE / "player.js", ring, hop)
     tape, stats = np.array(ran["tape"]), ran["stats"]
     played = tape[tape > 0]
@@ -113,7 +113,7 @@ def test_the_kernel_of_the_page_is_that_of_a_c_compiler_bit_for_bit(n_fft, hop_l
 
 
 def test_the_kernel_of_the_page_is_small_and_made_of_its_source(tmp_path):
-    """The version of the compiler is in the file; the same version makes the same bytes."""
+    """The file contains the version of its compiler; the same version compiles the same bytes."""
     shipped = (PAGE / "push.wasm").read_bytes()
     assert len(shipped) <= MOST_BYTES
     maker = re.search(rb"clang.([\d.]+)", shipped)

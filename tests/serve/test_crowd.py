@@ -119,7 +119,7 @@ async def figures(server: Served) -> dict[str, float]:
 
 
 async def all_gone(server: Served) -> dict[str, float]:
-    """What the server counts when nobody is there any more."""
+    """Check the metrics of the server after all clients have left."""
     give_up = time.monotonic() + 20
     while (found := await figures(server))["streams"]:
         assert time.monotonic() < give_up, "a stream is lost"
@@ -128,7 +128,7 @@ async def all_gone(server: Served) -> dict[str, float]:
 
 
 def live(seconds: float, n_rounds: int) -> None:
-    """Rounds of a crowd on one server, which must not grow after the first."""
+    """Run rounds of clients on one server, whose memory must not grow after the first round."""
     limits = {"streams": N_STREAMS, "hello_seconds": 0.5, "stall_seconds": 1.0, "message": 2**20}
 
     async def rounds(server: Served) -> None:

@@ -43,7 +43,7 @@ async def refusal(url: str, **options: Any) -> str:
 
 
 async def closing(socket: Any) -> tuple[str, int]:
-    """Last sentence of a server, and its code."""
+    """Return the last error message of a server, and its close code."""
     sentence = ""
     while (message := await socket.receive()).type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
         if message.type is aiohttp.WSMsgType.TEXT:

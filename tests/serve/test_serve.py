@@ -38,7 +38,7 @@ def run(work: Any) -> Any:
 
 
 async def heard_until(client: AsyncClient, kind: str) -> tuple[list[np.ndarray], list[Any]]:
-    """Samples, and what else is said, until an answer of that kind."""
+    """Return samples and other messages up to an answer of that kind."""
     hops: list[np.ndarray] = []
     said: list[Any] = []
     while True:
@@ -70,7 +70,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 async def live(url: str, hello: dict[str, Any], seed: int) -> None:
-    """Send random pieces, flush, reset; all must be, bit for bit, that of an own inverter."""
+    """Send random pieces, flush, reset; all samples must be bit-identical to those of a separate inverter."""
     random, own = np.random.default_rng(seed), inverter_of(hello)
     async with AsyncClient(url, **hello) as client:
         assert client.latency == own.latency
@@ -119,7 +119,7 @@ def test_the_plain_client_is_the_example_of_its_docstring(server):
 
 
 def mulaw(sample: int) -> int:
-    """G.711 of 14 bits: 33 is added, the segment is where the highest bit is, four bits follow."""
+    """Return the G.711 code of 14-bit samples: 33 is added, the highest bit selects the segment."""
     value = min(abs(sample) >> 2, 8158) + 33
     segment = value.bit_length() - 6
     return 255 - ((sample < 0) << 7 | segment << 4 | (value >> segment + 1) & 15)

@@ -49,7 +49,7 @@ def compile_c(to: Path, *arguments: object) -> Path:
 
 @lru_cache
 def library(*flags: str) -> ctypes.CDLL:
-    """The kernel, compiled once in a process."""
+    """Return the kernel as a shared library, compiled once per process."""
     folder = Path(mkdtemp())
     loaded = ctypes.CDLL(str(compile_c(folder / "push.so", "-shared", "-fPIC", *flags, SOURCE)))
     if sys.platform != "win32":
@@ -60,7 +60,7 @@ def library(*flags: str) -> ctypes.CDLL:
 
 
 def check(plan: bytes) -> int:
-    """What `rtspecinv_check` returns."""
+    """Return the result of `rtspecinv_check`."""
     memory = ctypes.create_string_buffer(plan, max(1, len(plan)))
     return int(library().rtspecinv_check(memory, ctypes.c_size_t(len(plan))))
 
@@ -77,7 +77,7 @@ class Stream:
         self.n_iter = inverter.n_iter
         self.state = self._zeros(self._library.rtspecinv_state_floats(self._address(self._plan)))
         self.work = self._zeros(self._library.rtspecinv_work_floats(self._address(self._plan)))
-        self.work[:] = np.nan  # what a push does not write may not matter
+        self.work[:] = np.nan  # a push must write all memory that it reads
 
     @staticmethod
     def _zeros(n: int) -> Array:
@@ -88,7 +88,7 @@ class Stream:
         return ctypes.c_void_p(array.ctypes.data)
 
     def try_push(self, frame: Any) -> tuple[int, Array]:
-        """What a push returns, and its hop."""
+        """Return the status of a push, and its hop."""
         hop = np.full(self.header["hop_length"], np.nan, np.float32)
         frame = None if frame is None else np.ascontiguousarray(frame, np.float32)
         address = self._address(frame) if frame is not None else None
@@ -97,7 +97,7 @@ class Stream:
         return self._library.rtspecinv_push(plan, state, work, address, n_iter, self._address(hop)), hop
 
     def push(self, frame: Any) -> Array:
-        """The hop of a frame, or of none after the last one."""
+        """Return the hop of a frame, or of None after the last one."""
         result, hop = self.try_push(frame)
         assert result == OK
         return hop
@@ -106,7 +106,7 @@ class Stream:
         self._library.rtspecinv_reset(self._address(self._plan), self._address(self.state))
 
     def run(self, magnitude: Any) -> Array:
-        """All samples of frames `(n_freq, n_frames)`, with the latency, as pushes and flush return them."""
+        """Return all samples of frames `(n_freq, n_frames)`, including the latency, of pushes and flush."""
         hops = [self.push(frame) for frame in np.asarray(magnitude).T]
         owed, hop = self.header["n_flush"], self.header["hop_length"]
         rest = [self.push(None) for _ in range(-(-owed // hop))]
@@ -114,7 +114,7 @@ class Stream:
         return np.concatenate([*hops, np.concatenate([np.zeros(0, np.float32), *rest])[:owed]])
 
     def parts(self) -> dict[str, Array]:
-        """Views of the state, in the order of `state_of` in push.c."""
+        """Return views of the state, in the order of `state_of` in push.c."""
         n_half, at, parts = self.header["n_fft"] // 2 + 1, 0, {}
         padded, n_open = -(-n_half // 4) * 4, self.header["n_open"]
         n_known = n_open + self.header["n_waiting"]
@@ -136,7 +136,7 @@ class Stream:
         return parts
 
     def take_state(self, engine: Engine) -> None:
-        """Go on from the state of the reference."""
+        """Copy the state of the reference."""
         n_half = self.header["n_fft"] // 2 + 1
         for name, part in self.parts().items():
             values = engine.state()[name].detach().numpy()

@@ -180,7 +180,7 @@ def hand_rtmixer() -> types.ModuleType:
     """
     compiled = pytest.importorskip("_rtmixer", reason='rtmixer is missing: pip install "rtspecinv[live]"')
     own_ring_buffer: Any = importlib.import_module("pa_ringbuffer").init(compiled.ffi, compiled.lib)
-    module = types.ModuleType("rtmixer")
+    module: Any = types.ModuleType("rtmixer")
     streams: list[HandMixer] = []
 
     class RingBuffer(own_ring_buffer):
@@ -202,8 +202,8 @@ def hand_rtmixer() -> types.ModuleType:
 
         return opened
 
-    module.RingBuffer = RingBuffer  # type: ignore[attr-defined]
-    module.Mixer, module.MixerAndRecorder, module.Recorder = map(opener, ("output", "duplex", "input"))  # type: ignore[attr-defined]
+    module.RingBuffer = RingBuffer
+    module.Mixer, module.MixerAndRecorder, module.Recorder = map(opener, ("output", "duplex", "input"))
     return module
 
 

@@ -51,7 +51,7 @@ class Kind:
 
 
 def voice(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
-    """Gliding harmonics with two formants, pauses, hiss in between and a little noise."""
+    """Return gliding harmonics with two formants and pauses, hiss between them, and quiet noise."""
     random, t = np.random.default_rng(seed), np.arange(round(rate * seconds)) / rate
     pitch = 125 + 20 * seed + 30 * np.sin(2 * np.pi * 1.3 * t) + 10 * t
     phase = 2 * np.pi * np.cumsum(pitch) / rate
@@ -74,13 +74,13 @@ def high(x: Array, rate: int, lowest: float) -> Array:
 
 
 def hiss(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
-    """A steady hiss, louder the higher: the second difference of noise."""
+    """Return a steady hiss whose level rises with frequency: the second difference of noise."""
     x = np.diff(np.random.default_rng(seed).standard_normal(round(rate * seconds) + 2), n=2)
     return 0.3 * x / np.abs(x).max()
 
 
 def cymbals(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
-    """Strokes of many inharmonic partials and noise, nearly all above 4 kHz, over the noise of a room."""
+    """Return strokes of many inharmonic partials and noise, mostly above 4 kHz, and the noise of a room."""
     random, t = np.random.default_rng(seed), np.arange(round(rate * seconds)) / rate
     since = t % 0.5
     ring = sum(np.sin(2 * np.pi * f * since) for f in random.uniform(3500, 0.48 * rate, 60)) / 8
@@ -89,7 +89,7 @@ def cymbals(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
 
 
 def chord(rate: int, seconds: float = 2.0, seed: int = 0) -> Array:
-    """Plucked strings: decaying harmonics of four notes, one after the other."""
+    """Return plucked strings: decaying harmonics of four notes, one after the other."""
     random, t = np.random.default_rng(seed), np.arange(round(rate * seconds)) / rate
     x = 1e-4 * random.standard_normal(len(t))
     for i, note in enumerate((220.0, 277.2, 329.6, 440.0)):
@@ -104,7 +104,7 @@ SOUNDS = {"voice": voice, "hiss": hiss, "cymbals": cymbals, "chord": chord}
 
 
 def spectrum(x: Array, n_fft: int, hop: int, window: Array | None = None, pad: int | None = None) -> Array:
-    """Magnitudes `(n_fft // 2 + 1, n_frames)`, centred, or with `pad` zeros on either side."""
+    """Return magnitudes `(n_fft // 2 + 1, n_frames)`, centred, or with `pad` zeros on each side."""
     pad = n_fft // 2 if pad is None else pad
     x = np.pad(x, pad, mode="reflect" if pad else "constant")
     window = np.hanning(n_fft + 1)[:-1] if window is None else window
@@ -117,7 +117,7 @@ def spectrum(x: Array, n_fft: int, hop: int, window: Array | None = None, pad: i
 def bank(
     rate: int, n_fft: int, n_mels: int, fmin: float = 0, fmax: float | None = None, htk: bool = False
 ) -> Array:
-    """Triangles `(n_mels, n_fft // 2 + 1)`: Slaney's scale and area, or HTK's scale and height 1."""
+    """Return triangles `(n_mels, n_fft // 2 + 1)`: Slaney's scale and area, or HTK's scale and height 1."""
 
     def hertz(mel: Array) -> Array:
         if htk:
@@ -141,7 +141,7 @@ def preemphasised(x: Array, a: float = 0.97) -> Array:
 
 
 def kaldi(x: Array, n_mels: int = 80, a: float = 0.97, scale: float = 1.0, povey: float = 0.85) -> Array:
-    """Kaldi's filter banks `(n_frames, n_mels)` at 16 kHz, without dither."""
+    """Return Kaldi's filter bank features `(n_frames, n_mels)` at 16 kHz, without dither."""
     frames = scale * np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
     frames = frames - frames.mean(1, keepdims=True)
     frames = frames - a * np.concatenate([frames[:, :1], frames[:, :-1]], 1)
@@ -161,24 +161,24 @@ def ast(x: Array) -> Array:
 
 
 def db(x: Array, floor: float = 1e-5, top: float | None = None) -> Array:
-    """`20 log10` of magnitudes, of which the loudest `top` dB are kept."""
+    """Return `20 log10` of magnitudes; values more than `top` dB below the largest are raised to that."""
     found = 20 * np.log10(np.maximum(x, floor))
     return found if top is None else np.maximum(found, found.max() - top)
 
 
 def autovc(x: Array) -> Array:
-    """0 to 1 for -100 to 0 dB under 16 dB, `(n_frames, 80)`."""
+    """Return AutoVC's features, 0 to 1 for -100 to 0 dB relative to 16 dB, `(n_frames, 80)`."""
     mel = bank(16000, 1024, 80, 90, 7600) @ spectrum(x, 1024, 256)
     return np.clip((db(mel) - 16 + 100) / 100, 0, 1).T
 
 
 def librosa_mel(x: Array, n_mels: int = 128) -> Array:
-    """librosa.feature.melspectrogram at its defaults: powers."""
+    """Return librosa.feature.melspectrogram with its defaults: powers."""
     return bank(22050, 2048, n_mels) @ spectrum(x, 2048, 512) ** 2
 
 
 def power_db(x: Array) -> Array:
-    """librosa.power_to_db(..., ref=np.max)."""
+    """Return librosa.power_to_db(..., ref=np.max)."""
     mel = librosa_mel(x)
     found = 10 * np.log10(np.maximum(mel, 1e-10)) - 10 * np.log10(mel.max())
     return np.maximum(found, -80.0)
@@ -197,7 +197,7 @@ def whitened(x: Array) -> Array:
 
 
 def cosyvoice(x: Array) -> Array:
-    """24 kHz, 1920/480, 80 bands up to 8 kHz."""
+    """Return CosyVoice's features: 24 kHz, 1920/480, 80 bands up to 8 kHz."""
     mel = bank(24000, 1920, 80, 0, 8000) @ np.sqrt(spectrum(x, 1920, 480, pad=720) ** 2 + 1e-9)
     return np.log(np.maximum(mel, 1e-5))
 
@@ -208,13 +208,13 @@ def cosyvoice_wide(x: Array) -> Array:
 
 
 def matcha(x: Array) -> Array:
-    """As HiFi-GAN's, then the statistics of LJ Speech."""
+    """Return Matcha-TTS's features: those of HiFi-GAN, normalised with the statistics of LJ Speech."""
     mel = bank(22050, 1024, 80, 0, 8000) @ np.sqrt(spectrum(x, 1024, 256, pad=384) ** 2 + 1e-9)
     return (np.log(np.maximum(mel, 1e-5)) + 5.536622) / 2.116101
 
 
 def wav2lip(x: Array) -> Array:
-    """-4 to 4 for -100 to 0 dB under 20 dB."""
+    """Return Wav2Lip's features: -4 to 4 for -100 to 0 dB relative to 20 dB."""
     mel = bank(16000, 800, 80, 55, 7600) @ spectrum(preemphasised(x), 800, 200)
     return np.clip(8 * (db(mel) - 20 + 100) / 100 - 4, -4, 4)
 
@@ -227,7 +227,7 @@ def mfcc(x: Array, n: int = 20) -> Array:
 
 
 def chroma(x: Array) -> Array:
-    """Powers of the twelve notes, each frame over its largest."""
+    """Return powers of the twelve notes, each frame divided by its largest value."""
     power = spectrum(x, 2048, 512) ** 2
     f = np.fft.rfftfreq(2048, 1 / 22050)[2:]
     note = np.rint(12 * np.log2(f / 440)).astype(int) % 12

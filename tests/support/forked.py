@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+from typing import Any
 
 # Prefixes of the names of variables that are read on demand, or in `become`.
 LATE = ("PYTEST_", "TORCHINDUCTOR_", "JACK_", "COLUMNS", "LINES", "PYTHONIOENCODING")
@@ -126,7 +127,8 @@ def serve() -> tuple | None:
         print(door.getsockname(), flush=True)
         while True:
             talking = [line for line in lines.values() if line]
-            ready = select.select([0, door, ended, *talking], [], [])[0]  # type: ignore[type-var]
+            watched: list[Any] = [0, door, ended, *talking]
+            ready = select.select(watched, [], [])[0]
             if 0 in ready:
                 break
             if ended in ready:
@@ -202,15 +204,15 @@ def become(
         before = getattr(sys, name)
         encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
         errors = errors or ("strict" if encoding else before.errors)
-        stream = io.TextIOWrapper(  # type: ignore[assignment]
+        text = io.TextIOWrapper(
             open(number, "wb" if number else "rb", 0 if before.write_through else -1, closefd=False),  # noqa: SIM115
             encoding or before.encoding,
             "backslashreplace" if name == "stderr" else errors,
             line_buffering=not before.write_through and (name == "stderr" or os.isatty(number)),
             write_through=before.write_through,
         )
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 _status = None

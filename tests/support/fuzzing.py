@@ -75,7 +75,7 @@ def little_memory() -> Iterator[None]:
 
 
 def shown(call: Callable[..., Any], *args: Any) -> str:
-    """Text of a result, which need not be finite."""
+    """Return the text of a result, which need not be finite."""
     return str(call(*args))
 
 

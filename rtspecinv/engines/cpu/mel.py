@@ -135,9 +135,9 @@ def unmix(
 
 
 def undo_preemphasis(samples: Tensor, last: Tensor, streams: Tensor | None, a: float) -> Tensor:
-    """Return samples `x[n] = y[n] + a x[n-1]` of y `(*batch, n_samples)`, and write the last ones to `last`.
+    """Return samples `x[n] = y[n] + a x[n-1]` of y `(*batch, n_samples)`.
 
-    last: last sample of every stream, of any shape.
+    last: sample of every stream before y, of any shape; it becomes the last sample of x.
     streams: positions of the streams that y belongs to; None means all.
     """
     found = samples.clone(memory_format=torch.contiguous_format)

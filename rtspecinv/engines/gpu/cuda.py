@@ -277,7 +277,7 @@ def values_of_a_thread(n_fft: int) -> int:
 
 
 def constants_of(buffer: FrameBuffer, table: Table, init: Start, clusters: bool) -> tuple[str, Tensor]:
-    """Return the constants that begin the source, as text, and the table of numbers that the kernel reads."""
+    """Return the first lines of the CUDA source, its constants, and the table of numbers that it reads."""
     stft, n_open, n_slots = buffer.stft, buffer.n_open, table.n_slots
     of_a_thread = values_of_a_thread(stft.n_fft)
     n_threads = stft.n_fft // 2 // of_a_thread

@@ -21,26 +21,26 @@ struct Arguments {
     float2 *spectra, *past;
     float *committed, *coverage, *expected;
     // Constants.
-    const float* windows;   // (5, N_FFT): of transforms, of inverse ones, their product; asymmetric ones, before, after
+    const float* windows;   // (5, N_FFT): window, dual window, their product; asymmetric window before, after
     const float2* roots;    // (M,), W^k
-    const float* signs;     // (n_half,), the direction of 0
+    const float* signs;     // (n_half,), directions of bins that are 0
     const float* fade;      // (N_FADE,)
     const float* numbers;   // (2, N_OPEN, N_ROWS, N_COLUMNS), of the first iteration and of others
-    // Checks: `check` writes the number of the push where a frame is bad.
-    int *flags, *verdict;   // (n_streams,) and (1,), of any stream
+    // Checks: for each bad frame, `check` writes the number of the push.
+    int *flags, *verdict;   // (n_streams,), one per stream, and (1,), for all streams
     int* report;            // (1,), copy of verdict in memory of the host
-    int n_iter, serial;     // of the push
-    int is_checked;         // 0: no check; 1: one bad frame rejects the push of all streams; 2: of its own stream
+    int n_iter, serial;     // number of iterations, and number of the push
+    int is_checked;         // 0: no check; 1: one bad frame rejects the push of all streams; 2: that of its stream
     float limit;            // largest magnitude that is accepted
 };
 
 constexpr int N_HALF = M + 1;
 constexpr int N_OVERLAPS = N_FFT / HOP;
-constexpr int N_HOPS = N_OPEN - 1 + N_OVERLAPS;  // of the buffer
+constexpr int N_HOPS = N_OPEN - 1 + N_OVERLAPS;  // hops of the buffer
 constexpr int NEWEST = N_OPEN - 1;
-constexpr int N_THREADS = N_OPEN * P;            // of a stream
-constexpr int N_BLOCKS = CLUSTER ? N_OPEN : 1;   // of a stream
-// Frames that have a part in a hop that is committed.
+constexpr int N_THREADS = N_OPEN * P;            // threads of a stream
+constexpr int N_BLOCKS = CLUSTER ? N_OPEN : 1;   // blocks of a stream
+// Frames that contain the committed hop.
 constexpr int N_LAST = N_OPEN < N_REVISED + (N_FADE ? 2 : 1) ? N_OPEN : N_REVISED + (N_FADE ? 2 : 1);
 
 // E complex numbers in slots, and the imaginary parts at bins 0 and M: no samples have any, but a start may.
@@ -48,9 +48,9 @@ struct Spectrum {
     float2 at[E], edges;
 };
 
-// What a thread knows.
+// Data of a thread.
 struct Thread {
-    int stream, frame, t, index;  // index: of all threads of a stream
+    int stream, frame, t, index;  // index: number among all threads of a stream
     unsigned present;             // a bit for each frame
     float2* rooms;                // (N_OPEN, ROW), or (1, ROW) in a cluster
     const float2* roots;          // (M,)
@@ -132,7 +132,7 @@ template <typename Value, typename Of> DEVICE Value overlapped(Value z, int h, i
     return z;
 }
 
-// Samples of a frame, windowed, into shared memory, where all others find them after the barrier.
+// Write the windowed samples of a frame to shared memory, where all threads read them after the barrier.
 DEVICE void put_frame(Spectrum& y, const Thread& me, const float* windows) {
     float2 v[E];
     const float2* window = reinterpret_cast<const float2*>(windows + N_FFT) + me.t;
@@ -142,15 +142,15 @@ DEVICE void put_frame(Spectrum& y, const Thread& me, const float* windows) {
         me.room()[me.t + P * i] = make_float2(v[i].x * window[P * i].x, v[i].y * window[P * i].y);
 }
 
-// Pair `o` of piece r of frame f, as `put_frame` left it.
+// Pair `o` of piece r of frame f, as `put_frame` wrote it.
 DEVICE float2 piece_of(const Thread& me, int f, int r, int o) {
     const float2* here = me.rooms + (CLUSTER ? 0 : f * ROW) + r * (HOP / 2) + o;
     if constexpr (CLUSTER) return *in_block_of(f, here);
     else return *here;
 }
 
-// Samples of a frame, all frames added up on top of what is known, times a window. Frame `f + d` has a part in hop q
-// of frame f if it is there and 0 <= q - d < N_OVERLAPS.
+// Samples of a frame times a window: the committed samples plus those of all frames. Frame `f + d` contributes to
+// hop q of frame f if it is present and 0 <= q - d < N_OVERLAPS.
 DEVICE void add_frames(float2 (&v)[E], const float2 (&analysis)[E], const Thread& me) {
     constexpr int PAIRS = HOP / 2, FAR = (N_OPEN < N_OVERLAPS ? N_OPEN : N_OVERLAPS) - 1;
     const float2* known = reinterpret_cast<const float2*>(me.known) + (CLUSTER ? 0 : me.frame * PAIRS);
@@ -167,7 +167,7 @@ DEVICE void add_frames(float2 (&v)[E], const float2 (&analysis)[E], const Thread
             if (r >= 0 && r < N_OVERLAPS) v[i] = v[i] + piece_of(me, me.frame + d, r, offset(i));
         }
     }
-    if (me.frame < N_REVISED) {  // what was heard stays
+    if (me.frame < N_REVISED) {  // heard samples do not change
 #pragma unroll
         for (int i = 0; i < E; i++)
             if (me.frame + hop(i) < N_REVISED) v[i] = known[me.t + P * i];
@@ -176,7 +176,7 @@ DEVICE void add_frames(float2 (&v)[E], const float2 (&analysis)[E], const Thread
     for (int i = 0; i < E; i++) v[i] = make_float2(v[i].x * analysis[i].x, v[i].y * analysis[i].y);
 }
 
-// P_C(y) with some window, to s, of the frames of which `wanted` is true; y is lost. All threads of a stream call it.
+// Write P_C(y) with a window to s, for the frames with `wanted`; y is overwritten. All threads of a stream call it.
 DEVICE void to_consistent(Spectrum& y, Spectrum& s, const float2 (&analysis)[E], bool wanted, const Thread& me,
                           const float* windows) {
     put_frame(y, me, windows);
@@ -191,15 +191,15 @@ DEVICE void to_consistent(Spectrum& y, Spectrum& s, const float2 (&analysis)[E],
 }
 
 // ---- The rule ---------------------------------------------------------------------------------------------------
-// As in engines/table.py: row ROW of the numbers says how much of s, A, x_0, x_1, x_2 there is in a spectrum. Numbers
-// that are the same in all frames and iterations are known when this is compiled (NUMBERS), and so are zeros.
+// As in engines/table.py: row ROW of the numbers has the factors of s, A, x_0, x_1, x_2 in a spectrum. Numbers that
+// are the same in all frames and iterations are compile-time constants (NUMBERS), and so are zeros.
 
 constexpr int S = 0, A = 1, X = 2;  // columns
 constexpr int INTO_P_M = 0, INTO_P_C = 1, NEW_STATE = 2, INTO_ESTIMATE = 2 + N_SLOTS;
 
 DEVICE constexpr bool is_used(int row, int column) { return VARIES[row][column] || NUMBERS[row][column] != 0; }
 
-// A sum begins with a term that needs no multiplication, if there is one, else with the first.
+// A sum begins with a term that needs no multiplication, or else with the first term.
 template <int ROW> DEVICE constexpr int begins() {
     for (int c = A; c < X + N_SLOTS; c++)
         if (!VARIES[ROW][c] && (NUMBERS[ROW][c] == 1 || NUMBERS[ROW][c] == -1)) return c;
@@ -230,7 +230,7 @@ DEVICE void clear(Spectrum& x) {
     for (int i = 0; i <= E; i++) (i < E ? x.at[i] : x.edges) = make_float2(0, 0);
 }
 
-// All terms of a row but that of s, which comes last: it is known last.
+// All terms of a row except that of s, which is computed last.
 template <int ROW>
 DEVICE void row_of(Spectrum& sum, const Spectrum& a, const Spectrum (&x)[N_SLOTS], const float* numbers) {
     constexpr int FIRST = begins<ROW>();
@@ -300,7 +300,7 @@ DEVICE void save(const Spectrum& c, float2* spectrum, const Thread& me) {
     }
 }
 
-// Window sum at offset o of hop h of the buffer, of the frames below n_frames that are there.
+// Window sum at offset o of hop h of the buffer, of the frames below n_frames that are present.
 DEVICE float coverage_at(int h, int o, int n_frames, const Thread& me, const Arguments& call) {
     const float before = call.coverage[static_cast<size_t>(me.stream) * (N_HOPS * HOP) + h * HOP + o];
     return overlapped(before, h, n_frames, [&](int f, int r) {
@@ -308,7 +308,7 @@ DEVICE float coverage_at(int h, int o, int n_frames, const Thread& me, const Arg
     });
 }
 
-// FrameBuffer._make_windows: from samples to the spectrum of this frame; `starts`: before it adds anything itself.
+// FrameBuffer._make_windows for this frame; `starts`: the window sum does not include the frame itself.
 DEVICE void make_analysis(float2 (&analysis)[E], bool starts, const Thread& me, const Arguments& call) {
     const bool is_there = me.present >> me.frame & 1;
     const float* window = call.windows;
@@ -334,7 +334,7 @@ DEVICE void start(Spectrum (&x)[N_SLOTS], const Thread& me, const Arguments& cal
     } else if constexpr (STARTS_WITH_ZEROS) {
         clear(y);
         to_magnitude(y, c, me, call.signs);
-    } else {  // with what the other frames leave in this one
+    } else {  // from the samples of the other frames within this one
         float2 analysis[E];
         if (is_newest) make_analysis(analysis, true, me, call);
         to_magnitude(x[0], y, me, call.signs);
@@ -367,7 +367,7 @@ DEVICE void estimate(const Spectrum (&x)[N_SLOTS], Spectrum& c, const Thread& me
     }
 }
 
-// FrameBuffer.commit: samples, coverage and what is expected, each thread at its own offsets of all hops.
+// FrameBuffer.commit: samples, coverage and expected samples; each thread processes its offsets of all hops.
 DEVICE void commit(const Thread& me, const Arguments& call) {
     float* committed = call.committed + static_cast<size_t>(me.stream) * (N_HOPS * HOP);
     float* coverage = call.coverage + static_cast<size_t>(me.stream) * (N_HOPS * HOP);
@@ -405,7 +405,7 @@ DEVICE void commit(const Thread& me, const Arguments& call) {
 
 // ---- Kernels ----------------------------------------------------------------------------------------------------
 
-// Note frames that are not finite, negative or too large: one block a stream.
+// Report frames that are not finite, negative or too large; each stream has one block.
 KERNEL(N_CHECKING, 1) check(const Arguments call) {
     const int stream = call.streams ? static_cast<int>(call.streams[block_in_grid()]) : block_in_grid();
     for (int k = thread_in_block(); k < N_HALF; k += N_CHECKING) {
@@ -438,7 +438,7 @@ KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) CLUSTERED push(const Arguments cal
     me.roots = roots;
     me.known = known;
 
-    // -- the frames, each a place further to the left than before
+    // -- the frames, each one slot further to the left than before
     const bool is_newest = me.frame == NEWEST;
     const size_t first = static_cast<size_t>(me.stream) * N_OPEN;  // frame of all streams
     me.present = call.frame ? 1u << NEWEST : 0;
@@ -466,7 +466,7 @@ KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) CLUSTERED push(const Arguments cal
     estimate(x, last, me, call);
     Spectrum gone = last;
     if (me.frame < N_LAST) put_frame(gone, me, call.windows);
-    stream_barrier();  // nobody reads the state of others from here on
+    stream_barrier();  // after this, no thread reads the state of another frame
 
 #pragma unroll
     for (int slot = 0; slot < N_SLOTS; slot++)
@@ -486,5 +486,5 @@ KERNEL(CLUSTER ? P : N_THREADS, LEAST_BLOCKS) CLUSTERED push(const Arguments cal
         save(last, past + N_HALF, me);
     }
     commit(me, call);
-    if constexpr (CLUSTER) stream_barrier();  // until then others read what this block has in shared memory
+    if constexpr (CLUSTER) stream_barrier();  // other blocks read the shared memory of this block until then
 }

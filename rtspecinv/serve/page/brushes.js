@@ -43,17 +43,17 @@ export const brushes = {
   },
 };
 
-/** What `size` means for a brush; "" where it means nothing. */
+/** Meaning of `size` for a brush; "" if the brush has no size. */
 export const SIZES = { line: "", harmonics: "partials", noise: "semitones", erase: "semitones" };
 
-/** A pen that is down: where it is, and how hard it presses. */
+/** A pen that is down: its position and its pressure. */
 export class Pen {
   constructor(score, settings) {
     Object.assign(this, { score, settings }); // settings: brush, size, amplitude; read at each stamp
     this.column = null;
   }
 
-  /** Go to a column and a height, 0 to 1 from above, painting all columns on the way. */
+  /** Move to a column and a height, 0 to 1 from above, and paint all columns between. */
   moveTo(column, y, pressure) {
     const from = this.column ?? column;
     const steps = Math.max(1, Math.abs(column - from));
@@ -67,7 +67,7 @@ export class Pen {
     }
   }
 
-  /** Paint where it is; a pen that stands still does so for each frame. */
+  /** Paint at the present position; a pen that does not move paints once per frame. */
   stamp(column = this.column) {
     const { brush, size, amplitude } = this.settings;
     const { frequency, pressure } = this;

@@ -11,7 +11,7 @@ const PAGE = 65536; // bytes
 const [N_FFT, HOP, LATENCY, N_FLUSH, N_ITER] = [3, 4, 5, 6, 7]; // places in a plan, see push.h
 
 export class Kernel {
-  /** module: WebAssembly.Module of push.wasm. plan: ArrayBuffer, what `rtspecinv.kernel_plan` returns. */
+  /** module: WebAssembly.Module of push.wasm. plan: ArrayBuffer with the bytes of `rtspecinv.kernel_plan`. */
   constructor(module, plan) {
     const { exports } = new WebAssembly.Instance(module);
     this.exports = exports;
@@ -34,7 +34,7 @@ export class Kernel {
     this.reset();
   }
 
-  /** The next hop: of a frame of magnitudes, or of null after the last one. The next push overwrites it. */
+  /** Returns the hop of a frame of magnitudes, or of null after the last one. The next push overwrites the hop. */
   push(frame) {
     if (frame) this.frame.set(frame);
     const { plan, state, work, nIter, samples } = this;

@@ -1,17 +1,17 @@
-// A stream without a server: frames are inverted in the AudioWorklet, by kernel.js. `Stream` in socket.js is its like.
+// A stream without a server: kernel.js inverts frames in the AudioWorklet. It has the methods of `Stream`, socket.js.
 
 import { addressOf } from "./socket.js";
 
 let module = null;
-const plans = new Map(); // by what was said to the server
+const plans = new Map(); // plans by the text of the first message
 
 export class LocalStream {
-  /** hello, onstate: as of `Stream`. onframes(frames): frames to invert. */
+  /** hello, onstate: as in `Stream`. onframes(frames): frames to invert. */
   constructor(hello, { onready, onframes, onstate }) {
     Object.assign(this, { hello, onready, onframes, onstate, ready: null });
   }
 
-  /** What the worklet needs, { module, plan }; the network is used only where it was not before. */
+  /** Returns the constants of the worklet, { module, plan }; it loads each of them only once. */
   async load() {
     this.onstate("connecting", "Loading the kernel");
     const hello = JSON.stringify(this.hello);
@@ -24,7 +24,7 @@ export class LocalStream {
     return { module, plan: plans.get(hello) };
   }
 
-  /** kernel: what `load` returned; the worklet has it by now. */
+  /** kernel: result of `load`, which the worklet has received. */
   open(kernel) {
     this.kernel = kernel;
     const [hop_length, latency] = new Int32Array(kernel.plan, 16, 2); // see push.h

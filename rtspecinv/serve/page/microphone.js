@@ -3,7 +3,7 @@
 import { HOP, N_BINS, N_FFT } from "./score.js";
 import { Tape } from "./tape.js";
 
-const MOST_WAITING = 4; // frames, beyond which the oldest are dropped
+const MOST_WAITING = 4; // largest number of waiting frames; if there are more, the oldest are dropped
 const WINDOW = Float64Array.from({ length: N_FFT }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / N_FFT));
 
 export class Microphone {
@@ -26,7 +26,7 @@ export class Microphone {
     if (this.frames.length > MOST_WAITING) this.frames.shift();
   }
 
-  /** The next frame, or null. */
+  /** Returns the next frame, or null if there is none. */
   next() {
     return this.frames?.shift() ?? null;
   }
@@ -38,14 +38,14 @@ export class Microphone {
   }
 }
 
-/** Absolute values of the Fourier transform of samples, a power of two of them. */
+/** Returns the magnitudes of the Fourier transform of samples, whose number is a power of two. */
 export function magnitudesOf(samples) {
   const n = samples.length;
   const re = new Float64Array(n);
   const im = new Float64Array(n);
   for (let i = 0, j = 0; i < n; i++) {
     re[j] = samples[i];
-    let bit = n >> 1; // j counts with its bits reversed
+    let bit = n >> 1; // j counts with reversed bits
     for (; j & bit; bit >>= 1) j ^= bit;
     j ^= bit;
   }

@@ -3,9 +3,9 @@
 const BEND = 2; // semitones
 
 /**
- * Obey the bytes of a MIDI message.
+ * Carry out a MIDI message, given as bytes.
  *
- * onnote(number, velocity): velocity 0 to 1, 0 where it ends. onsmear(amount), onpitch(semitones).
+ * onnote(number, velocity): velocity 0 to 1, 0 when the note ends. onsmear(amount), onpitch(semitones).
  */
 export function obey([status, first, second], { onnote, onsmear, onpitch }) {
   const kind = status & 0xf0;
@@ -16,7 +16,7 @@ export function obey([status, first, second], { onnote, onsmear, onpitch }) {
   else if (kind === 0xe0) onpitch(BEND * ((second * 128 + first) / 8192 - 1));
 }
 
-/** Listen to all inputs, those that come later too. Returns how many there are. */
+/** Receive from all inputs, including those that are connected later. Returns the present number of inputs. */
 export async function listen(handlers) {
   if (!navigator.requestMIDIAccess) throw new Error("This browser has no Web MIDI: Chrome, Edge and Firefox have it");
   const access = await navigator.requestMIDIAccess();

@@ -1,4 +1,4 @@
-// The page: connects what is painted, how it is played, and what is shown.
+// The page: connects the painting, the playback and the display.
 
 import { Pen, SIZES } from "./brushes.js";
 import { Microphone } from "./microphone.js";
@@ -16,7 +16,7 @@ const element = (id) => document.getElementById(id);
 const ms = (samples) => (1000 * samples) / RATE;
 const HELLO = { n_fft: N_FFT, hop_length: HOP, sample_rate: RATE, n_iter: 8, format: "f32" };
 
-/** All that the page holds; tests look at it. */
+/** State of the page; tests read it. */
 export const app = {
   score: new Score(),
   settings: { brush: "line", size: 12, amplitude: 0.25 },
@@ -25,7 +25,7 @@ export const app = {
   freeze: new Freeze(),
   pitch: new Pitch(),
   smear: new Smear(),
-  pens: new Map(), // by pointer, or "keyboard": the last one leads the playhead
+  pens: new Map(), // pens by pointer, or "keyboard"; the playhead follows the last one
   notes: new Map(), // pens of MIDI notes, which are at the playhead
   microphone: new Microphone(),
   stream: null,
@@ -33,7 +33,7 @@ export const app = {
   ring: null,
 };
 
-// Frames, when the clock of the sound card asks for them.
+// Frames, which the clock of the sound card requests.
 
 const frame = new Float64Array(N_BINS);
 
@@ -57,11 +57,11 @@ function send(k) {
   app.stream.push(frames);
 }
 
-// Starting and stopping: browsers let sound begin only after a click or a key.
+// Starting and stopping: browsers allow sound only after a click or a key press.
 
 let starting = null;
 
-/** Begin, unless it has; resolves when there is an audio graph. */
+/** Start playback if it has not started; resolves when there is an audio graph. */
 function start() {
   if (!app.stream) starting = begin();
   return starting;
@@ -165,7 +165,7 @@ canvas.addEventListener("pointermove", (event) => {
 for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
   canvas.addEventListener(name, (event) => app.pens.delete(event.pointerId));
 }
-canvas.addEventListener("pointerup", () => app.stream && app.context?.resume()); // a touch counts when it ends
+canvas.addEventListener("pointerup", () => app.stream && app.context?.resume()); // after a touch, browsers allow sound
 
 const cursor = { column: 64, y: 0.5 };
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -195,7 +195,7 @@ canvas.addEventListener("blur", () => app.pens.delete("keyboard"));
 
 const volume = () => 10 ** (Number(element("volume").value) / 20);
 
-/** Call `set` with the number of a slider, now and when it moves, and show what it returns. */
+/** Call `set` with the value of a slider, now and when it moves, and show the text that it returns. */
 function slide(id, set) {
   const input = element(id);
   const update = () => (element(`${id}-value`).textContent = set(Number(input.value)));
@@ -243,7 +243,7 @@ for (const radio of document.querySelectorAll("input[name=brush]")) {
   });
 }
 
-/** A button that is on or off; `set` may be asynchronous, and says what is wrong by an error. */
+/** Make a button switch between on and off; `set` may be asynchronous, and throws if it fails. */
 function toggle(id, set) {
   const button = element(id);
   button.addEventListener("click", async () => {
@@ -290,7 +290,7 @@ const handlers = {
   onpitch: setPitch,
 };
 
-/** Obey a MIDI message, as if it came from a keyboard. */
+/** Carry out a MIDI message as if a keyboard had sent it. */
 export const midi = (bytes) => obey(bytes, handlers);
 
 element("midi").addEventListener("click", async () => {
@@ -347,9 +347,9 @@ document.addEventListener("drop", (event) => {
   if (file) paint(file);
 });
 
-// What is shown.
+// Display.
 
-/** Delay from the brush to the ear, in ms: half a hop until the frame is asked for, ring, inverter, output. */
+/** Delay from the brush to the output, ms: half a hop until the frame is requested, ring, inverter, output. */
 export function delays() {
   const { context, stream } = app;
   const output = 1000 * ((context?.baseLatency ?? 0) + (context?.outputLatency ?? 0));
@@ -373,7 +373,7 @@ let drawn = 0; // ms
 
 function draw(now) {
   requestAnimationFrame(draw);
-  if (now - drawn < 30) return; // sound goes first
+  if (now - drawn < 30) return; // drawing more often would delay the sound
   drawn = now;
   const cursorShown = document.activeElement === canvas && canvas.matches(":focus-visible") ? cursor : null;
   view.draw({ playhead: app.playhead, pens: app.pens.values(), cursor: cursorShown });

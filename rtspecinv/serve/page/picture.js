@@ -24,14 +24,14 @@ export async function paintPicture(score, blob) {
       for (let row = from; row < to; row++) sum += brightness(data, 4 * (row * N_COLUMNS + column));
       const mean = to > from ? sum / (to - from) : 0;
       ink[k] = mean > 0.02 ? 10 ** ((RANGE_DB * (mean - 1)) / 20) : 0;
-      power += ink[k] ** 2 / 3; // a sine, of power 1/2, has three halves in its lobe of three bins
+      power += ink[k] ** 2 / 3; // a sine of amplitude 1 has the power 1/2; its lobe of three bins has the sum of squares 3/2
     }
     loudest = Math.max(loudest, power);
   }
   if (loudest) score.ink.forEach((value, i) => (score.ink[i] = (value * LOUDEST) / Math.sqrt(loudest)));
 }
 
-/** Rows of the picture that lie in a bin, from and to. */
+/** Returns the first and the last row of the picture within a bin. */
 function rowsOf(k) {
   const edge = (bin) => Math.round(N_ROWS * heightOf((Math.max(bin, 0.1) * RATE) / N_FFT));
   const from = Math.max(0, edge(k + 0.5));

@@ -1,4 +1,4 @@
-// Plays samples that come by websocket, in one file without dependencies; docs/serve.md shows its use.
+// Plays samples that a websocket receives; the file has no dependencies. docs/serve.md has an example.
 //
 // The file is loaded twice: by a page, as a module, and by its AudioWorklet, as the processor below.
 //
@@ -10,17 +10,17 @@ const NAME = "rtspecinv-ring";
 const MAX_16 = 32768;
 
 /**
- * Samples on their way to the audio graph. `node` is an AudioNode with one output, mono.
+ * Ring buffer of samples for the audio graph. `node` is an AudioNode with one output, mono.
  *
- * Where `hop` is 0, others send samples at their own pace: it plays as soon as `ring` samples are there, and again
- * after a gap. Where `hop` is not 0, the clock of the sound card asks for hops: `onneed(k)` is called so that each
- * hop is asked for at least `ring` samples before it is due. Then nothing drifts, and the delay stays as it is.
- * Where samples are missing, there is silence, which is counted.
+ * If `hop` is 0, the caller pushes samples at its own pace; the ring plays when it has `ring` samples, at the start
+ * and again after a gap. Otherwise the clock of the sound card requests hops: `onneed(k)` requests k hops, each at
+ * least `ring` samples before it is due, so that no drift accumulates and the delay is constant. If samples are
+ * missing, the ring plays silence and counts it.
  */
 export class Ring {
   /**
-   * Ring of `ring` samples in a context; `hop`: samples that are asked for at once, default: 0.
-   * kernel: { module, plan }, with which the worklet inverts frames itself, see kernel.js; default: none.
+   * Make a ring in an AudioContext. ring: length, samples. hop: number of samples of a request, default: 0.
+   * kernel: { module, plan } of kernel.js, with which the worklet inverts frames; default: none.
    */
   static async in(context, { ring, hop = 0, kernel = null }) {
     await context.audioWorklet.addModule(import.meta.url);
@@ -33,9 +33,9 @@ export class Ring {
     });
     this.onneed = () => {};
     this.onstats = () => {};
-    // played, silent: samples; gaps: how often samples were missing; filled: samples that wait;
-    // trip, longest: ms from asking for a hop until it came, of the last and the longest;
-    // lag: the longest of these, in samples that were played meanwhile.
+    // played, silent: numbers of samples; gaps: number of gaps; filled: number of waiting samples;
+    // trip, longest: ms from the request of a hop until its arrival, for the last hop and the longest time;
+    // lag: largest number of samples that were played between a request and the arrival of its hop.
     this.stats = { played: 0, silent: 0, gaps: 0, filled: 0, trip: 0, longest: 0, lag: 0 };
     this.node.port.onmessage = ({ data }) => {
       if (data.need) this.onneed(data.need);
@@ -43,45 +43,45 @@ export class Ring {
     };
   }
 
-  /** Hand over samples, a Float32Array; the caller may not use it any more. */
+  /** Append samples, a Float32Array, which the caller must not use afterwards. */
   push(samples) {
     this.node.port.postMessage({ samples }, [samples.buffer]);
   }
 
-  /** Hand over frames, a Float32Array, which the kernel inverts; the caller may not use it any more. */
+  /** Let the kernel invert frames, a Float32Array, which the caller must not use afterwards. */
   invert(frames) {
     this.node.port.postMessage({ frames }, [frames.buffer]);
   }
 
-  /** Begin anew: forget what waits and what was counted. `ring`: samples, default: as it is. */
+  /** Start: drop waiting samples and reset the counts. ring: length, samples, default: unchanged. */
   start(ring) {
     this.node.port.postMessage({ start: true, ring });
   }
 
-  /** Play what is there, and then silence that is not counted, until more comes or `start`. */
+  /** Play the waiting samples, then silence that is not counted, until new samples arrive or `start` is called. */
   end() {
     this.node.port.postMessage({ end: true });
   }
 
-  /** Never play again. */
+  /** Stop for ever. */
   close() {
     this.node.disconnect();
     this.node.port.postMessage({ close: true });
   }
 }
 
-/** Samples of a binary message: "f32", or "s16", both little-endian. */
+/** Returns the samples of a binary message in the format "f32" or "s16", little-endian. */
 export function samplesOf(data, format) {
   if (format === "f32") return new Float32Array(data);
   return Float32Array.from(new Int16Array(data), (sample) => sample / MAX_16);
 }
 
 /**
- * Play what a websocket sends, mono. Call it from a click: browsers are silent before.
+ * Play the mono samples that a websocket receives. Call it after a click: browsers allow no sound before.
  *
- * hello: what is sent first, an object for JSON, default: nothing.
- * ring: seconds that are gathered before it plays, default: 0.2.
- * onmessage: called with each message that is text.
+ * hello: object that is sent first, as JSON, default: nothing is sent.
+ * ring: buffered duration before playback starts, and again after a gap, seconds, default: 0.2.
+ * onmessage: function that is called with each text message.
  * Returns { context, ring, socket, stop }.
  */
 export async function play(url, options = {}) {
@@ -115,7 +115,7 @@ if (globalThis.AudioWorkletProcessor) {
       this.kernel = kernel && new globalThis.Kernel(kernel.module, kernel.plan);
       this.isClosed = false;
       this.begin();
-      this.isOn = !hop; // a ring that asks waits for `start`
+      this.isOn = !hop; // a ring that requests hops waits for `start`
       this.port.onmessage = ({ data }) => {
         if (data.start) {
           this.ring = data.ring ?? this.ring;
@@ -130,9 +130,9 @@ if (globalThis.AudioWorkletProcessor) {
     }
 
     begin() {
-      this.blocks = []; // what waits; of the first, `offset` samples have been played
+      this.blocks = []; // waiting blocks; `offset` samples of the first one have been played
       this.offset = this.filled = this.asked = 0;
-      this.asks = []; // when hops were asked for that have not come: [ms, samples played]
+      this.asks = []; // requests of hops that have not arrived: [ms, samples played by then]
       this.isOn = true;
       this.isPlaying = this.isHeard = this.isEnding = this.isGap = false;
       this.clock = this.told = 0; // samples since the beginning
@@ -144,7 +144,7 @@ if (globalThis.AudioWorkletProcessor) {
       if (!this.isOn) return;
       const { stats } = this;
       if (this.hop) {
-        if (!this.asks.length) return; // of before the beginning
+        if (!this.asks.length) return; // requested before the last start
         const [ms, clock] = this.asks.shift();
         stats.trip = Date.now() - ms;
         stats.longest = Math.max(stats.longest, stats.trip);
@@ -177,7 +177,7 @@ if (globalThis.AudioWorkletProcessor) {
       } else if (this.isHeard) {
         this.stats.silent += n;
         if (!this.isGap) this.stats.gaps++;
-        if (!this.hop) this.isPlaying = false; // it gathers samples again
+        if (!this.hop) this.isPlaying = false; // the ring fills again before it plays
       }
     }
 

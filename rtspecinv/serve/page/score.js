@@ -1,11 +1,11 @@
-// What is painted: ink[column, bin], the amplitude of a sine at that frequency and time; 1 is full scale.
+// The painting: ink[column, bin] is the amplitude of a sine at that frequency and time; 1 is full scale.
 
 export const N_FFT = 1024;
 export const HOP = 256;
 export const RATE = 22050; // Hz
 export const N_BINS = N_FFT / 2 + 1;
 export const N_COLUMNS = 512; // 5.9 s
-export const MAGNITUDE = N_FFT / 4; // of a sine of amplitude 1, in an STFT with a Hann window
+export const MAGNITUDE = N_FFT / 4; // magnitude of a sine of amplitude 1 in an STFT with a Hann window
 const LOWEST = 50; // Hz, at the lower edge
 const HIGHEST = RATE / 2;
 
@@ -20,13 +20,13 @@ export class Score {
     this.isDirty = new Uint8Array(N_COLUMNS).fill(1); // columns to draw again
   }
 
-  /** The column to write to. */
+  /** Returns a column of the ink for writing. */
   column(index) {
     this.isDirty[index] = 1;
     return this.ink.subarray(index * N_BINS, (index + 1) * N_BINS);
   }
 
-  /** Frame at a position, between two columns a mixture of both, as `transforms.Stretch` does; it goes round. */
+  /** Returns the frame at a position, a mixture of two columns between them, as `transforms.Stretch`; it wraps around. */
   read(position, frame) {
     const index = Math.floor(position);
     const a = position - index;

@@ -1,8 +1,8 @@
-// One stream of `rtspecinv serve`: frames out, hops in, and a new connection where the old one is lost.
+// One stream of `rtspecinv serve`: it sends frames, receives hops, and reconnects after a loss.
 
 import { samplesOf } from "./player.js";
 
-const WAITS = [0.5, 1, 2, 4]; // seconds until it tries again
+const WAITS = [0.5, 1, 2, 4]; // seconds before each attempt to reconnect
 
 export class Stream {
   /**
@@ -29,7 +29,7 @@ export class Stream {
       const said = JSON.parse(data);
       if (said.type === "error") {
         sentence = said.message;
-        if (this.ready) this.onhop(new Float32Array(this.ready.hop_length)); // in place of that frame's hop
+        if (this.ready) this.onhop(new Float32Array(this.ready.hop_length)); // silence for a rejected frame
       } else if (said.type === "ready") {
         this.ready = said;
         this.tries = 0;
@@ -74,7 +74,7 @@ export function addressOf(path, scheme = "http") {
   return url;
 }
 
-/** Why there is no connection: browsers do not tell why a websocket was refused. */
+/** Returns the reason why there is no connection; browsers do not report why a websocket was rejected. */
 async function whyNot() {
   try {
     const answer = await fetch(addressOf("metrics"));

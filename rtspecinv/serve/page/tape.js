@@ -1,4 +1,4 @@
-// Records what an AudioNode plays, block by block. Loaded twice, as player.js is.
+// Records the output of an AudioNode in blocks. The file is loaded twice, as player.js is.
 
 const NAME = "rtspecinv-tape";
 
@@ -16,7 +16,7 @@ export class Tape {
     this.source = source;
     this.node.port.onmessage = ({ data }) => onblock(data.samples, data.frame);
     source.connect(this.node);
-    this.node.connect(source.context.destination); // silent: a node that leads nowhere may not run
+    this.node.connect(source.context.destination); // its output is silent; browsers may not run a node without a destination
   }
 
   stop() {

@@ -1,4 +1,4 @@
-// What happens to a frame on its way out: the equations of rtspecinv.transforms, for arrays of magnitudes.
+// Transforms of outgoing frames: the equations of rtspecinv.transforms, for arrays of magnitudes.
 
 export class Freeze {
   on = false;
@@ -39,7 +39,7 @@ export class Pitch {
     if (!peaks.length) return frame;
     const nearest = nearestOf(peaks, frame.length);
     const tops = new Map(peaks.map((peak) => [peak, topOf(frame, peak)]));
-    const roots = Float64Array.from(frame, Math.sqrt); // lobes are nearer to a cubic
+    const roots = Float64Array.from(frame, Math.sqrt); // a cubic fits the square root of a lobe better than the lobe
     return Float64Array.from(frame, (_, k) => {
       if (k / ratio > last) return 0;
       const i = nearest[roundToEven(k / ratio)];
@@ -51,7 +51,7 @@ export class Pitch {
   }
 }
 
-/** Halves go to the even neighbour, as in torch. */
+/** Rounds halves to the even neighbour, as torch does. */
 function roundToEven(x) {
   const low = Math.floor(x);
   return x - low === 0.5 ? low + (low % 2) : Math.round(x);
@@ -62,7 +62,7 @@ function peaksOf(frame) {
   return [...frame.keys()].filter((k) => at(k) >= at(k - 1) && at(k) > at(k + 1));
 }
 
-/** For every bin, which of the peaks is nearest; the lower one in the middle between two. */
+/** Returns, for every bin, the index of the nearest peak; half way between two, that of the lower one. */
 function nearestOf(peaks, n) {
   const nearest = new Int32Array(n);
   for (let k = 0, i = 0; k < n; k++) {

@@ -1,4 +1,4 @@
-// Draws the score, the spectrum beside it, and what is on top of both.
+// Draws the painting, the spectrum beside it, and the lines, pens and playhead over both.
 
 import { binOf, frequencyAt, heightOf, N_BINS, N_COLUMNS, N_FFT, RATE } from "./score.js";
 
@@ -15,7 +15,7 @@ const PALETTE = Uint32Array.from({ length: 256 }, (_, i) => {
   return (255 << 24) | (b << 16) | (g << 8) | r;
 });
 
-/** Bins of each row: between two of them where rows are narrow, else the loudest of several. */
+/** Bins of each row: a narrow row lies between two bins, a wide row shows the loudest of several. */
 const ROWS = Array.from({ length: N_ROWS }, (_, row) => {
   const [low, high] = [binOf(frequencyAt((row + 1) / N_ROWS)), binOf(frequencyAt(row / N_ROWS))];
   return { middle: (low + high) / 2, from: Math.ceil(low), to: Math.min(N_BINS - 1, Math.floor(high)) };
@@ -31,10 +31,10 @@ function amplitudeOf(ink, { middle, from, to }) {
   return loudest;
 }
 
-/** 0 to 1 for an amplitude from the least that is seen to full scale. */
+/** Returns 0 to 1 for an amplitude from the smallest visible one to full scale. */
 const brightnessOf = (amplitude) => Math.max(0, Math.min(1, 1 + (20 * Math.log10(amplitude + 1e-9)) / RANGE_DB));
 
-/** Give a canvas as many pixels as it has on the screen; returns its context, in pixels of CSS. */
+/** Set the resolution of a canvas to that of the screen; returns its context, in CSS pixels. */
 function fitted(canvas) {
   const scale = devicePixelRatio || 1;
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -94,13 +94,13 @@ export class ScoreView {
       context.fillStyle = "#ffffff30";
       context.fillRect(0, y, width, 1);
       const text = frequency < 1000 ? `${frequency} Hz` : `${frequency / 1000} kHz`;
-      context.strokeText(text, 6, y - 1); // dark, around the letters
+      context.strokeText(text, 6, y - 1); // a dark outline of the letters
       context.fillStyle = "#ffffff";
       context.fillText(text, 6, y - 1);
     }
   }
 
-  /** Draw the columns again that have changed. */
+  /** Redraw the columns that have changed. */
   update() {
     const { isDirty, ink } = this.score;
     const first = isDirty.indexOf(1);
@@ -119,7 +119,7 @@ export class ScoreView {
   }
 }
 
-/** Level and spectrum of what is heard. */
+/** Level and spectrum of the output. */
 export class Meters {
   constructor(canvas, analyser) {
     Object.assign(this, { canvas, analyser });
