@@ -12,20 +12,26 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crowd import PERIOD
+import numpy as np
+from crowd import HELLO, PERIOD
 from page import named, run
 from tables import Bench, table
+
+from rtspecinv import STFT, StreamingInverter, StreamPool
 
 SECONDS = 10.0
 STREAMS = (1, 16, 32, 64)
 ASKED, GRANTED = 200, 32
 N_RUNS = 3
 CROWD = Path(__file__).with_name("crowd.py")
+ECHO = (sys.executable, str(Path(__file__).with_name("echo.py")))
 
 
 def serve_streams(bench: Bench) -> str:
@@ -57,6 +63,30 @@ def serve_overload(bench: Bench) -> str:
     return f'{table(["admitted", "refused", *COLUMNS], [row])}\n\nError message: "{best["sentence"]}".'
 
 
+def serve_budget(bench: Bench) -> str:
+    """Processor time of a frame in a server with 32 streams, by part.
+
+    Times are in us per frame. "Server" is the smallest of 3 runs as above. "Sockets" is the same for a server
+    that answers each frame with zeros (bench/echo.py). The parts of a push are the smallest times in a loop
+    in one thread, with as many frames per push as the server had on average. "Rest" is the time of the server
+    without these parts: sessions, metrics, turns of the event loop, and caches that have been emptied between
+    pushes. The target, 60 % of a core, is 218 us.
+    """
+    whole = least_time(measure(32, 64) for _ in range(N_RUNS))
+    sockets = least_time(measure(32, 64, ECHO) for _ in range(N_RUNS))
+    n_pushed = max(1, round(whole["back"] / whole["pushes"]))
+    kernel, push, pool = push_times(n_pushed)
+    rows = {
+        "sockets: read, parse, send": sockets["us"],
+        "push: kernel": kernel,
+        f"push of {n_pushed} frames: checks, selection of streams, call of the kernel": push - kernel,
+        "pool: copy of the frame, queue, array of frames, delivery": pool - push,
+        "rest": whole["us"] - sockets["us"] - pool,
+        "server": whole["us"],
+    }
+    return table(["part", "us"], [[part, f"{us:.0f}"] for part, us in rows.items()])
+
+
 COLUMNS = ["p50 ms", "p95 ms", "p99 ms", "longest ms", "late", "lost", "core", "load"]
 
 
@@ -66,24 +96,72 @@ def cells(found: dict[str, Any]) -> list[str]:
     return [*times, f"{found['late']:.2%}", lost, f"{found['core']:.0%}", f"{found['load']:.1f}"]
 
 
-def measure(n_clients: int, n_streams: int) -> dict[str, Any]:
-    """Return the measurements of the clients, the server's share of a core, and the load."""
-    with server(n_streams) as (process, url):
+def least_time(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the run with the smallest processor time of a frame."""
+    return min(runs, key=lambda found: found["us"])
+
+
+def push_times(n_pushed: int) -> tuple[float, float, float]:
+    """Return the microseconds per frame of a push of 32 streams, of a push of some, and through a pool."""
+    stft = STFT(HELLO["n_fft"], HELLO["hop_length"])
+    inverter = StreamingInverter(
+        stft, look_ahead=HELLO["look_ahead"], n_iter=HELLO["n_iter"], batch_shape=(32,)
+    )
+    frames = np.abs(np.random.default_rng(1).standard_normal((32, stft.n_freq))).astype(np.float32)
+    some = list(range(0, 32, max(1, 32 // n_pushed)))[:n_pushed]
+    pool = StreamPool(inverter, wake=lambda: None)
+    streams = [pool.join(lambda hop: None, refuse=lambda error: None) for _ in range(32)]
+
+    def through_pool() -> None:
+        for stream in some:
+            streams[stream].push(frames[stream])
+        pool.work()
+
+    while pool.work():
+        pass
+    for _ in range(50):
+        inverter.push(frames)  # until the windows are those of a full buffer
+    return (
+        least_us(lambda: inverter.push(frames)) / 32,
+        least_us(lambda: inverter.push(frames[: len(some)], streams=some)) / len(some),
+        least_us(through_pool) / len(some),
+    )
+
+
+def least_us(function: Callable[[], object]) -> float:
+    """Return the smallest duration of a call, in microseconds."""
+    times = []
+    for _ in range(500):
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    return 1e6 * min(times)
+
+
+def measure(n_clients: int, n_streams: int, command: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the measurements of the clients, the processor time of the server, and the load.
+
+    command: command that starts another server, default: `rtspecinv serve`.
+    """
+    with server(n_streams, command) as (process, url):
         before = cpu_seconds(process.pid)
-        command = [sys.executable, str(CROWD), url, str(n_clients), str(SECONDS)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        crowd = [sys.executable, str(CROWD), url, str(n_clients), str(SECONDS)]
+        done = subprocess.run(crowd, check=True, stdout=subprocess.PIPE, text=True)
         found: dict[str, Any] = json.loads(done.stdout)
         seconds = found["sent"] / max(1, found["admitted"]) * PERIOD
-        found["core"] = (cpu_seconds(process.pid) - before) / seconds
+        used = cpu_seconds(process.pid) - before
+        found["core"], found["us"] = used / seconds, 1e6 * used / found["sent"]
+        if not command:
+            found["pushes"] = pushes(url)
         found["load"] = os.getloadavg()[0]
     return found
 
 
 @contextmanager
-def server(n_streams: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(n_streams: int, command: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Return a context with the process of a server and the address of its streams."""
-    command = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0", "--streams", str(n_streams)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    usual = [sys.executable, "-m", "rtspecinv", "serve", "--port", "0", "--streams", str(n_streams)]
+    with subprocess.Popen(command or usual, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             for line in process.stderr:
@@ -97,6 +175,14 @@ def server(n_streams: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.communicate(timeout=30)
 
 
+def pushes(url: str) -> float:
+    """Return the number of pushes of a server."""
+    with urllib.request.urlopen(url.replace("ws://", "http://").replace("/stream", "/metrics")) as answer:
+        found = re.search(r"^rtspecinv_push_seconds_count (\S+)", answer.read().decode(), re.M)
+    assert found is not None
+    return float(found[1])
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the processor time of a process in seconds, as Linux reports it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -104,6 +190,5 @@ def cpu_seconds(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        run(__doc__ or "", named(serve_streams, serve_overload), "serve-streams,serve-overload", "serve")
-    )
+    sections = named(serve_streams, serve_overload, serve_budget)
+    sys.exit(run(__doc__ or "", sections, ",".join(sections), "serve"))

@@ -534,11 +534,14 @@ def start_stream(
     Its latency does not matter, so its look-ahead is longer than that of a live stream. The table "batch
     starts" of bench/README.md compares other starts.
     """
-    n_iter = round(STREAM_ITER * defaults.KEPT / defaults.kept(stft))
+    update, n_iter = defaults.rule(stft, defaults.JOINT), 2 * STREAM_ITER
+    if bank is None:
+        update = defaults.rule(stft, STREAM_RULE)
+        n_iter = round(STREAM_ITER * defaults.KEPT / defaults.kept(stft))
     return StreamingInverter(
         stft,
         look_ahead=stft.look_back + 2,
-        update=defaults.rule(stft, STREAM_RULE),
+        update=update,
         n_iter=min(max(n_iter, STREAM_ITER), 2 * STREAM_ITER),
         batch_shape=batch_shape,
         engine=engine,

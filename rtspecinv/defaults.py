@@ -17,6 +17,8 @@ The table "stream overlaps" of `bench/README.md` has measurements of the resulti
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from rtspecinv.phase import Gradient, Overlap, Start
@@ -29,6 +31,10 @@ LEAST_COVERED = 0.1
 KEPT = 0.4861  # kept share of a Hann window with overlap 4, for which the constants of `RAAR` were chosen
 N_ITER, OVERLAP = 8, 4  # iterations per push at this overlap; with less overlap, as many per second
 MOST_ITER = 16
+# Rule of streams that find magnitudes and phase together. No magnitudes are fixed, so iterations converge
+# slowly: larger steps of all frames and momentum are worth as much as twice the iterations, and make a push
+# 5 % longer. From a momentum of 0.6 on, it diverges at look_ahead 3 (bench/README.md, table "mel rules").
+JOINT = RAAR(beta=0.9, ramp=0.1, momentum=0.4)
 
 
 def covered(stft: STFT) -> float:
@@ -59,18 +65,30 @@ def revise(stft: STFT, update: Update) -> int:
     return 0 if update.textbook else min(stft.look_back, max(1, stft.look_back // 2))
 
 
-def rule(stft: STFT, default: RAAR = RAAR()) -> Update:  # noqa: B008  # it is frozen
-    """Return RAAR; `1 - beta` and its ramp are proportional to the square of the kept share.
+def rule(stft: STFT, default: RAAR) -> RAAR:
+    """Return `default` with `1 - beta` and the ramp proportional to the square of the kept share.
 
     default: rule for a kept share of `KEPT`.
     """
-    share = min(1.0, kept(stft) / KEPT) ** 2
-    return RAAR(beta=round(1 - (1 - default.beta) * share, 2), ramp=round(default.ramp * share, 2))
+    share = _share(stft)
+    beta, ramp = round(1 - (1 - default.beta) * share, 2), round(default.ramp * share, 2)
+    return replace(default, beta=beta, ramp=ramp)
 
 
 def n_iter(stft: STFT) -> int:
-    """Return the iterations per push: 8, and up to 16 if a hop exceeds a quarter of the window."""
-    return min(MOST_ITER, max(N_ITER, round(N_ITER * OVERLAP * stft.hop_length / stft.win_length)))
+    """Return the iterations per push: 8, and up to 16 with long hops or wide windows.
+
+    If a hop exceeds a quarter of the window, iterations per second remain the same. If the window keeps less
+    than a Hann window, `1 - beta`, the weight of P_M in an iteration, is smaller, and there are more
+    iterations by the same factor. At hops below a quarter, a frame is open for more pushes, and 8 are enough.
+    """
+    quarters = OVERLAP * stft.hop_length / stft.win_length
+    return N_ITER if quarters < 1 else min(MOST_ITER, round(N_ITER * quarters / _share(stft)))
+
+
+def _share(stft: STFT) -> float:
+    """Return the square of the kept share, relative to a Hann window with overlap 4, at most 1."""
+    return float(min(1.0, kept(stft) / KEPT) ** 2)
 
 
 def _mean(stft: STFT, values: torch.Tensor) -> float:

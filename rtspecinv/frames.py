@@ -211,14 +211,13 @@ class FrameBuffer(Module):
             self.get_buffer(name).detach_()
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Set the state to zero, in all streams or where the bool mask `streams`, of batch_shape, is True."""
+        """Set the state to zero, in all streams or in those selected: positions or a flat bool mask."""
         self.detach()
         for name in self.STATE:
-            state = self.get_buffer(name)
             if streams is None:
-                state.zero_()
+                self.get_buffer(name).zero_()
             else:
-                state.masked_fill_(streams.reshape(streams.shape + (1,) * (state.ndim - streams.ndim)), 0)
+                self._rows(name)[streams] = 0  # does not wait for a mask on a GPU
 
     def fade(self) -> Tensor:
         """Return half a period of a raised cosine, from 0 to 1, `(n_fade,)`."""

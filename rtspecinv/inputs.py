@@ -135,14 +135,6 @@ def some_streams(streams: Tensor | Array | Sequence[int], batch_shape: tuple[int
     return named.to(torch.int64)
 
 
-def as_mask(streams: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
-    """Return a bool mask of a selection that `some_streams` returned."""
-    if streams.dtype == torch.bool:
-        return streams
-    mask = torch.zeros(batch_shape, dtype=torch.bool, device=streams.device)
-    return mask.index_fill_(0, streams, True)
-
-
 def as_positions(streams: Tensor) -> Tensor:
     """Return positions `(n_streams,)` of a selection that `some_streams` returned.
 

@@ -322,14 +322,16 @@ def _span(extremes: Tensor) -> tuple[float, float]:
 
 
 def _modulus(spectrum: Tensor, n_axes: int) -> Tensor:
-    """Return the modulus of one frame or of several, computed frame by frame.
+    """Return the modulus of one frame or of several, computed frame by frame, and on a CPU stream by stream.
 
     Torch rounds values at the end of an array, which do not fill a SIMD vector, differently from the others.
-    Which values these are must not depend on the number of frames in a call.
+    Which values these are must not depend on the number of frames in a call, nor on the number of streams.
     """
-    if n_axes == 1 or not spectrum.shape[-1]:
+    if n_axes == 2 and spectrum.shape[-1]:
+        return torch.stack([_modulus(frame, 1) for frame in spectrum.unbind(-1)], -1)
+    if spectrum.ndim == 1 or not spectrum.numel() or spectrum.device.type != "cpu":
         return spectrum.contiguous().abs()
-    return torch.stack([frame.contiguous().abs() for frame in spectrum.unbind(-1)], -1)
+    return torch.stack([_modulus(stream, 1) for stream in spectrum])
 
 
 def _check_shape(

@@ -22,7 +22,7 @@ from rtspecinv.checkpoint import Checkpointed, Settings
 from rtspecinv.common.checks import LONGEST_SOUND, choice, count, flag, sizes
 from rtspecinv.common.threads import one_thread
 from rtspecinv.common.warning import warn
-from rtspecinv.inputs import Array, as_mask, as_positions, iterations, some_streams
+from rtspecinv.inputs import Array, as_positions, iterations, some_streams
 from rtspecinv.intake import BandIntake, Intake
 from rtspecinv.levels import no_samples
 from rtspecinv.stft import STFT, check_stft
@@ -58,7 +58,8 @@ class StreamingInverter(Checkpointed):
     Args:
         stft: transform that the magnitudes come from; it is copied.
         update: rule of one iteration, an `Update` or its name: "raar", "rtisi" (textbook RTISI-LA), "gla",
-            "fgla", "dm", "admm", "agla"; default: "raar" with constants that depend on the transform.
+            "fgla", "dm", "admm", "agla"; default: "raar" with constants that depend on the transform and,
+            with a bank, on `joint`.
         init: method that makes the first phase of the newest frame, a `Start` or its name: "overlap",
             "gradient", "peaks", "zeros"; default: "overlap". With RAAR and little overlap, such as 50 %, the
             default is "gradient", with `delay=1` if `look_ahead` is 2 or more.
@@ -68,8 +69,9 @@ class StreamingInverter(Checkpointed):
             (textbook) to `stft.look_back`; default: half of `stft.look_back`, at least 1 if frames overlap, 0
             for textbook rules. Revision takes time but adds no latency.
         n_iter: number of iterations per push over all frames that may change, 0 (the first phase is kept) to
-            a million; default: 8, and up to 16 where a hop is longer than a quarter of the window. The
-            attribute may be set at any time and applies from the next push on.
+            a million; default: 8, and up to 16 where a hop is longer than a quarter of the window, or a
+            quarter of a window that is wider than a Hann window, such as its square root. The attribute may
+            be set at any time and applies from the next push on.
         batch_shape: shape of the streams; default: `()`, one stream.
         bank: filter bank whose band values `(*batch_shape, n_bands)` are pushed in place of magnitudes;
             default: none, magnitudes are pushed.
@@ -143,7 +145,10 @@ class StreamingInverter(Checkpointed):
         super().__init__()
         is_late = choice(CHECKS, check=check) == "later"
         self.stft = copy.deepcopy(check_stft(stft))
-        self.update = defaults.rule(self.stft) if update is None else updates.find(update)
+        self.joint = flag(joint=joint) and bank is not None
+        if update is None:
+            update = defaults.rule(self.stft, defaults.JOINT if self.joint else updates.RAAR())
+        self.update = updates.find(update)
         look_back = stft.look_back
         self.look_ahead = look_back if look_ahead is None else count(look_ahead=look_ahead)
         if init is None:
@@ -168,7 +173,6 @@ class StreamingInverter(Checkpointed):
                 f"Parameters look_ahead={self.look_ahead}, batch_shape={self.batch_shape} make a state of "
                 f"{n_values} values and more, over {MOST_VALUES}: use several inverters"
             )
-        self.joint = flag(joint=joint) and bank is not None
         measurement = None if bank is None else bands_of(bank, self.stft)
         n_open = engines.n_open(self.init, self.look_ahead, self.revise)
         make = engines.find(engine, self.stft, self.update, self.init, n_open, self.joint)
@@ -277,10 +281,11 @@ class StreamingInverter(Checkpointed):
         magnitudes, spectra = self._intake.checked(magnitude, 2, batch_shape)
         frames = magnitudes.movedim(-1, 0).contiguous()  # copies of single frames would be slower
         starts = None if spectra is None else spectra.movedim(-1, 0)
+        if not math.prod(batch_shape):
+            return self.stft.window.new_zeros(*batch_shape, len(frames) * self.stft.hop_length)
         hops = [self.stft.window.new_zeros(*batch_shape, 0)]
-        if chosen is None or len(chosen):
-            with self._engine.preserved(len(frames)):
-                hops += self._engine.push_many(frames, starts, chosen)
+        with self._engine.preserved(len(frames)):
+            hops += self._engine.push_many(frames, starts, chosen)
         self._intake.n_pushed += len(frames)
         return torch.cat(hops, -1)
 
@@ -306,7 +311,7 @@ class StreamingInverter(Checkpointed):
         chosen, batch_shape = self._chosen(streams)
         with self._engine.preserved(n_hops):
             hops = [self._advance(None, None, chosen) for _ in range(n_hops)]
-            self.reset(chosen)
+            self.reset(streams)
         empty = stft.window.new_zeros(*batch_shape, 0)
         samples = torch.cat([empty, *hops], -1)[..., :n_heard]
         return F.pad(samples, (0, owed - n_heard)) if owed > n_heard else samples
@@ -351,8 +356,7 @@ class StreamingInverter(Checkpointed):
         if streams is None:
             self._intake.n_pushed = 0
             return self._engine.reset()
-        mask = as_mask(some_streams(streams, self.batch_shape), self.batch_shape)
-        self._engine.reset(mask.to(self.stft.device))
+        self._engine.reset(self._selected(streams))
 
     @staticmethod
     def one_thread() -> AbstractContextManager[None]:
@@ -403,3 +407,7 @@ class StreamingInverter(Checkpointed):
             return None, self.batch_shape
         positions = as_positions(some_streams(streams, self.batch_shape)).to(self.stft.device)
         return positions, tuple(positions.shape)
+
+    def _selected(self, streams: Streams) -> Tensor:
+        """Return positions or a flat mask; unlike the positions of a mask, it does not wait for a GPU."""
+        return some_streams(streams, self.batch_shape).flatten().to(self.stft.device)

@@ -170,7 +170,7 @@ class RAAR(_WithMomentum):
     the newest, limited to 0 to 1. `RAAR(beta, ramp=0)` is the rule of the paper. A whole spectrogram has no
     old and new frames: use `ramp=0` there. Momentum up to 0.3 can improve the result if the magnitudes are
     those of a real signal. If they are far from those of any signal, momentum makes the result worse, and a
-    smaller beta makes it better.
+    smaller beta makes it better. If the magnitudes are found from values of bands, momentum is the default.
 
     Sources: Luke 2005, eq. 16; for spectrograms Peer, Welker & Gerkmann 2022, for streams Peer, Welker,
     Kolhoff & Gerkmann 2024. Ramp and momentum are additions of this package, measured in `bench/README.md`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Protocol
@@ -118,7 +119,7 @@ class Engine(Protocol):
         """Detach the state from the gradients of earlier frames."""
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
+        """Reset the state of all streams, or of those selected: positions or a flat bool mask."""
 
 
 def find(
@@ -211,13 +212,24 @@ def find_batch(
 def unmixer(engine: Engine, bank: FilterBank) -> Callable[[Tensor], Tensor]:
     """Return a function like `bank.unmix` that runs on the engine's device; the bank does not change.
 
-    The first call compiles the function, or loads it from the cache.
+    The first call compiles the function, or loads it from the cache. With the engine "numba", the bits of a
+    stream do not depend on the number of streams.
     """
     if engine.name != "numba" or bank.filters.device.type != "cpu":
         return bank.unmix
     from rtspecinv.engines.cpu.mel import Unmixer, is_narrow
 
-    return Unmixer(bank) if is_narrow(bank.filters.numpy()) else bank.unmix
+    return Unmixer(bank) if is_narrow(bank.filters.numpy()) else partial(_each, bank.unmix)
+
+
+def _each(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return the results of a function of `(n_values,)` for each stream of values `(*batch, n_values)`.
+
+    How a product of matrices rounds depends on the number of rows, and on where they begin in memory.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    found = torch.stack([function(row.clone()) for row in rows]) if len(rows) else function(rows)
+    return found.reshape(*values.shape[:-1], found.shape[-1])
 
 
 def replayed(

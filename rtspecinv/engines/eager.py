@@ -133,7 +133,7 @@ class Eager(Module):
         return preserved(list(self.state().values()))
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
+        """Reset the state of all streams, or of those selected, as in `FrameBuffer.reset`."""
         self.buffer.reset(streams)
 
     def _start(self, p_m: Projection) -> Tensor:

@@ -21,7 +21,7 @@ from rtspecinv.live.worker import Worker
 Array = np.ndarray[Any, Any]
 Receive = Callable[[Array], object]
 Refuse = Callable[[Exception], object]
-AT_ONCE = 16  # largest number of streams pushed together; with more, the hops of the first would wait longer
+AT_ONCE = 16
 _LOG = logging.getLogger("rtspecinv")
 
 
@@ -50,14 +50,18 @@ class PoolInverter(Protocol):
 class StreamPool:
     """Assigns the streams of one inverter to clients and pushes the frames of many streams together.
 
-    The pool's thread takes one frame from each stream that has one, in order of arrival, from at most 16
-    streams at once, and gives each stream its hop. There is no clock: it pushes whenever a frame is queued.
+    The pool's thread takes one frame from each stream that has one, in order of arrival, from at most
+    `at_once` streams, and gives each stream its hop. There is no clock: it pushes whenever a frame is queued.
     With the engine `numba` the samples of a stream equal those of a separate inverter to the bit.
 
     Args:
         inverter: a `StreamingInverter` or `MelInverter` with `batch_shape=(n_streams,)`; no one else may push
             to it.
         max_frames: largest number of frames of a stream that may wait, default: 8.
+        at_once: largest number of streams pushed together, default: 16; with more, the hops of the first
+            would wait longer.
+        wake: function called in any thread when the pool has work; it must make another call of `work`
+            happen. Default: the pool has a thread that works.
         observe: function called in the pool's thread after each push with the number of streams and the
             duration of the push in seconds; default: no function.
 
@@ -82,6 +86,8 @@ class StreamPool:
         inverter: PoolInverter,
         *,
         max_frames: int = 8,
+        at_once: int = AT_ONCE,
+        wake: Callable[[], object] | None = None,
         observe: Callable[[int, float], object] | None = None,
     ) -> None:
         able(("push", "flush", "reset", "check"), "pass a StreamingInverter", inverter=inverter)
@@ -90,17 +96,20 @@ class StreamPool:
                 f"Parameter inverter has batch_shape={inverter.batch_shape}, not one axis: make it with "
                 "batch_shape=(64,) for up to 64 streams"
             )
-        if observe is not None:
-            function(observe=observe)
+        for name, called in (("wake", wake), ("observe", observe)):
+            if called is not None:
+                function(**{name: called})
         self.inverter, self.n_streams = inverter, math.prod(inverter.batch_shape)
-        self.max_frames = count(1, max_frames=max_frames)
+        self.max_frames, self._at_once = count(1, max_frames=max_frames), count(1, at_once=at_once)
         self._observe = observe
         self._lock = threading.Lock()
         self._free = deque(range(self.n_streams))
         self._ready: deque[PooledStream] = deque()  # each stream once, while it has requests
         self._streams: set[PooledStream] = set()
+        self._failure: BaseException | None = None
         self._bell = Bell()
         self._worker = Worker("rtspecinv pool", self._step, self._bell, self._end)
+        self._has_thread, self._wake = wake is None, wake or self._bell.ring
 
     def __len__(self) -> int:
         """Return the number of streams in use."""
@@ -130,8 +139,25 @@ class StreamPool:
             stream = PooledStream(self, self._free.popleft(), receive, refuse)
             self._streams.add(stream)
             self._add(stream, (_RESET, None))
-        self._worker.start()
+        if self._has_thread:
+            self._worker.start()
         return stream
+
+    def work(self) -> bool:
+        """Push the frames that wait, one of each stream and at most `at_once`; return whether more wait.
+
+        It is for pools with `wake`. It calls `receive` in the caller's thread, and may be called from one
+        thread at a time.
+        """
+        try:
+            self._do(self._take())
+        except BaseException as error:
+            self._failure = error
+            self._worker.leave()
+            self._end()
+            if not isinstance(error, Exception):
+                raise
+        return bool(self._ready)
 
     def close(self) -> None:
         """Accept no more frames, end the thread after its current push, and wait until it has ended."""
@@ -148,8 +174,8 @@ class StreamPool:
 
     @property
     def failure(self) -> BaseException | None:
-        """Exception that ended the pool's thread, or None."""
-        return self._worker.failure
+        """Exception that ended the pool, or None."""
+        return self._failure
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -162,7 +188,7 @@ class StreamPool:
         if not stream._acts:
             self._ready.append(stream)
         stream._acts.extend(acts)
-        self._bell.ring()
+        self._wake()
 
     def _release(self, stream: PooledStream) -> None:
         """Make the position of a stream free again; the caller holds the lock."""
@@ -174,10 +200,10 @@ class StreamPool:
             over.set()
 
     def _step(self) -> None:
-        taken = self._take()
-        if not taken:
+        if not self.work():
             self._bell.wait()
-            return
+
+    def _do(self, taken: list[tuple[PooledStream, str, Any]]) -> None:
         frames = [(stream, frame) for stream, act, frame in taken if act is _FRAME]
         owed = [stream for stream, act, _ in taken if act is _FLUSH]
         anew = [stream._position for stream, act, _ in taken if act is _RESET]
@@ -219,10 +245,10 @@ class StreamPool:
         return False
 
     def _take(self) -> list[tuple[PooledStream, str, Any]]:
-        """Remove and return the next request of each stream that has one, of at most `AT_ONCE` streams."""
+        """Remove and return the next request of each stream that has one, of at most `at_once` streams."""
         taken = []
         with self._lock:
-            for _ in range(min(AT_ONCE, len(self._ready))):
+            for _ in range(min(self._at_once, len(self._ready))):
                 stream = self._ready.popleft()
                 if stream._acts:
                     act, value = stream._acts.popleft()
@@ -230,6 +256,8 @@ class StreamPool:
                     stream._turn = stream._era
                     if stream._acts:
                         self._ready.append(stream)
+                    if act is _FLUSH:  # takes as long as several pushes
+                        break
         return taken
 
     def _deliver(self, streams: list[PooledStream], samples: Any, n_frames: int) -> None:
@@ -328,7 +356,7 @@ class PooledStream:
             self._acts.extend([(_RESET, None), *kept])
             if not was_ready:
                 self._pool._ready.append(self)
-            self._pool._bell.ring()
+            self._pool._wake()
 
     def leave(self) -> None:
         """Return the stream to the pool and drop its waiting frames; leaving twice is harmless."""
@@ -336,7 +364,10 @@ class PooledStream:
             self._pool._release(self)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most `timeout` seconds until all requests are completed; return whether they are."""
+        """Wait at most `timeout` seconds until all requests are completed; return whether they are.
+
+        In a pool with `wake`, another thread must call `work` meanwhile.
+        """
         over, reached = threading.Event(), []
 
         def reach() -> None:

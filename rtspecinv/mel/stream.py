@@ -45,7 +45,8 @@ class MelInverter(StreamingInverter):
         config: parameters of the mel frames.
         extend: whether magnitudes above the last band continue at its level; otherwise they are 0.
         joint: as in `StreamingInverter`.
-        update: update rule, as in `StreamingInverter`; default: "raar", or "admm" with `joint=False`.
+        update: update rule, as in `StreamingInverter`; default: that of `StreamingInverter`, or "admm" with
+            `joint=False`.
         device, dtype: device and dtype of the state.
         options: other arguments of `StreamingInverter`: `init`, `look_ahead`, `revise`, `n_iter`,
             `batch_shape`, `engine`.
@@ -76,8 +77,8 @@ class MelInverter(StreamingInverter):
     ) -> None:
         instance(MelConfig, "pass rtspecinv.MelConfig(...)", config=config)
         extend = flag(extend=extend)
-        if update is None:
-            update = "raar" if options.get("joint", True) else "admm"
+        if update is None and not options.get("joint", True):
+            update = "admm"
         stft = config.stft(critical=True, device=device, dtype=dtype)
         bank = MelBank(config, extend=extend, device=device, dtype=dtype)
         super().__init__(stft, update=update, bank=bank, **options)
@@ -108,7 +109,7 @@ class MelInverter(StreamingInverter):
         """
         chosen, _ = self._chosen(streams)
         if chosen is not None:
-            return self._finish(super().push(mel, streams=chosen), chosen)
+            return self._finish(super().push(mel, streams=streams), chosen)
         self._intake.look_back(wait=False)
         samples, extremes = self._intake.push(mel)
         if extremes is None or self.deemphasis is None:
@@ -139,14 +140,14 @@ class MelInverter(StreamingInverter):
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
         chosen, _ = self._chosen(streams)
-        return self._finish(super().push_many(mel, streams=chosen), chosen)
+        return self._finish(super().push_many(mel, streams=streams), chosen)
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
         """Return the remaining samples, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
         chosen, _ = self._chosen(streams)
-        owed = super().flush(n_samples, streams=chosen)
+        owed = super().flush(n_samples, streams=streams)
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
@@ -162,7 +163,7 @@ class MelInverter(StreamingInverter):
         """Return streams to their initial state; see `StreamingInverter`."""
         super().reset(streams)
         if self.deemphasis is not None:
-            self.deemphasis.reset(self._chosen(streams)[0])
+            self.deemphasis.reset(None if streams is None else self._selected(streams))
 
     def _make_intake(self, is_late: bool) -> MelIntake:
         return MelIntake(self._engine, self.stft, self.init, self.batch_shape, is_late, self.bank, self.joint)
@@ -242,11 +243,11 @@ class DeEmphasis(Module):
             self.register_buffer(name, values.to(like.device, like.dtype), persistent=False)
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Set the last sample of all streams, or of those at the given positions, to 0."""
+        """Set the last sample of all streams, or of those selected: positions or a flat mask, to 0."""
         if streams is None:
             self.last.zero_()
         else:
-            self.last.view(-1).index_fill_(0, streams, 0)
+            self.last.view(-1)[streams] = 0
 
     def forward(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
         """Return samples `(*batch, n_samples)` without pre-emphasis; the first sample begins a hop.

@@ -22,6 +22,8 @@ class Limits:
         idle_seconds: longest time without a message of a client, seconds, default: 300.
         stall_seconds: longest time in which a client accepts no data, seconds, default: 30.
         drain_seconds: longest time for streams to end after SIGTERM, seconds, default: 5.
+        gather_seconds: time that a frame waits for frames of other streams if more than 8 streams of its kind
+            are open, seconds, default: 0.001; frames that are pushed together take less time each.
         look_ahead: longest look-ahead, frames, default: 16.
         n_iter: largest number of iterations per frame, default: 64.
 
@@ -37,6 +39,7 @@ class Limits:
     idle_seconds: float = 300.0
     stall_seconds: float = 30.0
     drain_seconds: float = 5.0
+    gather_seconds: float = 0.001
     look_ahead: int = 16
     n_iter: int = 64
 
@@ -45,3 +48,4 @@ class Limits:
         keep(self, partial(count, 0), "look_ahead", "n_iter")
         seconds = ("hello_seconds", "idle_seconds", "stall_seconds", "drain_seconds")
         keep(self, partial(finite, 0, above=True), *seconds)
+        keep(self, partial(finite, 0), "gather_seconds")

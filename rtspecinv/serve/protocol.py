@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,6 +77,21 @@ class Kind:
     look_ahead: int
     n_iter: int | None  # None: default of the inverter
 
+    @property
+    def n_open(self) -> int:
+        """Number of frames of a stream that change, which is about the number of pushes of a flush."""
+        return self.look_ahead + math.ceil(self.n_fft / self.hop_length)
+
+    @property
+    def most_iter(self) -> int:
+        """Number of iterations, or the largest default of an inverter."""
+        return _MOST_DEFAULT if self.n_iter is None else self.n_iter
+
+    @property
+    def work(self) -> int:
+        """Number of values that a push of one stream computes."""
+        return self.n_open * self.n_fft * (self.most_iter + 2)
+
     def inverter(self, n_streams: int) -> StreamingInverter:
         """Return an inverter of `n_streams` streams."""
         options: dict[str, Any] = {"look_ahead": self.look_ahead, "batch_shape": (n_streams,)}
@@ -146,7 +162,7 @@ def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
         stft.look_back if look_ahead is None else count(0, limits.look_ahead, look_ahead=look_ahead),
         None if n_iter is None else count(0, limits.n_iter, n_iter=n_iter),
     )
-    _check_cost(kind, stft, limits)
+    _check_cost(kind, limits)
     output_rate = said.get("output_rate")
     if output_rate is not None:
         finite(0, MOST_OUTPUT_RATE, sample_rate=rate)
@@ -161,21 +177,18 @@ def hello_of(said: Mapping[str, Any], limits: Limits) -> Hello:
     )
 
 
-def _check_cost(kind: Kind, stft: STFT, limits: Limits) -> None:
-    n_open = kind.look_ahead + 1 + stft.look_back
-    state = n_open * stft.n_fft * limits.streams
-    n_iter = _MOST_DEFAULT if kind.n_iter is None else kind.n_iter
-    work = n_open * stft.n_fft * (n_iter + 2)
-    said = f"n_fft={stft.n_fft}, hop_length={stft.hop_length}, look_ahead={kind.look_ahead}"
+def _check_cost(kind: Kind, limits: Limits) -> None:
+    state = kind.n_open * kind.n_fft * limits.streams
+    said = f"n_fft={kind.n_fft}, hop_length={kind.hop_length}, look_ahead={kind.look_ahead}"
     if state > MOST_STATE:
         raise ValueError(
             f"{said} make {state} samples of state for {limits.streams} streams, more than {MOST_STATE}: "
             "send smaller ones"
         )
-    if work > MOST_WORK:
+    if kind.work > MOST_WORK:
         raise ValueError(
-            f"{said}, n_iter={n_iter} pass over {work} values for each frame, more than {MOST_WORK}: "
-            "send smaller ones"
+            f"{said}, n_iter={kind.most_iter} pass over {kind.work} values for each frame, more than "
+            f"{MOST_WORK}: send smaller ones"
         )
 
 

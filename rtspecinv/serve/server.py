@@ -23,7 +23,7 @@ from rtspecinv.serve.limits import Limits
 from rtspecinv.serve.metrics import CONTENT_TYPE, Metrics
 from rtspecinv.serve.pools import Pools
 from rtspecinv.serve.protocol import Codec, Native, hello_of, read_object
-from rtspecinv.serve.session import ERRORS, Outbox, Session
+from rtspecinv.serve.session import ERRORS, Session
 
 PAGE = Path(__file__).parent / "page"
 FIRST_PAGE = "page.html"
@@ -74,7 +74,6 @@ class Server:
         self.metrics = Metrics(
             lambda: len(self._sessions), lambda: sum(session.n_waiting for session in self._sessions)
         )
-        self._pools = Pools(self.limits, lambda n, seconds: self.metrics.push_seconds.observe(seconds))
 
     @property
     def url(self) -> str:
@@ -83,7 +82,7 @@ class Server:
         return f"http://{host}:{self.port}/"
 
     async def __aenter__(self) -> Server:
-        self._outbox = Outbox()
+        self._pools = Pools(self.limits, lambda n, seconds: self.metrics.push_seconds.observe(seconds))
         await asyncio.get_running_loop().run_in_executor(None, self._warm_up)
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._health)
@@ -257,7 +256,7 @@ class Server:
             max_msg_size=self.limits.message,
             compress=False,
         )
-        session = Session(socket, speaks, self._pools, self._outbox, self.limits, self.metrics)
+        session = Session(socket, speaks, self._pools, self.limits, self.metrics)
         refusal = self.refusal()
         if not refusal:
             self._sessions[session] = request

@@ -29,33 +29,6 @@ _OF_FRAMES = (_HOP, _REFUSED, _OWED)  # messages that a reset drops
 Item = tuple[str, Any]
 
 
-class Outbox:
-    """Queue of items from the threads of pools to the sessions in the event loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._items: deque[tuple[Session, Item]] = deque()
-        self._is_called = False
-        self._lock = threading.Lock()
-
-    def put(self, session: Session, *item: Any) -> None:
-        """Queue an item for a session, from any thread; the session receives the items in order."""
-        with self._lock:
-            self._items.append((session, item))
-            if self._is_called:
-                return
-            self._is_called = True
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        with self._lock:
-            items, self._items = self._items, deque()
-            self._is_called = False
-        for session, item in items:
-            session.take(item)
-
-
 class Session:
     """Reads the messages of a client, pushes its frames to a stream, and sends the hops and answers.
 
@@ -69,14 +42,14 @@ class Session:
         socket: web.WebSocketResponse,
         codec: Codec,
         pools: Pools,
-        outbox: Outbox,
         limits: Limits,
         metrics: Metrics,
     ) -> None:
         self.heard = self.sent = time.monotonic()  # time of the last message from, and to, the client
         self.sending_since: float | None = None
-        self._socket, self._codec, self._pools, self._outbox = socket, codec, pools, outbox
+        self._socket, self._codec, self._pools = socket, codec, pools
         self._limits, self._metrics = limits, metrics
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._out: deque[Item] = deque()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._arrivals: deque[float] = deque()  # times of arrival of the frames that wait
@@ -128,16 +101,6 @@ class Session:
         short = reason.encode()[:_LONGEST_REASON].decode(errors="ignore")  # without incomplete characters
         await self._socket.close(code=code, message=short.encode())
 
-    def take(self, item: Item) -> None:
-        """Queue an item of the outbox for sending; after a reset, items of earlier frames are dropped."""
-        kind, _ = item
-        if kind is _RESET:
-            self._n_resets -= 1
-        elif self._n_resets and kind in _OF_FRAMES:
-            return
-        self._out.append(item)
-        self._news.set()
-
     # Input.
 
     async def _begin(self) -> tuple[PooledStream, dict[str, Any]] | None:
@@ -159,7 +122,7 @@ class Session:
                     raise ValueError(
                         'The first message is not the JSON text {"preset": ...} or {"n_fft": ...}'
                     )
-                return await asyncio.get_running_loop().run_in_executor(None, self._join, said)
+                return await self._loop.run_in_executor(None, self._join, said)
             except ERRORS as error:
                 await self._send(self._error(error))
             except queue.Full as error:
@@ -201,7 +164,7 @@ class Session:
             if self._is_ending and not writer.done():
                 if self._owes:
                     self._flush(stream)
-                stream.call(partial(self._outbox.put, self, _END, None))
+                stream.call(partial(self._put, _END))
                 await asyncio.wait({writer}, timeout=self._limits.drain_seconds)
                 code, reason = WSCloseCode.GOING_AWAY, _ENDING
         except RuntimeError as error:  # the pool has ended
@@ -288,23 +251,23 @@ class Session:
     def _answer(self, stream: PooledStream, said: dict[str, Any]) -> None:
         """Queue an answer that is sent after the hops and answers of all earlier messages."""
         self._n_texts += 1
-        stream.call(partial(self._outbox.put, self, _TEXT, said))
+        stream.call(partial(self._put, _TEXT, said))
 
     def _error(self, error: BaseException) -> dict[str, Any]:
         self._metrics.errors.inc()
         return {"type": "error", "message": str(error)}
 
-    # Called in the thread of the pool, in the order of the requests.
+    # Called by the pool in the event loop or in the pool's thread, in the order of the requests.
 
     def _hear(self, samples: Array) -> None:
         if self._is_flushing:
             self._is_flushing = False
-            self._outbox.put(self, _OWED, self._sound.flush(samples))
+            self._put(_OWED, self._sound.flush(samples))
         else:
-            self._outbox.put(self, _HOP, self._sound.push(samples))
+            self._put(_HOP, self._sound.push(samples))
 
     def _refuse(self, error: Exception) -> None:
-        self._outbox.put(self, _REFUSED, self._error(error))
+        self._put(_REFUSED, self._error(error))
 
     def _begin_flush(self) -> None:
         self._is_flushing = True
@@ -315,9 +278,25 @@ class Session:
 
     def _end_reset(self) -> None:
         self._sound.reset()
-        self._outbox.put(self, _RESET, None)
+        self._put(_RESET)
+
+    def _put(self, kind: str, value: Any = None) -> None:
+        if threading.get_ident() == self._thread:
+            self._take(kind, value)
+        else:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._take, kind, value)
 
     # Output.
+
+    def _take(self, kind: str, value: Any) -> None:
+        """Queue something for sending; after a reset, items of earlier frames are dropped."""
+        if kind is _RESET:
+            self._n_resets -= 1
+        elif self._n_resets and kind in _OF_FRAMES:
+            return
+        self._out.append((kind, value))
+        self._news.set()
 
     async def _write(self) -> None:
         """Send the queued hops and answers until the end item."""

@@ -52,12 +52,11 @@ def test_less_overlap_covers_less_and_keeps_more(window):
     for thin, dense in itertools.pairwise(all_of):
         assert defaults.covered(thin) < defaults.covered(dense) < 0.5
         assert defaults.kept(thin) > defaults.kept(dense)
-        bolder, less_bold = defaults.rule(dense), defaults.rule(thin)
-        assert isinstance(bolder, RAAR)
-        assert isinstance(less_bold, RAAR)
-        assert bolder.beta >= less_bold.beta
-        assert bolder.beta + bolder.ramp <= 1
-        assert bolder.ramp <= less_bold.ramp
+        for default in (RAAR(), defaults.JOINT):
+            bolder, less_bold = defaults.rule(dense, default), defaults.rule(thin, default)
+            assert bolder.beta >= less_bold.beta
+            assert bolder.beta + bolder.ramp <= 1
+            assert bolder.ramp <= less_bold.ramp
 
 
 @pytest.mark.parametrize(
@@ -79,8 +78,19 @@ def test_revision_and_iterations():
     assert revised == {32: 1, 16: 1, 8: 3, 4: 7}
     assert StreamingInverter(STFT(64, 64, window="hamming")).revise == 0  # frames do not overlap
     assert StreamingInverter(STFT(64, 32), update=RTISI()).revise == 0
-    for hop_length, n_iter in ((64, 16), (32, 16), (24, 12), (16, 8), (8, 8), (4, 8)):
+    for hop_length, n_iter in ((64, 16), (32, 16), (24, 12), (16, 9), (15, 8), (8, 8), (4, 8)):
         assert StreamingInverter(STFT(64, hop_length, window="hamming")).n_iter == n_iter
+
+
+@pytest.mark.parametrize(("window", "n_iter"), [("hamming", 9), (SQRT_HANN, 13)])
+def test_a_smaller_weight_of_the_magnitudes_gets_more_iterations(window, n_iter):
+    """At overlap 4, (1 - beta) n_iter is that of a Hann window, but for the rounding of both."""
+    stft = STFT(64, 16, window=window)
+    rule = defaults.rule(stft, RAAR())
+    assert defaults.n_iter(stft) == n_iter
+    assert (1 - rule.beta) * n_iter == pytest.approx((1 - RAAR().beta) * 8, rel=0.06)
+    assert defaults.n_iter(STFT(64, 16, window=torch.ones(64))) == defaults.MOST_ITER
+    assert defaults.n_iter(STFT(64, 16, window="blackman")) == 8  # keeps more than a Hann window
 
 
 def test_given_values_replace_defaults():

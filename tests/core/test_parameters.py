@@ -61,7 +61,10 @@ def player(**options: Any) -> Player:
 def pool(**options: Any) -> rtspecinv.StreamPool:
     with rtspecinv.StreamPool(**options) as made, made.join(len) as stream:
         stream.push(FRAME)
-        assert stream.wait(10)
+        if options["wake"] is None:
+            assert stream.wait(10)
+        while stream.n_waiting:
+            made.work()
     return made
 
 
@@ -285,7 +288,10 @@ BASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Player.push": (pushed, {"magnitude": FRAME, "timeout": 1.0}),
     "Mailbox": (rtspecinv.Mailbox, {}),
-    "StreamPool": (pool, {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print}),
+    "StreamPool": (
+        pool,
+        {"inverter": BATCH_OF_ONE, "max_frames": 2, "observe": print, "at_once": 1, "wake": None},
+    ),
     "StreamPool.join": (joined, {"receive": len, "refuse": print}),
     "Pace": (
         rtspecinv.Pace,

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import reference
 import torch
+from banks import BANKS
 from contract import run, verify_contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rtspecinv
-from rtspecinv import STFT, StreamingInverter
+from rtspecinv import STFT, FilterBank, StreamingInverter
 from rtspecinv.phase import STARTS, Gradient
 from rtspecinv.updates import ADMM, RAAR, RULES, AcceleratedGriffinLim, DifferenceMap, GriffinLim
 
@@ -91,17 +92,21 @@ def test_contract_of_starts(init, setting, n_iter, engine):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:magnitudes up to")  # estimates from the few bands of n_fft 4
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=20, deadline=None)
 @given(
     update=st.sampled_from(sorted(RULES)),
-    init=st.sampled_from(["overlap", "overlap", "peaks", "gradient"]),
+    init=st.sampled_from(["overlap", "overlap", "zeros", "peaks", "gradient", Gradient(delay=1)]),
     window=st.sampled_from(["hann", "hamming", "blackman"]),
     onesided=st.booleans(),
     normalized=st.booleans(),
     n_fft=st.integers(4, 40),
     overlap=st.integers(2, 6),
-    center=st.booleans(),
+    center=st.sampled_from([True, False, "same", "snip"]),
+    bank=st.sampled_from([None, None, "Bark"]),
+    power=st.sampled_from([1, 2]),
+    joint=st.booleans(),
     batch=st.sampled_from([(), (1,), (3,), (2, 2)]),
     look_ahead=st.integers(0, 3),
     revise=st.integers(0, 8),
@@ -120,6 +125,9 @@ def test_contract_of_anything(
     n_fft,
     overlap,
     center,
+    bank,
+    power,
+    joint,
     batch,
     look_ahead,
     revise,
@@ -140,21 +148,23 @@ def test_contract_of_anything(
         normalized=normalized,
         dtype=dtype,
     )
-    revise = 0 if RULES[update].textbook else min(revise, stft.look_back)
-    verify_contract(
-        lambda: StreamingInverter(
-            stft,
-            update=update,
-            init=init,
-            look_ahead=look_ahead,
-            revise=revise,
-            n_iter=n_iter,
-            batch_shape=batch,
-            engine=engine,
-        ),
-        magnitudes(stft, *batch, n_frames=6, seed=seed),
-        chunks,
+    frames, filters = magnitudes(stft, *batch, n_frames=6, seed=seed), None
+    if bank is not None:
+        filters = FilterBank(BANKS[bank](n_fft), power=power, dtype=dtype)
+        frames = filters.values(frames[..., : n_fft // 2 + 1, :])
+    unused = StreamingInverter(
+        stft,
+        update=update,
+        init=init,
+        look_ahead=look_ahead if isinstance(init, str) else max(look_ahead, init.n_waiting),
+        revise=0 if RULES[update].textbook else min(revise, stft.look_back),
+        n_iter=n_iter,
+        batch_shape=batch,
+        bank=filters,
+        joint=joint,
+        engine=engine,
     )
+    verify_contract(lambda: copy.deepcopy(unused), frames, chunks)
 
 
 # --- Comparison with the reference, and measurements ------------------------------------------------------

@@ -371,7 +371,7 @@ def test_arrays_are_chosen_by_name(tmp_path, capsys, suffix):
     several(path, {"clean": first, "noisy": second})
     assert "--array NAME (in Python array=)" in refused(open_spectrogram, path)
     said = refused(open_spectrogram, path, array="none")
-    names = re.search(r"has no array 'none', but (.*)$", said).group(1).split(", ")
+    names = re.search(r"has no array 'none'; it has (.*)$", said).group(1).split(", ")
     assert sorted(names) == ["clean", "noisy"]
     how: dict[str, Any] = {"sample_rate": 22050, "output": ArraySink()}
     heard = [listen(path, array=name, **how | {"output": ArraySink()}).samples for name in sorted(names)]

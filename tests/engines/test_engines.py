@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from banks import BANKS
 from contract import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtspecinv import STFT, StreamingInverter
+from rtspecinv import STFT, FilterBank, StreamingInverter
 from rtspecinv.engines.eager import Eager
-from rtspecinv.phase import Gradient, Overlap
+from rtspecinv.phase import Gradient, Overlap, Peaks
 from rtspecinv.updates import ADMM, RAAR, RULES, DifferenceMap, GriffinLim
 
 fast = pytest.mark.skipif(
@@ -62,6 +63,9 @@ def assert_agree(stft: STFT, magnitude: torch.Tensor, tolerance: float, **option
     look_ahead=st.integers(0, 4),
     revise=st.integers(0, 8),
     n_iter=st.integers(0, 2),
+    bank=st.sampled_from([None, None, *BANKS]),
+    power=st.sampled_from([1, 2]),
+    joint=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_agrees_with_the_reference(
@@ -77,6 +81,9 @@ def test_agrees_with_the_reference(
     look_ahead,
     revise,
     n_iter,
+    bank,
+    power,
+    joint,
     seed,
 ):
     win_length = round(shorter * n_fft)
@@ -97,8 +104,30 @@ def test_agrees_with_the_reference(
         "revise": 0 if update.textbook else min(revise, stft.look_back),
         "n_iter": n_iter,
         "batch_shape": batch,
+        "joint": joint,
     }
-    assert_agree(stft, magnitudes(stft, *batch, seed=seed), TOLERANCE, **options)
+    frames = magnitudes(stft, *batch, seed=seed)
+    if bank is not None and update != DifferenceMap(beta=0.8):  # not compiled for bands
+        options["bank"] = made = FilterBank(BANKS[bank](n_fft), power=power, dtype=torch.float64)
+        frames = made.values(frames[..., : n_fft // 2 + 1, :])
+    assert_agree(stft, frames, TOLERANCE, **options)
+
+
+@fast
+@settings(max_examples=30, deadline=None)
+@given(
+    init=st.sampled_from([Gradient(), Gradient(tolerance=0.1), Gradient(delay=1, tolerance=0.3), Peaks()]),
+    span=st.sampled_from([0, 3, 12]),
+    of_bands=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_starts_agree_at_any_range_of_levels(init, span, of_bands, seed):
+    """Also where a loud bin has only quiet neighbours, and was far quieter in the frame before."""
+    stft = STFT(64, 16, dtype=torch.float64)
+    levels = torch.rand(2, 33, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    bank = FilterBank(torch.eye(33), dtype=torch.float64) if of_bands else None
+    options: dict[str, Any] = {"init": init, "look_ahead": 1, "n_iter": 0, "batch_shape": (2,), "bank": bank}
+    assert_agree(stft, 10 ** (1 - span * levels), TOLERANCE, **options)
 
 
 @fast

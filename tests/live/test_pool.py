@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,49 @@ def test_pushes_are_observed():
         assert stream.wait(10)
     assert [n for n, _ in seen] == [1]
     assert 0 < seen[0][1] < 10
+
+
+def test_a_pool_without_a_thread_works_when_it_is_called():
+    asked: list[None] = []
+    heard: list[list[np.ndarray]] = [[], [], []]
+    threads = set()
+
+    def receive(into: list[np.ndarray], hop: np.ndarray) -> None:
+        threads.add(threading.current_thread())
+        into.append(hop)
+
+    n_threads = threading.active_count()
+    with StreamPool(inverter_of("linear"), at_once=2, wake=lambda: asked.append(None)) as pool:
+        streams = [pool.join(partial(receive, into)) for into in heard]
+        while pool.work():
+            pass
+        for seed in (1, 2):
+            for stream in streams:
+                stream.push(frame_of("linear", seed))
+        assert len(asked) == len(streams) * 3
+        assert threading.active_count() == n_threads
+        counts = []
+        while pool.work():
+            counts.append(sum(map(len, heard)))
+        assert counts == [2, 4]  # the third call returned that nothing waits
+        assert not pool.work()
+    own = inverter_of("linear", ())
+    wanted = [own.push(torch.from_numpy(frame_of("linear", seed))).numpy() for seed in (1, 2)]
+    assert all(np.array_equal(hops, wanted) for hops in heard)
+    assert threads == {threading.current_thread()}
+
+
+def test_a_pool_without_a_thread_reports_its_failure():
+    inverter = inverter_of("linear")
+    pool = StreamPool(inverter, wake=lambda: None)
+    stream = pool.join(print)
+    inverter.push = None  # type: ignore[assignment, method-assign]
+    stream.push(frame_of("linear", 1))
+    while pool.work():
+        pass
+    assert isinstance(pool.failure, TypeError)
+    with pytest.raises(RuntimeError, match="has failed"):
+        stream.push(frame_of("linear", 1))
 
 
 @pytest.mark.parametrize("kind", ["linear", "mel"])

@@ -33,9 +33,10 @@ def inverted(path: Path, **settings: Any) -> Inversion:
     [(kind, method) for kind in ("magnitude", "mel") for method in ("stream", "agla", "lbfgs")],
 )
 def test_seconds_of_work_do_not_contain_compiling(tmp_path, monkeypatch, kind, method):
-    path, began = tmp_path / "a.npz", []
+    path = tmp_path / "a.npz"
+    began: list[bool] = []
     samples = torch.randn(4000, generator=torch.Generator().manual_seed(0)) / 10
-    transform = TRANSFORM if kind == "magnitude" else presets["hifigan-22k"]
+    transform: Any = TRANSFORM if kind == "magnitude" else presets["hifigan-22k"]
     values = transform.magnitude(samples) if kind == "magnitude" else transform(samples)
     save_spectrogram(path, values, transform, sample_rate=22050)
     prepare.cache_clear()  # as in a new process

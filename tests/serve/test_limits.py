@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
+import threading
+import time
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from served import HELLO, frames_of, inverter_of, own_samples
 from rtspecinv.cli import main
 from rtspecinv.client import AsyncClient, ServerError
 from rtspecinv.serve import Limits, Server
+from rtspecinv.serve.pools import FEW
 from rtspecinv.serve.protocol import hello_of
 
 LATE = 30.0
@@ -255,7 +258,62 @@ def test_memory_is_limited_to_that_of_all_streams():
         hello_of(large, Limits(streams=64))
 
 
-@pytest.mark.parametrize("wrong", [{"streams": 0}, {"queue": 0}, {"idle_seconds": 0}, {"n_iter": -1}])
+@pytest.mark.parametrize("n_clients", [1, FEW + 4])
+def test_frames_of_many_streams_are_pushed_together_and_a_single_stream_does_not_wait(n_clients):
+    gather = 0.4
+    frames = frames_of(HELLO, 1, 8)
+
+    async def test(server, url):
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncClient(url, **HELLO)) for _ in range(n_clients)]
+            before = server.metrics.values()["rtspecinv_hops_total"]
+            n_before = n_pushes(server)
+            begin = time.monotonic()
+            for client in clients:
+                await client.push(frames)
+                await asyncio.sleep(gather / 100)
+            hops = [np.asarray(await client.receive()) for client in clients]
+            seconds = time.monotonic() - begin
+        wanted = own_samples(inverter_of(HELLO), frames)
+        assert all(np.array_equal(hop, wanted) for hop in hops)
+        assert server.metrics.values()["rtspecinv_hops_total"] - before == n_clients
+        if n_clients == 1:
+            assert seconds < gather
+        else:
+            assert seconds >= gather
+            assert n_pushes(server) - n_before < n_clients / 2
+
+    run(test, streams=n_clients, gather_seconds=gather)
+
+
+def n_pushes(server: Server) -> int:
+    (count,) = (
+        float(line.rsplit(b" ", 1)[1])
+        for line in server.metrics.text().splitlines()
+        if line.startswith(b"rtspecinv_push_seconds_count")
+    )
+    return int(count)
+
+
+@pytest.mark.parametrize("heavy", [{}, {"n_fft": 2048, "hop_length": 64, "n_iter": 10, "look_ahead": 2}])
+def test_kinds_with_long_pushes_have_a_thread_of_their_own(heavy):
+    hello = {**HELLO, **heavy}
+    frames = frames_of(hello, 3, 9)
+
+    async def test(server, url):
+        async with AsyncClient(url, **hello) as client:
+            await client.push(frames)
+            hops = [np.asarray(await client.receive()) for _ in frames]
+            names = {thread.name for thread in threading.enumerate()}
+            assert ("rtspecinv pool" in names) == bool(heavy)
+        assert np.array_equal(np.concatenate(hops), own_samples(inverter_of(hello), frames))
+
+    run(test, streams=8)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"gather_seconds": -1}, {"streams": 0}, {"queue": 0}, {"idle_seconds": 0}, {"n_iter": -1}]
+)
 def test_limits_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Limits(**wrong)

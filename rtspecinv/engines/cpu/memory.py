@@ -7,8 +7,8 @@ WIDTH. The layout of `work`:
     0            magnitudes (n_open, padded)
     spectra      the iterate c, what the rule carries and, if it projects twice, P_C(c):
                  (n_slots, n_open, 2 * padded)
-    y            spectrum of one frame that P_C is applied to
     values       values of bands (n_open, n_values)
+    y            spectrum of one frame that P_C is applied to; a start may use 6 rows of `padded` from here on
     found        magnitudes estimated from the values of bands of one frame, and their factors
     room         temporary memory of the transforms
     samples      committed samples plus the samples of the frames
@@ -93,8 +93,8 @@ class Plan(NamedTuple):
     n_values: int  # number of values of bands of a frame
     is_power: int  # 0 or 1: whether these are values of powers
     spectra: int
-    y: int
     values: int
+    y: int
     found: int
     room: int
     samples: int

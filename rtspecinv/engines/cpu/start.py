@@ -106,7 +106,7 @@ def phase_gradient(plan, memory, stream):
         floor = max(floor, max(work[now + k], work[before + k]))
     floor += memory.gradient[last + 2]
     # Level of the quietest bin on the best path to each bin, from below and from above: `phase._reached`.
-    nothing = floor - abs(floor) - 1
+    nothing = math.log(memory.gradient[last + 3]) - 1  # below every log magnitude
     work[below] = work[above + n_half - 1] = nothing
     for k in range(1, n_half):
         key = work[now + k - 1]

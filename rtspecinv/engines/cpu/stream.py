@@ -60,7 +60,8 @@ class _Ready(NamedTuple):
     dtype: torch.dtype
     unchanged: Array
     stop: Array
-    n_values: int  # number of values of all open frames
+    n_values: int  # number of values in the open frames of one stream
+    rows: tuple[int, int, int]  # bytes of one stream's magnitudes, spectrum and hop
     arrays: list[Array]  # arrays that the addresses point to, kept alive
 
 
@@ -97,9 +98,22 @@ class NumbaCPU(Eager):
                 torch.autograd.graph.increment_version(self.buffer.get_buffer(name))
             self._ready = self._prepare()
         if magnitude is not None and spectrum is None and not self._start_is_compiled:
-            buffer = self.buffer if streams is None else self.buffer.part(streams)
-            spectrum = start_ahead(buffer, self.init, magnitude, self.measurement)
+            spectrum = self._started(magnitude, streams)
         return self._push(self._ready, magnitude, spectrum, streams)
+
+    def _started(self, magnitude: Tensor, streams: Tensor | None) -> Tensor:
+        """Return the start of a frame that torch computes.
+
+        How the products of matrices of `Bands` round depends on the number of streams: each is one by itself.
+        """
+        if not self.measurement.n_values:
+            buffer = self.buffer if streams is None else self.buffer.part(streams)
+            return start_ahead(buffer, self.init, magnitude, self.measurement)
+        n_streams = math.prod(self.buffer.batch_shape)
+        positions = torch.arange(n_streams, device="cpu") if streams is None else streams
+        rows = magnitude.reshape(len(positions), -1).unsqueeze(1)
+        parts = zip(map(self.buffer.part, positions.unsqueeze(1)), rows, strict=True)
+        return torch.cat([start_ahead(part, self.init, row, self.measurement) for part, row in parts])
 
     def push_many(
         self, magnitudes: Tensor, spectra: Tensor | None = None, streams: Tensor | None = None
@@ -116,9 +130,12 @@ class NumbaCPU(Eager):
         self._has_gradients = False
 
     def reset(self, streams: Tensor | None = None) -> None:
-        """Reset the state of all streams, or of those where the bool mask `streams` is True."""
+        """Reset the state of all streams, or of those selected, as in `FrameBuffer.reset`."""
         super().reset(streams)
-        self.changed()
+        if streams is None or self._ready is None:
+            self.changed()
+        else:
+            self._ready.unchanged[streams.numpy()] = 0  # the windows of the others remain
 
     def changed(self) -> None:
         """Update what is derived from the buffers, after other code has written to them."""
@@ -129,7 +146,8 @@ class NumbaCPU(Eager):
     @contextmanager
     def preserved(self, n_pushes: int = 1) -> Iterator[None]:
         """Restore the state if `n_pushes` pushes are interrupted, unless they are too short for that."""
-        if self._ready is not None and not self._is_long(self._ready, n_pushes):
+        ready = self._ready
+        if ready is not None and n_pushes * self._work(ready.n_streams * ready.n_values) <= LONG:
             yield
             return
         try:
@@ -152,7 +170,8 @@ class NumbaCPU(Eager):
     ) -> Tensor:
         """Advance streams, in several threads if there is enough work."""
         ready.plan[N_ITER] = self.n_iter
-        shape = ready.shape if streams is None else (len(streams), ready.shape[-1])
+        listed = None if streams is None else streams.tolist()
+        shape = ready.shape if listed is None else (len(listed), ready.shape[-1])
         hops = torch.empty(shape, dtype=ready.dtype, device="cpu")
         # They have the memory layout of the buffers; these names keep alive what the addresses point to.
         magnitude = None if magnitude is None else magnitude.contiguous()
@@ -161,16 +180,17 @@ class NumbaCPU(Eager):
         start = 0 if magnitude is None or spectrum is None else spectrum.data_ptr()
         call: Any = (frame, start, hops.data_ptr())
         n_tasks, n_threads = ready.n_streams, len(ready.memories)
+        work = self._work(ready.n_values)
 
         def whole(thread: int, first: int, last: int) -> None:
             push(ready.plan, ready.memories[thread], *call, ready.number, first, last)
 
         part: Callable[[int, int, int], None] = whole
-        if streams is not None:
-            n_tasks = len(streams)
-            n_threads = min(n_threads, threads_for(n_tasks, n_tasks * self._work))
-            part = self._part(ready, call, streams.tolist())
-        if not self._is_long(ready):
+        if listed is not None:
+            n_tasks = len(listed)
+            n_threads = min(n_threads, threads_for(n_tasks, n_tasks * work))
+            part = self._part(ready, call, listed)
+        if n_tasks * work <= LONG:
             parallel_for(part, n_tasks, n_threads)
             return hops
         with self.preserved():
@@ -189,7 +209,7 @@ class NumbaCPU(Eager):
         hops = torch.empty((n_frames, *shape), dtype=ready.dtype, device="cpu")
         magnitudes = magnitudes.contiguous()  # the name keeps alive what the address points to
         first_frame, first_hop = magnitudes.data_ptr(), hops.data_ptr()
-        in_frame, in_hop = (ready.number.itemsize * each.shape[-1] for each in (magnitudes, hops))
+        (in_frame, _, in_hop), work = ready.rows, self._work(ready.n_values)
 
         def part(thread: int, first: int, last: int) -> None:
             for at in range(first, last):
@@ -200,48 +220,35 @@ class NumbaCPU(Eager):
                     addresses = first_frame + row * in_frame, 0, first_hop + row * in_hop
                     push(ready.plan, ready.memories[thread], *addresses, ready.number, stream, stream + 1)
 
-        def work() -> None:
-            n_threads = min(len(ready.memories), threads_for(n_tasks, n_tasks * self._work))
+        n_threads = min(len(ready.memories), threads_for(n_tasks, n_tasks * work))
+        if n_frames * n_tasks * work <= LONG:
             parallel_for(part, n_tasks, n_threads)
-
-        if self._is_long(ready, n_frames):
-            aside(work, ready.stop)
         else:
-            work()
+            aside(lambda: parallel_for(part, n_tasks, n_threads), ready.stop)
         return hops
 
     def _part(
         self, ready: _Ready, addresses: tuple[int, int, int], streams: list[int]
     ) -> Callable[[int, int, int], None]:
         """Return a task for `parallel_for` that advances the streams at given positions of a list."""
-        n_bytes, n_half = ready.number.itemsize, self.buffer.stft.n_fft // 2 + 1
-        rows = (
-            (n_half + self.measurement.n_values) * n_bytes,
-            2 * n_half * n_bytes,
-            ready.shape[-1] * n_bytes,
-        )
 
         def part(thread: int, first: int, last: int) -> None:
             for at, run in _runs(streams[first:last]):  # a stream reads its frame at its own position
                 to = first + at - run.start
-                moved = (start and start + to * row for start, row in zip(addresses, rows, strict=True))
+                moved = (start and start + to * row for start, row in zip(addresses, ready.rows, strict=True))
                 push(ready.plan, ready.memories[thread], *moved, ready.number, run.start, run.stop)
 
         return part
 
-    @property
-    def _work(self) -> int:
-        """Number of samples that a push of one stream transforms, as a measure of its work."""
-        return self.buffer.stft.n_fft * self.buffer.n_open * (self.n_iter + 2)
-
-    def _is_long(self, ready: _Ready, n_pushes: int = 1) -> bool:
-        return n_pushes * ready.n_values * (self.n_iter + 2) > LONG
+    def _work(self, n_values: int) -> int:
+        """Return the number of samples that a push of `n_values` transforms, as a measure of its work."""
+        return n_values * (self.n_iter + 2)
 
     def _prepare(self) -> _Ready:
         """Compile for the precision of the buffers, or load compiled code, and allocate the work memory."""
         buffer, stft = self.buffer, self.buffer.stft
         n_streams, n_open, hop_length = math.prod(buffer.batch_shape), buffer.n_open, stft.hop_length
-        plan, size = _plan(buffer, self._rule, self.init, self.n_iter, self.measurement)
+        plan, n_work = _plan(buffer, self._rule, self.init, self.n_iter, self.measurement)
         state = {name: buffer.get_buffer(name).detach().numpy() for name in buffer.STATE}
         dtype = state["committed"].dtype
         windows = {
@@ -255,8 +262,9 @@ class NumbaCPU(Eager):
         constants["gradient"] = gradient_numbers(stft, self.init) if isinstance(self.init, Gradient) else NONE
         constants |= bands_of(self.measurement, plan.n_half)
         constants = {name: aligned(values.size, dtype, values) for name, values in constants.items()}
-        n_threads = threads_for(n_streams, n_streams * self._work)
-        sizes = {"work": size, "real": plan.padded_frame, "half": 2 * plan.n_half}
+        n_values, size = stft.n_fft * n_open, dtype.itemsize
+        n_threads = threads_for(n_streams, self._work(n_streams * n_values))
+        sizes = {"work": n_work, "real": plan.padded_frame, "half": 2 * plan.n_half}
         arrays: list[Array] = []
         memories: list[Array] = []
         for _ in range(n_threads):
@@ -274,7 +282,8 @@ class NumbaCPU(Eager):
             stft.dtype,
             windows["unchanged"],
             windows["stop"],
-            n_streams * stft.n_fft * n_open,
+            n_values,
+            ((plan.n_half + plan.n_values) * size, 2 * plan.n_half * size, hop_length * size),
             arrays,
         )
         push(ready.plan, memories[0], 0, 0, 0, ready.number, 0, 0)  # compiles if necessary
@@ -314,9 +323,10 @@ def _plan(
     n_half = stft.n_fft // 2 + 1
     padded = fft.pad(n_half)
     spectra = n_open * padded
-    y = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
-    values, n_values = y + 2 * padded, measurement.n_values
-    found = values + fft.pad(n_open * n_values)
+    values = spectra + 2 * (rule.n_slots + (rule.kind == TWICE)) * n_open * padded
+    n_values = measurement.n_values
+    y = values + fft.pad(n_open * n_values)
+    found = y + 2 * padded
     room = found + (2 * padded if n_values else 0)
     samples = room + 4 * padded + fft.GAP
     others = samples + fft.pad(n_samples) + WIDTH
