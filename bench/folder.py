@@ -40,10 +40,10 @@ def folder_speed(bench: Bench) -> str:
     has mel frames (hifigan-22k) of them. "Before" is commit c97c6ad, which inverts one file after the other
     and measures each. Both commands run in turn, twice, and the shorter time counts; it includes the start of
     Python and torch. "Core" is processor time per file, including that start. "Equal" is the number of sound
-    files that have the same bytes before and now; agla has started from another stream since (table "batch
-    starts"). "Load" is the load of the machine over the last minute at the end of the runs: other programs
-    ran while its value exceeds 2, and then only processor time is comparable. The target is 3 times as many
-    files per second.
+    files that have the same bytes before and now; since then, agla has got another start (table "batch
+    starts"), and streams of mel frames another rule. "Load" is the load of the machine over the last minute
+    at the end of the runs: other programs ran while its value exceeds 2, and then only processor time is
+    comparable. The target is 3 times as many files per second.
     """
     rows = []
     with earlier() as package, tempfile.TemporaryDirectory() as name:
