@@ -201,7 +201,8 @@ def after(name: str, bench: Bench) -> None:
     assert found is not None
     origin = f"From [bench/README.md](../bench/README.md#folders), commit {commit()}, {processor()}, 2 cores."
     if name == "folder-ray":
-        summarise("cluster", f"{found[1]}\nFiles of 4 s, written as sound files; SC of every file is measured. {origin}")
+        said = "Files of 4 s, written as sound files; SC of every file is measured."
+        summarise("cluster", f"{found[1]}\n{said} {origin}")
     else:
         said = f"{N_FILES} files of 4 s, before (commit {BEFORE}) and now, beside other programs if load > 2."
         summarise("folders", f"{found[1]}\n{said} {origin}")
