@@ -157,7 +157,7 @@ def make(bench: Bench, folder: Path, n_files: int, *, is_mel: bool = False) -> N
 
 
 def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tuple[float, float]:
-    """Return seconds and processor seconds of `rtspecinv invert`, with the package in a folder.
+    """Return duration and processor time of `rtspecinv invert` in seconds; `home` has the package.
 
     has_daemons: whether to count the processor time of processes that the command does not wait for; that of
         their last 0.5 s may be missing.
@@ -177,7 +177,7 @@ def timed(home: Path, arguments: list[str], *, has_daemons: bool = False) -> tup
     if process.wait():
         raise subprocess.CalledProcessError(process.returncode, command)
     seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cores[process.pid] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cores.setdefault(process.pid, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return seconds, sum(cores.values())
 
 
