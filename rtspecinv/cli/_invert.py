@@ -46,6 +46,7 @@ from rtspecinv.many.tasks import (
     check_mel_options,
     check_mel_rate,
     descent,
+    one_frame,
     prepare,
     too_short,
 )
@@ -166,9 +167,7 @@ def _open(path: Path, args: argparse.Namespace) -> Source | None:
     stft, length = stft.with_center(stft.center), spectrogram.length(stft)
     n_samples = stft.length(spectrogram.n_frames) if length is None else length
     if n_samples < 1:
-        raise ValueError(
-            f"{printable(path)} has one frame: sound is between two frames, so save at least two"
-        )
+        raise ValueError(one_frame(path))
     if args.method == "lbfgs" and n_samples < stft.n_needed:
         raise ValueError(too_short(spectrogram, stft, names.METHODS[0]))
     frames = spectrogram.magnitudes(stft, args.scaling, sample_rate)

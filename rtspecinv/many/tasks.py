@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rtspecinv.audio import ArraySink, FileSink
 from rtspecinv.batch import invert
-from rtspecinv.blocks import BLOCK_FRAMES, invert_blocks
+from rtspecinv.blocks import invert_blocks
 from rtspecinv.common.printable import printable
 from rtspecinv.common.warning import muted
 from rtspecinv.descent import lbfgs
@@ -124,7 +124,7 @@ class Inversion(Task):
         length = found.length(stft)
         self._n_expected = stft.length(found.n_frames) if length is None else length
         if self._n_expected < 1:
-            raise ValueError(f"{printable(found.path)} has one frame: there is sound only between two")
+            raise ValueError(one_frame(found.path))
         if self._measure:
             self._score = Score(stft)
 
@@ -177,10 +177,6 @@ class Inversion(Task):
             if self._n_expected < self._stft.n_needed:
                 raise ValueError(too_short(found, self._stft, "agla"))
             yield lbfgs(_whole(blocks), self._stft.magnitude, length=opened.length, n_iter=n_iter)
-        elif found.n_frames < BLOCK_FRAMES:  # as `invert_blocks` does it, but frame by frame
-            yield invert(
-                _whole(blocks), self._stft, length=opened.length, update=settings.method, n_iter=n_iter
-            )
         else:
             frames = chain.from_iterable(blocks)
             yield from invert_blocks(
@@ -242,6 +238,11 @@ def check_mel_rate(name: str, rate: int, given: int | None) -> None:
     """Raise `ValueError` if another sample rate than that of the mel frames is given."""
     if given not in (None, rate):
         raise ValueError(f"{name} has mel frames of {rate} Hz: leave out --sample-rate")
+
+
+def one_frame(path: Path) -> str:
+    """Return the message of the error that a file has one frame, which covers no samples."""
+    return f"{printable(path)} has one frame: n frames cover n - 1 hops of sound, so save at least two frames"
 
 
 def too_short(found: Spectrogram, stft: STFT, method: str) -> str:

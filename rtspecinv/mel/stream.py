@@ -107,9 +107,8 @@ class MelInverter(StreamingInverter):
 
         A frame that raises an error leaves the stream unchanged; the next valid frame can be pushed.
         """
-        chosen, _ = self._chosen(streams)
-        if chosen is not None:
-            return self._finish(super().push(mel, streams=streams), chosen)
+        if streams is not None:
+            return self._finish(super().push(mel, streams=streams), streams)
         self._intake.look_back(wait=False)
         samples, extremes = self._intake.push(mel)
         if extremes is None or self.deemphasis is None:
@@ -139,20 +138,18 @@ class MelInverter(StreamingInverter):
         Raises:
             ValueError, TypeError: as in `push`, before any frame is taken in.
         """
-        chosen, _ = self._chosen(streams)
-        return self._finish(super().push_many(mel, streams=streams), chosen)
+        return self._finish(super().push_many(mel, streams=streams), streams)
 
     @modeless
     def flush(self, n_samples: int | None = None, *, streams: Streams | None = None) -> Tensor:
         """Return the remaining samples, then reset; see `StreamingInverter`."""
         keep = None if self.deemphasis is None else self.deemphasis.last.clone()
-        chosen, _ = self._chosen(streams)
         owed = super().flush(n_samples, streams=streams)
         if self.deemphasis is None or keep is None:
             return owed
         self.deemphasis.last.copy_(keep)
-        owed = self._finish(owed, chosen)
-        self.deemphasis.reset(chosen)
+        owed = self._finish(owed, streams)
+        self.deemphasis.reset(None if streams is None else self._selected(streams))
         return owed
 
     def length(self, n_frames: int) -> int:
@@ -175,12 +172,13 @@ class MelInverter(StreamingInverter):
     def _settings(self) -> Settings:
         return {**super()._settings(), "config": repr(self.bank.config), "extend": self.bank.extend}
 
-    def _finish(self, samples: Tensor, streams: Tensor | None = None) -> Tensor:
+    def _finish(self, samples: Tensor, streams: Streams | None = None) -> Tensor:
         if self.deemphasis is None or not samples.shape[-1]:
             return samples
+        chosen, _ = self._chosen(streams)
         if undo := engines.preemphasis_undoer(self._engine, samples):
-            return undo(samples, self.deemphasis.last, streams, self.deemphasis.a)
-        found: Tensor = self.deemphasis(samples, streams)
+            return undo(samples, self.deemphasis.last, chosen, self.deemphasis.a)
+        found: Tensor = self.deemphasis(samples, chosen)
         return found
 
 
